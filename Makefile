@@ -1,0 +1,36 @@
+# `make setup`, `make test` and `make compare` need only Python >= 3.11 and a C++ compiler.
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.ready
+OUT ?= runs/compare
+
+.PHONY: setup test check slow compare clean
+
+setup: $(READY)
+
+# uv installs the pinned set (constraints.txt) in seconds; without a uv of its own the machine gets one
+# inside the virtual environment.
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if v >= (3, 11) else f"supermask needs Python >= 3.11, and $(PYTHON) is {v[0]}.{v[1]}. Remedy: make setup PYTHON=/path/to/python3.11")'
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv || \
+	  { rm -rf .venv; echo "Python's venv module does not work here. Remedy: install it (Debian: apt-get install python3-venv)."; exit 1; }
+	@test -x $(BIN)/uv || $(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	$(BIN)/uv pip install --python $(BIN)/python --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+check: setup
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+test: check
+	$(BIN)/pytest -n 2
+
+slow: setup
+	$(BIN)/pytest -m slow
+
+compare: setup
+	$(BIN)/supermask compare --out $(OUT)
+
+clean:
+	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
