@@ -1,0 +1,177 @@
+"""Masks: how many weights each layer keeps, which ones, and how far two masks are apart.
+
+A mask maps parameter names to bool tensors, True where the weight is kept. A layer of n weights at
+density d keeps exactly k = round(d·n) of them (halves to even), never fewer than one.
+"""
+
+import math
+import warnings
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from supermask import ops
+from supermask.init import check_seed, derive_key
+
+Mask = dict[str, Tensor]
+DISTRIBUTIONS = ("uniform", "global", "erk")
+
+
+class NonFiniteScoreError(ValueError):
+    """A score is NaN or infinite; the message names the parameter."""
+
+
+class LayerCollapseWarning(UserWarning):
+    """A layer keeps so few weights that the network may be cut in two."""
+
+
+def check_density(density: float, what: str = "density") -> float:
+    """`density` itself, or ValueError unless it lies in (0, 1]."""
+    if isinstance(density, bool) or not isinstance(density, int | float) or not 0 < density <= 1:
+        raise ValueError(f"{what} must lie in (0, 1], the fraction of weights kept, not {density!r}")
+    return float(density)
+
+
+def keep_count(numel: int, density: float) -> int:
+    """k = round(density · numel), at least 1."""
+    return max(1, round(check_density(density) * numel))
+
+
+def allocate(
+    shapes: Mapping[str, Sequence[int]], density: float, distribution: str = "uniform"
+) -> dict[str, int]:
+    """How many weights each layer keeps when the whole network has `density`.
+
+    Args:
+        shapes: Shape of each masked weight.
+        density: Fraction of weights kept, in (0, 1].
+        distribution: `uniform` (the same density in every layer) or `erk` (Erdős–Rényi kernel, Evci et
+            al., "Rigging the Lottery", ICML 2020, equation 4: density in proportion to
+            (sum of the shape) / (product of the shape), layers that would exceed 1 kept whole). A
+            `global` ranking has no counts per layer.
+
+    Returns:
+        Integer counts. Under `erk` they sum to `keep_count` of all weights together, unless the floor
+        of one weight per layer asks for more.
+
+    Raises:
+        ValueError: Density out of range or unknown distribution.
+    """
+    check_density(density)
+    sizes = {name: math.prod(shape) for name, shape in shapes.items()}
+    if distribution == "uniform":
+        return {name: keep_count(size, density) for name, size in sizes.items()}
+    if distribution != "erk":
+        raise ValueError(f"distribution must be one of {', '.join(DISTRIBUTIONS)}, not {distribution!r}")
+    budget = keep_count(sum(sizes.values()), density)
+    raw = {name: float(sum(shape)) for name, shape in shapes.items()}
+    whole: set[str] = set()
+    while True:
+        free = [name for name in shapes if name not in whole]
+        rest = budget - sum(sizes[name] for name in whole)
+        factor = rest / sum(raw[name] for name in free) if free else 0.0
+        over = [name for name in free if raw[name] * factor > sizes[name]]
+        if not over:
+            break
+        whole.update(over)
+    exact = {name: float(sizes[name]) if name in whole else raw[name] * factor for name in shapes}
+    return _round_to_sum(exact, sizes, budget)
+
+
+def _round_to_sum(exact: Mapping[str, float], sizes: Mapping[str, int], total: int) -> dict[str, int]:
+    """Integers next to `exact`, in [1, size], that sum to `total`: largest remainders first."""
+    counts = {name: min(max(int(value), 1), sizes[name]) for name, value in exact.items()}
+    by_remainder = sorted(exact, key=lambda name: counts[name] - exact[name])
+    missing = total - sum(counts.values())
+    while missing > 0:
+        for name in by_remainder:
+            if missing and counts[name] < sizes[name]:
+                counts[name] += 1
+                missing -= 1
+    return counts
+
+
+def select(scores: Mapping[str, Tensor], keep: Mapping[str, int] | int) -> Mask:
+    """The mask of the largest |score|: `keep[name]` of each layer, or `keep` of all ranked together.
+
+    Ties go to the lower index. In a global ranking every layer keeps at least its best weight.
+
+    Raises:
+        NonFiniteScoreError: A score is NaN or infinite.
+        ValueError: A count is not in [0, size].
+    """
+    names, tensors = list(scores), list(scores.values())
+    try:
+        if isinstance(keep, int):
+            masks = _select_global(tensors, keep)
+        else:
+            masks = ops.select(tensors, [keep[name] for name in names])
+    except ValueError:
+        for name, score in scores.items():
+            if not torch.isfinite(score).all():
+                raise NonFiniteScoreError(
+                    f"the scores of {name} are not finite; the search diverged or its loss did. "
+                    "Lower lr, clip the gradients, or check the data"
+                ) from None
+        raise
+    return dict(zip(names, masks, strict=True))
+
+
+def _select_global(scores: list[Tensor], keep: int) -> list[Tensor]:
+    masks = ops.select_global(scores, keep)
+    empty = [i for i, mask in enumerate(masks) if not mask.any()]
+    if not empty:
+        return masks
+    if keep < len(scores):
+        raise ValueError(f"{keep} weights cannot keep one in each of {len(scores)} layers; raise the density")
+    # Rank every layer's best weight above all others, so that the remaining ones compete for the rest.
+    best = ops.select(scores, [1] * len(scores))
+    top = max(float(score.abs().max()) for score in scores) * 2 + 1
+    return ops.select_global([score.masked_fill(m, top) for score, m in zip(scores, best, strict=True)], keep)
+
+
+def warn_of_collapse(mask: Mapping[str, Tensor]) -> None:
+    """Warn, by name, of layers that keep fewer than one weight for ten output units."""
+    thin = [name for name, m in mask.items() if int(m.sum()) * 10 < m.shape[0]]
+    if thin:
+        kept = ", ".join(f"{name} ({int(mask[name].sum())} of {mask[name].numel()})" for name in thin)
+        warnings.warn(
+            f"close to collapse: {kept} weights kept. Raise the density, or exclude the layer",
+            LayerCollapseWarning,
+            stacklevel=3,
+        )
+
+
+def density(mask: Mapping[str, Tensor]) -> float:
+    """Fraction of weights kept over all layers."""
+    return sum(int(m.sum()) for m in mask.values()) / sum(m.numel() for m in mask.values())
+
+
+def distance(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> float:
+    """Fraction of entries in which two masks of the same layers differ (normalized Hamming distance)."""
+    if a.keys() != b.keys() or any(a[name].shape != b[name].shape for name in a):
+        raise ValueError("the two masks do not have the same layers")
+    differing = sum(int(torch.count_nonzero(a[name] != b[name])) for name in a)
+    return differing / sum(m.numel() for m in a.values())
+
+
+def random_mask(shapes: Mapping[str, Sequence[int]], keep: Mapping[str, int], seed: int) -> Mask:
+    """A mask that keeps `keep[name]` weights of each layer, chosen uniformly by the generator."""
+    mask = {}
+    for name, shape in shapes.items():
+        order = permutation(math.prod(shape), seed, f"random-mask/{name}")
+        flat = torch.zeros(math.prod(shape), dtype=torch.bool)
+        flat[order[: keep[name]]] = True
+        mask[name] = flat.view(tuple(shape))
+    return mask
+
+
+def permutation(count: int, seed: int, purpose: str) -> Tensor:
+    """A random permutation of `count` indices (int64), a function of (seed, purpose, count) alone.
+
+    Indices are sorted by 64-bit random words, two of the generator's 32-bit words each.
+    """
+    key = derive_key(f"permutation/{purpose}", check_seed(seed), str(count))
+    words = ops.philox(key, 0, 2 * count).view(count, 2)
+    return torch.argsort(words[:, 0] * (1 << 32) + words[:, 1], stable=True)

@@ -1,0 +1,260 @@
+"""A mask search is an optimizer: what every search algorithm shares.
+
+The model's parameters hold the effective weights W ⊙ M, so to autograd the model is an ordinary dense
+one. Frozen weights W, scores and masks live in the optimizer's state. `step()` turns dL/dW_eff into score
+gradients, lets a base rule (any `torch.optim` class) move the scores, selects the masks and writes W ⊙ M
+back. An algorithm says what a score gradient is and which mask follows from the scores.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from supermask import mask as masks
+from supermask import ops
+from supermask.init import check_seed, derive_key, is_norm_parameter
+from supermask.parameters import ParameterInfo, classify, masked, unwrap
+from supermask.ticket import Ticket
+
+BASES: dict[str, type[Optimizer]] = {
+    "sgd": torch.optim.SGD,
+    "adam": torch.optim.Adam,
+    "adamw": torch.optim.AdamW,
+}
+SEARCHES: dict[str, type["Search"]] = {}
+
+
+def register_search(name: str) -> Callable[[type["Search"]], type["Search"]]:
+    """Class decorator: make a search known by name to the command line and the contract tests."""
+
+    def register(cls: type["Search"]) -> type["Search"]:
+        SEARCHES[name] = cls
+        cls.method = name
+        return cls
+
+    return register
+
+
+class Search(Optimizer):
+    """Base of all searches: frozen weights, one score per masked weight, an exact mask.
+
+    `param_groups` hold the model's parameters and the base rule's options, so that learning-rate
+    schedulers, `GradScaler`, gradient clipping and `zero_grad` work on a search as on any optimizer.
+
+    Args:
+        model: The network; its masked weights at this moment are the frozen W. Call `randomize_` first
+            if the ticket is to be a seed and one bit per weight.
+        density: Fraction of weights kept, in (0, 1].
+        lr: Learning rate of the scores.
+        base: `sgd`, `adam`, `adamw` or any `torch.optim.Optimizer` class; it moves the scores.
+        distribution: `uniform`, `global` or `erk`: how the density spreads over layers.
+        seed: Seed of the initial scores.
+        include: Patterns of parameter names to mask although the default would not.
+        exclude: Patterns of parameter names to leave unmasked.
+        train_norms: Train the scales and shifts of norms as well, by the same base rule. The ticket
+            then stores them.
+        base_options: Further arguments of the base rule (`momentum`, `nesterov`, `weight_decay`,
+            `betas`, …). Weight decay acts on the scores.
+
+    Raises:
+        ValueError: A value out of range, an option the base rule refuses, or nothing to mask.
+    """
+
+    method = "search"
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        density: float,
+        lr: float,
+        base: str | type[Optimizer] = "sgd",
+        distribution: str = "uniform",
+        seed: int = 0,
+        include: Iterable[str] = (),
+        exclude: Iterable[str] = (),
+        train_norms: bool = False,
+        **base_options: Any,
+    ) -> None:
+        masks.check_density(density)
+        check_seed(seed)
+        if distribution not in masks.DISTRIBUTIONS:
+            raise ValueError(
+                f"distribution must be one of {', '.join(masks.DISTRIBUTIONS)}, not {distribution!r}"
+            )
+        infos = masked(model, include, exclude)
+        norms = _norm_parameters(model) if train_norms else []
+        self.model = unwrap(model)
+        self.density = density
+        self.distribution = distribution
+        self.seed = seed
+        self._names = {info.name: info.tensor for info in infos}
+        weights = {info.name: self._frozen_weight(info) for info in infos}
+        scores = {info.name: self.initial_scores(info, weights[info.name]) for info in infos}
+        self.base = _make_base(base, [*scores.values(), *norms], lr, base_options)
+        group = {key: value for key, value in self.base.param_groups[0].items() if key != "params"}
+        super().__init__([{"params": [*self._names.values(), *norms], **group}], self.base.defaults)
+        for name, parameter in self._names.items():
+            self.state[parameter] = {"score": scores[name], "weight": weights[name]}
+        self._keep = self._counts()
+        self._write(self.select())
+        masks.warn_of_collapse(self.mask)
+
+    # What an algorithm decides.
+
+    def initial_scores(self, info: ParameterInfo, weight: Tensor) -> Tensor:
+        """Scores to start from, shaped, typed and placed like `weight`: U(±1/√fan_in), from the seed.
+
+        That is Kaiming uniform with a = √5, as in the authors' code of edge-popup.
+        """
+        key = derive_key("score", self.seed, info.name)
+        return ops.fill_random(torch.empty_like(weight), key, "uniform", info.fan_in**-0.5)
+
+    def score_gradients(
+        self, grads: list[Tensor], weights: list[Tensor], scores: list[Tensor]
+    ) -> list[Tensor]:
+        """dL/ds from dL/dW_eff; each list has one tensor per layer that received a gradient."""
+        raise NotImplementedError
+
+    def select(self) -> masks.Mask:
+        """The masks that follow from `self.scores`; exactly `self._keep` weights."""
+        return masks.select(self.scores, self._keep)
+
+    # The optimizer.
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """Move the scores by `p.grad` = dL/dW_eff, select the masks and write W ⊙ M.
+
+        Raises:
+            NonFiniteScoreError: A score is no longer finite; the model keeps its last good weights.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        received = [self.state[p] for p in self._names.values() if p.grad is not None]
+        grads = [p.grad for p in self._names.values() if p.grad is not None]
+        scores = [state["score"] for state in received]
+        weights = [state["weight"] for state in received]
+        for score, grad in zip(scores, self.score_gradients(grads, weights, scores), strict=True):
+            score.grad = grad
+        self._share_options()
+        self.base.step()
+        for score in scores:
+            score.grad = None
+        self._write(self.select())
+        return loss
+
+    @property
+    def scores(self) -> dict[str, Tensor]:
+        """Parameter name → scores, contiguous, in at least float32."""
+        return {name: self.state[p]["score"] for name, p in self._names.items()}
+
+    @property
+    def weights(self) -> dict[str, Tensor]:
+        """Parameter name → frozen weights W, contiguous."""
+        return {name: self.state[p]["weight"] for name, p in self._names.items()}
+
+    @property
+    def mask(self) -> masks.Mask:
+        """Parameter name → bool mask, True where the weight is kept."""
+        return {name: self.state[p]["mask"] for name, p in self._names.items()}
+
+    def ticket(self, provenance: Mapping[str, Any] | None = None) -> Ticket:
+        """The network as it stands: a seed and one bit per weight, where the weights follow from a seed.
+
+        Args:
+            provenance: JSON-able facts to record in the file (the method and density are recorded).
+        """
+        facts = {"method": self.method, "density": self.density, "distribution": self.distribution}
+        return Ticket.of(self.model, self.mask, provenance={**facts, **(provenance or {})})
+
+    def state_dict(self) -> dict[str, Any]:
+        """Scores, frozen weights, masks, options and the base rule's state."""
+        return {**super().state_dict(), "base": self.base.state_dict(), "names": list(self._names)}
+
+    @torch.no_grad()
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from `state_dict`, bit for bit: copies into the existing tensors, then writes W ⊙ M.
+
+        Raises:
+            ValueError: The state is of another search: other parameters, shapes or groups.
+        """
+        names = state_dict.get("names")
+        if names != list(self._names):
+            raise ValueError(
+                f"the state is of other parameters ({names}) than this search's ({list(self._names)})"
+            )
+        entries = [state_dict["state"][index] for index in range(len(names))]
+        for name, entry in zip(names, entries, strict=True):
+            for key, tensor in self.state[self._names[name]].items():
+                if key not in entry or entry[key].shape != tensor.shape:
+                    raise ValueError(f"the state of {name} has no {key!r} of shape {tuple(tensor.shape)}")
+        for name, entry in zip(names, entries, strict=True):
+            for key, tensor in self.state[self._names[name]].items():
+                tensor.copy_(entry[key])
+        for group, saved in zip(self.param_groups, state_dict["param_groups"], strict=True):
+            group.update({key: value for key, value in saved.items() if key != "params"})
+        self.base.load_state_dict(state_dict["base"])
+        self._write(self.mask)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Optimizer's own list of attributes is closed; a deep copy needs ours too.
+        own = {key: value for key, value in self.__dict__.items() if not key.startswith("_optimizer_")}
+        return {**super().__getstate__(), **own}
+
+    # Plumbing.
+
+    def _frozen_weight(self, info: ParameterInfo) -> Tensor:
+        dtype = torch.promote_types(info.tensor.dtype, torch.float32)
+        weight = info.tensor.detach().to(dtype, copy=True).contiguous()
+        if not torch.isfinite(weight).all():
+            raise ValueError(
+                f"the weights of {info.name} are not finite; a search needs finite frozen weights"
+            )
+        return weight
+
+    def _counts(self) -> dict[str, int] | int:
+        shapes = {name: tuple(p.shape) for name, p in self._names.items()}
+        if self.distribution == "global":
+            return masks.keep_count(sum(p.numel() for p in self._names.values()), self.density)
+        return masks.allocate(shapes, self.density, self.distribution)
+
+    def _share_options(self) -> None:
+        """Hand lr and whatever else a scheduler changed to the base rule."""
+        for group, base_group in zip(self.param_groups, self.base.param_groups, strict=True):
+            base_group.update({key: value for key, value in group.items() if key != "params"})
+
+    def _write(self, mask: masks.Mask) -> None:
+        with torch.no_grad():
+            ops.write_masked(list(self._names.values()), list(self.weights.values()), list(mask.values()))
+        for name, parameter in self._names.items():
+            self.state[parameter]["mask"] = mask[name]
+
+
+def _norm_parameters(model: nn.Module) -> list[Tensor]:
+    norms = [info for info in classify(model) if is_norm_parameter(info)]
+    frozen = [info.name for info in norms if not info.tensor.requires_grad]
+    if frozen:
+        raise ValueError(
+            f"train_norms asks to train {frozen[0]}, which does not require a gradient; call "
+            "randomize_(…, train_norms=True) before wrapping the model"
+        )
+    return [info.tensor for info in norms]
+
+
+def _make_base(
+    base: str | type[Optimizer], scores: list[Tensor], lr: float, options: Mapping[str, Any]
+) -> Optimizer:
+    if isinstance(base, str):
+        if base not in BASES:
+            raise ValueError(f"unknown base rule {base!r}; choose one of {', '.join(BASES)}, or pass a class")
+        base = BASES[base]
+    try:
+        return base(scores, lr=lr, **options)  # type: ignore[call-arg]
+    except TypeError as error:
+        raise ValueError(f"{base.__name__} does not accept these options: {error}") from None
