@@ -132,7 +132,7 @@ def randomize_(
         for info, draw in zip(infos, draws, strict=True):
             info.tensor.copy_(draw.weight(seed, info.tensor.dtype, info.tensor.device))
             info.tensor.requires_grad_(info.role == "masked" or (train_norms and is_norm_parameter(info)))
-    inner.supermask_init = Init(init, seed, draws)
+    inner.supermask_init = Init(init, seed, draws)  # type: ignore[assignment]
     return model
 
 
