@@ -11,7 +11,8 @@ transform, computed with float32 additions, multiplications, one exact square ro
 below: no call into a mathematics library decides a bit.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -82,7 +83,7 @@ def _philox_blocks(key: int, first: int, count: int, device: torch.device) -> Te
 
 def _philox(key: int, start: int, count: int, device: torch.device) -> Tensor:
     first, last = start // 4, -(-(start + count) // 4)
-    return _philox_blocks(key, first, last - first, device).flatten()[start - 4 * first :][:count]
+    return _philox_blocks(key, first, last - first, device).flatten()[start - 4 * first :][:count].clone()
 
 
 def _polynomial(coefficients: Sequence[float], x: Tensor) -> Tensor:
@@ -154,8 +155,9 @@ _INTEGER = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 def _magnitude_keys(score: Tensor) -> Tensor:
     """|score| as integers in the same order, flat and row-major; denormals and zeros stay distinct."""
-    flat = score.detach().contiguous().view(-1).abs()
-    return flat.view(_INTEGER[flat.element_size()])
+    flat = score.detach().contiguous().view(-1)
+    integer = _INTEGER[flat.element_size()]
+    return flat.view(integer) & torch.iinfo(integer).max  # the sign bit off
 
 
 def _infinity_key(dtype: torch.dtype) -> int:
@@ -187,7 +189,7 @@ def _check_finite(keys: Tensor, dtype: torch.dtype) -> None:
         raise ValueError("scores are not finite")
 
 
-def _make_select(threshold):  # type: ignore[no-untyped-def]
+def _make_select(threshold: Callable[[Tensor, int], Tensor]) -> tuple[Callable[..., Any], ...]:
     def select_keys(keys: Tensor, keep: int) -> Tensor:
         if not 0 <= keep <= len(keys):
             raise ValueError(f"keep must lie in [0, {len(keys)}], the size of the scores, not {keep}")
@@ -259,7 +261,7 @@ def _unpack_mask(packed: Tensor, numel: int) -> Tensor:
 _select, _select_global = _make_select(_topk_threshold)
 _cpu_select, _cpu_select_global = _make_select(_partition_threshold)
 
-for _name, _kernel in {
+_REFERENCES: dict[str, Callable[..., Any]] = {
     "philox": _philox,
     "fill_random": _fill_random,
     "select": _select,
@@ -268,7 +270,8 @@ for _name, _kernel in {
     "write_masked": _write_masked,
     "pack_mask": _pack_mask,
     "unpack_mask": _unpack_mask,
-}.items():
+}
+for _name, _kernel in _REFERENCES.items():
     _library.impl(_name, _kernel, "CompositeExplicitAutograd")
 _library.impl("select", _cpu_select, "CPU")
 _library.impl("select_global", _cpu_select_global, "CPU")
@@ -318,6 +321,11 @@ def _(packed: Tensor, numel: int) -> Tensor:
 def _signed(key: int) -> int:
     """A 64-bit key as the int64 that an operator schema can carry."""
     return key - (1 << 64) if key >= 1 << 63 else key
+
+
+def reference(name: str) -> Callable[..., Any]:
+    """The torch reference of an operator, for tests of the kernels that override it."""
+    return _REFERENCES[name]
 
 
 def philox(key: int, start: int, count: int, device: torch.device | str = "cpu") -> Tensor:
