@@ -130,8 +130,11 @@ METHODS = (
 class CompareConfig(TaskConfig):
     """`supermask compare`: dense, strong tickets, IMP tickets and their controls, side by side."""
 
+    epochs: float = option(30.0, "passes over the training split")
+    batch_size: int = option(64, "images per step")
+    jobs: int = option(0, "runs at a time, each in a process of its own; 0 means one per core, one on a GPU")
     methods: tuple[str, ...] = option(METHODS, "what to compare", choices=METHODS)
-    densities: tuple[float, ...] = option((0.5, 0.3, 0.1), "fractions of weights kept")
+    densities: tuple[float, ...] = option((0.5, 0.3, 0.1, 0.03), "fractions of weights kept")
     seeds: tuple[int, ...] = option((0, 1, 2), "seeds; every method runs once per seed")
     init: str = option("kaiming_normal", "distribution of weights that are trained", choices=INITS)
     optimizer: str = option("sgd", "rule that moves the weights", choices=tuple(BASES))
