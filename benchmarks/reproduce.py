@@ -21,7 +21,9 @@ RESULTS = ROOT / "benchmarks" / "results"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("name", help="a recipe of recipes/compare, or digits")
     parser.add_argument("--data-root", help="where data sets lie (else $SUPERMASK_DATA)")
     parser.add_argument("--jobs", default="0", help="runs at a time (default: one per core)")
