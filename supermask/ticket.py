@@ -130,8 +130,9 @@ class Ticket:
 
     @property
     def strong(self) -> bool:
-        """Whether every masked weight follows from the seed: nothing in it was trained."""
-        return all(entry.draw is not None for entry in self.entries if entry.masked)
+        """Whether there is a mask and every masked weight follows from the seed: none was trained."""
+        masked = [entry for entry in self.entries if entry.masked]
+        return bool(masked) and all(entry.draw is not None for entry in masked)
 
     @property
     def kept(self) -> dict[str, int]:
@@ -140,8 +141,9 @@ class Ticket:
 
     @property
     def density(self) -> float:
-        """Fraction of the masked weights that is kept."""
-        return sum(self.kept.values()) / sum(entry.numel for entry in self.entries if entry.masked)
+        """Fraction of the masked weights that is kept; 1 for a network without a mask."""
+        total = sum(entry.numel for entry in self.entries if entry.masked)
+        return sum(self.kept.values()) / total if total else 1.0
 
     def mask(self) -> dict[str, Tensor]:
         """Parameter name → bool mask."""
@@ -293,7 +295,7 @@ class Ticket:
         """What the ticket is, as JSON-able facts: kind, density, layers, seed, provenance."""
         kept = self.kept
         return {
-            "kind": "strong" if self.strong else "trained",
+            "kind": "strong" if self.strong else "trained" if self.masks else "dense",
             "density": self.density,
             "init": self.init,
             "seed": self.seed,
@@ -349,7 +351,13 @@ def _timm_factory(model: nn.Module, architecture: str, classes: int) -> dict[str
     same = repr(twin) == repr(model) and [(n, p.shape) for n, p in twin.named_parameters()] == [
         (n, p.shape) for n, p in model.named_parameters()
     ]
-    return {"name": f"timm/{architecture}", "args": {"num_classes": classes}} if same else None
+    if not same:
+        return None
+    size = model.pretrained_cfg["input_size"]  # type: ignore[index]
+    return {
+        "name": f"timm/{architecture}",
+        "args": {"num_classes": classes, "in_channels": size[0], "image_size": size[-1]},
+    }
 
 
 def _effective(draw: Draw, seed: int, dtype: torch.dtype, mask: Tensor | None) -> Tensor:

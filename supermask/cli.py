@@ -1,0 +1,208 @@
+"""The command line: `supermask compare | search | imp | eval | info | report`.
+
+Exit codes: 0 done, 2 a wrong call, 1 a failure, 130 an interrupt that the same command resumes.
+"""
+
+import argparse
+import json
+import os
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from supermask.arguments import FlagError, add_flags, read_config
+
+EXIT_FAILURE, EXIT_USAGE, EXIT_INTERRUPT = 1, 2, 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command and return its exit code."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    options = _parser().parse_args(arguments)
+    try:
+        options.run(options, arguments)
+        return 0
+    except KeyboardInterrupt:
+        _say("interrupted; what is finished is kept, and the same command goes on from there")
+        return EXIT_INTERRUPT
+    except Exception as error:
+        code = _exit_code(error)
+        if code is None:
+            raise
+        _say(f"supermask: {_message(error)}")
+        return code
+
+
+def _exit_code(error: Exception) -> int | None:
+    """The code of an error that a user can mend; None for a defect of ours, which deserves a traceback."""
+    from supermask.data import DamagedDataError, DataError
+    from supermask.experiments import ConfigError, WorkerDied
+    from supermask.io import DamagedFileError
+    from supermask.models import UnknownModelError
+    from supermask.train import DivergedError
+
+    if isinstance(error, FlagError | ConfigError | UnknownModelError | FileNotFoundError):
+        return EXIT_USAGE
+    if isinstance(error, DataError) and not isinstance(error, DamagedDataError):
+        return EXIT_USAGE
+    failures = (DamagedFileError, DamagedDataError, DivergedError, WorkerDied, OSError, ValueError)
+    return EXIT_FAILURE if isinstance(error, failures) else None
+
+
+def _message(error: Exception) -> str:
+    from supermask.data import DataError
+    from supermask.models import UnknownModelError
+
+    if isinstance(error, UnknownModelError):
+        return f"--model: {error}"
+    if isinstance(error, DataError):
+        return f"--data: {error}"
+    if isinstance(error, OSError) and error.filename:
+        return f"{error.filename}: {error.strerror}. Choose another --out, or make room or access there"
+    return str(error)
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr)
+
+
+def _parser() -> argparse.ArgumentParser:
+    # The experiment modules import torch; they come in only when a command line is really parsed.
+    from supermask.experiments import CompareConfig, ImpConfig, SearchConfig
+
+    parser = argparse.ArgumentParser(
+        prog="supermask",
+        description="Find subnetworks that work without training, and compare them with IMP tickets.",
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="command")
+    for name, config, help in (
+        ("compare", CompareConfig, "dense, strong tickets, IMP tickets and controls, side by side"),
+        ("search", SearchConfig, "find one strong ticket"),
+        ("imp", ImpConfig, "iterative magnitude pruning, a ticket per round"),
+    ):
+        command = commands.add_parser(name, help=help, description=f"supermask {name}: {help}.")
+        add_flags(command, config)
+        command.set_defaults(run=_run_experiment, config_type=config)
+    for name, help, run, add in (
+        ("eval", "accuracy of a ticket on a data set", _run_eval, _add_eval),
+        ("info", "what a ticket is", _run_info, _add_info),
+        ("report", "write the report of a results folder again", _run_report, _add_report),
+    ):
+        command = commands.add_parser(name, help=help, description=f"supermask {name}: {help}.")
+        add(command)
+        command.set_defaults(run=run)
+    return parser
+
+
+# compare, search and imp -----------------------------------------------------------------------------
+
+
+def _run_experiment(options: argparse.Namespace, arguments: list[str]) -> None:
+    from supermask.commands import run_command
+
+    config = read_config(options.config_type, options)
+    if not config.out:
+        raise FlagError("--out is missing: name a folder for the results")
+    document = run_command(options.command, config, shlex.join(["supermask", *arguments]), _console())
+    _print_summary(document, Path(config.out))
+
+
+def _print_summary(document: dict[str, Any], out: Path) -> None:
+    from supermask.report import headline
+
+    table = Table(box=None, header_style="bold")
+    for title in ("method", "density", "test accuracy %", "min", "max", "seeds"):
+        table.add_column(title, justify="left" if title == "method" else "right")
+    for entry in document["summary"]:
+        numbers = [f"{100 * entry[key]:.2f}" for key in ("mean", "min", "max")]
+        table.add_row(entry["method"], f"{entry['density']:.4g}", *numbers, str(entry["n"]))
+    console = Console()
+    console.print(table)
+    console.print(headline(document), highlight=False)
+    console.print(f"report: {out / 'report.html'}", highlight=False, soft_wrap=True)
+
+
+def _console() -> Console:
+    """Progress goes to the error stream; rich shows none when that is not a terminal."""
+    return Console(stderr=True)
+
+
+# eval, info and report -------------------------------------------------------------------------------
+
+
+def _add_eval(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("ticket", help="ticket file")
+    parser.add_argument("--data", help="data set; by default the one the ticket was made on")
+    parser.add_argument("--data-root", help="where data sets lie (else $SUPERMASK_DATA, else ./data)")
+    parser.add_argument("--image-size", type=int, help="resize images to this many pixels a side")
+    parser.add_argument("--batch-size", type=int, default=500, help="images at a time (default: 500)")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, … (default: cpu)")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def _run_eval(options: argparse.Namespace, _: list[str]) -> None:
+    from supermask.data import iterate_eval, load_data
+    from supermask.loading import network_of
+    from supermask.ticket import Ticket
+    from supermask.train import evaluate
+
+    ticket = Ticket.load(options.ticket)
+    name = options.data or ticket.provenance.get("data")
+    if not isinstance(name, str):
+        raise FlagError("--data is missing, and the ticket does not record the data set it was made on")
+    size = options.image_size or ticket.provenance.get("image_size")
+    data = load_data(name, options.data_root, size)
+    batches = iterate_eval(data.test, options.batch_size, data.mean, data.std, options.device)
+    result = evaluate(network_of(ticket, options.device), batches)
+    if options.json:
+        print(json.dumps({"data": name, "images": len(data.test), **result}))
+    else:
+        print(f"{100 * result['accuracy']:.2f} % of {len(data.test)} test images of {name}", end="")
+        print(f", mean loss {result['loss']:.4f}")
+
+
+def _add_info(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("ticket", help="ticket file")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def _run_info(options: argparse.Namespace, _: list[str]) -> None:
+    from supermask.ticket import Ticket
+
+    facts = Ticket.load(options.ticket).info() | {"bytes": os.path.getsize(options.ticket)}
+    if options.json:
+        print(json.dumps(facts))
+        return
+    layers = facts.pop("layers")
+    console = Console()
+    for key, value in facts.items():
+        shown = json.dumps(value, ensure_ascii=False) if isinstance(value, dict) else value
+        console.print(f"{key.replace('_', ' ')}: {shown}", highlight=False, soft_wrap=True, markup=False)
+    table = Table("layer", "shape", "kept", "density", box=None, header_style="bold")
+    for layer in layers:
+        shape = "×".join(map(str, layer["shape"]))
+        table.add_row(layer["name"], shape, str(layer["kept"]), f"{layer['density']:.4g}")
+    console.print(table)
+
+
+def _add_report(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("folder", help="folder that holds results.json")
+
+
+def _run_report(options: argparse.Namespace, _: list[str]) -> None:
+    from supermask.io import read_json
+    from supermask.report import write_report
+
+    folder = Path(options.folder)
+    if not (folder / "results.json").is_file():
+        raise FlagError(f"{folder} holds no results.json; give the --out folder of a compare, search or imp")
+    print(write_report(read_json(folder / "results.json"), folder))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

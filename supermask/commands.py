@@ -1,0 +1,130 @@
+"""A command from its configuration to its folder of results."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from supermask.experiments.config import CompareConfig, ConfigError, ImpConfig, SearchConfig, TaskConfig
+from supermask.experiments.engine import LocalEngine
+from supermask.experiments.execute import Environment, dataset
+from supermask.experiments.plan import Plan, plan_compare, plan_imp, plan_search
+from supermask.experiments.results import collect, describe_machine, write_results
+from supermask.experiments.spec import RunSpec
+from supermask.experiments.store import Store
+from supermask.report import write_report
+
+PLACES = ("out", "jobs", "threads", "data_root", "checkpoint_seconds")
+"""Fields that say where and not what; they are left out of the recorded configuration."""
+MAX_JOBS = 8
+
+
+def run_command(command: str, config: TaskConfig, line: str, console: Console) -> dict[str, Any]:
+    """Plan, execute, collect and report; returns the document of `results.json`.
+
+    Args:
+        command: `compare`, `search` or `imp`.
+        config: Its configuration; `config.out` is the folder.
+        line: The command line, to be shown in the report.
+        console: Where progress is shown, if it is a terminal.
+
+    Raises:
+        ConfigError: A value does not fit the data or the network.
+        OSError: The folder cannot be written.
+    """
+    out = Path(config.out)
+    out.mkdir(parents=True, exist_ok=True)
+    environment, jobs = _environment(config)
+    data = dataset(config.data, environment.data_root, config.image_size)
+    plan = _plan(config, data)
+    engine = LocalEngine(Store(out / "runs"), environment, jobs)
+    with ProgressWatcher(plan, console) as watcher:
+        engine.run(plan.graph, watcher)
+    recorded = {key: value for key, value in dataclasses.asdict(config).items() if key not in PLACES}
+    machine = describe_machine(environment.device, environment.threads, jobs)
+    document = collect(command, plan, engine.store, out, recorded, machine)
+    document["command"] = line
+    write_results(document, out)
+    write_report(document, out)
+    return document
+
+
+def _plan(config: TaskConfig, data: Any) -> Plan:
+    if isinstance(config, CompareConfig):
+        return plan_compare(config, data)
+    if isinstance(config, ImpConfig):
+        return plan_imp(config, data)
+    if isinstance(config, SearchConfig):
+        return plan_search(config, data)
+    raise TypeError(f"no plan for a {type(config).__name__}")
+
+
+def _environment(config: TaskConfig) -> tuple[Environment, int]:
+    device = config.device
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError("device", device, f"take one that exists here ({reason})") from None
+    jobs = config.jobs or (1 if device != "cpu" else min(config.cores, MAX_JOBS))
+    environment = Environment(
+        device=device,
+        threads=config.threads or max(1, config.cores // jobs),
+        data_root=config.data_root,
+        channels_last=config.channels_last,
+        compile=config.compile,
+        checkpoint_seconds=config.checkpoint_seconds,
+    )
+    return environment, jobs
+
+
+class ProgressWatcher:
+    """One bar for the whole graph, in steps, with what runs and when it will end."""
+
+    def __init__(self, plan: Plan, console: Console) -> None:
+        self._left = {spec.id: spec.steps for spec in plan.graph}
+        self._active: dict[str, int] = {}
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("steps, ends in"),
+            TimeRemainingColumn(elapsed_when_finished=True),
+            console=console,
+            disable=not console.is_terminal,
+            speed_estimate_period=60,
+        )
+        self._runs, self._done = len(self._left), 0
+        self._task = self._bar.add_task("planning", total=sum(self._left.values()))
+
+    def __enter__(self) -> "ProgressWatcher":
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def advanced(self, spec: RunSpec, step: int) -> None:
+        before = self._active.get(spec.id, 0)
+        self._active[spec.id] = step
+        self._bar.update(self._task, advance=max(step - before, 0), description=self._describe())
+
+    def finished(self, spec: RunSpec, result: dict[str, Any]) -> None:
+        self._done += 1
+        counted = self._active.pop(spec.id, None)
+        if counted is None:
+            # It was finished before this command, or too short to be seen: not part of the speed.
+            total = self._bar.tasks[0].total or 0
+            self._bar.update(self._task, total=total - self._left[spec.id])
+        else:
+            self._bar.update(self._task, advance=self._left[spec.id] - counted)
+        self._bar.update(self._task, description=self._describe())
+
+    def _describe(self) -> str:
+        names = ", ".join(id.rpartition("-")[0] for id in self._active) or "…"
+        return f"run {self._done + len(self._active)} of {self._runs}: {names}"

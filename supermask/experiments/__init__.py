@@ -1,0 +1,8 @@
+"""Experiments: graphs of runs over a store of finished runs, and the engine that executes them."""
+
+from supermask.experiments.config import CompareConfig as CompareConfig
+from supermask.experiments.config import ConfigError as ConfigError
+from supermask.experiments.config import ImpConfig as ImpConfig
+from supermask.experiments.config import SearchConfig as SearchConfig
+from supermask.experiments.engine import LocalEngine as LocalEngine
+from supermask.experiments.engine import WorkerDied as WorkerDied

@@ -1,0 +1,175 @@
+"""What a user says: one dataclass per command. Flags, configuration keys and fields have the same names."""
+
+import os
+from dataclasses import dataclass, field
+from typing import Any
+
+from supermask.init import INITS
+from supermask.mask import DISTRIBUTIONS, check_density
+from supermask.prune.magnitude import SCOPES
+from supermask.search import BASES, SEARCHES
+from supermask.train import AMP_DTYPES, SCHEDULES
+
+
+def option(default: Any, help: str, *, choices: tuple[str, ...] = ()) -> Any:
+    """A field with what the command line says about it."""
+    metadata = {"help": help, "choices": choices}
+    if isinstance(default, dict):
+        return field(default_factory=lambda: dict(default), metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskConfig:
+    """Data, network, training length and place of execution."""
+
+    data: str = option("digits", "data set by name, or a folder with train/ and test/ or val/")
+    data_root: str | None = option(None, "where data sets lie (else $SUPERMASK_DATA, else ./data)")
+    image_size: int | None = option(None, "resize images to this many pixels a side")
+    val_fraction: float = option(0.1, "share of the training split held out for validation")
+    model: str = option("lenet-300-100", "network by name: ours, timm's or torchvision's")
+    model_args: dict[str, str] = option({}, "further arguments of the network, as key=value")  # noqa: RUF009
+    epochs: float = option(10.0, "passes over the training split")
+    batch_size: int = option(128, "images per step")
+    augment: str = option("none", "none, flip, crop-flip or shift")
+    schedule: str = option("cosine", "learning-rate schedule", choices=SCHEDULES)
+    warmup_epochs: float = option(0.0, "epochs of linear warm-up")
+    milestones: tuple[float, ...] = option((), "epochs at which a multistep schedule divides lr by 10")
+    label_smoothing: float = option(0.0, "label smoothing of the training loss")
+    clip: float | None = option(None, "largest norm of the gradient")
+    amp: str = option("none", "autocast dtype", choices=tuple(AMP_DTYPES))
+    device: str = option("auto", "cpu, cuda, cuda:1, …; auto takes a GPU when there is one")
+    threads: int = option(0, "threads per process; 0 shares the cores among the jobs")
+    jobs: int = option(1, "runs at a time, each in a process of its own; 0 means one per core")
+    channels_last: bool = option(False, "keep images and convolutions in channels_last")
+    compile: bool = option(False, "run the network through torch.compile")
+    checkpoint_seconds: float = option(30.0, "least time between two checkpoints of a run")
+    out: str = option("", "folder for results; required")
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.val_fraction < 1:
+            raise ConfigError("val_fraction", self.val_fraction, "take a fraction in [0, 1)")
+        for name in ("epochs", "batch_size"):
+            if getattr(self, name) <= 0:
+                raise ConfigError(name, getattr(self, name), "take a positive number")
+        for name in ("threads", "jobs", "warmup_epochs", "checkpoint_seconds", "label_smoothing"):
+            if getattr(self, name) < 0:
+                raise ConfigError(name, getattr(self, name), "take a number that is not negative")
+
+    @property
+    def cores(self) -> int:
+        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchConfig(TaskConfig):
+    """`supermask search`: one strong ticket."""
+
+    method: str = option("edge-popup", "search algorithm", choices=tuple(SEARCHES))
+    density: float = option(0.3, "fraction of weights kept")
+    distribution: str = option("uniform", "how the density spreads over layers", choices=DISTRIBUTIONS)
+    init: str = option("signed_constant", "distribution of the frozen weights", choices=INITS)
+    rescale: bool = option(True, "scale the frozen weights by 1/√density")
+    optimizer: str = option("sgd", "rule that moves the scores", choices=tuple(BASES))
+    lr: float = option(0.2, "learning rate of the scores")
+    momentum: float = option(0.9, "momentum of sgd")
+    nesterov: bool = option(False, "Nesterov momentum of sgd")
+    weight_decay: float = option(5e-4, "weight decay of the scores")
+    seed: int = option(0, "seed of the weights, the scores and the data order")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_density("density", self.density)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImpConfig(TaskConfig):
+    """`supermask imp`: iterative magnitude pruning, a ticket per round."""
+
+    rounds: int = option(15, "rounds of pruning after the dense training")
+    rate: float = option(0.2, "fraction of the surviving weights pruned per round")
+    conv_rate: float | None = option(None, "the same for convolutions (layerwise scope)")
+    output_rate: float | None = option(None, "the same for the output layer (layerwise scope)")
+    scope: str = option("layerwise", "rank weights per layer or over the network", choices=SCOPES)
+    rewind_to: int = option(0, "step to rewind to; 0 is initialization")
+    rewind: str = option("weights", "rewind weights, or only the learning rate", choices=("weights", "lr"))
+    reinit: bool = option(False, "train the reinit control of every round as well")
+    init: str = option("kaiming_normal", "distribution of the initial weights", choices=INITS)
+    optimizer: str = option("sgd", "rule that moves the weights", choices=tuple(BASES))
+    lr: float = option(0.1, "learning rate of the weights")
+    momentum: float = option(0.9, "momentum of sgd")
+    nesterov: bool = option(False, "Nesterov momentum of sgd")
+    weight_decay: float = option(5e-4, "weight decay of the weights")
+    seed: int = option(0, "seed of the weights and the data order")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("rounds", "rewind_to"):
+            if getattr(self, name) < 0:
+                raise ConfigError(name, getattr(self, name), "take a number that is not negative")
+        for name in ("rate", "conv_rate", "output_rate"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < 1:
+                raise ConfigError(name, value, "take a fraction in (0, 1)")
+
+
+METHODS = (
+    "dense",
+    "edge-popup",
+    "random-mask-frozen",
+    "imp",
+    "imp-rewind",
+    "one-shot",
+    "reinit",
+    "random-mask",
+    "shuffled-mask",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompareConfig(TaskConfig):
+    """`supermask compare`: dense, strong tickets, IMP tickets and their controls, side by side."""
+
+    methods: tuple[str, ...] = option(METHODS, "what to compare", choices=METHODS)
+    densities: tuple[float, ...] = option((0.5, 0.3, 0.1), "fractions of weights kept")
+    seeds: tuple[int, ...] = option((0, 1, 2), "seeds; every method runs once per seed")
+    init: str = option("kaiming_normal", "distribution of weights that are trained", choices=INITS)
+    optimizer: str = option("sgd", "rule that moves the weights", choices=tuple(BASES))
+    lr: float = option(0.1, "learning rate of the weights")
+    momentum: float = option(0.9, "momentum of sgd, for weights and scores")
+    nesterov: bool = option(False, "Nesterov momentum of sgd, for weights and scores")
+    weight_decay: float = option(5e-4, "weight decay of the weights")
+    search_init: str = option("signed_constant", "distribution of frozen weights", choices=INITS)
+    rescale: bool = option(True, "scale the frozen weights by 1/√density")
+    distribution: str = option("uniform", "how a search's density spreads", choices=DISTRIBUTIONS)
+    search_optimizer: str = option("sgd", "rule that moves the scores", choices=tuple(BASES))
+    search_lr: float = option(0.2, "learning rate of the scores")
+    search_weight_decay: float = option(5e-4, "weight decay of the scores")
+    rate: float = option(0.2, "IMP prunes about this fraction of the survivors per round")
+    scope: str = option("layerwise", "rank weights per layer or over the network", choices=SCOPES)
+    rewind_to: int | None = option(None, "early step of imp-rewind; by default 5% of the steps")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for density in self.densities:
+            _check_density("densities", density)
+        for name in ("methods", "densities", "seeds"):
+            values = getattr(self, name)
+            if not values or len(set(values)) != len(values):
+                raise ConfigError(name, values, "give at least one value, each once")
+        if not 0 < self.rate < 1:
+            raise ConfigError("rate", self.rate, "take a fraction in (0, 1)")
+
+
+class ConfigError(ValueError):
+    """A wrong value: its name, the value and the remedy."""
+
+    def __init__(self, name: str, value: Any, remedy: str) -> None:
+        super().__init__(f"--{name.replace('_', '-')} {value!r}: {remedy}")
+
+
+def _check_density(name: str, value: float) -> None:
+    try:
+        check_density(value)
+    except ValueError:
+        raise ConfigError(name, value, "take a density in (0, 1], the fraction of weights kept") from None

@@ -1,0 +1,114 @@
+"""Results of a command: rows and summary as JSON and CSV, with all that is needed to make them again."""
+
+import csv
+import io
+import os
+import platform
+import statistics
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from supermask.experiments.plan import Plan
+from supermask.experiments.store import Store
+from supermask.io import write_json, write_text
+
+ROW_KEYS = (
+    "method",
+    "density",
+    "seed",
+    "test_accuracy",
+    "val_accuracy",
+    "test_loss",
+    "steps",
+    "total_steps",
+    "seconds",
+    "ticket",
+    "ticket_bytes",
+    "dense_bytes",
+)
+
+
+def collect(
+    command: str, plan: Plan, store: Store, out: Path, config: Mapping[str, Any], machine: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The document that `results.json` holds; see design notes in docs/commands.md for each key."""
+    rows, curves = [], []
+    for spec in plan.rows:
+        run = store.run(spec.id)
+        result = run.result
+        assert result is not None, f"{spec.id} is not finished"
+        ticket = os.path.relpath(run.ticket_path(), out) if spec.mask.kind != "none" else None
+        row = {**result, "density": spec.density, "ticket": ticket}
+        rows.append({key: row[key] for key in ROW_KEYS} | {"kept_density": result["density"], "run": spec.id})
+        curves.append(
+            {"method": spec.method, "density": spec.density, "seed": spec.seed, "points": run.history()}
+        )
+    return {
+        "schema": f"supermask/{command}/1",
+        "config": dict(config),
+        "machine": dict(machine),
+        "rows": rows,
+        "summary": summarize(rows),
+        "curves": curves,
+    }
+
+
+def summarize(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Test accuracy over seeds for each method and density: n, mean, min, max."""
+    groups: dict[tuple[str, float], list[float]] = {}
+    for row in rows:
+        groups.setdefault((row["method"], row["density"]), []).append(row["test_accuracy"])
+    return [
+        {
+            "method": method,
+            "density": density,
+            "n": len(values),
+            "mean": statistics.fmean(values),
+            "min": min(values),
+            "max": max(values),
+        }
+        for (method, density), values in groups.items()
+    ]
+
+
+def describe_machine(device: str, threads: int, jobs: int) -> dict[str, Any]:
+    """Versions and hardware, without names of hosts or users."""
+    facts: dict[str, Any] = {
+        "supermask": version("supermask"),
+        "torch": torch.__version__,
+        "torchvision": version("torchvision"),
+        "timm": version("timm"),
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "cpu": _cpu_name(),
+        "device": device,
+        "threads": threads,
+        "jobs": jobs,
+    }
+    if device.startswith("cuda"):
+        facts["gpu"] = torch.cuda.get_device_name(device)
+    return facts
+
+
+def write_results(document: Mapping[str, Any], out: Path) -> None:
+    """Write `results.json` and `results.csv` into `out`."""
+    write_json(out / "results.json", document)
+    text = io.StringIO()
+    keys = [*ROW_KEYS, "kept_density", "run"]
+    writer = csv.DictWriter(text, keys, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(document["rows"])
+    write_text(out / "results.csv", text.getvalue())
+
+
+def _cpu_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or "unknown"
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()

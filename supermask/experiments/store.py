@@ -1,0 +1,80 @@
+"""The store of runs: one folder each, named after its specification; what is finished stays finished.
+
+`<store>/<id>/` holds `config.json`, `metrics.jsonl`, tickets (`final.ticket`, `step-<k>.ticket`), a
+`checkpoint.safetensors` while the run goes on, and `result.json`, which is written last.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+from supermask.experiments.spec import RunSpec
+from supermask.io import read_json, write_json, write_text
+from supermask.ticket import Ticket
+
+
+class Run:
+    """The folder of one run."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    @property
+    def result(self) -> dict[str, Any] | None:
+        """The result, or None while the run is not finished."""
+        path = self.folder / "result.json"
+        return read_json(path) if path.exists() else None
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.folder / "checkpoint.safetensors"
+
+    def ticket_path(self, step: int | None = None) -> Path:
+        """The final ticket, or the one saved at `step`."""
+        return self.folder / ("final.ticket" if step is None else f"step-{step}.ticket")
+
+    def ticket(self, step: int | None = None) -> Ticket:
+        return Ticket.load(self.ticket_path(step))
+
+    def history(self) -> list[dict[str, float]]:
+        path = self.folder / "metrics.jsonl"
+        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+    def write_history(self, history: Sequence[dict[str, float]]) -> None:
+        write_text(self.folder / "metrics.jsonl", "".join(json.dumps(entry) + "\n" for entry in history))
+
+    def finish(self, result: dict[str, Any]) -> dict[str, Any]:
+        """Write the result and drop the checkpoint."""
+        write_json(self.folder / "result.json", result)
+        self.checkpoint.unlink(missing_ok=True)
+        return result
+
+    def lock(self) -> FileLock:
+        """Held while the run executes, so that two processes never write to the same folder."""
+        return FileLock(self.folder / ".lock")
+
+
+class Store:
+    """All runs below one folder."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = Path(root)
+
+    def run(self, id: str) -> Run:
+        return Run(self.root / id)
+
+    def open(self, spec: RunSpec) -> Run:
+        """The run of `spec`; its folder and `config.json` are made when missing.
+
+        Raises:
+            OSError: The folder cannot be written.
+        """
+        run = self.run(spec.id)
+        run.folder.mkdir(parents=True, exist_ok=True)
+        config = run.folder / "config.json"
+        if not config.exists():
+            write_json(config, spec.as_dict())
+        return run
