@@ -79,6 +79,12 @@ def reference(name: str) -> Callable[..., Any]:
     return references.KERNELS[name]
 
 
+def is_native(name: str, device: torch.device) -> bool:
+    """Whether a compiled kernel serves operator `name` on `device`."""
+    key = device.type.upper()
+    return _native is not None and torch._C._dispatch_has_kernel_for_dispatch_key(f"supermask::{name}", key)
+
+
 def backends() -> dict[str, str]:
     """Operator name → which implementation serves CPU tensors, and why."""
     if _native is None:
@@ -90,7 +96,7 @@ def backends() -> dict[str, str]:
     instruction_set = library.supermask_instruction_set().decode()
     return {
         name: f"native ({instruction_set})"
-        if torch._C._dispatch_has_kernel_for_dispatch_key(f"supermask::{name}", "CPU")
+        if is_native(name, torch.device("cpu"))
         else "reference (has no compiled kernel)"
         for name in references.KERNELS
     }
