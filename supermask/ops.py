@@ -26,13 +26,14 @@ SCHEMES = ("sign", "uniform", "normal")
 _SCHEMAS = (
     "philox(int key, int start, int count, Device device) -> Tensor",
     "fill_random(Tensor(a!) out, int key, int start, str scheme, float scale) -> ()",
-    "select(Tensor[] scores, int[] keep, Tensor(a!)? cuts=None) -> Tensor[]",
+    "select(Tensor[] scores, int[] keep) -> Tensor[]",
+    "select_into(Tensor(a!)[] masks, Tensor[] scores, int[] keep, Tensor(b!) cuts) -> ()",
     "select_global(Tensor[] scores, int keep) -> Tensor[]",
     "straight_through(Tensor[] grads, Tensor[] weights, Tensor[] scores) -> Tensor[]",
     "write_masked(Tensor(a!)[] out, Tensor[] weights, Tensor[] masks) -> ()",
-    "edge_popup_sgd(Tensor(a!)[] out, Tensor(b!)[] scores, Tensor(c!)[] velocities, Tensor[] grads, "
-    "Tensor[] weights, int[] keep, Tensor(d!) cuts, float lr, float momentum, float dampening, "
-    "float weight_decay, bool nesterov) -> Tensor[]",
+    "edge_popup_sgd(Tensor(a!)[] out, Tensor(b!)[] masks, Tensor(c!)[] scores, Tensor(d!)[] velocities, "
+    "Tensor[] grads, Tensor[] weights, int[] keep, Tensor(e!) cuts, float lr, float momentum, "
+    "float dampening, float weight_decay, bool nesterov) -> ()",
     "pack_mask(Tensor mask) -> Tensor",
     "unpack_mask(Tensor packed, SymInt numel) -> Tensor",
 )
@@ -115,18 +116,23 @@ def _(out: Tensor, key: int, start: int, scheme: str, scale: float) -> None:
     return None
 
 
-def _fake_masks(scores: Sequence[Tensor]) -> list[Tensor]:
+def _new_masks(scores: Sequence[Tensor]) -> list[Tensor]:
     return [torch.empty(score.shape, dtype=torch.bool, device=score.device) for score in scores]
 
 
 @torch.library.register_fake("supermask::select", lib=_library)
-def _(scores: Sequence[Tensor], keep: Sequence[int], cuts: Tensor | None = None) -> list[Tensor]:
-    return _fake_masks(scores)
+def _(scores: Sequence[Tensor], keep: Sequence[int]) -> list[Tensor]:
+    return _new_masks(scores)
+
+
+@torch.library.register_fake("supermask::select_into", lib=_library)
+def _(masks: Sequence[Tensor], scores: Sequence[Tensor], keep: Sequence[int], cuts: Tensor) -> None:
+    return None
 
 
 @torch.library.register_fake("supermask::select_global", lib=_library)
 def _(scores: Sequence[Tensor], keep: int) -> list[Tensor]:
-    return _fake_masks(scores)
+    return _new_masks(scores)
 
 
 @torch.library.register_fake("supermask::straight_through", lib=_library)
@@ -140,8 +146,8 @@ def _(out: Sequence[Tensor], weights: Sequence[Tensor], masks: Sequence[Tensor])
 
 
 @torch.library.register_fake("supermask::edge_popup_sgd", lib=_library)
-def _(out: Sequence[Tensor], scores: Sequence[Tensor], *_: object) -> list[Tensor]:
-    return _fake_masks(scores)
+def _(out: Sequence[Tensor], *_: object) -> None:
+    return None
 
 
 @torch.library.register_fake("supermask::pack_mask", lib=_library)
@@ -200,7 +206,11 @@ def select(scores: Sequence[Tensor], keep: Sequence[int], cuts: Tensor | None = 
     """
     _check_counts(scores, keep)
     try:
-        return torch.ops.supermask.select(scores, keep, cuts)
+        if cuts is None:
+            return torch.ops.supermask.select(scores, keep)
+        masks = _new_masks(scores)
+        torch.ops.supermask.select_into(masks, scores, keep, cuts)
+        return masks
     except RuntimeError as error:
         raise _as_value_error(error) from None
 
@@ -266,15 +276,17 @@ def edge_popup_sgd(
         ValueError: A score is no longer finite. `scores` have moved then, and `out` holds anything.
     """
     _check_counts(scores, keep)
+    masks = _new_masks(scores)
     options = (lr, momentum, dampening, weight_decay, nesterov)
     try:
-        return torch.ops.supermask.edge_popup_sgd(
-            out, scores, velocities, grads, weights, keep, cuts, *options
+        torch.ops.supermask.edge_popup_sgd(
+            out, masks, scores, velocities, grads, weights, keep, cuts, *options
         )
     except RuntimeError as error:
         raise _as_value_error(error) from None
     finally:
         torch.autograd.graph.increment_version(out)
+    return masks
 
 
 def pack_mask(mask: Tensor) -> Tensor:

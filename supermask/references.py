@@ -175,7 +175,7 @@ def _make_select(threshold: Callable[[Tensor, int], Tensor]) -> tuple[Callable[.
             return torch.full((len(keys),), keep > 0, dtype=torch.bool, device=keys.device)
         return _cut(keys, keep, threshold(keys, keep))
 
-    def select(scores: Sequence[Tensor], keep: Sequence[int], cuts: Tensor | None = None) -> list[Tensor]:
+    def select(scores: Sequence[Tensor], keep: Sequence[int]) -> list[Tensor]:
         masks = []
         for score, count in zip(scores, keep, strict=True):
             keys = _magnitude_keys(score)
@@ -229,6 +229,7 @@ def _sgd(
 
 def _edge_popup_sgd(
     out: Sequence[Tensor],
+    masks: Sequence[Tensor],
     scores: Sequence[Tensor],
     velocities: Sequence[Tensor],
     grads: Sequence[Tensor],
@@ -240,13 +241,12 @@ def _edge_popup_sgd(
     dampening: float,
     weight_decay: float,
     nesterov: bool,
-) -> list[Tensor]:
+) -> None:
     for i, gradient in enumerate(_straight_through(grads, weights, scores)):
         velocity = velocities[i] if momentum != 0 else None
         _sgd(scores[i], gradient, velocity, lr, momentum, dampening, weight_decay, nesterov)
-    masks = _select(scores, keep)
+    _select_into(masks, scores, keep, cuts)
     _write_masked(out, weights, masks)
-    return masks
 
 
 # --- packing -----------------------------------------------------------------------------------------
@@ -271,10 +271,20 @@ def _unpack_mask(packed: Tensor, numel: int) -> Tensor:
 _select, _select_global = _make_select(_topk_threshold)
 _cpu_select, _cpu_select_global = _make_select(_partition_threshold)
 
+
+def _select_into(
+    masks: Sequence[Tensor], scores: Sequence[Tensor], keep: Sequence[int], cuts: Tensor
+) -> None:
+    select = _cpu_select if cuts.device.type == "cpu" else _select
+    for mask, selected in zip(masks, select(scores, keep), strict=True):
+        mask.copy_(selected)
+
+
 KERNELS: dict[str, Callable[..., Any]] = {
     "philox": _philox,
     "fill_random": _fill_random,
     "select": _select,
+    "select_into": _select_into,
     "select_global": _select_global,
     "straight_through": _straight_through,
     "write_masked": _write_masked,

@@ -6,6 +6,7 @@ STABLE_TORCH_LIBRARY_IMPL(supermask, CPU, m) {
   namespace op = supermask::op;
   m.impl("fill_random", TORCH_BOX(&op::fill_random));
   m.impl("select", TORCH_BOX(&op::select));
+  m.impl("select_into", TORCH_BOX(&op::select_into));
   m.impl("select_global", TORCH_BOX(&op::select_global));
   m.impl("straight_through", TORCH_BOX(&op::straight_through));
   m.impl("write_masked", TORCH_BOX(&op::write_masked));

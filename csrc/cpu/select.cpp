@@ -32,28 +32,36 @@ void select_as(const std::vector<View>& scores, const Counts& keep, Hint* hints,
   Selection<Float>(numels_of(scores), keep, hints).run(work);
 }
 
-Tensors select_any(const Tensors& scores, const Counts& keep, Hint* hints) {
+void select_any(const Tensors& masks, const Tensors& scores, const Counts& keep, Hint* hints) {
   const std::vector<View> views = views_of(scores, "scores");
-  const Tensors masks = new_masks(scores);
   // float64 holds the order of every other type, so one tensor of it decides for all.
   const bool wide = std::any_of(views.begin(), views.end(),
                                 [](const View& view) { return view.dtype() == Dtype::float64; });
   wide ? select_as<double>(views, keep, hints, masks) : select_as<float>(views, keep, hints, masks);
-  return masks;
 }
 
 }  // namespace
 
-Tensors select(Tensors scores, Counts keep, std::optional<Tensor> cuts) {
+Tensors select(Tensors scores, Counts keep) {
   check_keep(scores, keep);
-  return select_any(scores, keep, cuts ? hints_of(*cuts, scores.size()) : nullptr);
+  const Tensors masks = new_masks(scores);
+  select_any(masks, scores, keep, nullptr);
+  return masks;
+}
+
+void select_into(Tensors masks, Tensors scores, Counts keep, Tensor cuts) {
+  check_keep(scores, keep);
+  check_masks_to_write(masks, scores);
+  select_any(masks, scores, keep, hints_of(cuts, scores.size()));
 }
 
 Tensors select_global(Tensors scores, int64_t keep) {
   int64_t numel = 0;
   for (const Tensor& score : scores) numel += score.numel();
   check(0 <= keep && keep <= numel, "keep must lie in [0, ", numel, "], the size of the scores, not ", keep);
-  return select_any(scores, {keep}, nullptr);
+  const Tensors masks = new_masks(scores);
+  select_any(masks, scores, {keep}, nullptr);
+  return masks;
 }
 
 }  // namespace supermask::op

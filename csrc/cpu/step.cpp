@@ -121,15 +121,15 @@ void write_masked(Tensors out, Tensors weights, Tensors masks) {
   }
 }
 
-Tensors edge_popup_sgd(Tensors out, Tensors scores, Tensors velocities, Tensors grads, Tensors weights,
-                       Counts keep, Tensor cuts, double lr, double momentum, double dampening,
-                       double weight_decay, bool nesterov) {
+void edge_popup_sgd(Tensors out, Tensors masks, Tensors scores, Tensors velocities, Tensors grads,
+                    Tensors weights, Counts keep, Tensor cuts, double lr, double momentum, double dampening,
+                    double weight_decay, bool nesterov) {
   check_keep(scores, keep);
   check_same_length(out.size(), "tensors to write", scores.size(), "scores");
   check_same_length(grads.size(), "grads", scores.size(), "scores");
   check_same_length(weights.size(), "weights", scores.size(), "scores");
   if (momentum != 0) check_same_length(velocities.size(), "velocities", scores.size(), "scores");
-  const Tensors masks = new_masks(scores);
+  check_masks_to_write(masks, scores);
   std::vector<Layer> layers;
   for (size_t i = 0; i < scores.size(); ++i) {
     check_same_shape(out[i], "out", scores[i], "scores");
@@ -146,7 +146,6 @@ Tensors edge_popup_sgd(Tensors out, Tensors scores, Tensors velocities, Tensors 
   for (const Tensor& score : scores) numels.push_back(score.numel());
   EdgePopupSgd work(layers, rule);
   Selection<float>(numels, keep, hints_of(cuts, scores.size())).run(work);
-  return masks;
 }
 
 }  // namespace supermask::op

@@ -71,15 +71,20 @@ inline Tensor check_mask(const Tensor& mask) {
   return mask.is_contiguous() ? mask : torch::stable::contiguous(mask);
 }
 
-inline Tensor new_mask(const Tensor& like) {
-  return torch::stable::empty(like.sizes(), ScalarType::Bool);
-}
-
 inline std::vector<Tensor> new_masks(const std::vector<Tensor>& like) {
   std::vector<Tensor> masks;
   masks.reserve(like.size());
-  for (const Tensor& tensor : like) masks.push_back(new_mask(tensor));
+  for (const Tensor& tensor : like) masks.push_back(torch::stable::empty(tensor.sizes(), ScalarType::Bool));
   return masks;
+}
+
+inline void check_masks_to_write(const std::vector<Tensor>& masks, const std::vector<Tensor>& scores) {
+  check_same_length(masks.size(), "masks", scores.size(), "scores");
+  for (size_t i = 0; i < masks.size(); ++i) {
+    check(masks[i].is_cpu() && masks[i].scalar_type() == ScalarType::Bool && masks[i].is_contiguous(),
+          "masks must be contiguous bool tensors on the CPU");
+    check_same_shape(masks[i], "masks", scores[i], "scores");
+  }
 }
 
 }  // namespace supermask

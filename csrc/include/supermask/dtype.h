@@ -28,8 +28,9 @@ SUPERMASK_HD float to_float(BFloat16 value) { return float_of(static_cast<uint32
 
 SUPERMASK_HD float to_float(Float16 value) {
   const uint32_t sign = static_cast<uint32_t>(value.bits & 0x8000u) << 16, rest = value.bits & 0x7FFFu;
-  // Moved into float32's place the exponent is 112 too small; the product repairs that, denormals included.
-  const float magnitude = float_of(rest << 13) * 0x1p112f;
+  // A denormal counts steps of 2^-24; anything else needs its exponent re-biased by 112.
+  const float magnitude =
+      rest < 0x400u ? static_cast<float>(rest) * 0x1p-24f : float_of((rest << 13) + (112u << 23));
   const uint32_t special = rest >= 0x7C00u ? 0x7F800000u | (rest << 13) : bits_of(magnitude);
   return float_of(sign | special);
 }
