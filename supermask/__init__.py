@@ -1,11 +1,19 @@
-"""Subnetworks that work without training: strong lottery tickets, and IMP tickets to compare them with."""
+"""Subnetworks that work without training: strong lottery tickets, and IMP tickets to compare with."""
 
 from supermask.init import INITS as INITS
 from supermask.init import randomize_ as randomize_
+from supermask.loading import load as load
+from supermask.models import create_model as create_model
+from supermask.models import list_models as list_models
+from supermask.prune import hold as hold
+from supermask.prune import imp as imp
 from supermask.search import SEARCHES as SEARCHES
 from supermask.search import EdgePopup as EdgePopup
 from supermask.search import Search as Search
+from supermask.search import register_search as register_search
 from supermask.ticket import Ticket as Ticket
 from supermask.ticket import TicketError as TicketError
+from supermask.train import evaluate as evaluate
+from supermask.train import fit as fit
 
 __version__ = "0.1.0"

@@ -1,0 +1,203 @@
+"""Batches straight from memory, each a pure function of the seed and the step.
+
+The images lie on the device as bytes. A batch costs one small copy from the host (which images, how
+each is cropped), a gather, and two passes of arithmetic. There is no state to save: whoever knows
+the step can go on from it. Every random choice is made on the CPU and the arithmetic is exactly
+rounded, so all devices see the same batches to the last bit.
+"""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from supermask.data.augment import (
+    Augmentation,
+    check_augmentation,
+    crop_and_flip,
+    crop_padding,
+    draw_augmentation,
+)
+from supermask.data.dataset import Images
+from supermask.data.draws import Stream, permutation
+
+
+class Normalizer:
+    """Turns bytes into floats of mean 0 and standard deviation 1: (x/255 - mean) / std.
+
+    Args:
+        mean: Mean of each channel, of pixel values in [0, 1].
+        std: Standard deviation of each channel, likewise.
+        device: Where the pixels are.
+        dtype: Of the result.
+    """
+
+    def __init__(
+        self,
+        mean: Sequence[float],
+        std: Sequence[float],
+        device: torch.device | str,
+        dtype: torch.dtype,
+    ) -> None:
+        self._dtype = dtype
+        centre, factor = [255 * m for m in mean], [1 / (255 * s) for s in std]
+        self._centre = torch.tensor(centre, dtype=torch.float32, device=device).view(1, -1, 1, 1)
+        self._factor = torch.tensor(factor, dtype=torch.float32, device=device).view(1, -1, 1, 1)
+
+    def __call__(self, pixels: Tensor) -> Tensor:
+        """Return uint8 pixels (B, C, H, W) as normalized floats of the same shape."""
+        # Two operations, not a fused multiply-add: that rounds differently from device to device.
+        return pixels.to(torch.float32).sub_(self._centre).mul_(self._factor).to(self._dtype)
+
+
+class Loader:
+    """Training batches by step number.
+
+    Epoch e visits the images in an order that depends on (seed, e) alone; step s augments its batch
+    by (seed, s) alone. A last batch that would be partial is dropped, except that fewer images than
+    one batch make one smaller batch.
+
+    Args:
+        images: The images, at least one; they are copied to ``device`` once.
+        batch_size: Images in a batch.
+        seed: Of order and augmentation, from 0 to 2^64 - 1.
+        mean: Mean of each channel, of pixel values in [0, 1].
+        std: Standard deviation of each channel, likewise.
+        augment: ``"none"``, ``"flip"`` (mirror images), ``"shift"`` (random crops with a black
+        frame
+            of one eighth of the image), or ``"crop-flip"`` (both).
+        shuffle: False visits the images in their own order every epoch.
+        device: Where the batches are wanted.
+        dtype: Of the images in a batch.
+
+    Raises:
+        ValueError: An argument does not fit.
+    """
+
+    def __init__(
+        self,
+        images: Images,
+        *,
+        batch_size: int,
+        seed: int,
+        mean: Sequence[float],
+        std: Sequence[float],
+        augment: Augmentation = "none",
+        shuffle: bool = True,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        _check(images, batch_size, mean, std)
+        check_augmentation(augment)
+        if not 0 <= seed < 2**64:
+            raise ValueError(f"seed is a whole number from 0 to 2^64 - 1, not {seed}")
+        if len(images) == 0:
+            raise ValueError("there are no images to make batches of; a loader needs at least one")
+        self.batch_size = min(batch_size, len(images))
+        self.steps_per_epoch = len(images) // self.batch_size
+        self._images = images.to(device)
+        self._seed = seed
+        self._augment = augment
+        self._padding = crop_padding(images.pixels.shape[2])
+        self._shuffle = shuffle
+        self._normalize = Normalizer(mean, std, device, dtype)
+        self._order: tuple[int, NDArray[np.int64]] | None = None
+
+    def batch(self, step: int) -> tuple[Tensor, Tensor]:
+        """Return the batch of a step, counted from 0 over all epochs.
+
+        Returns:
+            Normalized images (B, C, H, W) of the loader's dtype, labels (B,) int64, on its device.
+
+        Raises:
+            ValueError: The step is negative.
+        """
+        if step < 0:
+            raise ValueError(f"steps count from 0, and {step} is below it")
+        epoch, position = divmod(step, self.steps_per_epoch)
+        first = position * self.batch_size
+        indices = self._epoch_order(epoch)[first : first + self.batch_size]
+        if self._augment == "none":
+            chosen = self._images.take(self._to_device(indices))
+            return self._normalize(chosen.pixels), chosen.labels
+        draws = draw_augmentation(
+            self._augment,
+            seed=self._seed,
+            step=step,
+            count=len(indices),
+            padding=self._padding,
+        )
+        # One copy to the device for everything that was drawn.
+        decisions = self._to_device(np.concatenate([indices[None], draws]))
+        chosen = self._images.take(decisions[0])
+        pixels = crop_and_flip(chosen.pixels, decisions[1:], self._padding)
+        return self._normalize(pixels), chosen.labels
+
+    def _epoch_order(self, epoch: int) -> NDArray[np.int64]:
+        if self._order is None or self._order[0] != epoch:
+            count = len(self._images)
+            if self._shuffle:
+                order = permutation(self._seed, Stream.EPOCH_ORDER, epoch, count)
+            else:
+                order = np.arange(count)
+            self._order = (epoch, order)
+        return self._order[1]
+
+    def _to_device(self, array: NDArray[np.int64]) -> Tensor:
+        tensor = torch.from_numpy(array)
+        if self._images.labels.is_cuda:
+            # From pinned memory the copy overlaps with what the device is doing.
+            return tensor.pin_memory().to(self._images.labels.device, non_blocking=True)
+        return tensor.to(self._images.labels.device)
+
+
+def iterate_eval(
+    images: Images,
+    batch_size: int,
+    mean: Sequence[float],
+    std: Sequence[float],
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Iterate over every image once, in order and unchanged but for normalization.
+
+    Args:
+        images: The images, on any device; none of them gives no batch.
+        batch_size: Images in a batch; the last one may be smaller.
+        mean: Mean of each channel, of pixel values in [0, 1].
+        std: Standard deviation of each channel, likewise.
+        device: Where the batches are wanted.
+        dtype: Of the images in a batch.
+
+    Returns:
+        An iterator over batches: normalized images (B, C, H, W), labels (B,) int64.
+
+    Raises:
+        ValueError: An argument does not fit.
+    """
+    _check(images, batch_size, mean, std)
+    normalize = Normalizer(mean, std, device, dtype)
+
+    def batches() -> Iterator[tuple[Tensor, Tensor]]:
+        for first in range(0, len(images), batch_size):
+            window = slice(first, first + batch_size)
+            pixels, labels = images.pixels[window].to(device), images.labels[window].to(device)
+            yield normalize(pixels), labels
+
+    # A generator of its own, so that wrong arguments are refused now and not at the first batch.
+    return batches()
+
+
+def _check(images: Images, batch_size: int, mean: Sequence[float], std: Sequence[float]) -> None:
+    if batch_size < 1:
+        raise ValueError(f"batch_size is at least 1, not {batch_size}")
+    channels = images.pixels.shape[1]
+    if len(mean) != channels or len(std) != channels:
+        raise ValueError(
+            f"mean and std need {channels} numbers, one for each channel, not {len(mean)} and "
+            f"{len(std)}; take them from the data set the images came from"
+        )
+    if min(std) <= 0:
+        raise ValueError(f"std is above 0 for every channel, and is {tuple(std)}")

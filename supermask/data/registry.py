@@ -1,0 +1,105 @@
+"""Names of data sets and the functions that read them."""
+
+import os
+from collections.abc import Callable
+from difflib import get_close_matches
+from pathlib import Path
+from typing import TypeVar
+
+from supermask.data.dataset import Dataset
+from supermask.data.errors import MissingDataError, UnknownDataError
+from supermask.data.folder import load_folder
+
+#: Called with the root folder and the wanted image size (None: as the set has it).
+Reader = Callable[[Path, int | None], Dataset]
+ReaderT = TypeVar("ReaderT", bound=Reader)
+
+#: The environment variable that names the root folder.
+ROOT_VARIABLE = "SUPERMASK_DATA"
+_DEFAULT_ROOT = "data"
+
+_READERS: dict[str, Reader] = {}
+
+
+def register_data(name: str) -> Callable[[ReaderT], ReaderT]:
+    """Make a data set available to ``load_data`` under a name.
+
+    The reader takes the root folder and the wanted image size. It may leave the size to
+    ``load_data``, which resizes what comes out, and heeds it only where that saves memory.
+
+    Args:
+        name: Without a path separator, such as ``"mnist"``.
+
+    Returns:
+        A decorator that returns the reader unchanged.
+
+    Raises:
+        ValueError: The name is taken or looks like a path.
+    """
+    if not name or "/" in name or os.sep in name:
+        raise ValueError(f"a data set's name has no path separator, and {name!r} is no such name")
+
+    def register(reader: ReaderT) -> ReaderT:
+        if name in _READERS:
+            raise ValueError(f"the data set {name!r} is already registered; choose another name")
+        _READERS[name] = reader
+        return reader
+
+    return register
+
+
+def list_data() -> list[str]:
+    """Return the names of the registered data sets."""
+    return sorted(_READERS)
+
+
+def load_data(
+    name: str, root: str | os.PathLike[str] | None = None, image_size: int | None = None
+) -> Dataset:
+    """Read a data set into memory. Nothing is downloaded.
+
+    Args:
+        name: A registered name (``list_data()``), or a folder of images: a path, or a folder inside
+            the root, that has ``train/`` and one of ``test/``, ``val/`` and ``validation/``, each
+            with one folder of images for each class.
+        root: The folder that holds the data sets; by default what the environment variable
+            SUPERMASK_DATA names, else ``data`` in the working directory.
+        image_size: Height and width to bring the images to; by default they stay as they are.
+
+    Raises:
+        UnknownDataError: No data set has that name.
+        MissingDataError: Its files are not there.
+        DamagedDataError: Its files are not what they should be.
+        ValueError: ``image_size`` is not a positive number.
+    """
+    if image_size is not None and not 1 <= image_size <= 4096:
+        raise ValueError(f"image_size is a number of pixels from 1 to 4096, not {image_size}")
+    base = Path(root or os.environ.get(ROOT_VARIABLE) or _DEFAULT_ROOT).expanduser()
+    reader = _READERS.get(name)
+    if reader is not None:
+        dataset = reader(base, image_size)
+    else:
+        dataset = load_folder(_find_folder(name, base), image_size, name=Path(name).name)
+    if image_size is None or image_size == dataset.image_size:
+        return dataset
+    return dataset.resized(image_size)
+
+
+def _find_folder(name: str, base: Path) -> Path:
+    candidates = [Path(name).expanduser(), base / name]
+    if name:
+        for path in candidates:
+            if path.is_dir():
+                return path.resolve()
+    if len(Path(name).parts) > 1:
+        places = ", ".join(str(path) for path in candidates)
+        raise MissingDataError(
+            f"there is no folder of images {name!r}. Looked for: {places}. Give the path of a folder "
+            f"with train/ and test/, or one of the names {', '.join(list_data())}"
+        )
+    close = get_close_matches(name.lower(), list_data(), n=3)
+    hint = f" (close to it: {', '.join(close)})" if close else ""
+    raise UnknownDataError(
+        f"there is no data set {name!r}{hint}, and no folder of that name here or in {base}. Give one "
+        f"of {', '.join(list_data())}, or the path of a folder with train/ and test/"
+    )

@@ -1,0 +1,307 @@
+"""Specifications, plans, the store and the engine."""
+
+import dataclasses
+import json
+import signal
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from supermask.data import load_data
+from supermask.experiments import CompareConfig, ConfigError, ImpConfig, LocalEngine, SearchConfig, WorkerDied
+from supermask.experiments.config import METHODS
+from supermask.experiments.engine import in_order
+from supermask.experiments.execute import Environment, execute
+from supermask.experiments.plan import Plan, plan_compare, plan_imp, plan_search, task_of
+from supermask.experiments.results import collect, summarize
+from supermask.experiments.spec import MaskSource, canonical_hash
+from supermask.experiments.store import Store
+from supermask.io import DamagedFileError
+from supermask.mask import distance
+from supermask.ticket import Ticket
+
+SHORT = {"epochs": 2, "batch_size": 64, "out": "unused"}
+
+
+class Watch:
+    def __init__(self):
+        self.steps, self.done = [], []
+
+    def advanced(self, spec, step):
+        self.steps.append((spec.id, step))
+
+    def finished(self, spec, result):
+        self.done.append(spec.id)
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return load_data("digits")
+
+
+@pytest.fixture(scope="module")
+def comparison(tmp_path_factory, digits) -> tuple[Plan, Store]:
+    """A whole comparison, executed once for all tests of this module."""
+    config = CompareConfig(densities=(0.5, 0.2), seeds=(0,), **SHORT)
+    plan = plan_compare(config, digits)
+    store = Store(tmp_path_factory.mktemp("store"))
+    LocalEngine(store, Environment()).run(plan.graph, Watch())
+    return plan, store
+
+
+def row(plan: Plan, method: str, density: float = 1.0):
+    (found,) = [spec for spec in plan.rows if spec.method == method and spec.density == density]
+    return found
+
+
+def test_every_method_has_its_rows(comparison):
+    plan, _ = comparison
+    cells = {(spec.method, spec.density) for spec in plan.rows}
+    assert cells == {("dense", 1.0)} | {(m, d) for m in METHODS if m != "dense" for d in (0.5, 0.2)}
+    assert len(plan.rows) == len(cells)
+
+
+def test_each_kind_of_run_is_what_its_name_says(comparison):
+    plan, store = comparison
+
+    def ticket(method, density=1.0):
+        return store.run(row(plan, method, density).id).ticket()
+
+    dense = store.run(row(plan, "dense").id)
+    initial = dense.ticket(step=row(plan, "dense").snapshot)
+    strong = ticket("edge-popup", 0.2)
+    assert strong.strong and ticket("random-mask-frozen", 0.2).strong
+    frozen = ticket("random-mask-frozen", 0.2).weights()
+    name = "layers.0.weight" if "layers.0.weight" in frozen else next(n for n, m in strong.masks.items())
+    both = strong.mask()[name] & ticket("random-mask-frozen", 0.2).mask()[name]
+    assert torch.equal(strong.weights()[name][both], frozen[name][both])
+    for method in METHODS[1:]:
+        assert ticket(method, 0.2).kept == strong.kept
+    imp, shuffled = ticket("imp", 0.2), ticket("shuffled-mask", 0.2)
+    assert distance(imp.mask(), shuffled.mask()) > 0.1
+    assert distance(imp.mask(), ticket("reinit", 0.2).mask()) == 0
+    assert not any((imp.mask()[n] & ~ticket("imp", 0.5).mask()[n]).any() for n in imp.mask())
+    one_shot = ticket("one-shot", 0.2).mask()
+    for n, weight in dense.ticket().weights().items():
+        if n in one_shot:
+            kept = weight.abs()[one_shot[n]].min()
+            assert kept >= weight.abs()[~one_shot[n]].max()
+    assert initial.factory == imp.factory
+
+
+def test_steps_are_counted_along_the_chain(comparison):
+    plan, store = comparison
+    steps = plan.rows[0].task.steps
+
+    def total(method, density):
+        return store.run(row(plan, method, density).id).result["total_steps"]
+
+    assert total("edge-popup", 0.5) == total("random-mask", 0.5) == steps
+    assert total("random-mask-frozen", 0.5) == 0
+    assert total("one-shot", 0.5) == 2 * steps
+    assert total("imp", 0.5) == (1 + 3) * steps and total("imp", 0.2) == (1 + 7) * steps
+    rewind = row(plan, "imp-rewind", 0.5).start
+    assert total("imp-rewind", 0.5) == steps + 3 * (steps - rewind)
+
+
+def test_a_second_execution_computes_nothing(comparison):
+    plan, store = comparison
+    watch = Watch()
+    stamps = {path: path.stat().st_mtime_ns for path in store.root.rglob("*") if path.suffix != ".lock"}
+    LocalEngine(store, Environment()).run(plan.graph, watch)
+    assert not watch.steps and len(watch.done) == len({spec.id for spec in plan.graph})
+    assert stamps == {path: path.stat().st_mtime_ns for path in stamps}
+
+
+def test_two_processes_give_the_same_bytes_as_one(comparison, tmp_path):
+    plan, store = comparison
+    graph = [spec for spec in plan.graph if spec.method in ("dense", "edge-popup", "one-shot")]
+    other = Store(tmp_path)
+    watch = Watch()
+    LocalEngine(other, Environment(), jobs=2).run(graph, watch)
+    assert sorted(watch.done) == sorted(spec.id for spec in graph)
+    for spec in graph:
+        assert other.run(spec.id).ticket_path().read_bytes() == store.run(spec.id).ticket_path().read_bytes()
+
+
+def test_a_worker_that_dies_ends_the_job_with_the_reason(digits, tmp_path):
+    config = CompareConfig(
+        densities=(0.5,), seeds=(0, 1), methods=("edge-popup",), **{**SHORT, "epochs": 500}
+    )
+    plan = plan_compare(config, digits)
+
+    class Killer(Watch):
+        def advanced(self, spec, step):
+            import multiprocessing
+
+            for child in multiprocessing.active_children():
+                child.kill()
+
+    engine = LocalEngine(Store(tmp_path), Environment(checkpoint_seconds=0.1), jobs=2)
+    with pytest.raises(WorkerDied, match="the same command goes on"):
+        engine.run(plan.graph, Killer())
+
+
+def test_plans_refuse_what_cannot_be(digits):
+    with pytest.raises(ConfigError, match=r"--rewind-to 99999"):
+        plan_imp(ImpConfig(rewind_to=99999, **SHORT), digits)
+    with pytest.raises(ConfigError, match="--warmup-epochs"):
+        task_of(SearchConfig(warmup_epochs=3, **SHORT), digits)
+    for field, value in (
+        ("density", 0.0),
+        ("density", 1.2),
+        ("epochs", 0),
+        ("batch_size", -4),
+        ("val_fraction", 1.0),
+        ("jobs", -1),
+    ):
+        with pytest.raises(ConfigError, match=f"--{field.replace('_', '-')}"):
+            SearchConfig(**{**SHORT, field: value})
+    with pytest.raises(ConfigError, match="--seeds"):
+        CompareConfig(seeds=(1, 1), **SHORT)
+
+
+def test_imp_plan_has_a_ticket_per_round_and_its_controls(digits):
+    config = ImpConfig(rounds=3, rewind_to=5, reinit=True, output_rate=0.1, **SHORT)
+    plan = plan_imp(config, digits)
+    assert [spec.method for spec in plan.rows] == ["dense"] + ["imp-rewind", "reinit"] * 3
+    assert [spec.start for spec in plan.rows] == [0] + [5, 0] * 3
+    assert plan.rows[0].snapshot == 5
+    last = plan.rows[-2]
+    assert last.mask.keep[
+        "layers.4.weight" if "layers.4.weight" in last.mask.keep else list(last.mask.keep)[-1]
+    ] == round(1000 * 0.9**3)
+    assert in_order(reversed(plan.graph))[0].method == "dense"
+
+
+def test_hashes_depend_on_all_that_matters_and_nothing_else(digits):
+    base = plan_search(SearchConfig(**SHORT), digits).graph[0]
+    assert (
+        base.id
+        == plan_search(SearchConfig(**{**SHORT, "out": "elsewhere"}, jobs=3, threads=2), digits).graph[0].id
+    )
+    changes = [
+        {"lr": 0.3},
+        {"seed": 1},
+        {"density": 0.31},
+        {"model": "lenet-5", "image_size": 28},
+        {"epochs": 3},
+    ]
+    changes += [{"init": "kaiming_normal"}, {"rescale": False}, {"distribution": "erk"}, {"augment": "shift"}]
+    ids = {plan_search(SearchConfig(**{**SHORT, **change}), digits).graph[0].id for change in changes}
+    assert len(ids | {base.id}) == len(changes) + 1
+    assert canonical_hash({"b": 1, "a": [1.5, None]}) == canonical_hash({"a": [1.5, None], "b": 1})
+
+
+def test_a_graph_with_a_missing_parent_is_refused(digits):
+    plan = plan_imp(ImpConfig(rounds=1, **SHORT), digits)
+    with pytest.raises(ValueError, match="cannot deliver"):
+        in_order(plan.graph[1:])
+
+
+def test_a_damaged_checkpoint_stops_the_run_and_is_kept(digits, tmp_path):
+    spec = plan_search(SearchConfig(**SHORT), digits).graph[0]
+    store = Store(tmp_path)
+    run = store.open(spec)
+    run.checkpoint.write_bytes(b"\x08\0\0\0\0\0\0\0 garbage")
+    with pytest.raises(DamagedFileError, match=r"checkpoint\.safetensors.*[Dd]elete"):
+        execute(spec, store, Environment())
+    assert run.checkpoint.read_bytes().endswith(b"garbage") and run.result is None
+
+
+def test_results_have_the_designed_keys(comparison, tmp_path):
+    plan, store = comparison
+    document = collect("compare", plan, store, store.root.parent, {"data": "digits"}, {})
+    assert document["schema"] == "supermask/compare/1"
+    assert json.loads(json.dumps(document, allow_nan=False)) == document
+    for entry, spec in zip(document["rows"], plan.rows, strict=True):
+        assert entry["method"] == spec.method and 0 <= entry["test_accuracy"] <= 1
+        if spec.method == "dense":
+            assert entry["ticket"] is None
+        else:
+            ticket = Ticket.load(store.root.parent / entry["ticket"])
+            assert entry["ticket_bytes"] == (store.root.parent / entry["ticket"]).stat().st_size
+            assert ticket.density == entry["kept_density"]
+    assert all(
+        len(curve["points"]) >= 10 for curve in document["curves"] if curve["method"] != "random-mask-frozen"
+    )
+
+
+def test_summary_arithmetic():
+    rows = [{"method": "m", "density": 0.5, "test_accuracy": a} for a in (0.5, 0.7, 0.9)]
+    assert summarize(rows) == [
+        {"method": "m", "density": 0.5, "n": 3, "mean": pytest.approx(0.7), "min": 0.5, "max": 0.9}
+    ]
+
+
+def test_specifications_are_plain_data(digits):
+    spec = plan_imp(ImpConfig(rounds=1, **SHORT), digits).graph[1]
+    assert json.loads(json.dumps(spec.as_dict()))["mask"]["kind"] == "magnitude"
+    assert dataclasses.replace(spec, mask=MaskSource()).id != spec.id
+
+
+# Nothing is lost.
+
+
+def command(out: Path) -> list[str]:
+    words = "compare --epochs 4 --batch-size 128 --densities 0.3 --seeds 3 --jobs 1 --threads 1"
+    words += " --methods dense edge-popup imp imp-rewind reinit --checkpoint-seconds 0"
+    return [*words.split(), "--out", str(out)]
+
+
+def run_command_line(arguments: list[str]) -> None:
+    from supermask.cli import main
+
+    assert main(arguments) == 0
+
+
+def outcome(out: Path) -> dict[str, object]:
+    """All that a comparison left, times and its own folder's name aside."""
+    document = json.loads((out / "results.json").read_text())
+    for entry in document["rows"]:
+        del entry["seconds"]
+    del document["command"]
+    tickets = {str(path.relative_to(out)): path.read_bytes() for path in out.rglob("*.ticket")}
+    curves = {str(path.relative_to(out)): path.read_bytes() for path in out.rglob("metrics.jsonl")}
+    return {"document": document, "tickets": tickets, "curves": curves}
+
+
+def test_a_comparison_killed_at_twenty_moments_ends_with_the_same_bytes(tmp_path):
+    import multiprocessing
+    import random
+
+    # A fork server that has everything imported makes a start cheap enough to kill twenty of them.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["supermask.cli", "supermask.commands", "sklearn.datasets"])
+
+    def start(out: Path):
+        process = context.Process(target=run_command_line, args=(command(out),))
+        process.start()
+        return process
+
+    def finish(out: Path) -> dict[str, object]:
+        process = start(out)
+        process.join()
+        assert process.exitcode == 0
+        return outcome(out)
+
+    began = time.monotonic()
+    reference = finish(tmp_path / "whole")
+    whole = time.monotonic() - began
+    chance = random.Random(0)
+    killed, series = 0, 0
+    while killed < 20:
+        out = tmp_path / f"killed-{series}"
+        process = start(out)
+        process.join(timeout=chance.uniform(0.05, 0.5) * whole)
+        if process.is_alive():
+            process.kill()
+            process.join()
+            assert process.exitcode == -signal.SIGKILL
+            killed += 1
+        else:
+            assert outcome(out) == reference
+            series += 1
+    assert finish(tmp_path / f"killed-{series}") == reference

@@ -1,0 +1,268 @@
+"""Tickets: size, round trips, factories, and every way in which a file can be damaged or hostile."""
+
+import copy
+import json
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+import timm
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import supermask as sm
+from supermask.models import create_model
+from supermask.ticket import dense_bytes, factory_of
+
+from .test_search import scramble
+
+
+@pytest.fixture
+def search():
+    model = sm.randomize_(create_model("lenet-300-100", in_channels=1, image_size=28), density=0.5)
+    return sm.EdgePopup(model, density=0.5, lr=0.1)
+
+
+@pytest.fixture
+def path(search, tmp_path) -> Path:
+    return search.ticket().save(tmp_path / "net.ticket")
+
+
+def test_a_strong_ticket_is_a_seed_and_one_bit_per_weight(search, path):
+    weights = 266_200
+    assert weights / 8 <= path.stat().st_size <= weights / 8 + 2048
+    assert dense_bytes(search.model) == 4 * weights
+    assert not sm.Ticket.load(path).values
+
+
+def test_saving_twice_gives_the_same_bytes(search, path, tmp_path):
+    assert search.ticket().save(tmp_path / "again.ticket").read_bytes() == path.read_bytes()
+    assert sm.Ticket.load(path).save(tmp_path / "third.ticket").read_bytes() == path.read_bytes()
+
+
+def test_load_builds_the_same_network(search, path):
+    x = torch.randn(4, 1, 28, 28)
+    network = sm.load(path)
+    assert not network.training
+    assert torch.equal(network(x), search.model(x))
+
+
+def test_info_counts(path):
+    info = sm.Ticket.load(path).info()
+    assert info["kind"] == "strong" and info["density"] == 0.5 and info["kept_weights"] == 133_100
+    assert [layer["kept"] for layer in info["layers"]] == [117_600, 15_000, 500]
+    assert info["factory"]["name"] == "lenet-300-100"
+
+
+def test_a_dense_network_is_a_ticket_without_masks(small_net, tmp_path):
+    path = sm.Ticket.of(small_net, {}).save(tmp_path / "dense.ticket")
+    ticket = sm.Ticket.load(path)
+    assert ticket.info()["kind"] == "dense" and ticket.density == 1.0 and not ticket.strong
+    twin = ticket.apply(copy.deepcopy(small_net).apply(scramble))
+    assert all(torch.equal(a, b) for a, b in zip(twin.parameters(), small_net.parameters(), strict=True))
+
+
+def test_timm_models_find_their_factory():
+    assert factory_of(timm.create_model("resnet18", num_classes=7)) == {
+        "name": "timm/resnet18",
+        "args": {"num_classes": 7, "in_channels": 3, "image_size": 224},
+    }
+    # Arguments that timm does not record would build another network: no factory is claimed.
+    assert factory_of(timm.create_model("resnet18", num_classes=7, output_stride=8)) is None
+    assert factory_of(torch.nn.Linear(2, 2)) is None
+
+
+def test_a_network_built_elsewhere_is_applied_not_loaded(small_net, tmp_path):
+    search = sm.EdgePopup(sm.randomize_(small_net), density=0.5, lr=0.1)
+    path = search.ticket().save(tmp_path / "own.ticket")
+    with pytest.raises(sm.TicketError, match=r"ticket\.apply\(model\)"):
+        sm.load(path)
+
+
+def test_a_ticket_does_not_fit_another_model(path, small_net):
+    before = small_net.hidden.weight.clone()
+    with pytest.raises(sm.TicketError, match="does not fit the model"):
+        sm.Ticket.load(path).apply(small_net)
+    other = create_model("lenet-300-100", in_channels=1, image_size=20)
+    with pytest.raises(sm.TicketError, match=r"\(300, 784\)"):
+        sm.Ticket.load(path).apply(other)
+    assert torch.equal(before, small_net.hidden.weight)
+
+
+def test_masks_that_do_not_fit_are_refused(small_net):
+    with pytest.raises(ValueError, match="no parameter of the model"):
+        sm.Ticket.of(small_net, {"head.weight": torch.ones(3, dtype=torch.bool)})
+    with pytest.raises(ValueError, match=r"shape \(20, 96\)"):
+        sm.Ticket.of(small_net, {"hidden.weight": torch.ones(3, dtype=torch.bool)})
+    with pytest.raises(ValueError, match="outside its mask"):
+        sm.Ticket.of(small_net, {"hidden.weight": torch.zeros(20, 96, dtype=torch.bool)})
+
+
+# Damage and malice.
+
+
+def rewrite(path: Path, change) -> Path:
+    """Change the ticket header of a file and write it back as sound safetensors."""
+    data = path.read_bytes()
+    (length,) = struct.unpack("<Q", data[:8])
+    header = json.loads(data[8 : 8 + length])
+    ticket = json.loads(header["__metadata__"]["supermask"])
+    ticket = change(ticket) or ticket
+    header["__metadata__"]["supermask"] = json.dumps(ticket)
+    text = json.dumps(header).encode()
+    path.write_bytes(struct.pack("<Q", len(text)) + text + data[8 + length :])
+    return path
+
+
+def set_key(key, value):
+    def change(ticket):
+        ticket[key] = value
+
+    return change
+
+
+def set_entry(key, value):
+    def change(ticket):
+        ticket["parameters"][0][key] = value
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (set_key("format", "other"), "not a supermask ticket"),
+        (set_key("version", 2), "reads version 1"),
+        (set_key("generator", "mt19937"), "mt19937"),
+        (set_key("seed", 1), "checksum"),
+        (set_key("seed", -1), "seed must be"),
+        (set_key("seed", "0"), "seed must be"),
+        (set_key("sha256", "00"), "checksum"),
+        (set_key("sha256", None), "checksum"),
+        (set_key("parameters", []), "missing or empty"),
+        (set_key("parameters", [7]), "not a named object"),
+        (set_key("init", 3), "init or provenance"),
+        (set_key("factory", "os.system"), "factory"),
+        (set_entry("shape", [1 << 33, 1 << 33]), "more than"),
+        (set_entry("shape", [-1, 784]), "no sound shape"),
+        (set_entry("shape", [300.5, 784]), "no sound shape"),
+        (set_entry("shape", [300, 785]), "has not the"),
+        (set_entry("shape", [1] * 9), "no sound shape"),
+        (set_entry("dtype", "I8"), "no sound shape"),
+        (set_entry("masked", False), "masks are not those"),
+        (set_entry("masked", "yes"), "no sound shape"),
+        (set_entry("scheme", "eval"), "unknown scheme"),
+        (set_entry("scale", float("inf")), "scale"),
+        (set_entry("scale", 0.5), "checksum"),
+        (set_entry("name", "other.weight"), "masks are not those"),
+        (lambda t: t["parameters"].append(t["parameters"][0]), "twice"),
+        (lambda t: t["parameters"][0].pop("scheme") and None, "stored values"),
+        (lambda t: [t], "not a JSON object"),
+    ],
+)
+def test_a_hostile_header_is_refused(path, change, message):
+    with pytest.raises(sm.TicketError, match=message) as caught:
+        sm.Ticket.load(rewrite(path, change))
+    assert str(path) in str(caught.value)
+
+
+def test_huge_declared_networks_allocate_nothing(path):
+    # A constant takes no bytes in the file, whatever its shape.
+    def grow(ticket):
+        ticket["parameters"].append(
+            {
+                "name": "x",
+                "shape": [1 << 39],
+                "dtype": "F32",
+                "masked": False,
+                "scheme": "constant",
+                "scale": 0,
+            }
+        )
+
+    with pytest.raises(sm.TicketError, match="declares more than"):
+        sm.Ticket.load(rewrite(path, grow))
+
+
+@pytest.mark.parametrize(
+    "factory",
+    [
+        {"name": "timm/resnet18", "args": {"pretrained": True}},
+        {"name": "hf-hub:someone/something", "args": {}},
+        {"name": "timm/resnet18", "args": {"num_classes": 10**12}},
+        {"name": "no-such-network", "args": {}},
+        {"name": "lenet-300-100", "args": {"image_size": 28, "in_channels": 3}},
+        {"name": "lenet-300-100", "args": {"__class__": 1}},
+        {"name": "lenet-300-100", "args": {}, "code": "print(1)"},
+        {"name": 3, "args": {}},
+    ],
+)
+def test_a_hostile_factory_builds_nothing(path, factory):
+    with pytest.raises(sm.TicketError):
+        sm.load(rewrite(path, set_key("factory", factory)))
+
+
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(data=st.data())
+def test_truncated_and_corrupted_files_are_refused(path, data):
+    original = path.read_bytes()
+    broken = bytearray(original)
+    if data.draw(st.booleans(), label="truncate"):
+        del broken[data.draw(st.integers(0, len(original) - 1)) :]
+    else:
+        position = data.draw(st.integers(0, len(original) - 1))
+        broken[position] ^= data.draw(st.integers(1, 255))
+    other = path.with_name("broken.ticket")
+    other.write_bytes(broken)
+    try:
+        ticket = sm.Ticket.load(other)
+    except sm.TicketError:
+        return
+    # A flipped byte may fall on what is for information only; then the network is the same.
+    good = sm.Ticket.load(path)
+    assert all(
+        torch.equal(a, b) for a, b in zip(ticket.weights().values(), good.weights().values(), strict=True)
+    )
+
+
+def test_bits_past_the_end_of_a_mask_are_refused(tmp_path):
+    model = torch.nn.Linear(3, 3, bias=False)
+    ticket = sm.EdgePopup(sm.randomize_(model), density=0.5, lr=0.1).ticket()
+    ticket.masks["weight"][-1] |= 0x80
+    with pytest.raises(sm.TicketError, match="past its end"):
+        sm.Ticket.load(ticket.save(tmp_path / "net.ticket"))
+
+
+def test_files_of_another_kind_are_refused(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no such file"):
+        sm.Ticket.load(tmp_path / "absent.ticket")
+    for name, content in (
+        ("empty", b""),
+        ("text", b"hello there, this is no ticket"),
+        ("zip", b"PK\x03\x04" * 9),
+    ):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(sm.TicketError, match=name):
+            sm.Ticket.load(tmp_path / name)
+    np.save(tmp_path / "array.npy", np.zeros(4))
+    with pytest.raises(sm.TicketError):
+        sm.Ticket.load(tmp_path / "array.npy")
+    torch.save({"a": torch.zeros(2)}, tmp_path / "pickle.pt")
+    with pytest.raises(sm.TicketError):
+        sm.Ticket.load(tmp_path / "pickle.pt")
+
+
+def test_a_failed_save_leaves_the_old_file(path, search, monkeypatch):
+    before = path.read_bytes()
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OSError, match="No space left"):
+        search.ticket({"note": "other"}).save(path)
+    monkeypatch.undo()
+    assert path.read_bytes() == before
+    assert [p.name for p in path.parent.iterdir()] == [path.name]

@@ -1,0 +1,147 @@
+"""A reader of tickets written from docs/ticket-format.md alone: NumPy, hashlib, json, struct."""
+
+import hashlib
+import json
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import supermask as sm
+from supermask.init import INITS
+
+from .test_search import train
+
+P = [1.0, -0.4999997913837433, 0.3333415985107422, -0.25002944469451904, 0.19958415627479553]
+P += [-0.1654374599456787, 0.14917394518852234, -0.14482136070728302, 0.08959803730249405]
+S = [1.5707963705062866, -0.6459634900093079, 0.07968022674322128, -0.004602177068591118]
+C = [1.0, -1.2337005138397217, 0.25366920232772827, -0.02086007222533226, 0.0009036316769197583]
+
+
+def words(seed: int, name: str, count: int) -> np.ndarray:
+    key = hashlib.sha256(f"supermask/1/weight/{seed}/{name}".encode()).digest()[:8]
+    k0, k1 = (int(k) for k in struct.unpack("<II", key))
+    b = np.arange(-(-count // 4), dtype=np.uint64)
+    low, half = np.uint64(0xFFFFFFFF), np.uint64(32)
+    c0, c1, c2, c3 = b & low, b >> half, np.zeros_like(b), np.zeros_like(b)
+    for _ in range(10):
+        p0, p1 = c0 * np.uint64(0xD2511F53), c2 * np.uint64(0xCD9E8D57)
+        c0, c1, c2, c3 = (
+            (p1 >> half) ^ c1 ^ np.uint64(k0),
+            p1 & low,
+            (p0 >> half) ^ c3 ^ np.uint64(k1),
+            p0 & low,
+        )
+        k0, k1 = (k0 + 0x9E3779B9) % 2**32, (k1 + 0xBB67AE85) % 2**32
+    return np.stack([c0, c1, c2, c3], axis=1).reshape(-1)[:count].astype(np.uint32)
+
+
+def horner(coefficients: list[float], x: np.ndarray) -> np.ndarray:
+    value = np.full_like(x, np.float32(coefficients[-1]))
+    for coefficient in coefficients[-2::-1]:
+        value = value * x + np.float32(coefficient)
+    return value
+
+
+def normals(w: np.ndarray) -> np.ndarray:
+    a, b = w[0::2], w[1::2]
+    m, e = np.frexp((a | np.uint32(1)).astype(np.float32))
+    m, e = (m * np.float32(2)).astype(np.float32), e - 1
+    big = m > np.float32(1.4142135381698608)
+    m, e = np.where(big, m * np.float32(0.5), m), np.where(big, e + 1, e)
+    t = m - np.float32(1)
+    log = (e - 32).astype(np.float32) * np.float32(0.6931471824645996) + t * horner(P, t)
+    r = np.sqrt(np.maximum(log * np.float32(-2), np.float32(0)))
+    g = (2 * (b & np.uint32(0x3FFFFFFF)).astype(np.int64) + 1 - 2**30).astype(np.float32) * np.float32(
+        2.0**-31
+    )
+    z = g * g
+    s, c = g * horner(S, z), horner(C, z)
+    q = b >> np.uint32(30)
+    x = np.choose(q, [c, -s, -c, s])
+    y = np.choose(q, [s, c, -s, -c])
+    return np.stack([r * x, r * y], axis=1).reshape(-1)
+
+
+def draw(entry: dict, seed: int) -> np.ndarray:
+    n, scale = int(np.prod(entry["shape"])), np.float32(entry["scale"])
+    if entry["scheme"] == "constant":
+        return np.full(n, scale)
+    if entry["scheme"] == "sign":
+        bits = np.unpackbits(words(seed, entry["name"], -(-n // 32)).view(np.uint8), bitorder="little")[:n]
+        return (np.float32(1) - np.float32(2) * bits.astype(np.float32)) * scale
+    if entry["scheme"] == "uniform":
+        odd = 2 * (words(seed, entry["name"], n) >> np.uint32(8)).astype(np.int64) + 1 - 2**24
+        return odd.astype(np.float32) * np.float32(2.0**-24) * scale
+    return normals(words(seed, entry["name"], n + n % 2))[:n] * scale
+
+
+def read_ticket(path: Path) -> tuple[dict, dict[str, np.ndarray], dict[str, np.ndarray]]:
+    data = path.read_bytes()
+    (length,) = struct.unpack("<Q", data[:8])
+    header = json.loads(data[8 : 8 + length])
+    ticket = json.loads(header.pop("__metadata__")["supermask"])
+    kinds = {"U8": np.uint8, "F32": np.float32, "F64": np.float64, "F16": np.float16, "I64": np.int64}
+    tensors = {}
+    for name, info in header.items():
+        start, end = info["data_offsets"]
+        flat = np.frombuffer(data[8 + length + start : 8 + length + end], dtype=kinds[info["dtype"]])
+        tensors[name] = flat.reshape(info["shape"])
+    digest, weights = hashlib.sha256(), {}
+    for entry in ticket["parameters"]:
+        name, n = entry["name"], int(np.prod(entry["shape"]))
+        keep = np.ones(n, dtype=bool)
+        if entry["masked"]:
+            keep = np.unpackbits(tensors[f"mask/{name}"], bitorder="little")[:n].astype(bool)
+        weight = np.zeros(n, dtype=kinds[entry["dtype"]])
+        if "scheme" in entry:
+            weight[keep] = draw(entry, ticket["seed"])[keep].astype(weight.dtype)
+        else:
+            weight[keep] = tensors[f"value/{name}"].reshape(-1)
+        digest.update(weight.tobytes())
+        weights[name] = weight.reshape(entry["shape"])
+    assert digest.hexdigest() == ticket["sha256"]
+    buffers = {name.partition("/")[2]: value for name, value in tensors.items() if name.startswith("buffer/")}
+    return ticket, weights, buffers
+
+
+@pytest.mark.parametrize("init", INITS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.float64])
+def test_a_strong_ticket_is_rebuilt_with_numpy_alone(small_net, batch, tmp_path, init, dtype):
+    model = sm.randomize_(small_net.to(dtype), init, seed=2**63 + 11, density=0.3)
+    search = sm.EdgePopup(model, density=0.3, lr=0.1)
+    train(model, search, (batch[0].to(dtype), batch[1]))
+    header, weights, buffers = read_ticket(search.ticket().save(tmp_path / "net.ticket"))
+    assert header["seed"] == 2**63 + 11
+    for name, parameter in model.named_parameters():
+        assert np.array_equal(weights[name], parameter.detach().numpy()), name
+    for name, buffer in model.named_buffers():
+        assert np.array_equal(buffers[name], buffer.numpy())
+    assert not any("value/" in name for name in header)
+
+
+def test_a_trained_ticket_is_rebuilt_with_numpy_alone(small_net, batch, tmp_path):
+    from supermask.mask import random_mask
+    from supermask.prune import apply_mask, hold
+
+    shapes = {name: p.shape for name, p in small_net.named_parameters() if p.dim() > 1}
+    mask = random_mask(shapes, {name: 10 for name in shapes}, seed=0)
+    apply_mask(small_net, mask)
+    optimizer = torch.optim.SGD(small_net.parameters(), lr=0.1)
+    hold(optimizer, mask, small_net)
+    train(small_net, optimizer, batch)
+    header, weights, _ = read_ticket(sm.Ticket.of(small_net, mask).save(tmp_path / "net.ticket"))
+    assert all("scheme" not in entry for entry in header["parameters"] if entry["masked"])
+    for name, parameter in small_net.named_parameters():
+        assert np.array_equal(weights[name], parameter.detach().numpy()), name
+
+
+def test_many_normals_equal_the_numpy_reader_bit_for_bit():
+    from supermask import ops
+    from supermask.init import derive_key
+
+    ours = ops.fill_random(torch.empty(300_000), derive_key("weight", 5, "layer"), "normal", 0.3).numpy()
+    entry = {"name": "layer", "shape": [300_000], "scheme": "normal", "scale": 0.3}
+    assert np.array_equal(draw(entry, 5).view(np.int32), ours.view(np.int32))
