@@ -4,7 +4,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 OUT ?= runs/compare
 
-.PHONY: setup test check slow compare clean
+.PHONY: setup test check sanitize slow compare clean
 
 setup: $(READY)
 
@@ -31,6 +31,12 @@ check: setup
 
 test: check
 	$(BIN)/pytest -n 2
+
+# The inner loops of the kernels, without torch, under address and undefined-behaviour sanitizers.
+sanitize: setup
+	PATH="$(CURDIR)/$(BIN):$$PATH" cmake -S . -B build/sanitize -G Ninja -DBUILD_TESTING=ON -DCMAKE_BUILD_TYPE=Release
+	PATH="$(CURDIR)/$(BIN):$$PATH" cmake --build build/sanitize
+	PATH="$(CURDIR)/$(BIN):$$PATH" ctest --test-dir build/sanitize --output-on-failure
 
 slow: setup
 	$(BIN)/pytest -m slow

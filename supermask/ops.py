@@ -8,6 +8,7 @@ their arguments, so that both backends refuse the same ones with the same words.
 """
 
 import ctypes
+import functools
 import logging
 import os
 import sys
@@ -80,6 +81,7 @@ def reference(name: str) -> Callable[..., Any]:
     return references.KERNELS[name]
 
 
+@functools.cache
 def is_native(name: str, device: torch.device) -> bool:
     """Whether a compiled kernel serves operator `name` on `device`."""
     key = device.type.upper()

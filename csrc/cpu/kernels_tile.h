@@ -55,7 +55,9 @@ void straight_through_tile(const Float* grad, const Float* weight, const Float* 
 
 template <class Float>
 void masked_weights(const Float* weight, const bool* mask, int64_t count, Float* out) {
-  for (int64_t i = 0; i < count; ++i) out[i] = masked_weight(weight[i], mask[i]);
+  // As bytes: the compiler vectorizes no loop over bools.
+  const uint8_t* kept = reinterpret_cast<const uint8_t*>(mask);
+  for (int64_t i = 0; i < count; ++i) out[i] = masked_weight(weight[i], kept[i]);
 }
 
 template <bool kMomentum, bool kNesterov, bool kDecay>

@@ -26,9 +26,9 @@ SUPERMASK_HD Float straight_through(Float grad, Float weight, Float score) {
   return grad * weight * sign_of(score);
 }
 
-// W ⊙ M for one weight. Adding zero makes +0 of the -0 that a negative weight times 0 is.
+// W ⊙ M for one weight, `kept` being 0 or 1. Adding zero makes +0 of the -0 that a negative weight times 0 is.
 template <class Float>
-SUPERMASK_HD Float masked_weight(Float weight, bool kept) {
+SUPERMASK_HD Float masked_weight(Float weight, int kept) {
   return weight * static_cast<Float>(kept) + Float(0);
 }
 
