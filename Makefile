@@ -4,18 +4,24 @@ BIN := .venv/bin
 READY := .venv/.ready
 OUT ?= runs/compare
 
-.PHONY: setup test check slow compare clean
+.PHONY: setup test check sanitize slow compare clean
 
 setup: $(READY)
 
 # uv installs the pinned set (constraints.txt) in seconds; without a uv of its own the machine gets one
-# inside the virtual environment.
-$(READY): pyproject.toml constraints.txt
+# inside the virtual environment. The kernels are compiled against the torch that will load them, so torch
+# and the build tools come first and the package is built without isolation.
+INSTALL := PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/uv pip install --python $(BIN)/python --constraint constraints.txt
+NATIVE := CMakeLists.txt $(shell find csrc -type f)
+BUILD_TOOLS := scikit-build-core cmake ninja
+
+$(READY): pyproject.toml constraints.txt $(NATIVE)
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if v >= (3, 11) else f"supermask needs Python >= 3.11, and $(PYTHON) is {v[0]}.{v[1]}. Remedy: make setup PYTHON=/path/to/python3.11")'
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv || \
 	  { rm -rf .venv; echo "Python's venv module does not work here. Remedy: install it (Debian: apt-get install python3-venv)."; exit 1; }
 	@test -x $(BIN)/uv || $(BIN)/python -m pip install --quiet --disable-pip-version-check uv
-	$(BIN)/uv pip install --python $(BIN)/python --constraint constraints.txt --editable '.[dev]'
+	$(INSTALL) torch $(BUILD_TOOLS)
+	$(INSTALL) --no-build-isolation --editable '.[dev]'
 	@touch $@
 
 check: setup
@@ -25,6 +31,12 @@ check: setup
 
 test: check
 	$(BIN)/pytest -n 2
+
+# The inner loops of the kernels, without torch, under address and undefined-behaviour sanitizers.
+sanitize: setup
+	PATH="$(CURDIR)/$(BIN):$$PATH" cmake -S . -B build/sanitize -G Ninja -DBUILD_TESTING=ON -DCMAKE_BUILD_TYPE=Release
+	PATH="$(CURDIR)/$(BIN):$$PATH" cmake --build build/sanitize
+	PATH="$(CURDIR)/$(BIN):$$PATH" ctest --test-dir build/sanitize --output-on-failure
 
 slow: setup
 	$(BIN)/pytest -m slow

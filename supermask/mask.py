@@ -92,10 +92,11 @@ def _round_to_sum(exact: Mapping[str, float], sizes: Mapping[str, int], total: i
     return counts
 
 
-def select(scores: Mapping[str, Tensor], keep: Mapping[str, int] | int) -> Mask:
+def select(scores: Mapping[str, Tensor], keep: Mapping[str, int] | int, cuts: Tensor | None = None) -> Mask:
     """The mask of the largest |score|: `keep[name]` of each layer, or `keep` of all ranked together.
 
-    Ties go to the lower index. In a global ranking every layer keeps at least its best weight.
+    Ties go to the lower index. In a global ranking every layer keeps at least its best weight. `cuts`
+    (from `ops.new_cuts`) makes repeated layerwise selections faster and changes none.
 
     Raises:
         NonFiniteScoreError: A score is NaN or infinite.
@@ -106,16 +107,21 @@ def select(scores: Mapping[str, Tensor], keep: Mapping[str, int] | int) -> Mask:
         if isinstance(keep, int):
             masks = _select_global(tensors, keep)
         else:
-            masks = ops.select(tensors, [keep[name] for name in names])
+            masks = ops.select(tensors, [keep[name] for name in names], cuts)
     except ValueError:
-        for name, score in scores.items():
-            if not torch.isfinite(score).all():
-                raise NonFiniteScoreError(
-                    f"the scores of {name} are not finite; the search diverged or its loss did. "
-                    "Lower lr, clip the gradients, or check the data"
-                ) from None
+        check_finite(scores)
         raise
     return dict(zip(names, masks, strict=True))
+
+
+def check_finite(scores: Mapping[str, Tensor]) -> None:
+    """Raise NonFiniteScoreError for the first layer with a NaN or infinite score."""
+    for name, score in scores.items():
+        if not torch.isfinite(score).all():
+            raise NonFiniteScoreError(
+                f"the scores of {name} are not finite; the search diverged or its loss did. "
+                "Lower lr, clip the gradients, or check the data"
+            ) from None
 
 
 def _select_global(scores: list[Tensor], keep: int) -> list[Tensor]:

@@ -9,6 +9,7 @@ import supermask
 
 ROOT = Path(supermask.__file__).parent
 FLOORS = {
+    "references": 0,
     "ops": 0,
     "io": 0,
     "parameters": 1,
@@ -26,6 +27,7 @@ FLOORS = {
     "arguments": 6,
     "commands": 6,
     "cli": 6,
+    "info": 6,
 }
 FILES = sorted(path for path in ROOT.rglob("*.py") if path != ROOT / "__init__.py")
 

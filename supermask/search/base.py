@@ -100,6 +100,7 @@ class Search(Optimizer):
         for name, parameter in self._names.items():
             self.state[parameter] = {"score": scores[name], "weight": weights[name]}
         self._keep = self._counts()
+        self._cuts = ops.new_cuts(list(scores.values()))
         self._write(self.select())
         masks.warn_of_collapse(self.mask)
 
@@ -121,7 +122,11 @@ class Search(Optimizer):
 
     def select(self) -> masks.Mask:
         """The masks that follow from `self.scores`; exactly `self._keep` weights."""
-        return masks.select(self.scores, self._keep)
+        return masks.select(self.scores, self._keep, self._cuts)
+
+    def fused_step(self) -> bool:
+        """Do everything that `step` does in one pass if that is possible; whether it was done."""
+        return False
 
     # The optimizer.
 
@@ -136,17 +141,9 @@ class Search(Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        received = [self.state[p] for p in self._names.values() if p.grad is not None]
-        grads = [p.grad for p in self._names.values() if p.grad is not None]
-        scores = [state["score"] for state in received]
-        weights = [state["weight"] for state in received]
-        for score, grad in zip(scores, self.score_gradients(grads, weights, scores), strict=True):
-            score.grad = grad
         self._share_options()
-        self.base.step()
-        for score in scores:
-            score.grad = None
-        self._write(self.select())
+        if not self.fused_step():
+            self._step_in_parts()
         return loss
 
     @property
@@ -208,6 +205,18 @@ class Search(Optimizer):
         return {**super().__getstate__(), **own}
 
     # Plumbing.
+
+    def _step_in_parts(self) -> None:
+        received = [self.state[p] for p in self._names.values() if p.grad is not None]
+        grads = [p.grad for p in self._names.values() if p.grad is not None]
+        scores = [state["score"] for state in received]
+        weights = [state["weight"] for state in received]
+        for score, grad in zip(scores, self.score_gradients(grads, weights, scores), strict=True):
+            score.grad = grad
+        self.base.step()
+        for score in scores:
+            score.grad = None
+        self._write(self.select())
 
     def _frozen_weight(self, info: ParameterInfo) -> Tensor:
         dtype = torch.promote_types(info.tensor.dtype, torch.float32)

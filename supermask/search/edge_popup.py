@@ -9,6 +9,7 @@ from torch import Tensor
 
 from supermask import ops
 from supermask.search.base import Search, register_search
+from supermask.search.fused import sgd_step
 
 
 @register_search("edge-popup")
@@ -19,3 +20,7 @@ class EdgePopup(Search):
         self, grads: list[Tensor], weights: list[Tensor], scores: list[Tensor]
     ) -> list[Tensor]:
         return ops.straight_through(grads, weights, scores)
+
+    def fused_step(self) -> bool:
+        # A subclass may have changed any part of the step.
+        return type(self) is EdgePopup and sgd_step(self)

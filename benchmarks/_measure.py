@@ -1,0 +1,92 @@
+"""What the benchmarks share: interleaved timing, a description of the machine, results as JSON."""
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from supermask import ops
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def interleave(
+    candidates: Mapping[str, Callable[[], Any]], seconds: float = 10.0, rounds: int = 200
+) -> dict[str, dict[str, float]]:
+    """Time the candidates in turns, so that a change of the machine's speed meets all of them alike.
+
+    Returns:
+        For each candidate the median, the quartiles and the number of its timings, in milliseconds.
+    """
+    for call in candidates.values():
+        call()
+        call()
+    times: dict[str, list[float]] = {name: [] for name in candidates}
+    deadline = time.perf_counter() + seconds
+    while len(next(iter(times.values()))) < rounds and (
+        time.perf_counter() < deadline or len(next(iter(times.values()))) < 5
+    ):
+        for name, call in candidates.items():
+            start = time.perf_counter()
+            call()
+            times[name].append(1e3 * (time.perf_counter() - start))
+    return {name: _summary(values) for name, values in times.items()}
+
+
+def _summary(values: list[float]) -> dict[str, float]:
+    low, median, high = statistics.quantiles(values, n=4)
+    return {"median_ms": median, "q1_ms": low, "q3_ms": high, "timings": len(values)}
+
+
+def ratio(results: Mapping[str, Mapping[str, float]], one: str, other: str) -> float:
+    """How many times the median of `other` that of `one` is."""
+    return results[one]["median_ms"] / results[other]["median_ms"]
+
+
+def machine(threads: int) -> dict[str, Any]:
+    """Where and with what the numbers were taken; nothing that names the host."""
+    return {
+        "cpu": _cpu_name(),
+        "cores": os.cpu_count(),
+        "threads": threads,
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "torch": torch.__version__,
+        "kernels": ops.backends()["select"],
+    }
+
+
+def _cpu_name() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    fields = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
+    if "model name" not in fields:
+        return platform.machine()
+    return f"{fields['model name']} (family {fields['cpu family']}, model {fields['model']})"
+
+
+def arguments(description: str) -> argparse.Namespace:
+    """The command line of every benchmark; also fixes the number of threads."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--seconds", type=float, default=10.0, help="time for each comparison")
+    parser.add_argument("--out", type=Path, help="directory of the JSON file; printed only by default")
+    parsed = parser.parse_args()
+    torch.set_num_threads(parsed.threads)
+    return parsed
+
+
+def report(name: str, options: argparse.Namespace, rows: list[dict[str, Any]]) -> None:
+    """Print the rows and, if asked, leave them in `<out>/<name>.json`."""
+    for row in rows:
+        print(json.dumps(row))
+    if options.out:
+        options.out.mkdir(parents=True, exist_ok=True)
+        content = {"benchmark": name, "machine": machine(options.threads), "rows": rows}
+        (options.out / f"{name}.json").write_text(json.dumps(content, indent=1) + "\n")

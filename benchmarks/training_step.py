@@ -1,0 +1,112 @@
+"""A whole training step: edge-popup against dense SGD, and against sorting in every forward pass.
+
+All candidates run forward, backward and update on the same batch. `edge-popup` is `sm.EdgePopup`; `parts`
+is the same without the fused step; `sort` is the usual form of the method, a layer that ranks its scores by
+a full sort in `forward`; `dense` is `torch.optim.SGD` on the weights.
+
+python benchmarks/training_step.py [--threads 2] [--out DIR]
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from _measure import arguments, interleave, ratio, report
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.utils import parametrize
+
+import supermask as sm
+from supermask.models import create_model
+
+DENSITY = 0.3
+OPTIONS = {"lr": 0.1, "momentum": 0.9, "weight_decay": 1e-4}
+NETWORKS = {
+    "lenet-300-100": {"in_channels": 1, "image_size": 28},
+    "conv-4": {},
+    "resnet18": {},
+}
+
+
+class Parts(sm.EdgePopup):
+    """Edge-popup with its step in parts: straight-through gradient, SGD, selection, masked write."""
+
+    def fused_step(self) -> bool:
+        return False
+
+
+class SortInForward(nn.Module):
+    """W -> W · (mask of the largest |s|), by a full sort; the gradient passes the mask unchanged."""
+
+    def __init__(self, weight: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("frozen", weight.detach().clone())
+        self.score = nn.Parameter(torch.empty_like(weight).uniform_(-0.1, 0.1))
+
+    def forward(self, weight: Tensor) -> Tensor:
+        magnitude = self.score.abs()
+        order = magnitude.detach().flatten().sort().indices
+        mask = torch.ones_like(order, dtype=weight.dtype)
+        mask[order[: round((1 - DENSITY) * mask.numel())]] = 0
+        straight = magnitude + (mask.view_as(magnitude) - magnitude).detach()
+        return self.frozen * straight
+
+
+def trainer(
+    model: nn.Module, optimizer: torch.optim.Optimizer, batch: tuple[Tensor, Tensor]
+) -> Callable[[], None]:
+    """One training step as a call."""
+    images, labels = batch
+
+    def step() -> None:
+        F.cross_entropy(model(images), labels).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return step
+
+
+def candidates(name: str, batch_size: int) -> dict[str, Callable[[], None]]:
+    """The steps to compare, each with a network of its own."""
+    config = NETWORKS[name]
+    shape = (
+        batch_size,
+        config.get("in_channels", 3),
+        config.get("image_size", 32),
+        config.get("image_size", 32),
+    )
+    batch = torch.randn(shape), torch.randint(0, 10, (batch_size,))
+    steps = {}
+    for label in ("dense", "edge-popup", "parts", "sort"):
+        model = sm.randomize_(create_model(name, **config), init="signed_constant", seed=0)
+        if label in ("edge-popup", "parts"):
+            search = sm.EdgePopup if label == "edge-popup" else Parts
+            steps[label] = trainer(model, search(model, density=DENSITY, **OPTIONS), batch)
+            continue
+        if label == "sort":
+            for module in [m for m in model.modules() if isinstance(m, nn.Linear | nn.Conv2d)]:
+                parametrize.register_parametrization(
+                    module, "weight", SortInForward(module.weight), unsafe=True
+                )
+                module.parametrizations.weight.original.requires_grad_(False)
+        trained = [p for p in model.parameters() if p.requires_grad]
+        steps[label] = trainer(model, torch.optim.SGD(trained, **OPTIONS), batch)
+    return steps
+
+
+def compare(name: str, batch_size: int, seconds: float) -> dict[str, Any]:
+    """One row."""
+    results = interleave(candidates(name, batch_size), seconds)
+    ratios = {f"{label}/dense": ratio(results, label, "dense") for label in ("edge-popup", "parts", "sort")}
+    return {"network": name, "batch_size": batch_size, "density": DENSITY, **ratios, **results}
+
+
+def main() -> None:
+    """Time the networks of the README's table."""
+    options = arguments("a training step of edge-popup against a dense one")
+    rows = [compare(name, 128, options.seconds * (4 if name == "resnet18" else 1)) for name in NETWORKS]
+    report("training_step", options, rows)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,39 @@
+// See kernels.h. The loops are mostly plain C++ that the compiler vectorizes; no template or inline function
+// of the standard library is used here, for the linker would merge its copies across instruction sets.
+#include "kernels_generator.h"
+#include "kernels_select.h"
+#include "kernels_tile.h"
+
+#define SUPERMASK_JOIN_(a, b) a##b
+#define SUPERMASK_JOIN(a, b) SUPERMASK_JOIN_(a, b)
+#define SUPERMASK_QUOTE_(a) #a
+#define SUPERMASK_QUOTE(a) SUPERMASK_QUOTE_(a)
+#define SUPERMASK_TABLE SUPERMASK_JOIN(kernels_, SUPERMASK_ISA)
+
+namespace supermask {
+namespace {
+
+#if defined(__AVX512BW__)
+constexpr auto classify_float = classify_avx512;
+#else
+constexpr auto classify_float = classify<float, uint32_t>;
+#endif
+
+}  // namespace
+
+extern const Kernels SUPERMASK_TABLE;
+const Kernels SUPERMASK_TABLE = {
+    .name = SUPERMASK_QUOTE(SUPERMASK_ISA),
+    .sign = sign,
+    .uniform = uniform,
+    .normal = normal,
+    .float32 = {classify_float, histogram<float, uint32_t>, straight_through_tile<float>,
+                masked_weights<float>, load<float>, store<float>},
+    .float64 = {classify<double, uint64_t>, histogram<double, uint64_t>, straight_through_tile<double>,
+                masked_weights<double>, load<double>, store<double>},
+    .edge_popup_sgd = edge_popup_sgd_tile,
+    .pack = pack,
+    .unpack = unpack,
+};
+
+}  // namespace supermask

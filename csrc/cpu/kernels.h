@@ -1,0 +1,76 @@
+// The inner loops, compiled once per instruction set. All work on contiguous tiles that fit the first-level
+// cache; who cuts tensors into tiles and spreads them over threads does not care which table it got.
+#pragma once
+
+#include <cstdint>
+
+#include "supermask/dtype.h"
+#include "supermask/select.h"
+#include "supermask/step.h"
+
+namespace supermask {
+
+constexpr int64_t kTile = 2048;  // elements that one call below handles at most, the generator's excepted
+
+struct TileCounts {
+  int64_t above;       // keys from the window's upper end on
+  int64_t candidates;  // keys within the window
+  bool finite;
+};
+
+template <class Float>
+struct SelectKernels {
+  using Key = typename Keys<Float>::Key;
+
+  // mask[i] = key at or above the window. For candidates, base + i and the key are appended to `where` and
+  // `keys`, which need room for `count` entries.
+  TileCounts (*classify)(const Float* scores, int64_t count, Window<Key> window, bool* mask, int base,
+                         uint16_t* where, Key* keys);
+  // bins[(key - low) >> shift] += 1 for every key in the window.
+  void (*histogram)(const Float* scores, int64_t count, Window<Key> window, int shift, int64_t* bins);
+  void (*straight_through)(const Float* grad, const Float* weight, const Float* score, int64_t count,
+                           Float* out);
+  void (*masked_weights)(const Float* weight, const bool* mask, int64_t count, Float* out);
+  // Conversion of a contiguous tile; to and from 16 bits by way of float32, as torch does it.
+  void (*load)(Dtype from, const void* values, int64_t count, Float* out);
+  void (*store)(Dtype to, const Float* values, int64_t count, void* out);
+};
+
+struct Kernels {
+  const char* name;
+
+  // `count` Philox blocks from `block` on: 128 signs per block, or 4 uniform or normal values, times scale.
+  void (*sign)(uint64_t key, uint64_t block, int64_t count, float scale, float* out);
+  void (*uniform)(uint64_t key, uint64_t block, int64_t count, float scale, float* out);
+  void (*normal)(uint64_t key, uint64_t block, int64_t count, float scale, float* out);
+
+  SelectKernels<float> float32;
+  SelectKernels<double> float64;
+
+  // Straight-through gradient and SGD update of a tile; `velocity` is null without momentum.
+  void (*edge_popup_sgd)(const Sgd& rule, const float* grad, const float* weight, int64_t count,
+                         float* score, float* velocity);
+
+  // `count` bytes of 8 mask bits each.
+  void (*pack)(const bool* mask, int64_t count, uint8_t* packed);
+  void (*unpack)(const uint8_t* packed, int64_t count, bool* mask);
+};
+
+// The best table for this machine. ATEN_CPU_CAPABILITY (avx512, avx2 or default), which limits torch's own
+// kernels, limits ours too, so that both round alike.
+const Kernels& kernels();
+
+template <class Float>
+inline const SelectKernels<Float>& kernels_for();
+
+template <>
+inline const SelectKernels<float>& kernels_for<float>() {
+  return kernels().float32;
+}
+
+template <>
+inline const SelectKernels<double>& kernels_for<double>() {
+  return kernels().float64;
+}
+
+}  // namespace supermask

@@ -1,0 +1,102 @@
+// Inner loops of the search step, conversions and packing; see kernels.h. Included by kernels.cpp alone.
+#pragma once
+
+#include "kernels.h"
+#include "supermask/bits.h"
+
+namespace supermask {
+namespace {
+
+// --- conversion
+
+template <class Float, class From>
+inline void load_as(const void* values, int64_t count, Float* out) {
+  const From* source = static_cast<const From*>(values);
+  for (int64_t i = 0; i < count; ++i) out[i] = to_float(source[i]);
+}
+
+template <class Float>
+void load(Dtype from, const void* values, int64_t count, Float* out) {
+  switch (from) {
+    case Dtype::float32: return load_as<Float, float>(values, count, out);
+    case Dtype::bfloat16: return load_as<Float, BFloat16>(values, count, out);
+    case Dtype::float16: return load_as<Float, Float16>(values, count, out);
+    case Dtype::float64: break;
+  }
+  const double* source = static_cast<const double*>(values);
+  for (int64_t i = 0; i < count; ++i) out[i] = static_cast<Float>(source[i]);
+}
+
+template <class Float, class To>
+inline void store_as(const Float* values, int64_t count, void* out) {
+  To* target = static_cast<To*>(out);
+  for (int64_t i = 0; i < count; ++i) from_float(static_cast<float>(values[i]), target[i]);
+}
+
+template <class Float>
+void store(Dtype to, const Float* values, int64_t count, void* out) {
+  switch (to) {
+    case Dtype::float32: return store_as<Float, float>(values, count, out);
+    case Dtype::bfloat16: return store_as<Float, BFloat16>(values, count, out);
+    case Dtype::float16: return store_as<Float, Float16>(values, count, out);
+    case Dtype::float64: break;
+  }
+  double* target = static_cast<double*>(out);
+  for (int64_t i = 0; i < count; ++i) target[i] = values[i];
+}
+
+// --- the step
+
+template <class Float>
+void straight_through_tile(const Float* grad, const Float* weight, const Float* score, int64_t count,
+                           Float* out) {
+  for (int64_t i = 0; i < count; ++i) out[i] = straight_through(grad[i], weight[i], score[i]);
+}
+
+template <class Float>
+void masked_weights(const Float* weight, const bool* mask, int64_t count, Float* out) {
+  // As bytes: the compiler vectorizes no loop over bools.
+  const uint8_t* kept = reinterpret_cast<const uint8_t*>(mask);
+  for (int64_t i = 0; i < count; ++i) out[i] = masked_weight(weight[i], kept[i]);
+}
+
+template <bool kMomentum, bool kNesterov, bool kDecay>
+void sgd_tile(const Sgd& rule, const float* __restrict grad, const float* __restrict weight, int64_t count,
+              float* __restrict score, float* __restrict velocity) {
+  float unused = 0;
+  for (int64_t i = 0; i < count; ++i) {
+    const float gradient = straight_through(grad[i], weight[i], score[i]);
+    sgd_step<kMomentum, kNesterov, kDecay>(rule, gradient, score[i], kMomentum ? velocity[i] : unused);
+  }
+}
+
+// The options are decided outside the loop: torch skips an operation that an option turns off, and so must
+// we, because even adding 0 can change the sign of a zero.
+template <bool kDecay>
+void sgd_with(const Sgd& rule, const float* grad, const float* weight, int64_t count, float* score,
+              float* velocity) {
+  if (!velocity) return sgd_tile<false, false, kDecay>(rule, grad, weight, count, score, velocity);
+  if (rule.nesterov) return sgd_tile<true, true, kDecay>(rule, grad, weight, count, score, velocity);
+  return sgd_tile<true, false, kDecay>(rule, grad, weight, count, score, velocity);
+}
+
+void edge_popup_sgd_tile(const Sgd& rule, const float* grad, const float* weight, int64_t count,
+                         float* score, float* velocity) {
+  if (rule.weight_decay != 0) return sgd_with<true>(rule, grad, weight, count, score, velocity);
+  return sgd_with<false>(rule, grad, weight, count, score, velocity);
+}
+
+// --- packing
+
+void pack(const bool* mask, int64_t count, uint8_t* packed) {
+  const uint8_t* flags = reinterpret_cast<const uint8_t*>(mask);
+  for (int64_t i = 0; i < count; ++i) packed[i] = pack_byte(flags + 8 * i);
+}
+
+void unpack(const uint8_t* packed, int64_t count, bool* mask) {
+  uint8_t* flags = reinterpret_cast<uint8_t*>(mask);
+  for (int64_t i = 0; i < count; ++i) unpack_byte(packed[i], flags + 8 * i);
+}
+
+}  // namespace
+}  // namespace supermask

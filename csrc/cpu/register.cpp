@@ -1,0 +1,21 @@
+// Hands the CPU kernels to PyTorch's dispatcher, under the schemas that supermask/ops.py declares.
+#include "kernels.h"
+#include "operators.h"
+
+STABLE_TORCH_LIBRARY_IMPL(supermask, CPU, m) {
+  namespace op = supermask::op;
+  m.impl("fill_random", TORCH_BOX(&op::fill_random));
+  m.impl("select", TORCH_BOX(&op::select));
+  m.impl("select_into", TORCH_BOX(&op::select_into));
+  m.impl("select_global", TORCH_BOX(&op::select_global));
+  m.impl("straight_through", TORCH_BOX(&op::straight_through));
+  m.impl("write_masked", TORCH_BOX(&op::write_masked));
+  m.impl("edge_popup_sgd", TORCH_BOX(&op::edge_popup_sgd));
+  m.impl("pack_mask", TORCH_BOX(&op::pack_mask));
+  m.impl("unpack_mask", TORCH_BOX(&op::unpack_mask));
+}
+
+// What `python -m supermask.info` asks through ctypes: it needs no tensor and no dispatcher.
+extern "C" __attribute__((visibility("default"))) const char* supermask_instruction_set() {
+  return supermask::kernels().name;
+}

@@ -1,0 +1,151 @@
+// The search step: straight-through gradients, masked writes, and edge-popup with SGD in one pass.
+#include <algorithm>
+
+#include "operators.h"
+#include "selection.h"
+#include "select_arguments.h"
+#include "view.h"
+
+namespace supermask::op {
+namespace {
+
+// Calls body(begin, count) for the tiles of [0, numel), over threads.
+template <class Body>
+void for_tiles(int64_t numel, Body body) {
+  const int64_t tiles = (numel + kTile - 1) / kTile;
+  torch::stable::parallel_for(0, tiles, 16, [&](int64_t from, int64_t to) {
+    for (int64_t tile = from; tile < to; ++tile) body(tile * kTile, std::min(kTile, numel - tile * kTile));
+  });
+}
+
+template <class Float>
+void straight_through_as(const View& grad, const View& weight, const View& score, const View& out) {
+  for_tiles(out.numel(), [&](int64_t begin, int64_t count) {
+    alignas(64) Float g[kTile], w[kTile], s[kTile];
+    kernels_for<Float>().straight_through(grad.read(begin, count, g), weight.read(begin, count, w),
+                                          score.read(begin, count, s), count, out.data<Float>(begin));
+  });
+}
+
+template <class Float>
+void write_masked_as(const View& out, const View& weight, const bool* mask) {
+  for_tiles(out.numel(), [&](int64_t begin, int64_t count) {
+    alignas(64) Float w[kTile], effective[kTile];
+    Float* place = out.data<Float>(begin);
+    Float* target = place ? place : effective;
+    kernels_for<Float>().masked_weights(weight.read(begin, count, w), mask + begin, count, target);
+    if (!place) out.write(begin, count, target);
+  });
+}
+
+// One tensor of a fused step; the velocity is null without momentum.
+struct Layer {
+  View out, weight, grad;
+  float *score, *velocity;
+  bool* mask;
+};
+
+class EdgePopupSgd final : public SelectionWork<float> {
+ public:
+  EdgePopupSgd(const std::vector<Layer>& layers, const Sgd& rule) : layers_(layers), rule_(rule) {}
+
+  const float* scores(int tensor, int64_t begin, int64_t count, bool first, float*) override {
+    const Layer& layer = layers_[tensor];
+    float* scores = layer.score + begin;
+    if (first) {
+      alignas(64) float grad[kTile];
+      kernels().edge_popup_sgd(rule_, layer.grad.read(begin, count, grad), layer.weight.data<float>(begin),
+                               count, scores, layer.velocity ? layer.velocity + begin : nullptr);
+    }
+    return scores;
+  }
+  bool* mask(int tensor) override { return layers_[tensor].mask; }
+
+  void settle(int tensor, int64_t begin, int64_t count) override {
+    const Layer& layer = layers_[tensor];
+    alignas(64) float effective[kTile];
+    float* place = layer.out.data<float>(begin);
+    float* target = place ? place : effective;
+    kernels().float32.masked_weights(layer.weight.data<float>(begin), layer.mask + begin, count, target);
+    if (!place) layer.out.write(begin, count, target);
+  }
+  void keep(int tensor, int64_t position) override {
+    const Layer& layer = layers_[tensor];
+    layer.out.write_one(position, masked_weight(*layer.weight.data<float>(position), true));
+  }
+
+ private:
+  const std::vector<Layer>& layers_;
+  const Sgd rule_;
+};
+
+float* check_state(const Tensor& tensor, const char* what, const Tensor& score) {
+  check(tensor.is_cpu() && tensor.scalar_type() == ScalarType::Float && tensor.is_contiguous(), what,
+        " must be contiguous float32 tensors on the CPU");
+  check_same_shape(tensor, what, score, "scores");
+  return static_cast<float*>(tensor.data_ptr());
+}
+
+}  // namespace
+
+Tensors straight_through(Tensors grads, Tensors weights, Tensors scores) {
+  check_same_length(grads.size(), "grads", scores.size(), "scores");
+  check_same_length(weights.size(), "weights", scores.size(), "scores");
+  Tensors results;
+  for (size_t i = 0; i < scores.size(); ++i) {
+    check_same_shape(grads[i], "grads", scores[i], "scores");
+    check_same_shape(weights[i], "weights", scores[i], "scores");
+    const View grad(grads[i], "grads"), weight(weights[i], "weights"), score(scores[i], "scores");
+    const bool wide = score.dtype() == Dtype::float64;
+    check((wide || score.dtype() == Dtype::float32) && weight.dtype() == score.dtype(),
+          "scores and weights must both be float32 or both be float64");
+    results.push_back(torch::stable::empty(scores[i].sizes(), scores[i].scalar_type()));
+    const View out(results.back(), "out");
+    wide ? straight_through_as<double>(grad, weight, score, out)
+         : straight_through_as<float>(grad, weight, score, out);
+  }
+  return results;
+}
+
+void write_masked(Tensors out, Tensors weights, Tensors masks) {
+  check_same_length(weights.size(), "weights", out.size(), "tensors to write");
+  check_same_length(masks.size(), "masks", out.size(), "tensors to write");
+  for (size_t i = 0; i < out.size(); ++i) {
+    check_same_shape(weights[i], "weights", out[i], "out");
+    check_same_shape(masks[i], "masks", out[i], "out");
+    const View target(out[i], "out"), weight(weights[i], "weights");
+    const Tensor mask = check_mask(masks[i]);
+    const bool* bits = mask.const_data_ptr<bool>();
+    weight.dtype() == Dtype::float64 ? write_masked_as<double>(target, weight, bits)
+                                     : write_masked_as<float>(target, weight, bits);
+  }
+}
+
+void edge_popup_sgd(Tensors out, Tensors masks, Tensors scores, Tensors velocities, Tensors grads,
+                    Tensors weights, Counts keep, Tensor cuts, double lr, double momentum, double dampening,
+                    double weight_decay, bool nesterov) {
+  check_keep(scores, keep);
+  check_same_length(out.size(), "tensors to write", scores.size(), "scores");
+  check_same_length(grads.size(), "grads", scores.size(), "scores");
+  check_same_length(weights.size(), "weights", scores.size(), "scores");
+  if (momentum != 0) check_same_length(velocities.size(), "velocities", scores.size(), "scores");
+  check_masks_to_write(masks, scores);
+  std::vector<Layer> layers;
+  for (size_t i = 0; i < scores.size(); ++i) {
+    check_same_shape(out[i], "out", scores[i], "scores");
+    check_same_shape(grads[i], "grads", scores[i], "scores");
+    check_state(weights[i], "weights", scores[i]);
+    layers.push_back({View(out[i], "out"), View(weights[i], "weights"), View(grads[i], "grads"),
+                      check_state(scores[i], "scores", scores[i]),
+                      momentum != 0 ? check_state(velocities[i], "velocities", scores[i]) : nullptr,
+                      masks[i].mutable_data_ptr<bool>()});
+  }
+  const Sgd rule = {static_cast<float>(-lr), static_cast<float>(momentum),
+                    static_cast<float>(1 - dampening), static_cast<float>(weight_decay), nesterov};
+  std::vector<int64_t> numels;
+  for (const Tensor& score : scores) numels.push_back(score.numel());
+  EdgePopupSgd work(layers, rule);
+  Selection<float>(numels, keep, hints_of(cuts, scores.size())).run(work);
+}
+
+}  // namespace supermask::op

@@ -1,0 +1,190 @@
+// Properties of the shared headers and the inner loops, each against a plain computation in double or in
+// integers. Buffers are allocated to the element, so that the sanitizers see every step over an end.
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <limits>
+#include <vector>
+
+#include "kernels.h"
+#include "supermask/bits.h"
+#include "supermask/distributions.h"
+#include "supermask/philox.h"
+
+using namespace supermask;
+
+namespace {
+
+int failures = 0;
+
+void expect(bool holds, const char* what) {
+  if (holds) return;
+  if (++failures <= 20) std::printf("FAILED: %s\n", what);
+}
+
+uint32_t random_word(uint64_t index) { return philox(42, index / 4).word[index % 4]; }
+
+// Known answers of the authors' Random123 library.
+void test_philox() {
+  const PhiloxBlock zeros = philox(0, 0);
+  expect(zeros.word[0] == 0x6627e8d5u && zeros.word[1] == 0xe169c58du && zeros.word[2] == 0xbc57ac4cu &&
+             zeros.word[3] == 0x9b00dbd8u,
+         "philox of zero counter and key");
+}
+
+void test_normals() {
+  for (uint64_t i = 0; i < 20000; ++i) {
+    const uint32_t word = random_word(i);
+    const double u = static_cast<double>(static_cast<float>(word | 1u)) / 4294967296.0;
+    expect(std::abs(normal_radius(word) - std::sqrt(std::max(0.0, -2 * std::log(u)))) < 2e-6, "radius");
+    const Point point = unit_circle(word);
+    expect(std::abs(point.x * point.x + point.y * point.y - 1) < 1e-6, "a point on the circle");
+  }
+  expect(!std::signbit(normal_radius(0xFFFFFFFFu)) && normal_radius(0xFFFFFFFFu) == 0, "radius of u = 1 is +0");
+}
+
+// Every 16-bit pattern survives the way through float32, and random floats round to a nearest neighbour.
+template <class Half>
+void test_half(int infinity, const char* name) {
+  for (int bits = 0; bits < 1 << 16; ++bits) {
+    Half half = {static_cast<uint16_t>(bits)}, back;
+    const float value = to_float(half);
+    from_float(value, back);
+    const bool nan = (bits & 0x7FFF) > infinity;
+    expect(nan ? std::isnan(value) && (back.bits & 0x7FFF) > infinity : back.bits == bits, name);
+  }
+  for (uint64_t i = 0; i < 200000; ++i) {
+    const float value = float_of(random_word(i));
+    if (!std::isfinite(value)) continue;
+    Half nearest;
+    from_float(value, nearest);
+    const int magnitude = nearest.bits & 0x7FFF;
+    if (magnitude >= infinity) continue;
+    const double error = std::abs(to_float(nearest) - static_cast<double>(value));
+    for (const int other : {magnitude - 1, magnitude + 1}) {
+      if (other < 0 || other >= infinity) continue;
+      const Half half = {static_cast<uint16_t>(other | (nearest.bits & 0x8000))};
+      const double distance = std::abs(to_float(half) - static_cast<double>(value));
+      expect(error < distance || (error == distance && nearest.bits % 2 == 0), name);
+    }
+  }
+}
+
+void test_keys() {
+  for (uint64_t i = 0; i < 20000; ++i) {
+    const float a = float_of(random_word(2 * i)), b = float_of(random_word(2 * i + 1));
+    if (std::isnan(a) || std::isnan(b)) continue;
+    expect((key_of(a) < key_of(b)) == (std::abs(a) < std::abs(b)), "keys in the order of magnitudes");
+    const double c = a, d = b;
+    expect((key_of(c) < key_of(d)) == (std::abs(c) < std::abs(d)), "keys of doubles");
+  }
+  expect(key_of(-0.0f) == 0 && key_of(std::numeric_limits<float>::denorm_min()) == 1, "zero and denormals");
+  expect(key_of(std::nanf("")) >= Keys<float>::infinity, "NaN counts as not finite");
+}
+
+template <class Float>
+void test_classify(int64_t count, uint64_t seed) {
+  using Key = typename Keys<Float>::Key;
+  std::vector<Float> scores(count);
+  for (int64_t i = 0; i < count; ++i)
+    scores[i] = static_cast<Float>(static_cast<int32_t>(random_word(seed + i)) >> 20) / 1000;
+  const Window<Key> window = {key_of(Float(0.5)), key_of(Float(seed % 3 ? 0.6 : 9.0))};
+  bool* mask = new bool[count];
+  uint16_t* where = new uint16_t[count];
+  Key* keys = new Key[count];
+  const TileCounts counts =
+      kernels_for<Float>().classify(scores.data(), count, window, mask, 7, where, keys);
+  int64_t above = 0, found = 0;
+  for (int64_t i = 0; i < count; ++i) {
+    const Key key = key_of(scores[i]);
+    above += key >= window.high;
+    expect(mask[i] == (key >= window.high), "mask of a tile");
+    if (key < window.low || key >= window.high) continue;
+    expect(found < counts.candidates && where[found] == 7 + i && keys[found] == key, "candidate");
+    ++found;
+  }
+  expect(counts.finite && counts.above == above && counts.candidates == found, "counts of a tile");
+  std::vector<int64_t> bins(2048);
+  int shift = 0;
+  while ((window.high - window.low - 1) >> shift >= 2048) ++shift;
+  kernels_for<Float>().histogram(scores.data(), count, window, shift, bins.data());
+  int64_t total = 0;
+  for (const int64_t bin : bins) total += bin;
+  expect(total == found, "histogram of the window");
+  delete[] mask;
+  delete[] where;
+  delete[] keys;
+}
+
+void test_step(int64_t count) {
+  std::vector<float> grad(count), weight(count), score(count), velocity(count), out(count);
+  for (int64_t i = 0; i < count; ++i) {
+    grad[i] = unit_uniform(random_word(4 * i));
+    weight[i] = unit_uniform(random_word(4 * i + 1));
+    score[i] = i % 7 ? unit_uniform(random_word(4 * i + 2)) : 0.0f;
+    velocity[i] = unit_uniform(random_word(4 * i + 3));
+  }
+  const Sgd rule = {-0.1f, 0.9f, 1.0f, 1e-3f, true};
+  std::vector<float> moved = score, carried = velocity;
+  kernels().edge_popup_sgd(rule, grad.data(), weight.data(), count, moved.data(), carried.data());
+  for (int64_t i = 0; i < count; ++i) {
+    const double g = double(grad[i]) * weight[i] * ((score[i] > 0) - (score[i] < 0)) + 1e-3 * score[i];
+    const double v = 0.9 * velocity[i] + g;
+    expect(std::abs(carried[i] - v) < 1e-6, "velocity");
+    expect(std::abs(moved[i] - (score[i] - 0.1 * (g + 0.9 * v))) < 1e-6, "score");
+  }
+}
+
+void test_packing(int64_t bytes) {
+  bool* mask = new bool[8 * bytes];
+  bool* back = new bool[8 * bytes];
+  uint8_t* packed = new uint8_t[bytes];
+  for (int64_t i = 0; i < 8 * bytes; ++i) mask[i] = random_word(i) & 1u;
+  kernels().pack(mask, bytes, packed);
+  for (int64_t i = 0; i < 8 * bytes; ++i) expect(((packed[i / 8] >> (i % 8)) & 1) == mask[i], "packed bit");
+  kernels().unpack(packed, bytes, back);
+  expect(std::equal(mask, mask + 8 * bytes, back), "unpacked mask");
+  delete[] mask;
+  delete[] back;
+  delete[] packed;
+}
+
+void test_generator(int64_t blocks) {
+  std::vector<float> values(4 * blocks), signs(128 * blocks);
+  kernels().uniform(3, 5, blocks, 2.0f, values.data());
+  for (int64_t i = 0; i < 4 * blocks; ++i)
+    expect(values[i] == unit_uniform(philox(3, 5 + i / 4).word[i % 4]) * 2.0f, "uniform");
+  kernels().normal(3, 5, blocks, 1.0f, values.data());
+  for (int64_t b = 0; b < blocks; ++b) {
+    const PhiloxBlock c = philox(3, 5 + b);
+    const Point point = unit_normals(c.word[2], c.word[3]);
+    expect(values[4 * b + 2] == point.x && values[4 * b + 3] == point.y, "normal");
+  }
+  kernels().sign(3, 5, blocks, 0.5f, signs.data());
+  for (int64_t i = 0; i < 128 * blocks; ++i)
+    expect(signs[i] == 0.5f * unit_sign(philox(3, 5 + i / 128).word[i / 32 % 4], i % 32), "sign");
+}
+
+}  // namespace
+
+int main() {
+  std::printf("%s\n", kernels().name);
+  test_philox();
+  test_normals();
+  test_half<BFloat16>(0x7F80, "bfloat16");
+  test_half<Float16>(0x7C00, "float16");
+  test_keys();
+  for (const int64_t count : {0, 1, 7, 8, 15, 16, 17, 31, 33, 1000, 2047, 2048})
+    for (uint64_t seed = 0; seed < 6; ++seed) {
+      test_classify<float>(count, 1000 * seed);
+      test_classify<double>(count, 1000 * seed);
+      test_step(count);
+    }
+  for (const int64_t count : {0, 1, 2, 7, 63, 64, 65, 130}) {
+    test_packing(count);
+    test_generator(count);
+  }
+  std::printf(failures ? "%d checks failed\n" : "all checks passed\n", failures);
+  return failures ? EXIT_FAILURE : EXIT_SUCCESS;
+}

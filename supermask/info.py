@@ -1,0 +1,16 @@
+"""`python -m supermask.info`: which implementation serves each operator, and why."""
+
+import torch
+
+from supermask import ops
+
+
+def describe() -> str:
+    """Versions and one line per operator."""
+    lines = [f"torch {torch.__version__}, {torch.get_num_threads()} threads"]
+    lines += [f"{name:<18}{backend}" for name, backend in ops.backends().items()]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    print(describe())

@@ -1,0 +1,298 @@
+"""Reference kernels in torch: what every compiled kernel must reproduce bit for bit.
+
+They serve on any device for which no compiled kernel is registered; `supermask.ops` declares the operators
+and says what each one means. The generator is Philox4x32-10 (Salmon et al., "Parallel Random Numbers: As
+Easy as 1, 2, 3", SC 2011). Every output is a function of (key, element index) alone. Normal values come
+from the Box-Muller transform, computed with float32 additions, multiplications, one exact square root and
+the polynomials below: no call into a mathematics library decides a bit.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+_LOW = 0xFFFFFFFF
+_MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
+_KEY_STEPS = (0x9E3779B9, 0xBB67AE85)
+_CHUNK = 1 << 15  # Philox blocks drawn at a time: the int64 temporaries stay in cache
+
+# Minimax fits, each rounded to float32, lowest order first. ln(1 + t) / t for t in [1/sqrt2 - 1, sqrt2 - 1]
+# (error 2.6e-8); sin(pi/2 f) / f and cos(pi/2 f) in f^2 for |f| <= 1/2 (errors 5e-9 and 5e-11).
+LOG_COEFFICIENTS = (
+    1.0, -0.4999997913837433, 0.3333415985107422, -0.25002944469451904, 0.19958415627479553,
+    -0.1654374599456787, 0.14917394518852234, -0.14482136070728302, 0.08959803730249405,
+)  # fmt: skip
+SIN_COEFFICIENTS = (
+    1.5707963705062866,
+    -0.6459634900093079,
+    0.07968022674322128,
+    -0.004602177068591118,
+)
+COS_COEFFICIENTS = (
+    1.0, -1.2337005138397217, 0.25366920232772827, -0.02086007222533226, 0.0009036316769197583,
+)  # fmt: skip
+LN2 = 0.6931471824645996  # float32(ln 2)
+SQRT2 = 1.4142135381698608  # float32(sqrt 2)
+
+
+# --- generator ---------------------------------------------------------------------------------------
+
+
+def _multiply(multiplier: int, value: Tensor | int) -> tuple[Tensor | int, Tensor | int]:
+    """High and low half of a 32x32-bit product; an int64 that wraps still holds the right 64 bits."""
+    product = value * multiplier
+    return (product >> 32) & _LOW, product & _LOW
+
+
+def _philox_blocks(key: int, first: int, count: int, device: torch.device) -> Tensor:
+    """Words of `count` consecutive Philox blocks, shape (count, 4), as int64 in [0, 2^32)."""
+    block = torch.arange(first, first + count, dtype=torch.int64, device=device)
+    c0: Tensor | int = block & _LOW
+    c1: Tensor | int = (block >> 32) & _LOW
+    c2: Tensor | int = 0
+    c3: Tensor | int = 0
+    k0, k1 = key & _LOW, (key >> 32) & _LOW
+    for _ in range(10):
+        high0, low0 = _multiply(_MULTIPLIERS[0], c0)
+        high1, low1 = _multiply(_MULTIPLIERS[1], c2)
+        c0, c1, c2, c3 = high1 ^ c1 ^ k0, low1, high0 ^ c3 ^ k1, low0
+        k0, k1 = (k0 + _KEY_STEPS[0]) & _LOW, (k1 + _KEY_STEPS[1]) & _LOW
+    words = [torch.as_tensor(c, device=device).expand(count) for c in (c0, c1, c2, c3)]
+    return torch.stack(words, dim=1)
+
+
+def _philox(key: int, start: int, count: int, device: torch.device) -> Tensor:
+    first, last = start // 4, -(-(start + count) // 4)
+    return _philox_blocks(key, first, last - first, device).flatten()[start - 4 * first :][:count].clone()
+
+
+def _polynomial(coefficients: Sequence[float], x: Tensor) -> Tensor:
+    """Horner's rule in float32, every product and every sum rounded (no fused multiply-add)."""
+    value = torch.full_like(x, coefficients[-1])
+    for coefficient in coefficients[-2::-1]:
+        value = value * x + coefficient
+    return value
+
+
+def _radius(word: Tensor) -> Tensor:
+    """sqrt(-2 ln u) for u = (word | 1) / 2^32, from 32-bit words."""
+    bits = (word | 1).float().view(torch.int32)
+    exponent = (bits >> 23) - 127
+    mantissa = ((bits & 0x7FFFFF) | 0x3F800000).view(torch.float32)
+    above = mantissa > SQRT2
+    mantissa = torch.where(above, mantissa * 0.5, mantissa)
+    exponent = torch.where(above, exponent + 1, exponent)
+    t = mantissa - 1.0
+    log = (exponent - 32).float() * LN2 + t * _polynomial(LOG_COEFFICIENTS, t)
+    # torch's float32 square root is not correctly rounded on CPU; the double one, rounded, is.
+    # Adding +0 makes +0 of the -0 that u = 1 gives.
+    return (log * -2.0).clamp(min=0.0).add(0.0).double().sqrt().float()
+
+
+def _circle(word: Tensor) -> tuple[Tensor, Tensor]:
+    """Cosine and sine of a uniform angle: the top two bits turn by quarters, the others within one."""
+    quarter = word >> 30
+    f = ((word & 0x3FFFFFFF) * 2 + 1 - (1 << 30)).float() * 2.0**-31
+    z = f * f
+    sine, cosine = f * _polynomial(SIN_COEFFICIENTS, z), _polynomial(COS_COEFFICIENTS, z)
+    odd = (quarter & 1) == 1
+    x, y = torch.where(odd, -sine, cosine), torch.where(odd, cosine, sine)
+    return torch.where(quarter >= 2, -x, x), torch.where(quarter >= 2, -y, y)
+
+
+def _unit_values(words: Tensor, scheme: str) -> Tensor:
+    """Elements of Philox blocks `words` (count, 4), flat: 128 per block for signs, otherwise 4."""
+    if scheme == "sign":
+        shifts = torch.arange(32, device=words.device)
+        return 1.0 - 2.0 * ((words.unsqueeze(-1) >> shifts) & 1).flatten().float()
+    if scheme == "uniform":
+        return ((words >> 8) * 2 + 1 - (1 << 24)).flatten().float() * 2.0**-24
+    radius = _radius(words[:, 0::2])
+    cosine, sine = _circle(words[:, 1::2])
+    return torch.stack((radius * cosine, radius * sine), dim=-1).flatten()
+
+
+def _fill_random(out: Tensor, key: int, start: int, scheme: str, scale: float) -> None:
+    per_block = 128 if scheme == "sign" else 4
+    flat, factor = out.view(-1), torch.tensor(scale, dtype=torch.float32, device=out.device)
+    done = 0
+    while done < flat.numel():
+        block, offset = divmod(start + done, per_block)
+        take = min(flat.numel() - done, _CHUNK * per_block - offset)
+        words = _philox_blocks(key, block, -(-(offset + take) // per_block), out.device)
+        values = _unit_values(words, scheme)[offset : offset + take]
+        flat[done : done + take] = values * factor
+        done += take
+
+
+# --- selection ---------------------------------------------------------------------------------------
+
+_INTEGER = {2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+
+def _magnitude_keys(score: Tensor) -> Tensor:
+    """|score| as integers in the same order, flat and row-major; denormals and zeros stay distinct."""
+    flat = score.detach().contiguous().view(-1)
+    integer = _INTEGER[flat.element_size()]
+    return flat.view(integer) & torch.iinfo(integer).max  # the sign bit off
+
+
+def _infinity_key(dtype: torch.dtype) -> int:
+    return int(torch.tensor(torch.inf, dtype=dtype).view(_INTEGER[dtype.itemsize]))
+
+
+def _cut(keys: Tensor, keep: int, kth_largest: Tensor) -> Tensor:
+    """Mask of the `keep` largest keys, ties to the lower index."""
+    mask = keys >= kth_largest
+    surplus = int(torch.count_nonzero(mask)) - keep
+    if surplus:
+        ties = torch.nonzero(keys == kth_largest).flatten()
+        mask[ties[len(ties) - surplus :]] = False
+    return mask
+
+
+def _topk_threshold(keys: Tensor, keep: int) -> Tensor:
+    return keys.topk(keep, sorted=False).values.min()
+
+
+def _partition_threshold(keys: Tensor, keep: int) -> Tensor:
+    """The same value as `_topk_threshold`; NumPy's partition is 2 to 3 times faster on a CPU."""
+    position = len(keys) - keep
+    return torch.from_numpy(np.partition(keys.numpy(), position)[position : position + 1])
+
+
+def _check_finite(keys: Tensor, dtype: torch.dtype) -> None:
+    if keys.numel() and int(keys.max()) >= _infinity_key(dtype):
+        raise ValueError("scores are not finite")
+
+
+def _make_select(threshold: Callable[[Tensor, int], Tensor]) -> tuple[Callable[..., Any], ...]:
+    def select_keys(keys: Tensor, keep: int) -> Tensor:
+        if keep in (0, len(keys)):
+            return torch.full((len(keys),), keep > 0, dtype=torch.bool, device=keys.device)
+        return _cut(keys, keep, threshold(keys, keep))
+
+    def select(scores: Sequence[Tensor], keep: Sequence[int]) -> list[Tensor]:
+        masks = []
+        for score, count in zip(scores, keep, strict=True):
+            keys = _magnitude_keys(score)
+            _check_finite(keys, score.dtype)
+            masks.append(select_keys(keys, count).view(score.shape))
+        return masks
+
+    def select_global(scores: Sequence[Tensor], keep: int) -> list[Tensor]:
+        keys = torch.cat([_magnitude_keys(score) for score in scores])
+        _check_finite(keys, scores[0].dtype)
+        parts = select_keys(keys, keep).split([score.numel() for score in scores])
+        return [part.reshape(score.shape).clone() for part, score in zip(parts, scores, strict=True)]
+
+    return select, select_global
+
+
+# --- the step ----------------------------------------------------------------------------------------
+
+
+def _straight_through(
+    grads: Sequence[Tensor], weights: Sequence[Tensor], scores: Sequence[Tensor]
+) -> list[Tensor]:
+    # sign() is -1, 0 or +1, so the order of the products changes no bit.
+    return [g.to(s.dtype).contiguous() * w * s.sign() for g, w, s in zip(grads, weights, scores, strict=True)]
+
+
+def _write_masked(out: Sequence[Tensor], weights: Sequence[Tensor], masks: Sequence[Tensor]) -> None:
+    # Adding +0 turns the -0 of a negative weight times 0 into +0: pruned weights have one bit pattern.
+    for target, weight, mask in zip(out, weights, masks, strict=True):
+        target.copy_((weight * mask).add_(0.0))
+
+
+def _sgd(
+    score: Tensor,
+    grad: Tensor,
+    velocity: Tensor | None,
+    lr: float,
+    momentum: float,
+    dampening: float,
+    weight_decay: float,
+    nesterov: bool,
+) -> None:
+    """torch.optim.SGD's update of one tensor, after its first step: the same calls, hence the same bits."""
+    if weight_decay != 0:
+        grad = grad.add(score, alpha=weight_decay)
+    if velocity is not None:
+        velocity.mul_(momentum).add_(grad, alpha=1 - dampening)
+        grad = grad.add(velocity, alpha=momentum) if nesterov else velocity
+    score.add_(grad, alpha=-lr)
+
+
+def _edge_popup_sgd(
+    out: Sequence[Tensor],
+    masks: Sequence[Tensor],
+    scores: Sequence[Tensor],
+    velocities: Sequence[Tensor],
+    grads: Sequence[Tensor],
+    weights: Sequence[Tensor],
+    keep: Sequence[int],
+    cuts: Tensor,
+    lr: float,
+    momentum: float,
+    dampening: float,
+    weight_decay: float,
+    nesterov: bool,
+) -> None:
+    for i, gradient in enumerate(_straight_through(grads, weights, scores)):
+        velocity = velocities[i] if momentum != 0 else None
+        _sgd(scores[i], gradient, velocity, lr, momentum, dampening, weight_decay, nesterov)
+    _select_into(masks, scores, keep, cuts)
+    _write_masked(out, weights, masks)
+
+
+# --- packing -----------------------------------------------------------------------------------------
+
+
+def _bit_values(device: torch.device) -> Tensor:
+    return torch.tensor([1, 2, 4, 8, 16, 32, 64, 128], dtype=torch.uint8, device=device)
+
+
+def _pack_mask(mask: Tensor) -> Tensor:
+    flat = mask.contiguous().view(-1).to(torch.uint8)
+    flat = torch.nn.functional.pad(flat, (0, -len(flat) % 8))
+    return (flat.view(-1, 8) * _bit_values(mask.device)).sum(dim=1, dtype=torch.uint8)
+
+
+def _unpack_mask(packed: Tensor, numel: int) -> Tensor:
+    return (packed.unsqueeze(1) & _bit_values(packed.device)).flatten()[:numel] != 0
+
+
+# --- all of them -------------------------------------------------------------------------------------
+
+_select, _select_global = _make_select(_topk_threshold)
+_cpu_select, _cpu_select_global = _make_select(_partition_threshold)
+
+
+def _select_into(
+    masks: Sequence[Tensor], scores: Sequence[Tensor], keep: Sequence[int], cuts: Tensor
+) -> None:
+    select = _cpu_select if cuts.device.type == "cpu" else _select
+    for mask, selected in zip(masks, select(scores, keep), strict=True):
+        mask.copy_(selected)
+
+
+KERNELS: dict[str, Callable[..., Any]] = {
+    "philox": _philox,
+    "fill_random": _fill_random,
+    "select": _select,
+    "select_into": _select_into,
+    "select_global": _select_global,
+    "straight_through": _straight_through,
+    "write_masked": _write_masked,
+    "edge_popup_sgd": _edge_popup_sgd,
+    "pack_mask": _pack_mask,
+    "unpack_mask": _unpack_mask,
+}
+"""Operator name → reference."""
+
+CPU_KERNELS: dict[str, Callable[..., Any]] = {"select": _cpu_select, "select_global": _cpu_select_global}
+"""Faster equivalents for the CPU, for want of compiled kernels."""

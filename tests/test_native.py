@@ -1,0 +1,410 @@
+"""The compiled kernels against the references, bit for bit, and what they do with wrong arguments."""
+
+import os
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+import supermask as sm
+from supermask import ops, references
+
+CPU = torch.device("cpu")
+pytestmark = pytest.mark.skipif(
+    not ops.is_native("select", CPU), reason="no compiled library; `make setup` builds it"
+)
+
+FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+SIZES = st.sampled_from([1, 2, 15, 16, 17, 100, 2047, 2048, 2049, 4096, 4097, 16384, 16385, 40001])
+KINDS = ("normal", "rounded", "equal", "zeros", "denormal", "ascending", "descending", "heavy", "skewed")
+native = torch.ops.supermask
+
+
+def same_bits(a: Tensor, b: Tensor) -> bool:
+    integer = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[a.element_size()]
+    return a.shape == b.shape and torch.equal(a.contiguous().view(integer), b.contiguous().view(integer))
+
+
+def draw_scores(kind: str, size: int, seed: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    score = torch.randn(size, generator=torch.Generator().manual_seed(seed))
+    if kind == "rounded":
+        score = (score * 3).round()
+    elif kind == "equal":
+        score = torch.full((size,), -0.5)
+    elif kind == "zeros":
+        score = torch.zeros(size).copysign(score)
+    elif kind == "denormal":
+        score = score * 1e-44
+    elif kind in ("ascending", "descending"):
+        score = score.abs().sort(descending=kind == "descending").values
+    elif kind == "heavy":
+        score = (score**9).clamp(-6e4, 6e4)
+    elif kind == "skewed":  # one stretch holds everything that matters
+        score = torch.where(torch.arange(size) < size // 10, score + 10, score * 1e-3)
+    return score.to(dtype)
+
+
+# The generator.
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    scheme=st.sampled_from(ops.SCHEMES),
+    dtype=st.sampled_from(FLOATS),
+    size=st.one_of(st.integers(0, 300), st.sampled_from([8191, 8192, 8193, 70001])),
+    start=st.one_of(st.integers(0, 300), st.integers(0, 2**40)),
+    key=st.integers(0, 2**64 - 1),
+    scale=st.floats(-1e3, 1e3, width=32),
+)
+def test_the_generator_draws_the_reference_bits(scheme, dtype, size, start, key, scale):
+    expected, out = torch.empty(size, dtype=dtype), torch.empty(size, dtype=dtype)
+    references.KERNELS["fill_random"](expected, key, start, scheme, scale)
+    assert same_bits(ops.fill_random(out, key, scheme, scale, start), expected)
+
+
+# Selection.
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    kind=st.sampled_from(KINDS),
+    dtype=st.sampled_from(FLOATS),
+    size=SIZES,
+    seed=st.integers(0, 99),
+    keep=st.one_of(st.sampled_from([0, 1, -1, -2]), st.floats(0, 1)),
+)
+def test_selection_equals_the_reference_whatever_the_hint(kind, dtype, size, seed, keep):
+    score = draw_scores(kind, size, seed, dtype)
+    count = round(keep * size) if isinstance(keep, float) else max(0, keep if keep >= 0 else size + 1 + keep)
+    (expected,) = references.KERNELS["select"]([score], [count])
+    assert torch.equal(ops.select([score], [count])[0], expected)
+    cuts = ops.new_cuts([score])
+    ops.select([score * 1.002], [count], cuts)
+    assert torch.equal(ops.select([score], [count], cuts)[0], expected)
+    assert torch.equal(ops.select([score], [count], cuts)[0], expected)
+    nonsense = torch.randint(-(2**62), 2**62, (1, 2), generator=torch.Generator().manual_seed(seed))
+    assert torch.equal(ops.select([score], [count], nonsense)[0], expected)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    kinds=st.lists(st.sampled_from(KINDS), min_size=1, max_size=4),
+    sizes=st.lists(SIZES, min_size=4, max_size=4),
+    seed=st.integers(0, 99),
+    density=st.floats(0, 1),
+)
+def test_many_tensors_in_one_call(kinds, sizes, seed, density):
+    scores = [draw_scores(kind, size, seed) for kind, size in zip(kinds, sizes, strict=False)]
+    keep = [round(density * score.numel()) for score in scores]
+    for mask, expected in zip(
+        ops.select(scores, keep), references.KERNELS["select"](scores, keep), strict=True
+    ):
+        assert torch.equal(mask, expected)
+    together = sum(keep)
+    for mask, expected in zip(
+        ops.select_global(scores, together),
+        references.KERNELS["select_global"](scores, together),
+        strict=True,
+    ):
+        assert torch.equal(mask, expected)
+
+
+def strided_variants(tensor: Tensor) -> list[Tensor]:
+    """The same 4-d tensor under other strides."""
+    padded = torch.zeros(*tensor.shape[:-1], tensor.shape[-1] + 3, dtype=tensor.dtype)
+    padded[..., : tensor.shape[-1]] = tensor
+    return [
+        tensor.clone(memory_format=torch.channels_last),
+        tensor.permute(3, 1, 0, 2).contiguous().permute(2, 1, 3, 0),
+        padded[..., : tensor.shape[-1]],
+    ]
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_selection_reads_any_strides(dtype):
+    score = draw_scores("rounded", 9 * 31 * 3 * 5, 0, dtype).view(9, 31, 3, 5)
+    (expected,) = references.KERNELS["select"]([score], [1000])
+    for variant in strided_variants(score):
+        assert torch.equal(ops.select([variant], [1000])[0], expected)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("size", [1, 17, 5000, 40001])
+def test_a_score_that_is_not_finite_is_found_wherever_it_stands(bad, size):
+    for place in {0, size // 2, size - 1}:
+        score = torch.ones(size)
+        score[place] = bad
+        for keep in (0, 1, size):
+            with pytest.raises(ValueError, match="not finite"):
+                ops.select([torch.ones(3), score], [1, keep], ops.new_cuts([score, score]))
+
+
+# The step.
+
+
+def step_tensors(shape: tuple[int, ...], dtype: torch.dtype, seed: int) -> tuple[Tensor, Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    grad, weight, score = (torch.randn(shape, generator=generator) for _ in range(3))
+    wide = torch.promote_types(dtype, torch.float32)
+    score.view(-1)[:2] = torch.tensor([0.0, -0.0])[: score.numel()]
+    return grad.to(dtype), weight.to(wide), score.to(wide)
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("shape", [(7, 5, 3, 3), (40, 33, 3, 3), (2, 1, 1, 1)])
+def test_straight_through_gradients_and_masked_writes(dtype, shape):
+    grad, weight, score = step_tensors(shape, dtype, 0)
+    mask = torch.rand(shape, generator=torch.Generator().manual_seed(1)) < 0.5
+    weight.view(-1)[0] = -0.0
+    expected = references.KERNELS["straight_through"]([grad], [weight], [score])[0]
+    for g in [grad, *strided_variants(grad)]:
+        assert same_bits(ops.straight_through([g], [weight], [score])[0], expected)
+    for out in [torch.full(shape, 7.0, dtype=dtype), *strided_variants(torch.full(shape, 7.0, dtype=dtype))]:
+        wanted, strides = out.clone(), out.stride()
+        references.KERNELS["write_masked"]([wanted], [weight], [mask])
+        ops.write_masked([out], [weight], [mask])
+        assert same_bits(out, wanted) and out.stride() == strides
+
+
+def test_a_strided_write_stays_within_its_tensor():
+    base = torch.full((4, 5, 3, 6), 7.0)
+    ops.write_masked([base[..., :3]], [torch.ones(4, 5, 3, 3)], [torch.rand(4, 5, 3, 3) < 0.5])
+    assert (base[..., 3:] == 7).all()
+
+
+def test_writing_tells_autograd():
+    weight = torch.ones(3, requires_grad=True)
+    before = weight._version
+    with torch.no_grad():
+        ops.write_masked([weight], [torch.ones(3)], [torch.ones(3, dtype=torch.bool)])
+    assert weight._version > before
+
+
+OPTIONS = [
+    {},
+    {"momentum": 0.9},
+    {"momentum": 0.9, "nesterov": True, "weight_decay": 1e-4},
+    {"momentum": 0.7, "dampening": 0.2, "weight_decay": 0.01},
+    {"weight_decay": 0.1},
+]
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_fused_step_leaves_the_bits_of_torch_sgd(options, dtype):
+    shapes = [(33, 17, 3, 3), (120, 77), (1, 1), (5, 3)]
+    grads, weights, scores = map(list, zip(*(step_tensors(s, dtype, 3) for s in shapes), strict=True))
+    theirs = [score.clone() for score in scores]
+    rule = torch.optim.SGD(theirs, lr=0.05, **options)
+    velocities = [torch.zeros_like(s) for s in scores]
+    keep, cuts = [s.numel() // 3 + 1 for s in scores], ops.new_cuts(scores)
+    out = [torch.empty(s, dtype=dtype) for s in shapes]
+    out[0] = out[0].to(memory_format=torch.channels_last)
+    for step in range(6):
+        gradients = [g * (1 + step) for g in grads]
+        for score, gradient in zip(theirs, ops.straight_through(gradients, weights, theirs), strict=True):
+            score.grad = gradient
+        rule.step()
+        if step == 0:  # SGD makes its momentum buffers in the first step
+            for mine, score, velocity in zip(scores, theirs, velocities, strict=True):
+                mine.copy_(score)
+                if "momentum" in options:
+                    velocity.copy_(rule.state[score]["momentum_buffer"])
+            continue
+        masks = ops.edge_popup_sgd(
+            out, scores, velocities, gradients, weights, keep, cuts, lr=0.05, **options
+        )
+        for i, expected in enumerate(references.KERNELS["select"](theirs, keep)):
+            effective = torch.empty_like(out[i])
+            references.KERNELS["write_masked"]([effective], [weights[i]], [expected])
+            assert same_bits(scores[i], theirs[i]) and torch.equal(masks[i], expected)
+            assert same_bits(out[i], effective)
+
+
+# The fused step inside a search.
+
+
+class PartsOnly(sm.EdgePopup):
+    """A subclass may have changed anything, so its step runs in parts."""
+
+
+def run_search(algorithm: type[sm.EdgePopup], options: dict[str, Any], steps: int = 8) -> sm.EdgePopup:
+    model = nn.Sequential(
+        nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 36, 10, bias=False)
+    ).to(memory_format=torch.channels_last)
+    sm.randomize_(model, init="kaiming_normal", seed=1, train_norms=True)
+    search = algorithm(model, density=0.3, train_norms=True, **options)
+    generator = torch.Generator().manual_seed(0)
+    images, labels = torch.randn(8, 3, 8, 8, generator=generator), torch.arange(8)
+    for step in range(steps):
+        if step == steps // 2:  # what a scheduler does
+            search.param_groups[0]["lr"] *= 0.5
+        nn.functional.cross_entropy(model(images), labels).backward()
+        search.step()
+        search.zero_grad()
+    return search
+
+
+@pytest.mark.parametrize("options", [{"lr": 0.1, **options} for options in OPTIONS], ids=str)
+def test_a_search_takes_the_fused_step_and_keeps_its_bits(options, monkeypatch):
+    fused, parts = [], ops.edge_popup_sgd
+    monkeypatch.setattr(ops, "edge_popup_sgd", lambda *a, **k: fused.append(1) or parts(*a, **k))
+    one, other = run_search(sm.EdgePopup, options), run_search(PartsOnly, options)
+    assert len(fused) >= 7
+    for name, score in one.scores.items():
+        assert same_bits(score, other.scores[name]) and torch.equal(one.mask[name], other.mask[name])
+    for a, b in zip(one.model.state_dict().values(), other.model.state_dict().values(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_a_diverged_fused_step_leaves_the_last_good_weights():
+    search = run_search(sm.EdgePopup, {"lr": 0.1})
+    before = {name: p.detach().clone() for name, p in search.model.named_parameters()}
+    for parameter in search.model.parameters():
+        parameter.grad = torch.full_like(parameter, float("nan")) if parameter.dim() > 1 else None
+    with pytest.raises(sm.mask.NonFiniteScoreError, match=r"0\.weight"):
+        search.step()
+    for name, parameter in search.model.named_parameters():
+        assert torch.equal(parameter, before[name])
+
+
+# Threads and instruction sets.
+
+
+def test_the_number_of_threads_changes_nothing():
+    scores = [draw_scores("normal", size, size) for size in (100_003, 40_001, 300)]
+    keep = [s.numel() // 3 for s in scores]
+    results = []
+    before = torch.get_num_threads()
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            random = ops.fill_random(torch.empty(100_003), 5, "normal")
+            masks = ops.select(scores, keep) + ops.select_global(scores, sum(keep))
+            results.append([random, *masks, ops.pack_mask(masks[0])])
+    finally:
+        torch.set_num_threads(before)
+    for other in results[1:]:
+        assert all(same_bits(a, b) for a, b in zip(results[0], other, strict=True))
+
+
+@pytest.mark.parametrize("capability", ["default", "avx2"])
+def test_every_instruction_set_gives_the_same_bits(capability):
+    code = (
+        "import hashlib, torch; from supermask import ops; torch.set_num_threads(1);"
+        "x = ops.fill_random(torch.empty(50001), 5, 'normal');"
+        "h = ops.fill_random(torch.empty(999, dtype=torch.float16), 5, 'uniform');"
+        "m = ops.pack_mask(ops.select([x], [17000])[0]);"
+        "print(hashlib.sha256(b''.join(t.numpy().tobytes() for t in (x, h, m))).hexdigest())"
+    )
+    here = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    environment = {**os.environ, "ATEN_CPU_CAPABILITY": capability}
+    there = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment
+    )
+    assert here.stdout == there.stdout
+
+
+# Packing.
+
+
+@given(size=st.integers(0, 300), seed=st.integers(0, 9))
+def test_packing_equals_the_reference(size, seed):
+    mask = torch.rand(size, generator=torch.Generator().manual_seed(seed)) < 0.4
+    packed = references.KERNELS["pack_mask"](mask)
+    assert torch.equal(ops.pack_mask(mask), packed)
+    assert torch.equal(ops.unpack_mask(packed, size), mask)
+    strided = torch.stack([mask, ~mask], dim=1)[:, 0]
+    assert torch.equal(ops.pack_mask(strided), packed)
+
+
+# Wrong arguments, past the wrappers: an exception that names the argument, and no crash.
+
+
+def _wrong_calls() -> dict[str, tuple[str, object]]:
+    f, b = torch.ones(4), torch.ones(4, dtype=torch.bool)
+    cuts = torch.zeros(1, 2, dtype=torch.int64)
+    i = torch.ones(4, dtype=torch.int64)
+    sgd = (0.1, 0.9, 0.0, 0.0, False)
+    return {
+        "fill int": ("out", lambda: native.fill_random(i, 0, 0, "sign", 1.0)),
+        "fill strided": ("out", lambda: native.fill_random(torch.ones(4, 4)[:, 1], 0, 0, "sign", 1.0)),
+        "fill scheme": ("scheme", lambda: native.fill_random(f, 0, 0, "cauchy", 1.0)),
+        "fill start": ("start", lambda: native.fill_random(f, 0, -1, "sign", 1.0)),
+        "select int": ("scores", lambda: native.select([i], [1])),
+        "select counts": ("keep", lambda: native.select([f], [1, 2])),
+        "select range": ("keep", lambda: native.select([f], [5])),
+        "global range": ("keep", lambda: native.select_global([f, f], 9)),
+        "cuts shape": ("cuts", lambda: native.select_into([b], [f], [1], cuts[0])),
+        "cuts dtype": ("cuts", lambda: native.select_into([b], [f], [1], cuts.float())),
+        "mask dtype": ("masks", lambda: native.select_into([f], [f], [1], cuts)),
+        "mask shape": ("masks", lambda: native.select_into([b[:3]], [f], [1], cuts)),
+        "gradient shape": ("grads", lambda: native.straight_through([f[:3]], [f], [f])),
+        "gradient count": ("grads", lambda: native.straight_through([], [f], [f])),
+        "weight dtype": ("weights", lambda: native.straight_through([f], [f.double()], [f])),
+        "write shape": ("weights", lambda: native.write_masked([f], [f[:3]], [b])),
+        "write mask": ("masks", lambda: native.write_masked([f], [f], [f])),
+        "write int": ("out", lambda: native.write_masked([i], [f], [b])),
+        "sgd state": (
+            "velocities",
+            lambda: native.edge_popup_sgd([f], [b], [f], [f.double()], [f], [f], [1], cuts, *sgd),
+        ),
+        "sgd lists": (
+            "velocities",
+            lambda: native.edge_popup_sgd([f], [b], [f], [], [f], [f], [1], cuts, *sgd),
+        ),
+        "pack dtype": ("masks", lambda: native.pack_mask(f)),
+        "unpack size": ("bytes", lambda: native.unpack_mask(torch.ones(2, dtype=torch.uint8), 17)),
+        "unpack negative": ("numel", lambda: native.unpack_mask(torch.ones(0, dtype=torch.uint8), -1)),
+    }
+
+
+@pytest.mark.parametrize("name", _wrong_calls())
+def test_wrong_arguments_raise_and_name_themselves(name):
+    argument, call = _wrong_calls()[name]
+    with pytest.raises(RuntimeError, match=argument):
+        call()
+
+
+OPCHECKS = {
+    "select_into": lambda f: ([f > 0], [f], [3], torch.zeros(1, 2, dtype=torch.int64)),
+    "edge_popup_sgd": lambda f: (
+        [f.clone()],
+        [f > 0],
+        [f.clone()],
+        [f.clone()],
+        [f.clone()],
+        [f.clone()],
+        [3],
+        torch.zeros(1, 2, dtype=torch.int64),
+        *(0.1, 0.9, 0.0, 1e-4, True),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", OPCHECKS)
+def test_operators_that_write_pass_opcheck(name):
+    arguments = OPCHECKS[name](torch.randn(11, generator=torch.Generator().manual_seed(0)))
+    torch.library.opcheck(getattr(native, name), arguments)
+
+
+# Which backend serves.
+
+
+def test_backends_are_reported():
+    assert ops.backends()["select"].startswith("native (")
+    assert ops.backends().keys() == references.KERNELS.keys()
+
+
+def test_references_serve_when_asked_for():
+    code = "from supermask import ops; print(ops.backends()['select'])"
+    environment = {**os.environ, "SUPERMASK_REFERENCE": "1"}
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment
+    )
+    assert result.stdout.strip() == "reference (SUPERMASK_REFERENCE is set)"
