@@ -35,6 +35,9 @@ _SCHEMAS = (
     "edge_popup_sgd(Tensor(a!)[] out, Tensor(b!)[] masks, Tensor(c!)[] scores, Tensor(d!)[] velocities, "
     "Tensor[] grads, Tensor[] weights, int[] keep, Tensor(e!) cuts, float lr, float momentum, "
     "float dampening, float weight_decay, bool nesterov) -> ()",
+    "linear_from_bits(Tensor x, Tensor planes, SymInt outputs, float scale, Tensor? bias) -> Tensor",
+    "linear_from_lists(Tensor x, Tensor starts, Tensor entries, SymInt outputs, float scale, Tensor? bias) "
+    "-> Tensor",
     "pack_mask(Tensor mask) -> Tensor",
     "unpack_mask(Tensor packed, SymInt numel) -> Tensor",
 )
@@ -88,17 +91,24 @@ def is_native(name: str, device: torch.device) -> bool:
     return _native is not None and torch._C._dispatch_has_kernel_for_dispatch_key(f"supermask::{name}", key)
 
 
+@functools.cache
+def instruction_set() -> str | None:
+    """`avx512`, `avx2` or `baseline`: what the compiled CPU kernels use here; None without a library."""
+    if _native is None:
+        return None
+    library = ctypes.CDLL(str(_native))
+    library.supermask_instruction_set.restype = ctypes.c_char_p
+    return library.supermask_instruction_set().decode()
+
+
 def backends() -> dict[str, str]:
     """Operator name → which implementation serves CPU tensors, and why."""
     if _native is None:
         asked = bool(os.environ.get("SUPERMASK_REFERENCE"))
         why = "SUPERMASK_REFERENCE is set" if asked else "no compiled library was installed"
         return dict.fromkeys(references.KERNELS, f"reference ({why})")
-    library = ctypes.CDLL(str(_native))
-    library.supermask_instruction_set.restype = ctypes.c_char_p
-    instruction_set = library.supermask_instruction_set().decode()
     return {
-        name: f"native ({instruction_set})"
+        name: f"native ({instruction_set()})"
         if is_native(name, torch.device("cpu"))
         else "reference (has no compiled kernel)"
         for name in references.KERNELS
@@ -152,6 +162,16 @@ def _(out: Sequence[Tensor], *_: object) -> None:
     return None
 
 
+@torch.library.register_fake("supermask::linear_from_bits", lib=_library)
+def _(x: Tensor, planes: Tensor, outputs: int, scale: float, bias: Tensor | None) -> Tensor:
+    return x.new_empty(x.shape[0], outputs)
+
+
+@torch.library.register_fake("supermask::linear_from_lists", lib=_library)
+def _(x: Tensor, starts: Tensor, entries: Tensor, outputs: int, scale: float, bias: Tensor | None) -> Tensor:
+    return x.new_empty(x.shape[0], outputs)
+
+
 @torch.library.register_fake("supermask::pack_mask", lib=_library)
 def _(mask: Tensor) -> Tensor:
     return torch.empty((mask.numel() + 7) // 8, dtype=torch.uint8, device=mask.device)
@@ -160,6 +180,48 @@ def _(mask: Tensor) -> Tensor:
 @torch.library.register_fake("supermask::unpack_mask", lib=_library)
 def _(packed: Tensor, numel: int) -> Tensor:
     return torch.empty(numel, dtype=torch.bool, device=packed.device)
+
+
+# --- gradients of packed layers, to the input and the bias --------------------------------------------
+
+
+def _save_bits(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    x, planes, ctx.outputs, ctx.scale, bias = inputs
+    ctx.features, ctx.biased = x.shape[1], bias is not None
+    ctx.save_for_backward(planes)
+
+
+def _bits_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    signs = references.signs_of_bits(ctx.saved_tensors[0], ctx.outputs, ctx.features)
+    return _input_gradient(ctx, grad, signs), None, None, None, _bias_gradient(ctx, grad)
+
+
+def _save_lists(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    x, starts, entries, ctx.outputs, ctx.scale, bias = inputs
+    ctx.features, ctx.biased = x.shape[1], bias is not None
+    ctx.save_for_backward(starts, entries)
+
+
+def _lists_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    starts, entries = ctx.saved_tensors
+    signs = references.signs_of_lists(starts, entries, ctx.outputs, ctx.features)
+    return _input_gradient(ctx, grad, signs), None, None, None, None, _bias_gradient(ctx, grad)
+
+
+def _input_gradient(ctx: Any, grad: Tensor, signs: Tensor) -> Tensor:
+    return grad @ signs.to(grad.dtype) * ctx.scale
+
+
+def _bias_gradient(ctx: Any, grad: Tensor) -> Tensor | None:
+    return grad.sum(0) if ctx.biased else None
+
+
+torch.library.register_autograd(
+    "supermask::linear_from_bits", _bits_backward, setup_context=_save_bits, lib=_library
+)
+torch.library.register_autograd(
+    "supermask::linear_from_lists", _lists_backward, setup_context=_save_lists, lib=_library
+)
 
 
 # --- what the library calls --------------------------------------------------------------------------

@@ -16,6 +16,7 @@ FLOORS = {
     "mask": 1,
     "init": 1,
     "ticket": 2,
+    "packed": 2,
     "search": 2,
     "prune": 2,
     "models": 3,
