@@ -19,7 +19,7 @@ from supermask.ticket import Ticket
 # table look-up in registers; lists cost in proportion to the density; neither beats a matrix product when
 # many inputs meet a mask that keeps most weights.
 FEW_INPUTS = {"avx512": 8, "avx2": 4}
-LISTS_UP_TO_DENSITY = 0.5
+LISTS_UP_TO_DENSITY = 0.6
 
 
 class PackedLinear(nn.Module):

@@ -54,12 +54,15 @@ inline Floats pick(const float* table, Words32 words) {
 
 // For every four inputs the sums of all 16 subsets; bit i of a subset's number stands for input i.
 void subset_sums(const float* inputs, int64_t quads, float* tables) {
-  for (int64_t q = 0; q < quads; ++q) {
-    const float* x = inputs + 4 * q;
-    for (int subset = 0; subset < 16; ++subset) {
-      const float low = (subset & 1 ? x[0] : 0.0f) + (subset & 2 ? x[1] : 0.0f);
-      const float high = (subset & 4 ? x[2] : 0.0f) + (subset & 8 ? x[3] : 0.0f);
-      tables[16 * q + subset] = low + high;
+  const Floats zero = {};
+  for (int part = 0; part < kParts; ++part) {
+    Lanes subset;
+    for (int lane = 0; lane < kLaneCount; ++lane) subset[lane] = part * kLaneCount + lane;
+    for (int64_t q = 0; q < quads; ++q) {
+      const float* x = inputs + 4 * q;
+      const Floats low = ((subset & 1) ? zero + x[0] : zero) + ((subset & 2) ? zero + x[1] : zero);
+      const Floats high = ((subset & 4) ? zero + x[2] : zero) + ((subset & 8) ? zero + x[3] : zero);
+      store_vector(tables + 16 * q + part * kLaneCount, low + high);
     }
   }
 }
