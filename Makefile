@@ -8,10 +8,11 @@ OUT ?= runs/compare
 
 setup: $(READY)
 
-# uv installs the pinned set (constraints.txt) in seconds; without a uv of its own the machine gets one
-# inside the virtual environment. The kernels are compiled against the torch that will load them, so torch
+# uv installs the pinned set (constraints.txt) in seconds; a machine without it gets one inside the virtual
+# environment. The kernels are compiled against the torch that will load them, so torch
 # and the build tools come first and the package is built without isolation.
-INSTALL := PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/uv pip install --python $(BIN)/python --constraint constraints.txt
+UV := $(or $(shell command -v uv),$(BIN)/uv)
+INSTALL := PATH="$(CURDIR)/$(BIN):$$PATH" $(UV) pip install --python $(BIN)/python --constraint constraints.txt
 NATIVE := CMakeLists.txt $(shell find csrc -type f)
 BUILD_TOOLS := scikit-build-core cmake ninja
 
@@ -19,7 +20,7 @@ $(READY): pyproject.toml constraints.txt $(NATIVE)
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if v >= (3, 11) else f"supermask needs Python >= 3.11, and $(PYTHON) is {v[0]}.{v[1]}. Remedy: make setup PYTHON=/path/to/python3.11")'
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv || \
 	  { rm -rf .venv; echo "Python's venv module does not work here. Remedy: install it (Debian: apt-get install python3-venv)."; exit 1; }
-	@test -x $(BIN)/uv || $(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	@test -x $(UV) || $(BIN)/python -m pip install --quiet --disable-pip-version-check uv
 	$(INSTALL) torch $(BUILD_TOOLS)
 	$(INSTALL) --no-build-isolation --editable '.[dev]'
 	@touch $@

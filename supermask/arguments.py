@@ -93,7 +93,7 @@ def _read_file(path: Path, config_type: type[Any]) -> dict[str, Any]:
     if path.suffix not in readers:
         raise FlagError(f"--config {path}: name a .toml, .yaml or .yml file")
     try:
-        values = readers[path.suffix](path.read_text())
+        values = readers[path.suffix](path.read_text(encoding="utf-8"))
     except OSError as error:
         raise FlagError(f"--config {path}: {error.strerror}; give the path of a readable file") from None
     except (tomllib.TOMLDecodeError, yaml.YAMLError, UnicodeDecodeError) as error:

@@ -1,12 +1,15 @@
 """A command from its configuration to its folder of results."""
 
 import dataclasses
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import Task as RichTask
+from rich.text import Text
 
 from supermask.experiments.config import CompareConfig, ConfigError, ImpConfig, SearchConfig, TaskConfig
 from supermask.experiments.engine import LocalEngine
@@ -83,6 +86,15 @@ def _environment(config: TaskConfig) -> tuple[Environment, int]:
     return environment, jobs
 
 
+class _End(TimeRemainingColumn):
+    """When the work will end, or how long it took."""
+
+    def render(self, task: RichTask) -> Text:
+        if task.finished and task.finished_time is not None:
+            return Text(f"steps in {timedelta(seconds=round(task.finished_time))}")
+        return Text("steps, ends in ").append_text(super().render(task))
+
+
 class ProgressWatcher:
     """One bar for the whole graph, in steps, with what runs and when it will end."""
 
@@ -93,8 +105,7 @@ class ProgressWatcher:
             TextColumn("{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
-            TextColumn("steps, ends in"),
-            TimeRemainingColumn(elapsed_when_finished=True),
+            _End(),
             console=console,
             disable=not console.is_terminal,
             speed_estimate_period=60,
@@ -126,5 +137,7 @@ class ProgressWatcher:
         self._bar.update(self._task, description=self._describe())
 
     def _describe(self) -> str:
+        if self._done == self._runs:
+            return f"{self._runs} runs done"
         names = ", ".join(id.rpartition("-")[0] for id in self._active) or "…"
         return f"run {self._done + len(self._active)} of {self._runs}: {names}"

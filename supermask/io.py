@@ -60,7 +60,7 @@ def read_json(path: str | os.PathLike[str]) -> Any:
         DamagedFileError: It is not JSON.
     """
     try:
-        return json.loads(Path(path).read_text())
+        return json.loads(Path(path).read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise DamagedFileError(
             f"{path} is not valid JSON ({error}); delete it to have it made again"

@@ -65,7 +65,7 @@ def _load_native() -> Path | None:
             torch.ops.load_library(path)
             return path
     logging.getLogger(__name__).warning(
-        "supermask was installed without compiled kernels (no C++ compiler was found); slower references "
+        "supermask has no compiled kernels here (it was installed without a C++ compiler); slower references "
         "written in torch serve. Remedy: install a compiler, then supermask again"
     )
     return None

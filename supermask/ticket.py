@@ -11,6 +11,7 @@ import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Self
 
@@ -358,6 +359,15 @@ def _timm_factory(model: nn.Module, architecture: str, classes: int) -> dict[str
         "name": f"timm/{architecture}",
         "args": {"num_classes": classes, "in_channels": size[0], "image_size": size[-1]},
     }
+
+
+def _versions(factory: Mapping[str, Any] | None) -> dict[str, str]:
+    """Versions that made a ticket; the structure of an external network depends on its library's."""
+    packages = ["supermask", "torch"]
+    library = str((factory or {}).get("name", "")).partition("/")[0]
+    if library in ("timm", "torchvision"):
+        packages.append(library)
+    return {package: version(package) for package in packages}
 
 
 def _effective(draw: Draw, seed: int, dtype: torch.dtype, mask: Tensor | None) -> Tensor:

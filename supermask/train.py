@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import Optimizer
 
-from supermask.io import load_tree, save_tree
+from supermask.io import DamagedFileError, load_tree, save_tree
 from supermask.parameters import unwrap
 
 AMP_DTYPES = {"none": None, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -77,7 +77,10 @@ class Checkpoint:
 
     def load(self) -> dict[str, Any] | None:
         """The saved state, or None. Raises DamagedFileError when the file is not sound."""
-        return load_tree(self.path) if self.path.exists() else None
+        try:
+            return load_tree(self.path) if self.path.exists() else None
+        except DamagedFileError as error:
+            raise DamagedFileError(f"{error}. Delete it to begin this training again") from None
 
     def due(self) -> bool:
         return time.monotonic() - self._saved_at >= self.seconds

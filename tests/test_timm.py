@@ -73,18 +73,20 @@ FAMILIES: dict[str, tuple[dict, int]] = {
     "xception41": ({}, 32),
     "xcit_nano_12_p16_224": ({"depth": 2}, 64),
 }
-# A few of each kind run by default; `-m slow` runs them all.
-QUICK = {
-    "convit_tiny",
-    "convnext_atto",
-    "efficientnet_b0",
-    "gmlp_ti16_224",
-    "lcnet_035",
-    "mixer_s32_224",
-    "nf_resnet50",
-    "regnetx_002",
-    "swin_tiny_patch4_window7_224",
-    "vit_tiny_patch16_224",
+# Large members, several seconds each.
+SLOW = {
+    "convmixer_768_32",
+    "crossvit_9_240",
+    "cspresnet50",
+    "dla34",
+    "efficientformer_l1",
+    "focalnet_tiny_srf",
+    "inception_v3",
+    "mvitv2_tiny",
+    "nfnet_l0",
+    "poolformer_s12",
+    "res2net50_14w_8s",
+    "vgg11_bn",
 }
 
 
@@ -92,7 +94,7 @@ QUICK = {
     "ignore::UserWarning:timm", "ignore:.*meshgrid.*:UserWarning", "ignore::FutureWarning"
 )
 @pytest.mark.parametrize(
-    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in FAMILIES]
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in FAMILIES]
 )
 def test_a_family_is_searched_and_comes_back_bit_for_bit(name, tmp_path):
     options, size = FAMILIES[name]

@@ -71,7 +71,7 @@ class SearchConfig(TaskConfig):
     init: str = option("signed_constant", "distribution of the frozen weights", choices=INITS)
     rescale: bool = option(True, "scale the frozen weights by 1/√density")
     optimizer: str = option("sgd", "rule that moves the scores", choices=tuple(BASES))
-    lr: float = option(0.2, "learning rate of the scores")
+    lr: float = option(0.1, "learning rate of the scores")
     momentum: float = option(0.9, "momentum of sgd")
     nesterov: bool = option(False, "Nesterov momentum of sgd")
     weight_decay: float = option(5e-4, "weight decay of the scores")
@@ -130,8 +130,11 @@ METHODS = (
 class CompareConfig(TaskConfig):
     """`supermask compare`: dense, strong tickets, IMP tickets and their controls, side by side."""
 
+    epochs: float = option(30.0, "passes over the training split")
+    batch_size: int = option(64, "images per step")
+    jobs: int = option(0, "runs at a time, each in a process of its own; 0 means one per core, one on a GPU")
     methods: tuple[str, ...] = option(METHODS, "what to compare", choices=METHODS)
-    densities: tuple[float, ...] = option((0.5, 0.3, 0.1), "fractions of weights kept")
+    densities: tuple[float, ...] = option((0.5, 0.3, 0.1, 0.03), "fractions of weights kept")
     seeds: tuple[int, ...] = option((0, 1, 2), "seeds; every method runs once per seed")
     init: str = option("kaiming_normal", "distribution of weights that are trained", choices=INITS)
     optimizer: str = option("sgd", "rule that moves the weights", choices=tuple(BASES))
@@ -143,7 +146,7 @@ class CompareConfig(TaskConfig):
     rescale: bool = option(True, "scale the frozen weights by 1/√density")
     distribution: str = option("uniform", "how a search's density spreads", choices=DISTRIBUTIONS)
     search_optimizer: str = option("sgd", "rule that moves the scores", choices=tuple(BASES))
-    search_lr: float = option(0.2, "learning rate of the scores")
+    search_lr: float = option(0.1, "learning rate of the scores")
     search_weight_decay: float = option(5e-4, "weight decay of the scores")
     rate: float = option(0.2, "IMP prunes about this fraction of the survivors per round")
     scope: str = option("layerwise", "rank weights per layer or over the network", choices=SCOPES)

@@ -236,4 +236,9 @@ class _Execution:
         return iterate_eval(images, EVAL_BATCH, self.data.mean, self.data.std, self.environment.device)
 
     def _provenance(self) -> dict[str, Any]:
-        return {"run": self.spec.id, "method": self.spec.method, "data": self.spec.task.data}
+        return {
+            "run": self.spec.id,
+            "method": self.spec.method,
+            "data": self.spec.task.data,
+            "image_size": self.spec.task.image_size,
+        }

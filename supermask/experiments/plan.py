@@ -1,5 +1,6 @@
 """Plans: the graph of runs behind each command, and which of them make rows of its table."""
 
+import dataclasses
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -82,18 +83,23 @@ def layers_of(task: Task, data: Dataset) -> list[ParameterInfo]:
     return masked(model)
 
 
+def rule_of(config: SearchConfig | ImpConfig | CompareConfig) -> Rule:
+    """The rule that a command moves by: scores in a search, weights otherwise."""
+    return Rule(
+        optimizer=config.optimizer,
+        lr=config.lr,
+        momentum=config.momentum,
+        nesterov=config.nesterov,
+        weight_decay=config.weight_decay,
+    )
+
+
 def plan_search(config: SearchConfig, data: Dataset) -> Plan:
     """One strong ticket."""
     spec = _search(
         task_of(config, data),
         config.method,
-        Rule(
-            optimizer=config.optimizer,
-            lr=config.lr,
-            momentum=config.momentum,
-            nesterov=config.nesterov,
-            weight_decay=config.weight_decay,
-        ),
+        rule_of(config),
         MaskSource(kind="search", density=config.density, distribution=config.distribution),
         config.init,
         config.rescale,
@@ -107,13 +113,7 @@ def plan_imp(config: ImpConfig, data: Dataset) -> Plan:
     task, seed = task_of(config, data), config.seed
     if config.rewind_to >= task.steps:
         raise ConfigError("rewind_to", config.rewind_to, f"stay below the {task.steps} steps of a training")
-    rule = Rule(
-        optimizer=config.optimizer,
-        lr=config.lr,
-        momentum=config.momentum,
-        nesterov=config.nesterov,
-        weight_decay=config.weight_decay,
-    )
+    rule = rule_of(config)
     infos = layers_of(task, data)
     weights = WeightSource(init=config.init, seed=seed)
     dense = _train("dense", task, rule, weights, seed, snapshot=config.rewind_to or None)
@@ -174,13 +174,7 @@ def _compare_seed(
     config: CompareConfig, task: Task, infos: list[ParameterInfo], rewind_to: int, seed: int
 ) -> Iterator[tuple[RunSpec, bool]]:
     """All runs of one seed, parents first, each with whether it is a row."""
-    rule = Rule(
-        optimizer=config.optimizer,
-        lr=config.lr,
-        momentum=config.momentum,
-        nesterov=config.nesterov,
-        weight_decay=config.weight_decay,
-    )
+    rule = rule_of(config)
     weights = WeightSource(init=config.init, seed=seed)
     wanted = set(config.methods)
     densities = [d for d in config.densities if d < 1] or list(config.densities)
@@ -214,11 +208,10 @@ def _compare_seed(
 
 def _untrained(config: CompareConfig, task: Task, infos: list[ParameterInfo], seed: int) -> Iterator[RunSpec]:
     """Strong tickets and their control, at every density."""
-    rule = Rule(
+    rule = dataclasses.replace(
+        rule_of(config),
         optimizer=config.search_optimizer,
         lr=config.search_lr,
-        momentum=config.momentum,
-        nesterov=config.nesterov,
         weight_decay=config.search_weight_decay,
     )
     for density in config.densities:

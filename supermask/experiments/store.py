@@ -41,7 +41,11 @@ class Run:
 
     def history(self) -> list[dict[str, float]]:
         path = self.folder / "metrics.jsonl"
-        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        return (
+            [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+            if path.exists()
+            else []
+        )
 
     def write_history(self, history: Sequence[dict[str, float]]) -> None:
         write_text(self.folder / "metrics.jsonl", "".join(json.dumps(entry) + "\n" for entry in history))

@@ -1,7 +1,15 @@
-"""Search algorithms, one file each: optimizers over a shared base that move scores instead of weights."""
+"""Search algorithms, one file each: optimizers over a shared base that move scores instead of weights.
 
-from supermask.search.base import BASES as BASES
-from supermask.search.base import SEARCHES as SEARCHES
-from supermask.search.base import Search as Search
-from supermask.search.base import register_search as register_search
-from supermask.search.edge_popup import EdgePopup as EdgePopup
+Every module of this package is imported here, so that a new algorithm is one new file.
+"""
+
+from importlib import import_module
+from pkgutil import iter_modules
+
+from supermask.search.base import BASES, SEARCHES, Search, register_search
+from supermask.search.edge_popup import EdgePopup
+
+for _module in iter_modules(__path__):
+    import_module(f"{__name__}.{_module.name}")
+
+__all__ = ["BASES", "SEARCHES", "EdgePopup", "Search", "register_search"]

@@ -1,0 +1,72 @@
+"""The README's code runs as it stands, its tables are those of the committed results, its links exist."""
+
+import re
+import runpy
+from pathlib import Path
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+import supermask as sm
+
+ROOT = Path(__file__).parent.parent
+TEXT = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
+
+
+def batches(channels: int, size: int, count: int = 3) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    return [(torch.randn(4, channels, size, size), torch.randint(3, (4,))) for _ in range(count)]
+
+
+def test_the_example_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    scope = {"loader": batches(3, 32), "steps": 3}
+    exec(BLOCKS[0], scope)
+    scope["model"].eval()
+    images = scope["loader"][0][0]
+    assert torch.equal(scope["network"](images), scope["model"](images))
+    assert (tmp_path / "resnet18.ticket").stat().st_size < 1_500_000
+
+
+def test_the_decision_table_prints(small_net, capsys):
+    exec(BLOCKS[1], {"model": small_net})
+    assert "hidden.weight" in capsys.readouterr().out
+
+
+def test_imp_over_the_users_training_function(small_net, capsys):
+    exec(BLOCKS[2], {"model": small_net, "loader": batches(1, 8), "sm": sm, "torch": torch, "F": F})
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["0", "1", "2", "3"]
+
+
+def test_the_new_search_algorithm_works(small_net, batch, monkeypatch):
+    from .test_search import train
+
+    monkeypatch.setattr("supermask.search.base.SEARCHES", dict(sm.SEARCHES))
+    scope: dict = {}
+    exec(BLOCKS[3], scope)
+    sm.randomize_(small_net, seed=0, density=0.5)
+    search = scope["Saliency"](small_net, density=0.5, lr=0.1)
+    before = {name: mask.clone() for name, mask in search.mask.items()}
+    train(small_net, search, batch, 10)
+    assert search.ticket().strong and search.ticket().provenance["method"] == "saliency"
+    assert any(not torch.equal(before[name], mask) for name, mask in search.mask.items())
+
+
+def test_there_are_no_other_code_blocks():
+    assert len(BLOCKS) == 4
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/recipes.md"])
+def test_tables_are_those_of_the_results(page):
+    tables = runpy.run_path(str(ROOT / "benchmarks" / "readme_tables.py"))
+    text = (ROOT / page).read_text()
+    assert tables["filled"](text) == text
+
+
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "docs/commands.md", "docs/recipes.md"])
+def test_links_lead_somewhere(page):
+    text = (ROOT / page).read_text()
+    for target in re.findall(r"\]\(([^)#]+)\)", text):
+        if not target.startswith("http"):
+            assert ((ROOT / page).parent / target).exists(), target

@@ -1,0 +1,66 @@
+"""Every shipped recipe is read, planned and started: on images of the right shape, for two steps."""
+
+import dataclasses
+from argparse import Namespace
+from pathlib import Path
+
+import pytest
+import torch
+
+from supermask.arguments import read_config
+from supermask.data import Dataset, Images
+from supermask.experiments import CompareConfig, ImpConfig, SearchConfig
+from supermask.experiments import execute as execution
+from supermask.experiments.plan import plan_compare, plan_imp, plan_search
+from supermask.experiments.store import Store
+
+FOLDER = Path(__file__).parent.parent / "recipes"
+RECIPES = sorted(FOLDER.glob("*/*.toml"))
+KINDS = {
+    "compare": (CompareConfig, plan_compare),
+    "search": (SearchConfig, plan_search),
+    "imp": (ImpConfig, plan_imp),
+}
+SHAPES = {"mnist": (60_000, 1, 28), "cifar10": (50_000, 3, 32)}
+
+
+def stand_in(name: str, count: int | None = None) -> Dataset:
+    """Images of the shape of a data set, as many as it has or `count`."""
+    full, channels, size = SHAPES[name]
+    count = full if count is None else count
+    pixels = torch.zeros(count, channels, size, size, dtype=torch.uint8)
+    pixels[:, :, ::2, ::3] = 200
+    train = Images(pixels, torch.arange(count) % 10)
+    test = Images(pixels[:10].clone(), torch.arange(10))
+    classes = tuple(map(str, range(10)))
+    return Dataset(name, train, test, classes, (0.5,) * channels, (0.25,) * channels)
+
+
+def test_there_are_recipes():
+    assert len(RECIPES) >= 10
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: f"{path.parent.name}/{path.stem}")
+def test_a_recipe_runs(path, tmp_path, monkeypatch):
+    config_type, plan = KINDS[path.parent.name]
+    config = read_config(config_type, Namespace(config=str(path)))
+    graph = plan(config, stand_in(config.data)).graph
+    assert f"{path.parent.name} --config recipes/{path.relative_to(FOLDER)}" in path.read_text()
+    monkeypatch.setattr(execution, "dataset", lambda *_: stand_in(config.data, count=40))
+    monkeypatch.setattr(execution, "EVALUATIONS", 1)
+    first = graph[0]
+    task = dataclasses.replace(first.task, steps=2, batch_size=4, warmup_steps=0)
+    short = dataclasses.replace(first, task=task, snapshot=None)
+    result = execution.execute(short, Store(tmp_path), execution.Environment())
+    assert 0 <= result["test_accuracy"] <= 1 and result["steps"] == 2
+
+
+def test_published_numbers_of_steps():
+    for name, steps in (
+        ("mnist-lenet-300-100", 50_000),
+        ("cifar10-conv-4", 25_000),
+        ("cifar10-resnet-20", 62_400),
+    ):
+        config = read_config(ImpConfig, Namespace(config=str(FOLDER / "imp" / f"{name}.toml")))
+        planned = plan_imp(config, stand_in(config.data)).graph[0].task.steps
+        assert abs(planned / steps - 1) < 0.01
