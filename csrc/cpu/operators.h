@@ -1,4 +1,4 @@
-// The operators that register.cpp hands to the dispatcher; schemas and meaning are in supermask/ops.py.
+// The operators that register.cpp hands to the dispatcher; schemas are in supermask/operators.py, meanings in ops.py.
 #pragma once
 
 #include <cstdint>
