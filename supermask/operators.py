@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from supermask import references
+from supermask import layouts, references
 
 _SCHEMAS = (
     "philox(int key, int start, int count, Device device) -> Tensor",
@@ -189,7 +189,7 @@ def _save_bits(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 
 def _bits_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    signs = references.signs_of_bits(ctx.saved_tensors[0], ctx.outputs, ctx.features)
+    signs = layouts.signs_of_bits(ctx.saved_tensors[0], ctx.outputs, ctx.features)
     return _input_gradient(ctx, grad, signs), None, None, None, _bias_gradient(ctx, grad)
 
 
@@ -201,7 +201,7 @@ def _save_lists(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 def _lists_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     starts, entries = ctx.saved_tensors
-    signs = references.signs_of_lists(starts, entries, ctx.outputs, ctx.features)
+    signs = layouts.signs_of_lists(starts, entries, ctx.outputs, ctx.features)
     return _input_gradient(ctx, grad, signs), None, None, None, None, _bias_gradient(ctx, grad)
 
 

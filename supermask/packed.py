@@ -11,7 +11,7 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from supermask import ops, references
+from supermask import layouts, ops
 from supermask.parameters import unwrap
 from supermask.ticket import Ticket
 
@@ -44,8 +44,8 @@ class PackedLinear(nn.Module):
         self.scale = scale
         self.density = int(signs.count_nonzero()) / max(signs.numel(), 1)
         lists = self.density <= LISTS_UP_TO_DENSITY
-        starts, entries = references.lists_of_signs(signs) if lists else (None, None)
-        self.register_buffer("planes", references.bits_of_signs(signs))
+        starts, entries = layouts.lists_of_signs(signs) if lists else (None, None)
+        self.register_buffer("planes", layouts.bits_of_signs(signs))
         self.register_buffer("starts", starts)
         self.register_buffer("entries", entries)
         self.register_buffer("bias", None if bias is None else bias.detach().clone())
@@ -77,7 +77,7 @@ class PackedLinear(nn.Module):
         """The weights as a matrix, of the type and on the device of `like`; kept once asked for."""
         dense = self._dense
         if dense is None or dense.dtype != like.dtype or dense.device != like.device:
-            signs = references.signs_of_bits(self.planes, self.out_features, self.in_features)
+            signs = layouts.signs_of_bits(self.planes, self.out_features, self.in_features)
             dense = self._dense = signs.to(like.device, like.dtype) * self.scale
         return dense
 

@@ -10,6 +10,7 @@ import supermask
 ROOT = Path(supermask.__file__).parent
 FLOORS = {
     "references": 0,
+    "layouts": 0,
     "operators": 0,
     "ops": 0,
     "io": 0,

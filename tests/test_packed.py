@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import supermask as sm
-from supermask import ops, references
+from supermask import layouts, ops, references
 from supermask.packed import PackedLinear, pack
 
 needs_native = pytest.mark.skipif(
@@ -30,8 +30,8 @@ sizes = st.one_of(st.integers(1, 70), st.sampled_from([127, 128, 129, 300]))
 @given(outputs=sizes, inputs=sizes, density=st.floats(0, 1), seed=st.integers(0, 9))
 def test_layouts_hold_every_sign(outputs, inputs, density, seed):
     signs = draw_signs(outputs, inputs, density, seed)
-    assert torch.equal(references.signs_of_bits(references.bits_of_signs(signs), outputs, inputs), signs)
-    assert torch.equal(references.signs_of_lists(*references.lists_of_signs(signs), outputs, inputs), signs)
+    assert torch.equal(layouts.signs_of_bits(layouts.bits_of_signs(signs), outputs, inputs), signs)
+    assert torch.equal(layouts.signs_of_lists(*layouts.lists_of_signs(signs), outputs, inputs), signs)
 
 
 @needs_native
@@ -50,7 +50,7 @@ def test_kernels_are_exact_on_integers(outputs, inputs, batch, density, bias, se
     x = torch.randint(-9, 10, (batch, inputs), generator=generator).float()
     b = torch.randint(-9, 10, (outputs,), generator=generator).float() if bias else None
     expected = x @ signs.float().t() * 0.5 + (0 if b is None else b)
-    planes, lists = references.bits_of_signs(signs), references.lists_of_signs(signs)
+    planes, lists = layouts.bits_of_signs(signs), layouts.lists_of_signs(signs)
     assert torch.equal(native.linear_from_bits(x, planes, outputs, 0.5, b), expected)
     assert torch.equal(native.linear_from_lists(x, *lists, outputs, 0.5, b), expected)
     assert torch.equal(references.KERNELS["linear_from_bits"](x, planes, outputs, 0.5, b), expected)
@@ -109,7 +109,7 @@ def test_a_tied_weight_stays_dense():
 @needs_native
 def test_wrong_arguments_raise_and_name_themselves():
     signs, x = draw_signs(5, 9, 0.5), torch.ones(2, 9)
-    planes, (starts, entries) = references.bits_of_signs(signs), references.lists_of_signs(signs)
+    planes, (starts, entries) = layouts.bits_of_signs(signs), layouts.lists_of_signs(signs)
     wrong = {
         "x": lambda: native.linear_from_bits(x.double(), planes, 5, 1.0, None),
         "planes": lambda: native.linear_from_bits(x, planes[..., :3], 5, 1.0, None),
@@ -130,5 +130,5 @@ def test_wrong_arguments_raise_and_name_themselves():
 @pytest.mark.parametrize("name", ["linear_from_bits", "linear_from_lists"])
 def test_operators_pass_opcheck(name):
     signs, x = draw_signs(5, 40, 0.5), torch.randn(3, 40, requires_grad=True)
-    layout = (references.bits_of_signs(signs),) if name.endswith("bits") else references.lists_of_signs(signs)
+    layout = (layouts.bits_of_signs(signs),) if name.endswith("bits") else layouts.lists_of_signs(signs)
     torch.library.opcheck(getattr(native, name), (x, *layout, 5, 0.5, torch.randn(5)))
