@@ -39,7 +39,7 @@ inline void store_vector(float* to, Floats value) { __builtin_memcpy(to, &value,
 // table[lowest four bits of each word]
 inline Floats pick(const float* table, Words32 words) {
 #if defined(__AVX512F__)
-  return __builtin_shuffle(load_vector<Floats>(table), (Lanes)words);
+  return (Floats)_mm512_permutexvar_ps((__m512i)words, _mm512_loadu_ps(table));
 #elif defined(__AVX2__)
   const __m256i index = (__m256i)words;
   const __m256 low = _mm256_permutevar8x32_ps(_mm256_loadu_ps(table), index);
