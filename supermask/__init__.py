@@ -5,6 +5,7 @@ from supermask.init import randomize_ as randomize_
 from supermask.loading import load as load
 from supermask.models import create_model as create_model
 from supermask.models import list_models as list_models
+from supermask.packed import pack as pack
 from supermask.prune import hold as hold
 from supermask.prune import imp as imp
 from supermask.search import SEARCHES as SEARCHES

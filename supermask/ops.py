@@ -1,168 +1,21 @@
-"""Operators: one schema each, and the place where compiled kernels plug in.
+"""What the rest of the library computes with: the operators of `supermask.operators` as functions.
 
-Everything the library computes on whole tensors of weights, scores or mask bits goes through
-`torch.ops.supermask.*`. The references of `supermask.references` are registered for every backend; the
-compiled library, `_native.so`, overrides them for the CPU through PyTorch's dispatcher, so that no caller
-ever asks which device it runs on. The wrappers at the end are what the rest of the library calls; they check
-their arguments, so that both backends refuse the same ones with the same words.
+They check their arguments, so that every backend refuses the same ones with the same words.
 """
 
-import ctypes
-import functools
-import logging
-import os
-import sys
-from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from supermask import references
+from supermask.operators import backends as backends
+from supermask.operators import empty_masks
+from supermask.operators import instruction_set as instruction_set
+from supermask.operators import is_native as is_native
+from supermask.operators import reference as reference
 
 SCHEMES = ("sign", "uniform", "normal")
 """Unit distributions: +1 or -1 with equal odds; uniform on (-1, 1); standard normal."""
-
-_SCHEMAS = (
-    "philox(int key, int start, int count, Device device) -> Tensor",
-    "fill_random(Tensor(a!) out, int key, int start, str scheme, float scale) -> ()",
-    "select(Tensor[] scores, int[] keep) -> Tensor[]",
-    "select_into(Tensor(a!)[] masks, Tensor[] scores, int[] keep, Tensor(b!) cuts) -> ()",
-    "select_global(Tensor[] scores, int keep) -> Tensor[]",
-    "straight_through(Tensor[] grads, Tensor[] weights, Tensor[] scores) -> Tensor[]",
-    "write_masked(Tensor(a!)[] out, Tensor[] weights, Tensor[] masks) -> ()",
-    "edge_popup_sgd(Tensor(a!)[] out, Tensor(b!)[] masks, Tensor(c!)[] scores, Tensor(d!)[] velocities, "
-    "Tensor[] grads, Tensor[] weights, int[] keep, Tensor(e!) cuts, float lr, float momentum, "
-    "float dampening, float weight_decay, bool nesterov) -> ()",
-    "pack_mask(Tensor mask) -> Tensor",
-    "unpack_mask(Tensor packed, SymInt numel) -> Tensor",
-)
-
-_library = torch.library.Library("supermask", "DEF")
-for _schema in _SCHEMAS:
-    _library.define(_schema)
-
-
-# --- backends ----------------------------------------------------------------------------------------
-
-
-def _load_native() -> Path | None:
-    """Load the compiled library from wherever the package was installed; None where there is none.
-
-    Raises:
-        OSError: The library is there but does not load. That is a broken installation, and falling back
-            would hide it.
-    """
-    if os.environ.get("SUPERMASK_REFERENCE"):
-        return None
-    for directory in sys.modules["supermask"].__path__:
-        path = Path(directory, "_native.so")
-        if path.exists():
-            torch.ops.load_library(path)
-            return path
-    logging.getLogger(__name__).warning(
-        "supermask has no compiled kernels here (it was installed without a C++ compiler); slower references "
-        "written in torch serve. Remedy: install a compiler, then supermask again"
-    )
-    return None
-
-
-_native = _load_native()
-for _name, _kernel in references.KERNELS.items():
-    _library.impl(_name, _kernel, "CompositeExplicitAutograd")
-if _native is None:
-    for _name, _kernel in references.CPU_KERNELS.items():
-        _library.impl(_name, _kernel, "CPU")
-
-
-def reference(name: str) -> Callable[..., Any]:
-    """The torch reference of an operator, for tests of the kernels that override it."""
-    return references.KERNELS[name]
-
-
-@functools.cache
-def is_native(name: str, device: torch.device) -> bool:
-    """Whether a compiled kernel serves operator `name` on `device`."""
-    key = device.type.upper()
-    return _native is not None and torch._C._dispatch_has_kernel_for_dispatch_key(f"supermask::{name}", key)
-
-
-def backends() -> dict[str, str]:
-    """Operator name → which implementation serves CPU tensors, and why."""
-    if _native is None:
-        asked = bool(os.environ.get("SUPERMASK_REFERENCE"))
-        why = "SUPERMASK_REFERENCE is set" if asked else "no compiled library was installed"
-        return dict.fromkeys(references.KERNELS, f"reference ({why})")
-    library = ctypes.CDLL(str(_native))
-    library.supermask_instruction_set.restype = ctypes.c_char_p
-    instruction_set = library.supermask_instruction_set().decode()
-    return {
-        name: f"native ({instruction_set})"
-        if is_native(name, torch.device("cpu"))
-        else "reference (has no compiled kernel)"
-        for name in references.KERNELS
-    }
-
-
-# --- shapes without data -----------------------------------------------------------------------------
-
-
-@torch.library.register_fake("supermask::philox", lib=_library)
-def _(key: int, start: int, count: int, device: torch.device) -> Tensor:
-    return torch.empty(count, dtype=torch.int64, device=device)
-
-
-@torch.library.register_fake("supermask::fill_random", lib=_library)
-def _(out: Tensor, key: int, start: int, scheme: str, scale: float) -> None:
-    return None
-
-
-def _new_masks(scores: Sequence[Tensor]) -> list[Tensor]:
-    return [torch.empty(score.shape, dtype=torch.bool, device=score.device) for score in scores]
-
-
-@torch.library.register_fake("supermask::select", lib=_library)
-def _(scores: Sequence[Tensor], keep: Sequence[int]) -> list[Tensor]:
-    return _new_masks(scores)
-
-
-@torch.library.register_fake("supermask::select_into", lib=_library)
-def _(masks: Sequence[Tensor], scores: Sequence[Tensor], keep: Sequence[int], cuts: Tensor) -> None:
-    return None
-
-
-@torch.library.register_fake("supermask::select_global", lib=_library)
-def _(scores: Sequence[Tensor], keep: int) -> list[Tensor]:
-    return _new_masks(scores)
-
-
-@torch.library.register_fake("supermask::straight_through", lib=_library)
-def _(grads: Sequence[Tensor], weights: Sequence[Tensor], scores: Sequence[Tensor]) -> list[Tensor]:
-    return [torch.empty(score.shape, dtype=score.dtype, device=score.device) for score in scores]
-
-
-@torch.library.register_fake("supermask::write_masked", lib=_library)
-def _(out: Sequence[Tensor], weights: Sequence[Tensor], masks: Sequence[Tensor]) -> None:
-    return None
-
-
-@torch.library.register_fake("supermask::edge_popup_sgd", lib=_library)
-def _(out: Sequence[Tensor], *_: object) -> None:
-    return None
-
-
-@torch.library.register_fake("supermask::pack_mask", lib=_library)
-def _(mask: Tensor) -> Tensor:
-    return torch.empty((mask.numel() + 7) // 8, dtype=torch.uint8, device=mask.device)
-
-
-@torch.library.register_fake("supermask::unpack_mask", lib=_library)
-def _(packed: Tensor, numel: int) -> Tensor:
-    return torch.empty(numel, dtype=torch.bool, device=packed.device)
-
-
-# --- what the library calls --------------------------------------------------------------------------
 
 
 def _signed(key: int) -> int:
@@ -210,7 +63,7 @@ def select(scores: Sequence[Tensor], keep: Sequence[int], cuts: Tensor | None = 
     try:
         if cuts is None:
             return torch.ops.supermask.select(scores, keep)
-        masks = _new_masks(scores)
+        masks = empty_masks(scores)
         torch.ops.supermask.select_into(masks, scores, keep, cuts)
         return masks
     except RuntimeError as error:
@@ -278,7 +131,7 @@ def edge_popup_sgd(
         ValueError: A score is no longer finite. `scores` have moved then, and `out` holds anything.
     """
     _check_counts(scores, keep)
-    masks = _new_masks(scores)
+    masks = empty_masks(scores)
     options = (lr, momentum, dampening, weight_decay, nesterov)
     try:
         torch.ops.supermask.edge_popup_sgd(

@@ -14,6 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from supermask.layouts import signs_of_bits, signs_of_lists
+
 _LOW = 0xFFFFFFFF
 _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 _KEY_STEPS = (0x9E3779B9, 0xBB67AE85)
@@ -266,6 +268,24 @@ def _unpack_mask(packed: Tensor, numel: int) -> Tensor:
     return (packed.unsqueeze(1) & _bit_values(packed.device)).flatten()[:numel] != 0
 
 
+# --- packed layers -----------------------------------------------------------------------------------
+
+
+def _scaled_linear(x: Tensor, signs: Tensor, scale: float, bias: Tensor | None) -> Tensor:
+    product = (x @ signs.to(x.dtype).t()) * scale
+    return product if bias is None else product + bias
+
+
+def _linear_from_bits(x: Tensor, planes: Tensor, outputs: int, scale: float, bias: Tensor | None) -> Tensor:
+    return _scaled_linear(x, signs_of_bits(planes, outputs, x.shape[1]), scale, bias)
+
+
+def _linear_from_lists(
+    x: Tensor, starts: Tensor, entries: Tensor, outputs: int, scale: float, bias: Tensor | None
+) -> Tensor:
+    return _scaled_linear(x, signs_of_lists(starts, entries, outputs, x.shape[1]), scale, bias)
+
+
 # --- all of them -------------------------------------------------------------------------------------
 
 _select, _select_global = _make_select(_topk_threshold)
@@ -289,6 +309,8 @@ KERNELS: dict[str, Callable[..., Any]] = {
     "straight_through": _straight_through,
     "write_masked": _write_masked,
     "edge_popup_sgd": _edge_popup_sgd,
+    "linear_from_bits": _linear_from_bits,
+    "linear_from_lists": _linear_from_lists,
     "pack_mask": _pack_mask,
     "unpack_mask": _unpack_mask,
 }

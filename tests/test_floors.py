@@ -10,12 +10,15 @@ import supermask
 ROOT = Path(supermask.__file__).parent
 FLOORS = {
     "references": 0,
+    "layouts": 0,
+    "operators": 0,
     "ops": 0,
     "io": 0,
     "parameters": 1,
     "mask": 1,
     "init": 1,
     "ticket": 2,
+    "packed": 2,
     "search": 2,
     "prune": 2,
     "models": 3,

@@ -1,6 +1,7 @@
 // See kernels.h. The loops are mostly plain C++ that the compiler vectorizes; no template or inline function
 // of the standard library is used here, for the linker would merge its copies across instruction sets.
 #include "kernels_generator.h"
+#include "kernels_packed.h"
 #include "kernels_select.h"
 #include "kernels_tile.h"
 
@@ -34,6 +35,12 @@ const Kernels SUPERMASK_TABLE = {
     .edge_popup_sgd = edge_popup_sgd_tile,
     .pack = pack,
     .unpack = unpack,
+    .subset_sums = subset_sums,
+    .look_up_4x1 = look_up<4, 1>,
+    .look_up_1x1 = look_up<1, 1>,
+    .look_up_2x4 = look_up<2, 4>,
+    .add_listed_16 = add_listed<1>,
+    .add_listed_64 = add_listed<4>,
 };
 
 }  // namespace supermask

@@ -54,6 +54,18 @@ struct Kernels {
   // `count` bytes of 8 mask bits each.
   void (*pack)(const bool* mask, int64_t count, uint8_t* packed);
   void (*unpack)(const uint8_t* packed, int64_t count, bool* mask);
+
+  // Packed layers; the layouts are those of packed_linear.cpp.
+  void (*subset_sums)(const float* inputs, int64_t quads, float* tables);
+  // 4 x 16 outputs of one input, 16 of one, 2 x 16 of four: out[group][input][16].
+  void (*look_up_4x1)(const uint32_t* planes, int64_t words, const float* tables, float* out);
+  void (*look_up_1x1)(const uint32_t* planes, int64_t words, const float* tables, float* out);
+  void (*look_up_2x4)(const uint32_t* planes, int64_t words, const float* tables, float* out);
+  // sums[row] += listed inputs, -= others listed; 16 and 64 inputs side by side.
+  void (*add_listed_16)(const float* inputs, const uint8_t* entries, const int32_t* starts, int64_t rows,
+                        float* sums);
+  void (*add_listed_64)(const float* inputs, const uint8_t* entries, const int32_t* starts, int64_t rows,
+                        float* sums);
 };
 
 // The best table for this machine. ATEN_CPU_CAPABILITY (avx512, avx2 or default), which limits torch's own

@@ -1,7 +1,8 @@
-// The operators that register.cpp hands to the dispatcher; schemas and meaning are in supermask/ops.py.
+// The operators that register.cpp hands to the dispatcher; schemas are in supermask/operators.py, meanings in ops.py.
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -26,5 +27,9 @@ void edge_popup_sgd(Tensors out, Tensors masks, Tensors scores, Tensors velociti
 
 Tensor pack_mask(Tensor mask);
 Tensor unpack_mask(Tensor packed, int64_t numel);
+
+Tensor linear_from_bits(Tensor x, Tensor planes, int64_t outputs, double scale, std::optional<Tensor> bias);
+Tensor linear_from_lists(Tensor x, Tensor starts, Tensor entries, int64_t outputs, double scale,
+                         std::optional<Tensor> bias);
 
 }  // namespace supermask::op

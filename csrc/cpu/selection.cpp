@@ -19,6 +19,21 @@ constexpr double kDeviations = 5;   // of a sample's rank, to either side of the
 // Width of a warm window in keys of float32: 2^14 of them span 0.1 to 0.2 % of a score.
 constexpr int64_t kNarrowest = int64_t{1} << 14, kFirst = int64_t{1} << 17, kWidest = int64_t{1} << 20;
 
+// A hint may hold anything; this says whether its key can be one.
+template <class Float>
+bool plausible(const Hint& hint) {
+  return hint.key > 0 && hint.key < static_cast<int64_t>(Keys<Float>::infinity);
+}
+
+// What to remember of a cut: where it is, and four times as far to either side as it came.
+template <class Float>
+Hint follow(const Hint& last, int64_t key) {
+  if (!plausible<Float>(last)) return {key, kFirst};
+  const int shift = Keys<Float>::mantissa_bits - Keys<float>::mantissa_bits;
+  const int64_t drift = std::min(std::abs(key - last.key) >> shift, kWidest);
+  return {key, std::clamp(4 * drift, kNarrowest, kWidest)};
+}
+
 uint32_t scatter(uint32_t i) { return (i + 1) * 0x9E3779B9u; }
 
 }  // namespace
@@ -66,13 +81,8 @@ void Selection<Float>::run(SelectionWork<Float>& work) {
   }
   for_blocks(0, all, [&](const Block& block) { finish(work, block); });
   if (!hints_) return;
-  for (size_t i = 0; i < segments_.size(); ++i) {
-    const int shift = Keys<Float>::mantissa_bits - Keys<float>::mantissa_bits;
-    const int64_t key = static_cast<int64_t>(segments_[i].key), drift = std::abs(key - hints_[i].key) >> shift;
-    const bool warm = hints_[i].key > 0;
-    const int64_t spread = warm ? std::clamp(4 * drift, kNarrowest, kWidest) : kFirst;
-    hints_[i] = {key, spread};
-  }
+  for (size_t i = 0; i < segments_.size(); ++i)
+    hints_[i] = follow<Float>(hints_[i], static_cast<int64_t>(segments_[i].key));
 }
 
 // Sets the window in which to look for the cut first.
@@ -85,7 +95,7 @@ void Selection<Float>::guess(SelectionWork<Float>& work, Segment& segment, const
     segment.window = {0, 0};
   } else if (segment.numel <= kSmall) {
     segment.window = {0, infinity};
-  } else if (hint && hint->key > 0 && hint->key < static_cast<int64_t>(infinity)) {
+  } else if (hint && plausible<Float>(*hint)) {
     const int shift = Keys<Float>::mantissa_bits - Keys<float>::mantissa_bits;
     const Key key = static_cast<Key>(hint->key);
     const Key spread = static_cast<Key>(std::clamp(hint->spread, kNarrowest, kWidest)) << shift;

@@ -1,0 +1,221 @@
+"""Operators as PyTorch's dispatcher knows them: one schema each, references, compiled kernels, fakes.
+
+Everything the library computes on whole tensors of weights, scores or mask bits goes through
+`torch.ops.supermask.*`. The references of `supermask.references` are registered for every backend; the
+compiled library, `_native.so`, overrides them for the CPU through the dispatcher, so that no caller ever
+asks which device it runs on. `supermask.ops` has the functions that the rest of the library calls.
+"""
+
+import ctypes
+import functools
+import logging
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from supermask import layouts, references
+
+_SCHEMAS = (
+    "philox(int key, int start, int count, Device device) -> Tensor",
+    "fill_random(Tensor(a!) out, int key, int start, str scheme, float scale) -> ()",
+    "select(Tensor[] scores, int[] keep) -> Tensor[]",
+    "select_into(Tensor(a!)[] masks, Tensor[] scores, int[] keep, Tensor(b!) cuts) -> ()",
+    "select_global(Tensor[] scores, int keep) -> Tensor[]",
+    "straight_through(Tensor[] grads, Tensor[] weights, Tensor[] scores) -> Tensor[]",
+    "write_masked(Tensor(a!)[] out, Tensor[] weights, Tensor[] masks) -> ()",
+    "edge_popup_sgd(Tensor(a!)[] out, Tensor(b!)[] masks, Tensor(c!)[] scores, Tensor(d!)[] velocities, "
+    "Tensor[] grads, Tensor[] weights, int[] keep, Tensor(e!) cuts, float lr, float momentum, "
+    "float dampening, float weight_decay, bool nesterov) -> ()",
+    "linear_from_bits(Tensor x, Tensor planes, SymInt outputs, float scale, Tensor? bias) -> Tensor",
+    "linear_from_lists(Tensor x, Tensor starts, Tensor entries, SymInt outputs, float scale, Tensor? bias) "
+    "-> Tensor",
+    "pack_mask(Tensor mask) -> Tensor",
+    "unpack_mask(Tensor packed, SymInt numel) -> Tensor",
+)
+
+_library = torch.library.Library("supermask", "DEF")
+for _schema in _SCHEMAS:
+    _library.define(_schema)
+
+
+# --- backends ----------------------------------------------------------------------------------------
+
+
+def _load_native() -> Path | None:
+    """Load the compiled library from wherever the package was installed; None where there is none.
+
+    Raises:
+        OSError: The library is there but does not load. That is a broken installation, and falling back
+            would hide it.
+    """
+    if os.environ.get("SUPERMASK_REFERENCE"):
+        return None
+    for directory in sys.modules["supermask"].__path__:
+        path = Path(directory, "_native.so")
+        if path.exists():
+            torch.ops.load_library(path)
+            return path
+    logging.getLogger(__name__).warning(
+        "supermask has no compiled kernels here (it was installed without a C++ compiler); slower references "
+        "written in torch serve. Remedy: install a compiler, then supermask again"
+    )
+    return None
+
+
+_native = _load_native()
+for _name, _kernel in references.KERNELS.items():
+    _library.impl(_name, _kernel, "CompositeExplicitAutograd")
+if _native is None:
+    for _name, _kernel in references.CPU_KERNELS.items():
+        _library.impl(_name, _kernel, "CPU")
+
+
+def reference(name: str) -> Callable[..., Any]:
+    """The torch reference of an operator, for tests of the kernels that override it."""
+    return references.KERNELS[name]
+
+
+@functools.cache
+def is_native(name: str, device: torch.device) -> bool:
+    """Whether a compiled kernel serves operator `name` on `device`."""
+    key = device.type.upper()
+    return _native is not None and torch._C._dispatch_has_kernel_for_dispatch_key(f"supermask::{name}", key)
+
+
+@functools.cache
+def instruction_set() -> str | None:
+    """`avx512`, `avx2` or `baseline`: what the compiled CPU kernels use here; None without a library."""
+    if _native is None:
+        return None
+    library = ctypes.CDLL(str(_native))
+    library.supermask_instruction_set.restype = ctypes.c_char_p
+    return library.supermask_instruction_set().decode()
+
+
+def backends() -> dict[str, str]:
+    """Operator name → which implementation serves CPU tensors, and why."""
+    if _native is None:
+        asked = bool(os.environ.get("SUPERMASK_REFERENCE"))
+        why = "SUPERMASK_REFERENCE is set" if asked else "no compiled library was installed"
+        return dict.fromkeys(references.KERNELS, f"reference ({why})")
+    return {
+        name: f"native ({instruction_set()})"
+        if is_native(name, torch.device("cpu"))
+        else "reference (has no compiled kernel)"
+        for name in references.KERNELS
+    }
+
+
+# --- shapes without data -----------------------------------------------------------------------------
+
+
+@torch.library.register_fake("supermask::philox", lib=_library)
+def _(key: int, start: int, count: int, device: torch.device) -> Tensor:
+    return torch.empty(count, dtype=torch.int64, device=device)
+
+
+@torch.library.register_fake("supermask::fill_random", lib=_library)
+def _(out: Tensor, key: int, start: int, scheme: str, scale: float) -> None:
+    return None
+
+
+def empty_masks(scores: Sequence[Tensor]) -> list[Tensor]:
+    """One bool tensor per score tensor, of its shape and on its device, contiguous."""
+    return [torch.empty(score.shape, dtype=torch.bool, device=score.device) for score in scores]
+
+
+@torch.library.register_fake("supermask::select", lib=_library)
+def _(scores: Sequence[Tensor], keep: Sequence[int]) -> list[Tensor]:
+    return empty_masks(scores)
+
+
+@torch.library.register_fake("supermask::select_into", lib=_library)
+def _(masks: Sequence[Tensor], scores: Sequence[Tensor], keep: Sequence[int], cuts: Tensor) -> None:
+    return None
+
+
+@torch.library.register_fake("supermask::select_global", lib=_library)
+def _(scores: Sequence[Tensor], keep: int) -> list[Tensor]:
+    return empty_masks(scores)
+
+
+@torch.library.register_fake("supermask::straight_through", lib=_library)
+def _(grads: Sequence[Tensor], weights: Sequence[Tensor], scores: Sequence[Tensor]) -> list[Tensor]:
+    return [torch.empty(score.shape, dtype=score.dtype, device=score.device) for score in scores]
+
+
+@torch.library.register_fake("supermask::write_masked", lib=_library)
+def _(out: Sequence[Tensor], weights: Sequence[Tensor], masks: Sequence[Tensor]) -> None:
+    return None
+
+
+@torch.library.register_fake("supermask::edge_popup_sgd", lib=_library)
+def _(out: Sequence[Tensor], *_: object) -> None:
+    return None
+
+
+@torch.library.register_fake("supermask::linear_from_bits", lib=_library)
+def _(x: Tensor, planes: Tensor, outputs: int, scale: float, bias: Tensor | None) -> Tensor:
+    return x.new_empty(x.shape[0], outputs)
+
+
+@torch.library.register_fake("supermask::linear_from_lists", lib=_library)
+def _(x: Tensor, starts: Tensor, entries: Tensor, outputs: int, scale: float, bias: Tensor | None) -> Tensor:
+    return x.new_empty(x.shape[0], outputs)
+
+
+@torch.library.register_fake("supermask::pack_mask", lib=_library)
+def _(mask: Tensor) -> Tensor:
+    return torch.empty((mask.numel() + 7) // 8, dtype=torch.uint8, device=mask.device)
+
+
+@torch.library.register_fake("supermask::unpack_mask", lib=_library)
+def _(packed: Tensor, numel: int) -> Tensor:
+    return torch.empty(numel, dtype=torch.bool, device=packed.device)
+
+
+# --- gradients of packed layers, to the input and the bias --------------------------------------------
+
+
+def _save_bits(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    x, planes, ctx.outputs, ctx.scale, bias = inputs
+    ctx.features, ctx.biased = x.shape[1], bias is not None
+    ctx.save_for_backward(planes)
+
+
+def _bits_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    signs = layouts.signs_of_bits(ctx.saved_tensors[0], ctx.outputs, ctx.features)
+    return _input_gradient(ctx, grad, signs), None, None, None, _bias_gradient(ctx, grad)
+
+
+def _save_lists(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    x, starts, entries, ctx.outputs, ctx.scale, bias = inputs
+    ctx.features, ctx.biased = x.shape[1], bias is not None
+    ctx.save_for_backward(starts, entries)
+
+
+def _lists_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    starts, entries = ctx.saved_tensors
+    signs = layouts.signs_of_lists(starts, entries, ctx.outputs, ctx.features)
+    return _input_gradient(ctx, grad, signs), None, None, None, None, _bias_gradient(ctx, grad)
+
+
+def _input_gradient(ctx: Any, grad: Tensor, signs: Tensor) -> Tensor:
+    return grad @ signs.to(grad.dtype) * ctx.scale
+
+
+def _bias_gradient(ctx: Any, grad: Tensor) -> Tensor | None:
+    return grad.sum(0) if ctx.biased else None
+
+
+torch.library.register_autograd(
+    "supermask::linear_from_bits", _bits_backward, setup_context=_save_bits, lib=_library
+)
+torch.library.register_autograd(
+    "supermask::linear_from_lists", _lists_backward, setup_context=_save_lists, lib=_library
+)

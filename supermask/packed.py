@@ -1,0 +1,115 @@
+"""Layers that compute straight from packed masks.
+
+A masked signed-constant weight is +σ, -σ or 0, so that a product with it is an addition, a subtraction or
+nothing. `pack` gives a copy of a network whose linear layers hold two bits per weight (and, for batches,
+lists of the kept ones) instead of floats, and which computes the same function up to the order of float32
+sums. Weights of other initializations, and layers other than linear ones, stay as they are.
+"""
+
+import copy
+
+import torch
+from torch import Tensor, nn
+
+from supermask import layouts, ops
+from supermask.parameters import unwrap
+from supermask.ticket import Ticket
+
+# Which kernel serves a batch, from benchmarks/masked_linear.py. Bits cost the same at any density but need a
+# table look-up in registers; lists cost in proportion to the density; neither beats a matrix product when
+# many inputs meet a mask that keeps most weights.
+FEW_INPUTS = {"avx512": 8, "avx2": 4}
+LISTS_UP_TO_DENSITY = 0.6
+
+
+class PackedLinear(nn.Module):
+    """`nn.Linear` with weights +σ, -σ and 0.
+
+    Args:
+        signs: Matrix of -1, 0 and +1 (int8), outputs by inputs.
+        scale: σ.
+        bias: One value per output, or None.
+    """
+
+    planes: Tensor
+    starts: Tensor | None
+    entries: Tensor | None
+    bias: Tensor | None
+
+    def __init__(self, signs: Tensor, scale: float, bias: Tensor | None = None) -> None:
+        super().__init__()
+        if signs.dim() != 2 or signs.dtype != torch.int8 or bool((signs.abs() > 1).any()):
+            raise ValueError("signs must be an int8 matrix of -1, 0 and +1")
+        self.out_features, self.in_features = signs.shape
+        self.scale = scale
+        self.density = int(signs.count_nonzero()) / max(signs.numel(), 1)
+        lists = self.density <= LISTS_UP_TO_DENSITY
+        starts, entries = layouts.lists_of_signs(signs) if lists else (None, None)
+        self.register_buffer("planes", layouts.bits_of_signs(signs))
+        self.register_buffer("starts", starts)
+        self.register_buffer("entries", entries)
+        self.register_buffer("bias", None if bias is None else bias.detach().clone())
+        self._dense: Tensor | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x · Wᵀ + b for x of any leading dimensions and float type; sums are in float32."""
+        if not ops.is_native("linear_from_bits", x.device) or self.kernel(x.numel()) == "dense":
+            bias = None if self.bias is None else self.bias.to(x.dtype)
+            return nn.functional.linear(x, self.weight(x), bias)
+        flat = x.reshape(-1, self.in_features).float().contiguous()
+        if self.kernel(x.numel()) == "bits":
+            y = torch.ops.supermask.linear_from_bits(
+                flat, self.planes, self.out_features, self.scale, self.bias
+            )
+        else:
+            y = torch.ops.supermask.linear_from_lists(
+                flat, self.starts, self.entries, self.out_features, self.scale, self.bias
+            )
+        return y.to(x.dtype).view(*x.shape[:-1], self.out_features)
+
+    def kernel(self, numel: int) -> str:
+        """What serves an input of `numel` elements: `bits`, `lists` or `dense`."""
+        if numel <= FEW_INPUTS.get(ops.instruction_set() or "", 0) * self.in_features:
+            return "bits"
+        return "dense" if self.starts is None else "lists"
+
+    def weight(self, like: Tensor) -> Tensor:
+        """The weights as a matrix, of the type and on the device of `like`; kept once asked for."""
+        dense = self._dense
+        if dense is None or dense.dtype != like.dtype or dense.device != like.device:
+            signs = layouts.signs_of_bits(self.planes, self.out_features, self.in_features)
+            dense = self._dense = signs.to(like.device, like.dtype) * self.scale
+        return dense
+
+    def extra_repr(self) -> str:
+        return f"{self.in_features}, {self.out_features}, density={self.density:.3f}"
+
+
+def pack(model: nn.Module, ticket: Ticket) -> nn.Module:
+    """A copy of `model` with the weights of `ticket`, its signed-constant linear layers packed.
+
+    Meant for inference: packed weights do not train, though gradients reach the layers' inputs.
+
+    Raises:
+        TicketError: The ticket is of another network.
+    """
+    packed = ticket.apply(copy.deepcopy(unwrap(model)))
+    drawn = {entry.name: entry for entry in ticket.entries if entry.masked and entry.draw is not None}
+    owners: dict[int, int] = {}
+    for module in packed.modules():
+        for parameter in module.parameters(recurse=False):
+            owners[id(parameter)] = owners.get(id(parameter), 0) + 1
+    for name, module in list(packed.named_modules()):
+        entry = drawn.get(f"{name}.weight" if name else "weight")
+        if type(module) is not nn.Linear or entry is None or entry.draw is None:
+            continue
+        if entry.draw.scheme != "sign" or owners[id(module.weight)] > 1:
+            continue
+        layer = PackedLinear(
+            module.weight.detach().sign().to(torch.int8), abs(entry.draw.scale), module.bias
+        ).train(module.training)
+        if not name:
+            return layer
+        parent, _, child = name.rpartition(".")
+        setattr(packed.get_submodule(parent), child, layer)
+    return packed
