@@ -53,7 +53,8 @@ def normals(w: np.ndarray) -> np.ndarray:
     m, e = np.where(big, m * np.float32(0.5), m), np.where(big, e + 1, e)
     t = m - np.float32(1)
     log = (e - 32).astype(np.float32) * np.float32(0.6931471824645996) + t * horner(P, t)
-    r = np.sqrt(np.maximum(log * np.float32(-2), np.float32(0)))
+    squared = log * np.float32(-2)
+    r = np.sqrt(np.where(squared > 0, squared, np.float32(0)))
     g = (2 * (b & np.uint32(0x3FFFFFFF)).astype(np.int64) + 1 - 2**30).astype(np.float32) * np.float32(
         2.0**-31
     )
