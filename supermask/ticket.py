@@ -224,7 +224,7 @@ class Ticket:
                 raise TicketError("the weights it rebuilds do not have the checksum it records")
         except DamagedFileError as error:
             prefix = "" if str(path) in str(error) else f"{path}: "
-            raise TicketError(f"{prefix}{error}. Get the ticket again from its source") from None
+            raise TicketError(f"{prefix}{error}; get it again from its source") from None
         return ticket
 
     @classmethod

@@ -211,6 +211,17 @@ def test_a_damaged_checkpoint_stops_the_run_and_is_kept(digits, tmp_path):
     assert run.checkpoint.read_bytes().endswith(b"garbage") and run.result is None
 
 
+def test_a_damaged_ticket_of_a_parent_names_the_remedy(digits, tmp_path):
+    plan = plan_imp(ImpConfig(rounds=1, **SHORT), digits)
+    store = Store(tmp_path)
+    parent, child = plan.graph
+    execute(parent, store, Environment())
+    path = store.run(parent.id).ticket_path()
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(DamagedFileError, match=f"Delete .*{parent.id} to have the run made again"):
+        execute(child, store, Environment())
+
+
 def test_results_have_the_designed_keys(comparison, tmp_path):
     plan, store = comparison
     document = collect("compare", plan, store, store.root.parent, {"data": "digits"}, {})

@@ -253,3 +253,9 @@ def test_trained_norms_are_stored_in_the_ticket(small_net, batch, tmp_path):
     assert set(ticket.values) == {"norm.weight", "norm.bias"} and ticket.strong
     twin = ticket.apply(copy.deepcopy(small_net).apply(scramble)).eval()
     assert torch.equal(twin(batch[0]), small_net.eval()(batch[0]))
+
+
+def test_a_search_has_one_group(small_net):
+    search = sm.EdgePopup(sm.randomize_(small_net), density=0.5, lr=0.1)
+    with pytest.raises(ValueError, match="one group of parameters"):
+        search.add_param_group({"params": [nn.Parameter(torch.zeros(2))]})

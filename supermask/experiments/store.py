@@ -12,7 +12,7 @@ from typing import Any
 from filelock import FileLock
 
 from supermask.experiments.spec import RunSpec
-from supermask.io import read_json, write_json, write_text
+from supermask.io import DamagedFileError, read_json, write_json, write_text
 from supermask.ticket import Ticket
 
 
@@ -37,7 +37,15 @@ class Run:
         return self.folder / ("final.ticket" if step is None else f"step-{step}.ticket")
 
     def ticket(self, step: int | None = None) -> Ticket:
-        return Ticket.load(self.ticket_path(step))
+        """Load it.
+
+        Raises:
+            DamagedFileError: It is damaged or gone; the message says how to have it made again.
+        """
+        try:
+            return Ticket.load(self.ticket_path(step))
+        except (DamagedFileError, FileNotFoundError) as error:
+            raise DamagedFileError(f"{error}. Delete {self.folder} to have the run made again") from None
 
     def history(self) -> list[dict[str, float]]:
         path = self.folder / "metrics.jsonl"

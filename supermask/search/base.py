@@ -170,6 +170,14 @@ class Search(Optimizer):
         facts = {"method": self.method, "density": self.density, "distribution": self.distribution}
         return Ticket.of(self.model, self.mask, provenance={**facts, **(provenance or {})})
 
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Refused once the search is made: its masks and scores are those of its one group."""
+        if self.param_groups:
+            raise ValueError(
+                "a search has one group of parameters; to mask others too, make it with include="
+            )
+        super().add_param_group(param_group)
+
     def state_dict(self) -> dict[str, Any]:
         """Scores, frozen weights, masks, options and the base rule's state."""
         return {**super().state_dict(), "base": self.base.state_dict(), "names": list(self._names)}
