@@ -21,6 +21,7 @@ from supermask.experiments.store import Store
 from supermask.io import DamagedFileError
 from supermask.mask import distance
 from supermask.ticket import Ticket
+from supermask.train import Progress
 
 SHORT = {"epochs": 2, "batch_size": 64, "out": "unused"}
 
@@ -89,6 +90,71 @@ def test_each_kind_of_run_is_what_its_name_says(comparison):
             kept = weight.abs()[one_shot[n]].min()
             assert kept >= weight.abs()[~one_shot[n]].max()
     assert initial.factory == imp.factory
+
+
+def test_a_reinit_control_differs_in_its_draw_alone(comparison):
+    plan, _ = comparison
+    ticket, control = row(plan, "imp", 0.2), row(plan, "reinit", 0.2)
+    assert ticket.weights.seed == 0 != control.weights.seed
+    same = {"method": "", "weights": ticket.weights, "mask": ticket.mask}
+    assert dataclasses.replace(ticket, **same) == dataclasses.replace(control, **same)
+    assert control.mask.kind == "same" and control.mask.run == ticket.id
+
+
+def test_frozen_weights_are_rescaled_as_asked(comparison, digits):
+    plan, store = comparison
+    for density in (0.5, 0.2):
+        entry = store.run(row(plan, "edge-popup", density).id).ticket().entries[0]
+        assert entry.draw.scale == pytest.approx((2 / 64 / density) ** 0.5)
+    plain = plan_search(SearchConfig(rescale=False, **SHORT), digits).graph[0]
+    assert plain.weights.rescale_by == 1.0
+
+
+def test_a_run_trains_as_its_task_says(digits, tmp_path, monkeypatch):
+    from supermask.experiments import execute as execution
+
+    seen = {}
+
+    def spy(model, optimizer, batches, **options):
+        seen.update(options, model=model, optimizer=optimizer, batch=batches(0))
+        return Progress(1)
+
+    monkeypatch.setattr(execution, "fit", spy)
+    config = ImpConfig(
+        rounds=0,
+        model="conv-2",
+        model_args={"width": "0.25"},
+        label_smoothing=0.1,
+        clip=2.0,
+        amp="bf16",
+        schedule="multistep",
+        milestones=(1.0,),
+        warmup_epochs=0.5,
+        lr=0.3,
+        nesterov=True,
+        weight_decay=0.01,
+        **SHORT,
+    )
+    spec = plan_imp(config, digits).graph[0]
+    execute(spec, Store(tmp_path), Environment(channels_last=True))
+    assert (seen["amp"], seen["label_smoothing"], seen["clip"]) == ("bf16", 0.1, 2.0)
+    schedule = seen["schedule"]
+    assert (schedule.kind, schedule.steps, schedule.warmup, schedule.milestones) == (
+        "multistep",
+        40,
+        10,
+        (20,),
+    )
+    group = seen["optimizer"].param_groups[0]
+    assert (group["lr"], group["nesterov"], group["weight_decay"], group["momentum"]) == (
+        0.3,
+        True,
+        0.01,
+        0.9,
+    )
+    assert seen["batch"][0].shape == (64, 1, 8, 8)
+    weight = next(p for p in seen["model"].parameters() if p.dim() == 4 and p.shape[1] > 1)
+    assert weight.is_contiguous(memory_format=torch.channels_last)
 
 
 def test_steps_are_counted_along_the_chain(comparison):

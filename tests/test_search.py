@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import supermask as sm
-from supermask.mask import NonFiniteScoreError, keep_count
+from supermask.mask import LayerCollapseWarning, NonFiniteScoreError, keep_count
 
 # The published form: masks inside forward, identity backward through the selection.
 
@@ -259,3 +259,10 @@ def test_a_search_has_one_group(small_net):
     search = sm.EdgePopup(sm.randomize_(small_net), density=0.5, lr=0.1)
     with pytest.raises(ValueError, match="one group of parameters"):
         search.add_param_group({"params": [nn.Parameter(torch.zeros(2))]})
+
+
+def test_a_search_close_to_collapse_warns_once_by_name(small_net):
+    with pytest.warns(LayerCollapseWarning, match=r"hidden\.weight \(1 of 1920\)") as caught:
+        search = sm.EdgePopup(sm.randomize_(small_net), density=0.0005, lr=0.1)
+        search.step()
+    assert len(caught) == 1

@@ -44,22 +44,36 @@ def test_schedules():
         Schedule("linear", 5)
 
 
-def test_fit_is_the_plain_loop():
+@pytest.mark.parametrize("clip", [None, 0.05])
+@pytest.mark.parametrize("label_smoothing", [0.0, 0.2])
+def test_fit_is_the_plain_loop(clip, label_smoothing):
     model = sm.randomize_(Dropping(), seed=0)
     model.requires_grad_(True)
     twin = copy.deepcopy(model)
     torch.manual_seed(0)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
     seen = []
-    progress = fit(model, optimizer, batches, steps=12, schedule=Schedule("cosine", 12), on_step=seen.append)
+    progress = fit(
+        model,
+        optimizer,
+        batches,
+        steps=12,
+        schedule=Schedule("cosine", 12),
+        clip=clip,
+        label_smoothing=label_smoothing,
+        on_step=seen.append,
+    )
     torch.manual_seed(0)
     other = torch.optim.SGD(twin.parameters(), lr=0.1, momentum=0.9)
     scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(other, 12)
     losses = []
     for step in range(12):
         other.zero_grad()
-        loss = F.cross_entropy(twin(batches(step)[0]), batches(step)[1])
+        inputs, labels = batches(step)
+        loss = F.cross_entropy(twin(inputs), labels, label_smoothing=label_smoothing)
         loss.backward()
+        if clip is not None:
+            assert torch.nn.utils.clip_grad_norm_(twin.parameters(), clip) > clip
         other.step()
         scheduler.step()
         losses.append(loss.item())
@@ -68,6 +82,19 @@ def test_fit_is_the_plain_loop():
     assert seen == list(range(1, 13)) and progress.step == 12
     assert progress.history[-1]["train_loss"] == pytest.approx(sum(losses) / 12, rel=1e-5)
     assert optimizer.param_groups[0]["lr"] == 0.1
+
+
+def test_clipping_acts_on_unscaled_gradients():
+    def first_step(amp: str) -> list[torch.Tensor]:
+        model = sm.randomize_(nn.Sequential(nn.Flatten(), nn.Linear(64, 2)), "kaiming_normal", seed=0)
+        optimizer = torch.optim.SGD(model.requires_grad_(True).parameters(), lr=1.0)
+        before = [p.detach().clone() for p in model.parameters()]
+        # A bound far above the norm must change nothing, though the scaled gradients exceed it.
+        fit(model, optimizer, batches, steps=1, amp=amp, clip=50.0)
+        return [p.detach() - b for p, b in zip(model.parameters(), before, strict=True)]
+
+    for plain, scaled in zip(first_step("none"), first_step("fp16"), strict=True):
+        assert torch.allclose(plain, scaled, atol=2e-3) and plain.abs().max() > 0.05
 
 
 def make(kind: str) -> tuple[nn.Module, torch.optim.Optimizer]:
