@@ -25,14 +25,10 @@ def markdown(head: list[str], rows: list[list[str]]) -> str:
 def comparison(document: dict[str, Any], name: str) -> str:
     """A line per method, a column per density."""
     config, summary, machine = document["config"], document["summary"], document["machine"]
-    densities = sorted({e["density"] for e in summary if e["method"] != "dense"}, reverse=True)
+    densities = sorted({entry["density"] for entry in summary}, reverse=True)
     cells = {(entry["method"], entry["density"]): cell(entry) for entry in summary}
-    rows = []
-    for method in dict.fromkeys(entry["method"] for entry in summary):
-        if method == "dense":
-            rows.append([f"{method} (density 1)", cells[method, 1.0]] + [""] * (len(densities) - 1))
-        else:
-            rows.append([method] + [cells.get((method, density), "") for density in densities])
+    methods = dict.fromkeys(entry["method"] for entry in summary)
+    rows = [[method] + [cells.get((method, density), "") for density in densities] for method in methods]
     seeds = len(config["seeds"])
     title = (
         f"**{config['data']}, {config['model']}**, {config['epochs']:g} epochs, batches of "
