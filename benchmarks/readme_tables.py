@@ -15,7 +15,7 @@ from supermask.io import read_json, write_text
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 PAGES = (ROOT / "README.md", ROOT / "docs" / "recipes.md")
-MARK = re.compile(r"<!-- (table|grid|changes): ([\w-]+) -->\n.*?<!-- end -->", re.DOTALL)
+MARK = re.compile(r"<!-- (table|grid|changes|steps): ([\w/-]+) -->\n.*?<!-- end -->", re.DOTALL)
 
 
 def markdown(head: list[str], rows: list[list[str]]) -> str:
@@ -93,7 +93,19 @@ def changes(document: dict[str, Any], _: str) -> str:
     return markdown(["change", "validation accuracy"], rows)
 
 
-KINDS = {"table": comparison, "grid": grid, "changes": changes}
+def steps(document: dict[str, Any], _: str) -> str:
+    """What a search step costs over a dense step."""
+    rows = [
+        [row["network"], *(f"{row[f'{name}/dense']:.3f}" for name in ("edge-popup", "parts", "sort"))]
+        for row in document["rows"]
+    ]
+    machine = document["machine"]
+    title = f"{machine['cpu']}, {machine['threads']} thread, torch {machine['torch']}, batches of 128"
+    head = ["network", "edge-popup", "step in parts", "sort in every forward"]
+    return f"{title}: `python benchmarks/training_step.py`\n\n" + markdown(head, rows)
+
+
+KINDS = {"table": comparison, "grid": grid, "changes": changes, "steps": steps}
 
 
 def filled(text: str) -> str:
