@@ -102,7 +102,9 @@ def steps(document: dict[str, Any], _: str) -> str:
     machine = document["machine"]
     title = f"{machine['cpu']}, {machine['threads']} thread, torch {machine['torch']}, batches of 128"
     head = ["network", "edge-popup", "step in parts", "sort in every forward"]
-    return f"{title}: `python benchmarks/training_step.py`\n\n" + markdown(head, rows)
+    return f"{title}: `python benchmarks/training_step.py --threads {machine['threads']}`\n\n" + markdown(
+        head, rows
+    )
 
 
 KINDS = {"table": comparison, "grid": grid, "changes": changes, "steps": steps}

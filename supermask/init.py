@@ -122,6 +122,8 @@ def randomize_(
     if init not in _SCHEMES:
         raise ValueError(f"unknown init {init!r}; choose one of {', '.join(INITS)}")
     check_seed(seed)
+    if isinstance(model, nn.parallel.DistributedDataParallel):
+        raise ValueError("call randomize_ before wrapping the model in DDP, which must see what is frozen")
     infos = classify(model, include, exclude)
     draws = tuple(_draw(info, init, gain, density) for info in infos)
     inner = unwrap(model)

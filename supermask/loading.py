@@ -37,9 +37,20 @@ def network_of(ticket: Ticket, device: torch.device | str = "cpu") -> nn.Module:
                 f"the network {ticket.factory.get('name')!r} has other parameters than the ticket"
             )
         model = build(ticket.factory)
+        _cast(model, ticket)
     except TicketError:
         raise
     except ValueError as error:
         raise TicketError(f"the network of the ticket cannot be built: {error}") from None
     ticket.apply(model)
     return model.to(device).eval()
+
+
+def _cast(model: nn.Module, ticket: Ticket) -> None:
+    """Give parameters and buffers the dtypes that the ticket records."""
+    parameters, buffers = dict(model.named_parameters()), dict(model.named_buffers())
+    for entry in ticket.entries:
+        parameters[entry.name].data = parameters[entry.name].data.to(entry.dtype)
+    for name, buffer in ticket.buffers.items():
+        if name in buffers:
+            buffers[name].data = buffers[name].data.to(buffer.dtype)

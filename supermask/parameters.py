@@ -75,8 +75,11 @@ def classify(
         One entry per distinct parameter, in `named_parameters()` order.
 
     Raises:
+        TypeError: `model` is no module (its parameters, say).
         ValueError: A pattern matches no parameter, or `include` asks for a mask on a vector.
     """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"give the model itself, an nn.Module, not a {type(model).__name__}")
     include, exclude = _patterns(include, "include"), _patterns(exclude, "exclude")
     infos = [
         _decide(name, parameter, module, include, exclude)
@@ -160,7 +163,7 @@ def _decide_unmasked(name: str, local: str, parameter: nn.Parameter, module: nn.
     kind = type(module).__name__
     if isinstance(module, nn.Embedding | nn.EmbeddingBag):
         return ParameterInfo(name, parameter, "drawn", kind, spread=1.0)
-    if _is_norm(module) and local in ("weight", "bias"):
+    if _is_norm(module) and local in ("weight", "bias") and parameter.squeeze().dim() <= 1:
         return ParameterInfo(name, parameter, "constant", kind, value=float(local == "weight"))
     if kind.startswith("LayerScale") or local in _LAYER_SCALES:
         return ParameterInfo(name, parameter, "constant", "layer scale", value=1.0)

@@ -7,6 +7,7 @@ from the Box-Muller transform, computed with float32 additions, multiplications,
 the polynomials below: no call into a mathematics library decides a bit.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -186,8 +187,10 @@ def _make_select(threshold: Callable[[Tensor, int], Tensor]) -> tuple[Callable[.
         return masks
 
     def select_global(scores: Sequence[Tensor], keep: int) -> list[Tensor]:
-        keys = torch.cat([_magnitude_keys(score) for score in scores])
-        _check_finite(keys, scores[0].dtype)
+        # Keys of different widths do not compare; values cast to the widest type do.
+        widest = functools.reduce(torch.promote_types, [score.dtype for score in scores])
+        keys = torch.cat([_magnitude_keys(score.to(widest)) for score in scores])
+        _check_finite(keys, widest)
         parts = select_keys(keys, keep).split([score.numel() for score in scores])
         return [part.reshape(score.shape).clone() for part, score in zip(parts, scores, strict=True)]
 

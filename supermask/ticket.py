@@ -52,7 +52,7 @@ class Entry:
         return math.prod(self.shape)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Ticket:
     """A subnetwork as data.
 
@@ -118,16 +118,8 @@ class Ticket:
             entries.append(Entry(name, tuple(parameter.shape), parameter.dtype, kept is not None, draw))
         buffers = _persistent_buffers(model)
         found = dict(factory) if factory is not None else factory_of(model)
-        return cls(
-            tuple(entries),
-            record.seed,
-            record.init,
-            packed,
-            values,
-            buffers,
-            found,
-            dict(provenance or {}),
-        )
+        facts = {"versions": _versions(found), **(provenance or {})}
+        return cls(tuple(entries), record.seed, record.init, packed, values, buffers, found, facts)
 
     @property
     def strong(self) -> bool:
@@ -163,7 +155,7 @@ class Ticket:
             return _effective(entry.draw, self.seed, entry.dtype, mask)
         if mask is None:
             return self.values[entry.name].clone()
-        weight = torch.zeros(entry.shape, dtype=entry.dtype)
+        weight = torch.zeros(entry.shape, dtype=entry.dtype, device="cpu")
         weight[mask] = self.values[entry.name]
         return weight
 
@@ -176,7 +168,7 @@ class Ticket:
         digest = hashlib.sha256()
         for entry in self.entries:
             weight = self.weight(entry).contiguous()
-            digest.update(weight.view(-1).view(torch.uint8).numpy().tobytes())
+            digest.update(weight.view(-1).view(torch.uint8).numpy().data)
         return digest.hexdigest()
 
     def save(self, path: str | os.PathLike[str]) -> Path:
@@ -222,6 +214,8 @@ class Ticket:
             ticket = cls._parse(tensors, header, max_parameters)
             if ticket.checksum() != header.get("sha256"):
                 raise TicketError("the weights it rebuilds do not have the checksum it records")
+        except (RuntimeError, OverflowError, MemoryError) as error:
+            raise TicketError(f"{path} cannot be rebuilt: {error}") from None
         except DamagedFileError as error:
             prefix = "" if str(path) in str(error) else f"{path}: "
             raise TicketError(f"{prefix}{error}; get it again from its source") from None
@@ -240,8 +234,11 @@ class Ticket:
         entries = tuple(_entry_from_json(value) for value in _list(header.get("parameters")))
         if len({entry.name for entry in entries}) != len(entries):
             raise TicketError("it names a parameter twice")
-        if sum(entry.numel for entry in entries) > max_parameters:
-            raise TicketError(f"it declares more than {max_parameters} parameters (see max_parameters)")
+        stored = sum(entry.numel for entry in entries if entry.masked or entry.draw is None)
+        total = sum(entry.numel for entry in entries)
+        # What is drawn or constant without a mask takes no bytes, so it is held to what does take some.
+        if total > max_parameters or total - stored > max(1 << 24, 64 * stored):
+            raise TicketError(f"it declares more parameters ({total}) than a file of its size should")
         groups: dict[str, dict[str, Tensor]] = {"mask": {}, "value": {}, "buffer": {}}
         for key, tensor in tensors.items():
             kind, _, name = key.partition("/")
@@ -272,24 +269,27 @@ class Ticket:
         Everything is checked before the first value is written.
 
         Raises:
-            TicketError: The model's parameters or buffers have other names or shapes.
+            TicketError: The model's parameters or buffers have other names, shapes or dtypes.
         """
         inner = unwrap(model)
         parameters = dict(inner.named_parameters())
-        ours = {entry.name: entry.shape for entry in self.entries}
-        theirs = {name: tuple(parameter.shape) for name, parameter in parameters.items()}
+        ours = {entry.name: f"{entry.shape} {entry.dtype}" for entry in self.entries}
+        theirs = {name: f"{tuple(p.shape)} {p.dtype}" for name, p in parameters.items()}
         _compare("parameter", ours, theirs)
         buffers = dict(inner.named_buffers())
         _compare(
             "buffer",
-            {name: tuple(buffer.shape) for name, buffer in self.buffers.items()},
-            {name: tuple(buffer.shape) for name, buffer in _persistent_buffers(inner).items()},
+            {name: str(tuple(buffer.shape)) for name, buffer in self.buffers.items()},
+            {name: str(tuple(buffer.shape)) for name, buffer in _persistent_buffers(inner).items()},
         )
         with torch.no_grad():
             for entry in self.entries:
                 parameters[entry.name].copy_(self.weight(entry))
             for name, buffer in self.buffers.items():
                 buffers[name].copy_(buffer)
+        draws = tuple(entry.draw for entry in self.entries if entry.draw is not None)
+        if draws:
+            inner.supermask_init = Init(self.init, self.seed, draws)  # type: ignore[assignment]
         return model
 
     def info(self) -> dict[str, Any]:
@@ -400,7 +400,7 @@ def _check_mask(parameters: Mapping[str, Tensor], mask: Mapping[str, Tensor]) ->
             raise ValueError(f"{name} has non-zero weights outside its mask; apply the mask first")
 
 
-def _compare(what: str, ours: Mapping[str, tuple[int, ...]], theirs: Mapping[str, tuple[int, ...]]) -> None:
+def _compare(what: str, ours: Mapping[str, str], theirs: Mapping[str, str]) -> None:
     for name in ours.keys() | theirs.keys():
         if ours.get(name) != theirs.get(name):
             raise TicketError(
@@ -444,13 +444,14 @@ def _entry_from_json(value: Any) -> Entry:
         value.get("dtype"),
         value.get("masked"),
     )
-    whole = isinstance(shape, list) and all(type(size) is int and 0 <= size < 1 << 40 for size in shape)
+    whole = isinstance(shape, list) and all(type(size) is int and 0 < size < 1 << 40 for size in shape)
     if not whole or len(shape) > 8 or dtype not in _DTYPES or not isinstance(masked, bool):  # type: ignore[arg-type]
         raise TicketError(f"parameter {name!r} has no sound shape, dtype and masked flag")
     draw = None
     if "scheme" in value:
         scheme, scale = value["scheme"], value.get("scale")
-        if scheme not in _SCHEMES or not isinstance(scale, int | float) or not math.isfinite(scale):
+        sound = isinstance(scale, int | float) and not isinstance(scale, bool) and abs(scale) < 3e38
+        if scheme not in _SCHEMES or not sound:
             raise TicketError(f"parameter {name!r} has an unknown scheme {scheme!r} or scale {scale!r}")
         draw = Draw(name, tuple(shape), masked, scheme, float(scale))  # type: ignore[arg-type]
     return Entry(name, tuple(shape), _DTYPES[dtype], masked, draw)  # type: ignore[arg-type]

@@ -194,12 +194,12 @@ def evaluate(
 ) -> dict[str, float]:
     """Accuracy (fraction correct) and mean cross-entropy over `batches`, in evaluation mode.
 
-    The model's mode is as before afterwards.
+    The mode of every module is as before afterwards.
 
     Raises:
         ValueError: There is no batch.
     """
-    was_training = model.training
+    modes = [(module, module.training) for module in model.modules()]
     model.eval()
     device = next(model.parameters()).device
     correct = torch.zeros((), dtype=torch.int64, device=device)
@@ -211,7 +211,8 @@ def evaluate(
         correct += (logits.argmax(dim=1) == labels).sum()
         loss += F.cross_entropy(logits.float(), labels, reduction="sum")
         count += len(labels)
-    model.train(was_training)
+    for module, training in modes:
+        module.training = training
     if count == 0:
         raise ValueError("nothing to evaluate: the split is empty")
     return {"accuracy": int(correct) / count, "loss": float(loss) / count}

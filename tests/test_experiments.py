@@ -252,7 +252,7 @@ def test_hashes_depend_on_all_that_matters_and_nothing_else(digits):
         {"lr": 0.3},
         {"seed": 1},
         {"density": 0.31},
-        {"model": "lenet-5", "image_size": 28},
+        {"model": "conv-2"},
         {"epochs": 3},
     ]
     changes += [{"init": "kaiming_normal"}, {"rescale": False}, {"distribution": "erk"}, {"augment": "shift"}]
@@ -373,12 +373,11 @@ def test_a_comparison_killed_at_twenty_moments_ends_with_the_same_bytes(tmp_path
         out = tmp_path / f"killed-{series}"
         process = start(out)
         process.join(timeout=chance.uniform(0.05, 0.5) * whole)
-        if process.is_alive():
-            process.kill()
-            process.join()
-            assert process.exitcode == -signal.SIGKILL
+        process.kill()  # nothing happens to one that has ended
+        process.join()
+        if process.exitcode == -signal.SIGKILL:
             killed += 1
         else:
-            assert outcome(out) == reference
+            assert process.exitcode == 0 and outcome(out) == reference
             series += 1
     assert finish(tmp_path / f"killed-{series}") == reference

@@ -145,7 +145,7 @@ def set_entry(key, value):
         (set_key("parameters", [7]), "not a named object"),
         (set_key("init", 3), "init or provenance"),
         (set_key("factory", "os.system"), "factory"),
-        (set_entry("shape", [1 << 33, 1 << 33]), "more than"),
+        (set_entry("shape", [1 << 33, 1 << 33]), "declares more parameters"),
         (set_entry("shape", [-1, 784]), "no sound shape"),
         (set_entry("shape", [300.5, 784]), "no sound shape"),
         (set_entry("shape", [300, 785]), "has not the"),
@@ -182,7 +182,7 @@ def test_huge_declared_networks_allocate_nothing(path):
             }
         )
 
-    with pytest.raises(sm.TicketError, match="declares more than"):
+    with pytest.raises(sm.TicketError, match="declares more parameters"):
         sm.Ticket.load(rewrite(path, grow))
 
 

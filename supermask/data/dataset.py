@@ -1,7 +1,9 @@
 """Images as bytes in memory, and the two splits of a data set."""
 
+import hashlib
 import math
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -121,6 +123,15 @@ class Dataset:
     def num_classes(self) -> int:
         """Number of classes."""
         return len(self.classes)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Twelve hexadecimal digits of SHA-256 over all pixels and labels, and the normalization."""
+        digest = hashlib.sha256(repr((self.classes, self.mean, self.std)).encode())
+        for images in (self.train, self.test):
+            digest.update(images.pixels.cpu().numpy().data)
+            digest.update(images.labels.cpu().numpy().data)
+        return digest.hexdigest()[:12]
 
     def split(self, val: int | float, *, seed: int) -> tuple[Images, Images]:
         """Part the training images at random into training and validation images.

@@ -4,7 +4,8 @@ A run that was interrupted goes on from its checkpoint and ends with the same by
 not computed again.
 """
 
-from collections.abc import Callable, Iterable
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -65,6 +66,7 @@ def execute(
     if (done := run.result) is not None:
         return done
     with run.lock():
+        run.sweep()
         if (done := run.result) is not None:
             return done
         return _Execution(spec, store, environment, run, on_step).run_to_end()
@@ -140,7 +142,7 @@ class _Execution:
     def _frozen(self) -> tuple[Mask, Progress]:
         mask = self._mask()
         apply_mask(self.model, mask)
-        estimate_norm_statistics(self.model, self.loader.batch, min(self.loader.steps_per_epoch, 100))
+        estimate_norm_statistics(self.model, self._batch, min(self.loader.steps_per_epoch, 100))
         return mask, Progress(0)
 
     # Their parts.
@@ -212,7 +214,7 @@ class _Execution:
         return fit(
             model,  # type: ignore[arg-type]
             optimizer,
-            self.loader.batch,
+            self._batch,
             steps=task.steps,
             start=spec.start,
             schedule=Schedule(task.schedule, task.steps, task.warmup_steps, task.milestones),
@@ -227,13 +229,22 @@ class _Execution:
         )
 
     def _validation(self) -> dict[str, float]:
-        return {f"val_{name}": value for name, value in self._evaluate(self.val_split).items()}
+        measured = self._evaluate(self.val_split)
+        return {f"val_{name}": value for name, value in measured.items() if value is not None}
 
-    def _evaluate(self, images: Images) -> dict[str, float]:
-        return evaluate(self.model, self._batches(images), self.spec.task.amp)
+    def _evaluate(self, images: Images) -> dict[str, float | None]:
+        """Accuracy and loss; a loss that is not finite, as fp16 can give, is None."""
+        batches = iterate_eval(images, EVAL_BATCH, self.data.mean, self.data.std, self.environment.device)
+        measured = evaluate(self.model, map(self._formatted, batches), self.spec.task.amp)
+        return {name: value if math.isfinite(value) else None for name, value in measured.items()}
 
-    def _batches(self, images: Images) -> Iterable[tuple[Tensor, Tensor]]:
-        return iterate_eval(images, EVAL_BATCH, self.data.mean, self.data.std, self.environment.device)
+    def _batch(self, step: int) -> tuple[Tensor, Tensor]:
+        return self._formatted(self.loader.batch(step))
+
+    def _formatted(self, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        if not self.environment.channels_last:
+            return batch
+        return batch[0].contiguous(memory_format=torch.channels_last), batch[1]
 
     def _provenance(self) -> dict[str, Any]:
         return {

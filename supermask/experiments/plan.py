@@ -36,6 +36,7 @@ def task_of(config: TaskConfig, data: Dataset) -> Task:
         raise ConfigError("warmup_epochs", config.warmup_epochs, f"stay below --epochs {config.epochs}")
     return Task(
         data=config.data,
+        data_hash=data.fingerprint,
         image_size=config.image_size,
         val_fraction=config.val_fraction,
         model=config.model,
@@ -96,15 +97,10 @@ def rule_of(config: SearchConfig | ImpConfig | CompareConfig) -> Rule:
 
 def plan_search(config: SearchConfig, data: Dataset) -> Plan:
     """One strong ticket."""
-    spec = _search(
-        task_of(config, data),
-        config.method,
-        rule_of(config),
-        MaskSource(kind="search", density=config.density, distribution=config.distribution),
-        config.init,
-        config.rescale,
-        config.seed,
-    )
+    task = task_of(config, data)
+    mask = MaskSource(kind="search", density=config.density, distribution=config.distribution)
+    rescale_by = _rescale(layers_of(task, data), mask) if config.rescale else 1.0
+    spec = _search(task, config.method, rule_of(config), mask, config.init, rescale_by, config.seed)
     return Plan((spec,), (spec,))
 
 
@@ -199,7 +195,7 @@ def _compare_seed(
         mask = MaskSource(kind="magnitude", run=dense.id, keep=_keep(infos, density, config.scope))
         one_shot = _train("one-shot", task, rule, weights, seed, mask=mask, density=density)
         yield one_shot, "one-shot" in wanted
-        mask = MaskSource(kind="random", keep=_uniform(infos, density))
+        mask = MaskSource(kind="random", keep=_counts(infos, density))
         yield (
             _train("random-mask", task, rule, weights, seed, mask=mask, density=density),
             "random-mask" in wanted,
@@ -216,8 +212,14 @@ def _untrained(config: CompareConfig, task: Task, infos: list[ParameterInfo], se
     )
     for density in config.densities:
         source = MaskSource(kind="search", density=density, distribution=config.distribution)
-        searched = _search(task, "edge-popup", rule, source, config.search_init, config.rescale, seed)
+        rescale_by = _rescale(infos, source) if config.rescale else 1.0
+        searched = _search(task, "edge-popup", rule, source, config.search_init, rescale_by, seed)
         yield searched
+        if config.distribution == "global":
+            # Only the search knows how many weights each layer keeps.
+            control = MaskSource(kind="shuffle", run=searched.id)
+        else:
+            control = MaskSource(kind="random", keep=_counts(infos, density, config.distribution))
         yield RunSpec(
             method="random-mask-frozen",
             kind="frozen",
@@ -225,25 +227,38 @@ def _untrained(config: CompareConfig, task: Task, infos: list[ParameterInfo], se
             rule=rule,
             weights=searched.weights,
             seed=seed,
-            mask=MaskSource(kind="random", keep=_uniform(infos, density)),
+            mask=control,
             density=density,
         )
 
 
 def _search(
-    task: Task, method: str, rule: Rule, mask: MaskSource, init: str, rescale: bool, seed: int
+    task: Task,
+    method: str,
+    rule: Rule,
+    mask: MaskSource,
+    init: str,
+    rescale_by: float | dict[str, float],
+    seed: int,
 ) -> RunSpec:
-    weights = WeightSource(init=init, seed=seed, rescale_by=mask.density if rescale else 1.0)
     return RunSpec(
         method=method,
         kind="search",
         task=task,
         rule=rule,
-        weights=weights,
+        weights=WeightSource(init=init, seed=seed, rescale_by=rescale_by),
         seed=seed,
         mask=mask,
         density=mask.density,
     )
+
+
+def _rescale(infos: list[ParameterInfo], mask: MaskSource) -> float | dict[str, float]:
+    """The density that each layer is rescaled for: its own where the distribution fixes it."""
+    if mask.distribution != "erk":
+        return mask.density
+    counts = _counts(infos, mask.density, "erk")
+    return {info.name: counts[info.name] / info.tensor.numel() for info in infos}
 
 
 def _train(
@@ -278,14 +293,14 @@ def _reinit(task: Task, rule: Rule, init: str, seed: int, ticket: RunSpec) -> Ru
     return _train("reinit", task, rule, weights, seed, mask=mask, density=ticket.density)
 
 
-def _uniform(infos: list[ParameterInfo], density: float) -> dict[str, int]:
-    return allocate({info.name: info.tensor.shape for info in infos}, density)
+def _counts(infos: list[ParameterInfo], density: float, distribution: str = "uniform") -> dict[str, int]:
+    return allocate({info.name: info.tensor.shape for info in infos}, density, distribution)
 
 
 def _keep(infos: list[ParameterInfo], density: float, scope: str) -> dict[str, int] | int:
     if scope == "global":
         return keep_count(sum(info.tensor.numel() for info in infos), density)
-    return _uniform(infos, density)
+    return _counts(infos, density)
 
 
 def _density(keep: dict[str, int] | int, infos: list[ParameterInfo]) -> float:

@@ -34,6 +34,7 @@ class Task:
     """Data, network and training length: what runs that are compared have in common."""
 
     data: str
+    data_hash: str
     image_size: int | None
     val_fraction: float
     model: str
@@ -82,7 +83,7 @@ class WeightSource:
 
     init: str
     seed: int
-    rescale_by: float = 1.0
+    rescale_by: float | dict[str, float] = 1.0
     run: str | None = None
     step: int | None = None
 

@@ -26,7 +26,14 @@ class Run:
     def result(self) -> dict[str, Any] | None:
         """The result, or None while the run is not finished."""
         path = self.folder / "result.json"
-        return read_json(path) if path.exists() else None
+        if not path.exists():
+            return None
+        result = read_json(path)
+        if not isinstance(result, dict) or "test_accuracy" not in result or not self.ticket_path().exists():
+            raise DamagedFileError(
+                f"{path} or its ticket is damaged; delete {self.folder} to have it made again"
+            )
+        return result
 
     @property
     def checkpoint(self) -> Path:
@@ -49,11 +56,12 @@ class Run:
 
     def history(self) -> list[dict[str, float]]:
         path = self.folder / "metrics.jsonl"
-        return (
-            [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-            if path.exists()
-            else []
-        )
+        if not path.exists():
+            return []
+        try:
+            return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        except ValueError:
+            raise DamagedFileError(f"{path} is damaged; delete {self.folder} to have it made again") from None
 
     def write_history(self, history: Sequence[dict[str, float]]) -> None:
         write_text(self.folder / "metrics.jsonl", "".join(json.dumps(entry) + "\n" for entry in history))
@@ -63,6 +71,13 @@ class Run:
         write_json(self.folder / "result.json", result)
         self.checkpoint.unlink(missing_ok=True)
         return result
+
+    def sweep(self) -> None:
+        """Remove what a killed process left: temporary files, the checkpoint of a finished run."""
+        for path in self.folder.glob(".*.tmp"):
+            path.unlink(missing_ok=True)
+        if self.result is not None:
+            self.checkpoint.unlink(missing_ok=True)
 
     def lock(self) -> FileLock:
         """Held while the run executes, so that two processes never write to the same folder."""

@@ -10,8 +10,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from supermask import ops
-from supermask.mask import Mask, check_density, keep_count
+from supermask.mask import Mask, check_density, keep_count, select
 from supermask.parameters import ParameterInfo
 
 SCOPES = ("layerwise", "global")
@@ -28,7 +27,8 @@ def magnitude(
         mask: Name → the survivors so far; None for all.
 
     Returns:
-        Name → bool mask with exactly the counts asked for; ties go to the lower index.
+        Name → bool mask with exactly the counts asked for; ties go to the lower index, and every layer
+        keeps at least its largest weight.
 
     Raises:
         ValueError: More weights are to be kept than survive, or a weight is not finite.
@@ -45,12 +45,10 @@ def magnitude(
         total = sum(map(len, survivors.values()))
         if keep > total:
             raise ValueError(f"{keep} weights are to be kept, but only {total} survive")
-        chosen = ops.select_global(list(survivors.values()), keep)
-    else:
-        chosen = ops.select(list(survivors.values()), [keep[name] for name in survivors])
+    chosen = select(survivors, keep)
     return {
         name: torch.zeros_like(mask[name]).masked_scatter_(mask[name], stays)
-        for name, stays in zip(survivors, chosen, strict=True)
+        for name, stays in chosen.items()
     }
 
 

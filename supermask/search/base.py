@@ -87,6 +87,7 @@ class Search(Optimizer):
             )
         infos = masked(model, include, exclude)
         norms = _norm_parameters(model) if train_norms else []
+        _freeze_the_rest(model, [info.tensor for info in infos], norms)
         self.model = unwrap(model)
         self.density = density
         self.distribution = distribution
@@ -99,7 +100,7 @@ class Search(Optimizer):
         super().__init__([{"params": [*self._names.values(), *norms], **group}], self.base.defaults)
         for name, parameter in self._names.items():
             self.state[parameter] = {"score": scores[name], "weight": weights[name]}
-        self._keep = self._counts()
+        self.keep = self._counts()
         self._cuts = ops.new_cuts(list(scores.values()))
         self._write(self.select())
         masks.warn_of_collapse(self.mask)
@@ -121,8 +122,8 @@ class Search(Optimizer):
         raise NotImplementedError
 
     def select(self) -> masks.Mask:
-        """The masks that follow from `self.scores`; exactly `self._keep` weights."""
-        return masks.select(self.scores, self._keep, self._cuts)
+        """The masks that follow from `self.scores`; exactly `self.keep` weights."""
+        return masks.select(self.scores, self.keep, self._cuts)
 
     def fused_step(self) -> bool:
         """Do everything that `step` does in one pass if that is possible; whether it was done."""
@@ -135,7 +136,8 @@ class Search(Optimizer):
         """Move the scores by `p.grad` = dL/dW_eff, select the masks and write W ⊙ M.
 
         Raises:
-            NonFiniteScoreError: A score is no longer finite; the model keeps its last good weights.
+            NonFiniteScoreError: A score is no longer finite. The model keeps its last good weights; the
+                search itself is lost, and goes on from its last `state_dict`.
         """
         loss = None
         if closure is not None:
@@ -170,6 +172,10 @@ class Search(Optimizer):
         facts = {"method": self.method, "density": self.density, "distribution": self.distribution}
         return Ticket.of(self.model, self.mask, provenance={**facts, **(provenance or {})})
 
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Clear the gradients of the whole model, also of parameters that the search does not move."""
+        self.model.zero_grad(set_to_none)
+
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Refused once the search is made: its masks and scores are those of its one group."""
         if self.param_groups:
@@ -180,7 +186,17 @@ class Search(Optimizer):
 
     def state_dict(self) -> dict[str, Any]:
         """Scores, frozen weights, masks, options and the base rule's state."""
-        return {**super().state_dict(), "base": self.base.state_dict(), "names": list(self._names)}
+        return {**super().state_dict(), "base": self.base.state_dict(), "search": self._identity()}
+
+    def _identity(self) -> dict[str, Any]:
+        """What a state must agree with to be continued here."""
+        return {
+            "method": self.method,
+            "base": type(self.base).__name__,
+            "density": self.density,
+            "distribution": self.distribution,
+            "names": list(self._names),
+        }
 
     @torch.no_grad()
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -189,11 +205,11 @@ class Search(Optimizer):
         Raises:
             ValueError: The state is of another search: other parameters, shapes or groups.
         """
-        names = state_dict.get("names")
-        if names != list(self._names):
-            raise ValueError(
-                f"the state is of other parameters ({names}) than this search's ({list(self._names)})"
-            )
+        theirs, names = state_dict.get("search", {}), list(self._names)
+        for key, ours in self._identity().items():
+            if theirs.get(key) != ours:
+                what = "other parameters" if key == "names" else f"another {key}"
+                raise ValueError(f"the state is of {what} ({theirs.get(key)}) than this search's ({ours})")
         entries = [state_dict["state"][index] for index in range(len(names))]
         for name, entry in zip(names, entries, strict=True):
             for key, tensor in self.state[self._names[name]].items():
@@ -251,6 +267,21 @@ class Search(Optimizer):
             ops.write_masked(list(self._names.values()), list(self.weights.values()), list(mask.values()))
         for name, parameter in self._names.items():
             self.state[parameter]["mask"] = mask[name]
+
+
+def _freeze_the_rest(model: nn.Module, masked_weights: list[nn.Parameter], norms: list[Tensor]) -> None:
+    """Stop gradients of parameters that nothing moves: they would grow for ever, and count in clipping."""
+    moved = {id(p) for p in (*masked_weights, *norms)}
+    if not all(p.requires_grad for p in masked_weights):
+        raise ValueError(
+            "a masked weight does not require a gradient, so its scores could not move; call "
+            "requires_grad_(True) on it, or leave it out with exclude="
+        )
+    if isinstance(model, nn.parallel.DistributedDataParallel):
+        return  # it waits for the gradients that it saw when it was made
+    for parameter in unwrap(model).parameters():
+        if id(parameter) not in moved:
+            parameter.requires_grad_(False)
 
 
 def _norm_parameters(model: nn.Module) -> list[Tensor]:

@@ -20,7 +20,7 @@ def sgd_step(search: Search) -> bool:
     Raises:
         NonFiniteScoreError: A score is no longer finite; the model keeps its last good weights.
     """
-    if not _plain_sgd(search.base) or not isinstance(search._keep, dict):
+    if not _plain_sgd(search.base) or not isinstance(search.keep, dict):
         return False
     parameters, scores = list(search._names.values()), list(search.scores.values())
     grads = [parameter.grad for parameter in parameters]
@@ -35,7 +35,7 @@ def sgd_step(search: Search) -> bool:
             velocities,
             grads,  # type: ignore[arg-type]  # none is None: _fits
             list(search.weights.values()),
-            list(search._keep.values()),
+            list(search.keep.values()),
             search._cuts,
             **{name: options[name] for name in _OPTIONS},
         )
