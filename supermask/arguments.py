@@ -1,6 +1,7 @@
 """Dataclasses as flags and configuration files: the names are the same everywhere."""
 
 import argparse
+import contextlib
 import dataclasses
 import difflib
 import tomllib
@@ -134,6 +135,9 @@ def _checked(path: Path, name: str, value: Any, kind: Any, config_type: type[Any
 def _scalar(path: Path, name: str, value: Any, kind: type[Any], choices: tuple[str, ...]) -> Any:
     if kind is float and type(value) is int:
         value = float(value)
+    if kind is float and type(value) is str and path.suffix != ".toml":
+        with contextlib.suppress(ValueError):
+            value = float(value)  # PyYAML reads 5e-4 as text
     if type(value) is not kind:
         raise FlagError(f"--config {path}: {name} takes a {kind.__name__}, not {value!r}")
     if choices and value not in choices:

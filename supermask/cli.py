@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from supermask.arguments import FlagError, add_flags, read_config
@@ -155,8 +156,10 @@ def _run_eval(options: argparse.Namespace, _: list[str]) -> None:
     name = options.data or ticket.provenance.get("data")
     if not isinstance(name, str):
         raise FlagError("--data is missing, and the ticket does not record the data set it was made on")
-    size = options.image_size or ticket.provenance.get("image_size")
+    recorded = ticket.provenance.get("image_size")
+    size = options.image_size or (recorded if isinstance(recorded, int) else None)
     data = load_data(name, options.data_root, size)
+    _check_fit(ticket.factory, data)
     batches = iterate_eval(data.test, options.batch_size, data.mean, data.std, options.device)
     result = evaluate(network_of(ticket, options.device), batches)
     if options.json:
@@ -164,6 +167,18 @@ def _run_eval(options: argparse.Namespace, _: list[str]) -> None:
     else:
         print(f"{100 * result['accuracy']:.2f} % of {len(data.test)} test images of {name}", end="")
         print(f", mean loss {result['loss']:.4f}")
+
+
+def _check_fit(factory: dict[str, Any] | None, data: Any) -> None:
+    """Refuse a data set whose images or classes the network was not built for."""
+    arguments = (factory or {}).get("args")
+    for key in ("num_classes", "in_channels", "image_size"):
+        built = arguments.get(key) if isinstance(arguments, dict) else None
+        if built is not None and built != getattr(data, key):
+            raise FlagError(
+                f"--data {data.name}: its {key} is {getattr(data, key)}, and the ticket's network was built "
+                f"for {built}; name the data set it was made on, or set --image-size"
+            )
 
 
 def _add_info(parser: argparse.ArgumentParser) -> None:
@@ -186,7 +201,7 @@ def _run_info(options: argparse.Namespace, _: list[str]) -> None:
     table = Table("layer", "shape", "kept", "density", box=None, header_style="bold")
     for layer in layers:
         shape = "×".join(map(str, layer["shape"]))
-        table.add_row(layer["name"], shape, str(layer["kept"]), f"{layer['density']:.4g}")
+        table.add_row(escape(layer["name"]), shape, str(layer["kept"]), f"{layer['density']:.4g}")
     console.print(table)
 
 

@@ -18,6 +18,7 @@ from supermask.experiments.plan import Plan, plan_compare, plan_imp, plan_search
 from supermask.experiments.results import collect, describe_machine, write_results
 from supermask.experiments.spec import RunSpec
 from supermask.experiments.store import Store
+from supermask.io import read_json
 from supermask.report import write_report
 
 PLACES = ("out", "jobs", "threads", "data_root", "checkpoint_seconds")
@@ -40,6 +41,7 @@ def run_command(command: str, config: TaskConfig, line: str, console: Console) -
     """
     out = Path(config.out)
     out.mkdir(parents=True, exist_ok=True)
+    _check_folder(out, command)
     environment, jobs = _environment(config)
     data = dataset(config.data, environment.data_root, config.image_size)
     plan = _plan(config, data)
@@ -53,6 +55,18 @@ def run_command(command: str, config: TaskConfig, line: str, console: Console) -
     write_results(document, out)
     write_report(document, out)
     return document
+
+
+def _check_folder(out: Path, command: str) -> None:
+    """Refuse to write one command's results over another's."""
+    if not (out / "results.json").exists():
+        return
+    document = read_json(out / "results.json")
+    schema = document.get("schema") if isinstance(document, dict) else None
+    if schema != f"supermask/{command}/1":
+        raise ConfigError(
+            "out", str(out), f"it holds results of another command ({schema}); name another folder"
+        )
 
 
 def _plan(config: TaskConfig, data: Any) -> Plan:

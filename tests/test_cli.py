@@ -43,11 +43,23 @@ def test_search_leaves_a_strong_ticket_and_a_report(searched):
     assert float(row["test_accuracy"]) == document["rows"][0]["test_accuracy"]
 
 
+def test_another_command_does_not_overwrite_the_results(searched, capsys):
+    before = (searched / "results.json").read_bytes()
+    assert run("imp", "--rounds", 1, *QUICK, "--out", searched) == 2
+    assert "results of another command" in capsys.readouterr().err
+    assert (searched / "results.json").read_bytes() == before
+
+
 def test_eval_measures_what_the_search_reported(searched, capsys):
     assert run("eval", ticket_of(searched), "--json") == 0
     measured = json.loads(capsys.readouterr().out)
     document = json.loads((searched / "results.json").read_text())
     assert measured["accuracy"] == document["rows"][0]["test_accuracy"] and measured["images"] == 360
+
+
+def test_eval_refuses_data_that_does_not_fit(searched, capsys):
+    assert run("eval", ticket_of(searched), "--image-size", 16) == 2
+    assert "image_size is 16" in capsys.readouterr().err
 
 
 def test_info_says_what_a_ticket_is(searched, capsys):
@@ -79,7 +91,9 @@ def test_imp_leaves_a_ticket_per_round(tmp_path):
 def test_a_configuration_file_is_overridden_by_flags(tmp_path):
     toml, yaml = tmp_path / "a.toml", tmp_path / "a.yaml"
     toml.write_text('density = 0.2\nepochs = 1\n"batch-size" = 64\nmodel_args = {width = 0.5}\n')
-    yaml.write_text("density: 0.2\nepochs: 1\nbatch-size: 64\nmodel_args:\n  width: 0.5\n")
+    yaml.write_text(
+        "density: 0.2\nweight_decay: 5e-4\nepochs: 1\nbatch-size: 64\nmodel_args:\n  width: 0.5\n"
+    )
     for config in (toml, yaml):
         out = tmp_path / config.suffix[1:]
         assert run("search", "--config", config, "--density", 0.4, "--out", out) == 0
@@ -140,6 +154,13 @@ def test_help_prints_every_flag_with_its_default(command, config, capsys):
         (["search", "--config", "absent.toml"], "absent.toml"),
         (["search", "--config", "setup.cfg"], "name a .toml, .yaml or .yml file"),
         (["search", "--epochs", "-1"], "--epochs -1.0: take a positive number"),
+        (["search", "--epochs", "inf"], "--epochs inf: take a positive number"),
+        (["search", "--clip", "0"], "--clip 0.0: take a positive number"),
+        (["search", "--lr", "nan"], "--lr nan: take a number that is not negative"),
+        (["search", "--label-smoothing", "2"], "--label-smoothing 2.0: take a fraction"),
+        (["search", "--momentum", "0", "--nesterov"], "--nesterov True: give a --momentum"),
+        (["search", "--seed", "-1"], "--seed -1: take an integer from 0 on"),
+        (["imp", "--milestones", "-5"], "--milestones -5.0: take a number that is not negative"),
         (["imp", "--rewind-to", "10000000"], "--rewind-to 10000000: stay below"),
         (["imp", "--rate", "1"], "--rate 1.0: take a fraction"),
         (["compare", "--densities", "0.5", "7"], "--densities 7.0"),

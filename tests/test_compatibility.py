@@ -71,6 +71,19 @@ def test_gradient_accumulation_equals_the_whole_batch(small_net, batch):
         assert torch.equal(a.mask[name], b.mask[name])
 
 
+def test_zero_grad_clears_the_whole_model(small_net, batch):
+    # Without randomize_, biases and norms still require gradients when the search is made.
+    search = sm.EdgePopup(small_net, density=0.3, lr=0.1)
+    norms = []
+    for _ in range(3):
+        search.zero_grad()
+        F.cross_entropy(small_net(batch[0]), batch[1]).backward()
+        norms.append(sum(p.grad is not None for p in small_net.parameters()))
+    assert norms == [3, 3, 3]
+    search.zero_grad()
+    assert all(p.grad is None for p in small_net.parameters())
+
+
 def test_clipping_scales_the_score_step(small_net, batch):
     clipped, plain = small_net.eval(), copy.deepcopy(small_net).eval()
     a, b = make(clipped, momentum=0.0), make(plain, momentum=0.0)

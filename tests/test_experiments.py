@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from supermask.data import load_data
+from supermask.data import Images, load_data
 from supermask.experiments import CompareConfig, ConfigError, ImpConfig, LocalEngine, SearchConfig, WorkerDied
 from supermask.experiments.config import METHODS
 from supermask.experiments.engine import in_order
@@ -259,6 +259,65 @@ def test_hashes_depend_on_all_that_matters_and_nothing_else(digits):
     ids = {plan_search(SearchConfig(**{**SHORT, **change}), digits).graph[0].id for change in changes}
     assert len(ids | {base.id}) == len(changes) + 1
     assert canonical_hash({"b": 1, "a": [1.5, None]}) == canonical_hash({"a": [1.5, None], "b": 1})
+
+
+def test_changed_data_is_another_run(digits):
+    pixels = digits.train.pixels.clone()
+    pixels[5, 0, 3, 3] ^= 1
+    changed = dataclasses.replace(digits, train=Images(pixels, digits.train.labels))
+    config = SearchConfig(**SHORT)
+    assert plan_search(config, digits).graph[0].id != plan_search(config, changed).graph[0].id
+
+
+@pytest.mark.filterwarnings("ignore::supermask.mask.LayerCollapseWarning")
+@pytest.mark.parametrize("distribution", ["erk", "global"])
+def test_the_control_of_a_search_keeps_its_counts_per_layer(digits, tmp_path, distribution):
+    methods = ("edge-popup", "random-mask-frozen")
+    config = CompareConfig(densities=(0.1,), seeds=(0,), methods=methods, distribution=distribution, **SHORT)
+    plan = plan_compare(config, digits)
+    store = Store(tmp_path)
+    LocalEngine(store, Environment()).run(plan.graph, Watch())
+    found, control = (store.run(spec.id).ticket() for spec in plan.rows)
+    assert found.kept == control.kept and distance(found.mask(), control.mask()) > 0.05
+    for entry in found.entries:
+        if entry.masked and distribution == "erk":
+            density = found.kept[entry.name] / entry.numel
+            fan_in = entry.shape[1]
+            assert entry.draw.scale == pytest.approx((2 / fan_in / density) ** 0.5)
+
+
+def test_a_frozen_network_gets_norm_statistics(digits, tmp_path):
+    config = CompareConfig(
+        densities=(0.5,), seeds=(0,), methods=("random-mask-frozen",), model="resnet-20", **SHORT
+    )
+    spec = next(s for s in plan_compare(config, digits).graph if s.kind == "frozen")
+    execute(spec, Store(tmp_path), Environment())
+    buffers = Store(tmp_path).run(spec.id).ticket().buffers
+    means = [b for name, b in buffers.items() if name.endswith("running_mean")]
+    assert means and all(mean.any() for mean in means)
+
+
+def test_a_damaged_result_or_history_names_the_remedy(digits, tmp_path):
+    spec = plan_search(SearchConfig(**SHORT), digits).graph[0]
+    store = Store(tmp_path)
+    execute(spec, store, Environment())
+    run = store.run(spec.id)
+    (run.folder / "metrics.jsonl").write_text("{nonsense")
+    with pytest.raises(DamagedFileError, match=r"delete .* to have it made again"):
+        run.history()
+    (run.folder / "result.json").write_text("{}")
+    with pytest.raises(DamagedFileError, match=r"delete .* to have it made again"):
+        execute(spec, store, Environment())
+
+
+def test_what_a_killed_process_left_is_swept(digits, tmp_path):
+    spec = plan_search(SearchConfig(**SHORT), digits).graph[0]
+    store = Store(tmp_path)
+    run = store.open(spec)
+    (run.folder / ".final.ticket.abc.tmp").write_bytes(b"half")
+    execute(spec, store, Environment(checkpoint_seconds=0))
+    left = {path.name for path in run.folder.iterdir()} - {".lock"}
+    assert left == {"config.json", "metrics.jsonl", "final.ticket", "result.json"}
 
 
 def test_a_graph_with_a_missing_parent_is_refused(digits):

@@ -186,6 +186,14 @@ def test_select_global_ranks_all_tensors_together(seed, fraction):
     assert [m.shape for m in masks] == [s.shape for s in scores]
 
 
+def test_select_global_ranks_mixed_types_by_value():
+    scores = [torch.linspace(0.1, 2, 50), torch.linspace(0.1, 2, 50).bfloat16()]
+    for ordered in (scores, scores[::-1]):
+        expected = stable_mask(torch.cat([s.float() for s in ordered]), 40)
+        for masks in (ops.select_global(ordered, 40), ops.reference("select_global")(ordered, 40)):
+            assert np.array_equal(torch.cat(list(masks)).numpy(), expected)
+
+
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
 @pytest.mark.parametrize("keep", [0, 2, 5])
 def test_scores_that_are_not_finite_are_refused(bad, keep):

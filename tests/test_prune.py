@@ -77,6 +77,18 @@ def test_held_training_equals_training_with_the_mask_in_forward(small_net, batch
         assert torch.equal(a, b)
 
 
+def test_clipping_sees_the_kept_weights_only(small_net, batch):
+    mask = half_mask(small_net)
+    optimizer = torch.optim.SGD(small_net.parameters(), lr=0.1)
+    handle = sm.hold(optimizer, mask, small_net)
+    F.cross_entropy(small_net(batch[0]), batch[1]).backward()
+    assert not small_net.hidden.weight.grad[~mask["hidden.weight"]].any()
+    assert small_net.hidden.weight.grad[mask["hidden.weight"]].any()
+    handle.remove()
+    F.cross_entropy(small_net(batch[0]), batch[1]).backward()
+    assert small_net.hidden.weight.grad[~mask["hidden.weight"]].any()
+
+
 def test_hold_knows_names_from_named_parameters(small_net):
     mask = half_mask(small_net)
     sm.hold(torch.optim.SGD(small_net.named_parameters(), lr=0.1), mask)
@@ -112,6 +124,13 @@ def test_magnitude_keeps_the_largest_survivors_exactly_and_monotonely(seed, firs
         flat, survivors = weight.flatten().numpy(), np.flatnonzero(one[name].flatten().numpy())
         order = survivors[np.argsort(-np.abs(flat[survivors]), kind="stable")][: fewer[name]]
         assert np.array_equal(np.sort(order), np.flatnonzero(two[name].flatten().numpy()))
+
+
+def test_a_layer_never_vanishes_in_global_pruning():
+    weights = {"big": torch.rand(500) + 1, "small": torch.rand(30) * 1e-3}
+    mask = magnitude(weights, 100)
+    assert {name: int(m.sum()) for name, m in mask.items()} == {"big": 99, "small": 1}
+    assert mask["small"][weights["small"].argmax()]
 
 
 def test_global_magnitude_ranks_all_layers_together():

@@ -229,6 +229,12 @@ def test_a_state_of_another_search_is_refused(small_net):
     other = sm.EdgePopup(nn.Linear(4, 4), density=0.5, lr=0.1)
     with pytest.raises(ValueError, match="other parameters"):
         search.load_state_dict(other.state_dict())
+    sparser = sm.EdgePopup(small_net, density=0.3, lr=0.1)
+    with pytest.raises(ValueError, match=r"another density \(0.3\) than this search's \(0.5\)"):
+        search.load_state_dict(sparser.state_dict())
+    adam = sm.EdgePopup(small_net, density=0.5, lr=0.1, base="adam")
+    with pytest.raises(ValueError, match="another base"):
+        search.load_state_dict(adam.state_dict())
     state = search.state_dict()
     state["state"][0] = {**state["state"][0], "score": torch.zeros(3)}
     with pytest.raises(ValueError, match=r"conv\.weight has no 'score' of shape \(6, 1, 3, 3\)"):

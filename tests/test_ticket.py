@@ -49,6 +49,25 @@ def test_load_builds_the_same_network(search, path):
     assert torch.equal(network(x), search.model(x))
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_load_keeps_the_dtype(tmp_path, dtype):
+    model = sm.create_model("lenet-300-100", in_channels=1, image_size=8).to(dtype)
+    torch.nn.init.normal_(model.get_parameter(next(iter(dict(model.named_parameters())))))
+    path = sm.Ticket.of(model, {}).save(tmp_path / "net.ticket")
+    network = sm.load(path)
+    for ours, theirs in zip(model.parameters(), network.parameters(), strict=True):
+        assert theirs.dtype == dtype and torch.equal(ours, theirs)
+    with pytest.raises(sm.TicketError, match=r"torch\.float32 in the model"):
+        sm.Ticket.load(path).apply(sm.create_model("lenet-300-100", in_channels=1, image_size=8))
+
+
+def test_a_reloaded_strong_ticket_is_still_strong(path):
+    ticket = sm.Ticket.load(path)
+    again = sm.Ticket.of(sm.load(path), ticket.mask())
+    assert again.strong and again.checksum() == ticket.checksum()
+    assert set(ticket.provenance["versions"]) == {"supermask", "torch"}
+
+
 def test_info_counts(path):
     info = sm.Ticket.load(path).info()
     assert info["kind"] == "strong" and info["density"] == 0.5 and info["kept_weights"] == 133_100
@@ -156,6 +175,9 @@ def set_entry(key, value):
         (set_entry("scheme", "eval"), "unknown scheme"),
         (set_entry("scale", float("inf")), "scale"),
         (set_entry("scale", 0.5), "checksum"),
+        (set_entry("scale", 10**400), "scale"),
+        (set_entry("scale", True), "scale"),
+        (set_entry("shape", [0, 784]), "no sound shape"),
         (set_entry("name", "other.weight"), "masks are not those"),
         (lambda t: t["parameters"].append(t["parameters"][0]), "twice"),
         (lambda t: t["parameters"][0].pop("scheme") and None, "stored values"),

@@ -1,6 +1,8 @@
 """What a user says: one dataclass per command. Flags, configuration keys and fields have the same names."""
 
+import math
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,6 +21,21 @@ def option(default: Any, help: str, *, choices: tuple[str, ...] = ()) -> Any:
     return field(default=default, metadata=metadata)
 
 
+_FRACTION = (lambda value: 0 <= value < 1, "take a fraction in [0, 1)")
+_POSITIVE = (lambda value: value > 0, "take a positive number")
+_NOT_NEGATIVE = (lambda value: value >= 0, "take a number that is not negative")
+_RANGES: dict[str, tuple[Callable[[float], bool], str]] = {
+    "val_fraction": _FRACTION,
+    "label_smoothing": _FRACTION,
+    "momentum": _FRACTION,
+    **dict.fromkeys(("epochs", "batch_size", "clip", "image_size"), _POSITIVE),
+    **dict.fromkeys(("threads", "jobs", "warmup_epochs", "milestones", "checkpoint_seconds"), _NOT_NEGATIVE),
+    **dict.fromkeys(("lr", "weight_decay", "search_lr", "search_weight_decay"), _NOT_NEGATIVE),
+    **dict.fromkeys(("seed", "seeds"), (lambda value: 0 <= value < 1 << 63, "take an integer from 0 on")),
+}
+"""Field → which values fit, and what to do about others."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class TaskConfig:
     """Data, network, training length and place of execution."""
@@ -31,7 +48,7 @@ class TaskConfig:
     model_args: dict[str, str] = option({}, "further arguments of the network, as key=value")  # noqa: RUF009
     epochs: float = option(10.0, "passes over the training split")
     batch_size: int = option(128, "images per step")
-    augment: str = option("none", "none, flip, crop-flip or shift")
+    augment: str = option("none", "augmentation", choices=("none", "flip", "crop-flip", "shift"))
     schedule: str = option("cosine", "learning-rate schedule", choices=SCHEDULES)
     warmup_epochs: float = option(0.0, "epochs of linear warm-up")
     milestones: tuple[float, ...] = option((), "epochs at which a multistep schedule divides lr by 10")
@@ -47,14 +64,13 @@ class TaskConfig:
     out: str = option("", "folder for results; required")
 
     def __post_init__(self) -> None:
-        if not 0 <= self.val_fraction < 1:
-            raise ConfigError("val_fraction", self.val_fraction, "take a fraction in [0, 1)")
-        for name in ("epochs", "batch_size"):
-            if getattr(self, name) <= 0:
-                raise ConfigError(name, getattr(self, name), "take a positive number")
-        for name in ("threads", "jobs", "warmup_epochs", "checkpoint_seconds", "label_smoothing"):
-            if getattr(self, name) < 0:
-                raise ConfigError(name, getattr(self, name), "take a number that is not negative")
+        for name, (fits, remedy) in _RANGES.items():
+            given = getattr(self, name, None)
+            for value in given if isinstance(given, tuple) else (given,):
+                if value is not None and not (math.isfinite(value) and fits(value)):
+                    raise ConfigError(name, value, remedy)
+        if getattr(self, "nesterov", False) and not getattr(self, "momentum", 0):
+            raise ConfigError("nesterov", True, "give a --momentum above 0 with it")
 
     @property
     def cores(self) -> int:

@@ -1,6 +1,7 @@
 """Train weights under a mask with any optimizer: pruned weights and their state stay at zero."""
 
 from collections.abc import Mapping
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -11,11 +12,12 @@ from supermask.parameters import unwrap
 
 
 @torch.no_grad()
-def hold(optimizer: Optimizer, mask: Mapping[str, Tensor], model: nn.Module | None = None) -> RemovableHandle:
+def hold(optimizer: Optimizer, mask: Mapping[str, Tensor], model: nn.Module | None = None) -> "Hold":
     """Set the pruned weights to zero now and after every `optimizer.step()`, with their optimizer state.
 
-    State that is elementwise (momentum, Adam's moments) is zeroed where the mask is False, so momentum
-    cannot bring a pruned weight back. The optimizer's class and arguments stay the user's.
+    Their gradients become zero as they arrive, so that clipping sees the kept weights only. State that is
+    elementwise (momentum, Adam's moments) is zeroed where the mask is False, so momentum cannot bring a
+    pruned weight back. The optimizer's class and arguments stay the user's.
 
     Args:
         optimizer: Any `torch.optim` optimizer over the masked parameters.
@@ -41,7 +43,29 @@ def hold(optimizer: Optimizer, mask: Mapping[str, Tensor], model: nn.Module | No
                         value.masked_fill_(pruned, 0.0)
 
     zero()
-    return optimizer.register_step_post_hook(zero)
+    gradients = [
+        parameter.register_post_accumulate_grad_hook(partial(_zero_gradient, pruned))
+        for parameter, pruned in held
+        if parameter.requires_grad
+    ]
+    return Hold([optimizer.register_step_post_hook(zero), *gradients])
+
+
+class Hold:
+    """What `hold` returns."""
+
+    def __init__(self, handles: list[RemovableHandle]) -> None:
+        self._handles = handles
+
+    def remove(self) -> None:
+        """End the hold; the mask is no longer kept."""
+        for handle in self._handles:
+            handle.remove()
+
+
+def _zero_gradient(pruned: Tensor, parameter: Tensor) -> None:
+    if parameter.grad is not None:
+        parameter.grad.masked_fill_(pruned, 0.0)
 
 
 def _resolve(
