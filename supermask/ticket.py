@@ -7,7 +7,6 @@ fact and not a hope.
 """
 
 import hashlib
-import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -19,37 +18,23 @@ import torch
 from torch import Tensor, nn
 
 from supermask import ops
-from supermask.init import GENERATOR, Draw, Init, check_seed, init_of
+from supermask.init import GENERATOR, Draw, Init, init_of
 from supermask.io import DamagedFileError, load_tensors, save_tensors
 from supermask.parameters import unwrap
+from supermask.ticket_entries import (
+    Entry,
+    TicketError,
+    check_sizes,
+    entries_of_file,
+    entry_from_json,
+    entry_to_json,
+    seed_of_file,
+)
 
 FORMAT = "supermask/ticket"
 VERSION = 1
 MAX_PARAMETERS = 1 << 31
 """Largest network, in parameters, that `Ticket.load` rebuilds unless told otherwise."""
-
-_DTYPES = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32, "F64": torch.float64}
-_DTYPE_NAMES = {dtype: name for name, dtype in _DTYPES.items()}
-_SCHEMES = (*ops.SCHEMES, "constant")
-
-
-class TicketError(DamagedFileError):
-    """A ticket is damaged, hostile, of a newer version, or does not fit the model."""
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One parameter of a ticket: its draw from the seed, or None where the file stores values."""
-
-    name: str
-    shape: tuple[int, ...]
-    dtype: torch.dtype
-    masked: bool
-    draw: Draw | None
-
-    @property
-    def numel(self) -> int:
-        return math.prod(self.shape)
 
 
 @dataclass(frozen=True, eq=False)
@@ -190,7 +175,7 @@ class Ticket:
             "generator": GENERATOR,
             "seed": self.seed,
             "init": self.init,
-            "parameters": [_entry_to_json(entry) for entry in self.entries],
+            "parameters": [entry_to_json(entry) for entry in self.entries],
             "sha256": self.checksum(),
             "factory": self.factory,
             "provenance": self.provenance,
@@ -230,8 +215,8 @@ class Ticket:
                 f"it has version {header.get('version')!r} and generator {header.get('generator')!r}; "
                 f"this library reads version {VERSION} with {GENERATOR}"
             )
-        seed = check_seed_of_file(header.get("seed"))
-        entries = tuple(_entry_from_json(value) for value in _list(header.get("parameters")))
+        seed = seed_of_file(header.get("seed"))
+        entries = tuple(entry_from_json(value) for value in entries_of_file(header.get("parameters")))
         if len({entry.name for entry in entries}) != len(entries):
             raise TicketError("it names a parameter twice")
         stored = sum(entry.numel for entry in entries if entry.masked or entry.draw is None)
@@ -245,7 +230,7 @@ class Ticket:
             if kind not in groups or not name:
                 raise TicketError(f"it holds an unknown tensor {key!r}")
             groups[kind][name] = tensor
-        _check_sizes(entries, groups["mask"], groups["value"])
+        check_sizes(entries, groups["mask"], groups["value"])
         init, factory = header.get("init"), header.get("factory")
         provenance = header.get("provenance") or {}
         if not isinstance(init, str) or not isinstance(provenance, dict):
@@ -408,72 +393,3 @@ def _compare(what: str, ours: Mapping[str, str], theirs: Mapping[str, str]) -> N
                 f"ticket and {theirs.get(name, 'absent')} in the model. Build the model with the arguments "
                 "it was searched with"
             )
-
-
-def check_seed_of_file(seed: Any) -> int:
-    try:
-        return check_seed(seed)
-    except ValueError as error:
-        raise TicketError(str(error)) from None
-
-
-def _list(value: Any) -> list[Any]:
-    if not isinstance(value, list) or not value:
-        raise TicketError("its list of parameters is missing or empty")
-    return value
-
-
-def _entry_to_json(entry: Entry) -> dict[str, Any]:
-    value: dict[str, Any] = {
-        "name": entry.name,
-        "shape": list(entry.shape),
-        "dtype": _DTYPE_NAMES[entry.dtype],
-    }
-    value["masked"] = entry.masked
-    if entry.draw is not None:
-        value |= {"scheme": entry.draw.scheme, "scale": entry.draw.scale}
-    return value
-
-
-def _entry_from_json(value: Any) -> Entry:
-    if not isinstance(value, dict) or not isinstance(value.get("name"), str):
-        raise TicketError("an entry of its parameter list is not a named object")
-    name, shape, dtype, masked = (
-        value["name"],
-        value.get("shape"),
-        value.get("dtype"),
-        value.get("masked"),
-    )
-    whole = isinstance(shape, list) and all(type(size) is int and 0 < size < 1 << 40 for size in shape)
-    if not whole or len(shape) > 8 or dtype not in _DTYPES or not isinstance(masked, bool):  # type: ignore[arg-type]
-        raise TicketError(f"parameter {name!r} has no sound shape, dtype and masked flag")
-    draw = None
-    if "scheme" in value:
-        scheme, scale = value["scheme"], value.get("scale")
-        sound = isinstance(scale, int | float) and not isinstance(scale, bool) and abs(scale) < 3e38
-        if scheme not in _SCHEMES or not sound:
-            raise TicketError(f"parameter {name!r} has an unknown scheme {scheme!r} or scale {scale!r}")
-        draw = Draw(name, tuple(shape), masked, scheme, float(scale))  # type: ignore[arg-type]
-    return Entry(name, tuple(shape), _DTYPES[dtype], masked, draw)  # type: ignore[arg-type]
-
-
-def _check_sizes(entries: tuple[Entry, ...], masks: dict[str, Tensor], values: dict[str, Tensor]) -> None:
-    """Every mask and value present, of the right type and size, and none besides."""
-    if masks.keys() != {entry.name for entry in entries if entry.masked}:
-        raise TicketError("its masks are not those of its masked parameters")
-    if values.keys() != {entry.name for entry in entries if entry.draw is None}:
-        raise TicketError("its stored values are not those of the parameters without a scheme")
-    for entry in entries:
-        count = entry.numel
-        if entry.masked:
-            mask = masks[entry.name]
-            if mask.dtype != torch.uint8 or tuple(mask.shape) != (-(-count // 8),):
-                raise TicketError(f"the mask of {entry.name} has not the {-(-count // 8)} bytes of its shape")
-            if count % 8 and int(mask[-1]) >> (count % 8):
-                raise TicketError(f"the mask of {entry.name} has bits set past its end")
-            count = int(ops.unpack_mask(mask, count).sum())
-        if entry.draw is None:
-            value = values[entry.name]
-            expected = (count,) if entry.masked else entry.shape
-            if value.dtype != entry.dtype or tuple(value.shape) != expected:
-                raise TicketError(f"the stored values of {entry.name} have not the shape {expected}")

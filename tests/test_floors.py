@@ -18,6 +18,7 @@ FLOORS = {
     "mask": 1,
     "init": 1,
     "ticket": 2,
+    "ticket_entries": 2,
     "packed": 2,
     "search": 2,
     "prune": 2,
