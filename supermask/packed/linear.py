@@ -1,19 +1,14 @@
-"""Layers that compute straight from packed masks.
+"""Linear layers that compute straight from packed masks.
 
 A masked signed-constant weight is +σ, -σ or 0, so that a product with it is an addition, a subtraction or
-nothing. `pack` gives a copy of a network whose linear layers hold two bits per weight (and, for batches,
-lists of the kept ones) instead of floats, and which computes the same function up to the order of float32
-sums. Weights of other initializations, and layers other than linear ones, stay as they are.
+nothing: two bits per weight and, for batches, lists of the kept ones serve instead of floats.
 """
-
-import copy
 
 import torch
 from torch import Tensor, nn
 
 from supermask import layouts, ops
-from supermask.parameters import unwrap
-from supermask.ticket import Ticket
+from supermask.init import Draw
 
 # Which kernel serves a batch, from benchmarks/masked_linear.py. Bits cost the same at any density but need a
 # table look-up in registers; lists cost in proportion to the density; neither beats a matrix product when
@@ -51,6 +46,13 @@ class PackedLinear(nn.Module):
         self.register_buffer("bias", None if bias is None else bias.detach().clone())
         self._dense: Tensor | None = None
 
+    @classmethod
+    def of(cls, layer: nn.Linear, draw: Draw) -> "PackedLinear | None":
+        """The packed form of `layer`, whose masked weights are those of `draw`; None where there is none."""
+        if draw.scheme != "sign":
+            return None
+        return cls(layer.weight.detach().sign().to(torch.int8), abs(draw.scale), layer.bias)
+
     def forward(self, x: Tensor) -> Tensor:
         """x · Wᵀ + b for x of any leading dimensions and float type; sums are in float32."""
         if not ops.is_native("linear_from_bits", x.device) or self.kernel(x.numel()) == "dense":
@@ -83,33 +85,3 @@ class PackedLinear(nn.Module):
 
     def extra_repr(self) -> str:
         return f"{self.in_features}, {self.out_features}, density={self.density:.3f}"
-
-
-def pack(model: nn.Module, ticket: Ticket) -> nn.Module:
-    """A copy of `model` with the weights of `ticket`, its signed-constant linear layers packed.
-
-    Meant for inference: packed weights do not train, though gradients reach the layers' inputs.
-
-    Raises:
-        TicketError: The ticket is of another network.
-    """
-    packed = ticket.apply(copy.deepcopy(unwrap(model)))
-    drawn = {entry.name: entry for entry in ticket.entries if entry.masked and entry.draw is not None}
-    owners: dict[int, int] = {}
-    for module in packed.modules():
-        for parameter in module.parameters(recurse=False):
-            owners[id(parameter)] = owners.get(id(parameter), 0) + 1
-    for name, module in list(packed.named_modules()):
-        entry = drawn.get(f"{name}.weight" if name else "weight")
-        if type(module) is not nn.Linear or entry is None or entry.draw is None:
-            continue
-        if entry.draw.scheme != "sign" or owners[id(module.weight)] > 1:
-            continue
-        layer = PackedLinear(
-            module.weight.detach().sign().to(torch.int8), abs(entry.draw.scale), module.bias
-        ).train(module.training)
-        if not name:
-            return layer
-        parent, _, child = name.rpartition(".")
-        setattr(packed.get_submodule(parent), child, layer)
-    return packed
