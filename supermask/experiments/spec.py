@@ -61,6 +61,7 @@ class MaskSource:
         run: Identifier of the run it starts from.
         keep: Weights to keep, per layer or in all; for `magnitude` and `random`.
         density: Fraction to keep, with `distribution`; for `search`.
+        options: Further arguments of the search.
     """
 
     kind: str = "none"
@@ -68,6 +69,7 @@ class MaskSource:
     keep: dict[str, int] | int | None = None
     density: float = 1.0
     distribution: str = "uniform"
+    options: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,8 +6,9 @@ gradients, lets a base rule (any `torch.optim` class) move the scores, selects t
 back. An algorithm says what a score gradient is and which mask follows from the scores.
 """
 
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -64,6 +65,10 @@ class Search(Optimizer):
     """
 
     method = "search"
+    exact_density: ClassVar[bool] = True
+    """Whether every mask keeps exactly `keep` weights; otherwise the density emerges from the scores."""
+    recipe: ClassVar[Mapping[str, Any]] = {}
+    """Fields of `SearchConfig` for which the method's authors recommend other values than the defaults."""
 
     def __init__(
         self,
@@ -124,6 +129,24 @@ class Search(Optimizer):
     def select(self) -> masks.Mask:
         """The masks that follow from `self.scores`; exactly `self.keep` weights."""
         return masks.select(self.scores, self.keep, self._cuts)
+
+    def effective(self, mask: masks.Mask) -> dict[str, Tensor]:
+        """The weights that stand under `mask`, by name: W, unless an algorithm scales or flips it."""
+        return self.weights
+
+    def plan(self, steps: int, steps_per_epoch: int) -> None:
+        """Learn how long the search will be, before its first step; what has no schedule ignores it.
+
+        The same numbers must be given again to a search that goes on from a `state_dict`.
+        """
+
+    def settle(self) -> None:
+        """Put the final network in place after the last step, where training saw another (a sample)."""
+
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """Inside this context the model computes what its ticket would; afterwards it trains on."""
+        yield
 
     def fused_step(self) -> bool:
         """Do everything that `step` does in one pass if that is possible; whether it was done."""
@@ -264,7 +287,8 @@ class Search(Optimizer):
 
     def _write(self, mask: masks.Mask) -> None:
         with torch.no_grad():
-            ops.write_masked(list(self._names.values()), list(self.weights.values()), list(mask.values()))
+            weights = self.effective(mask)
+            ops.write_masked(list(self._names.values()), list(weights.values()), list(mask.values()))
         for name, parameter in self._names.items():
             self.state[parameter]["mask"] = mask[name]
 
