@@ -12,8 +12,9 @@ from rich.progress import Task as RichTask
 from rich.text import Text
 
 from supermask.experiments.config import CompareConfig, ConfigError, ImpConfig, SearchConfig, TaskConfig
+from supermask.experiments.datasets import dataset
 from supermask.experiments.engine import LocalEngine
-from supermask.experiments.execute import Environment, dataset
+from supermask.experiments.execution import Environment
 from supermask.experiments.plan import Plan, plan_compare, plan_imp, plan_search
 from supermask.experiments.results import collect, describe_machine, write_results
 from supermask.experiments.spec import RunSpec

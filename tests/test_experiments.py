@@ -11,9 +11,10 @@ import torch
 
 from supermask.data import Images, load_data
 from supermask.experiments import CompareConfig, ConfigError, ImpConfig, LocalEngine, SearchConfig, WorkerDied
-from supermask.experiments.config import METHODS
+from supermask.experiments.config import DEFAULT_METHODS
 from supermask.experiments.engine import in_order
-from supermask.experiments.execute import Environment, execute
+from supermask.experiments.execute import execute
+from supermask.experiments.execution import Environment
 from supermask.experiments.plan import Plan, plan_compare, plan_imp, plan_search, task_of
 from supermask.experiments.results import collect, summarize
 from supermask.experiments.spec import MaskSource, canonical_hash
@@ -60,7 +61,7 @@ def row(plan: Plan, method: str, density: float = 1.0):
 def test_every_method_has_its_rows(comparison):
     plan, _ = comparison
     cells = {(spec.method, spec.density) for spec in plan.rows}
-    assert cells == {("dense", 1.0)} | {(m, d) for m in METHODS if m != "dense" for d in (0.5, 0.2)}
+    assert cells == {("dense", 1.0)} | {(m, d) for m in DEFAULT_METHODS if m != "dense" for d in (0.5, 0.2)}
     assert len(plan.rows) == len(cells)
 
 
@@ -78,7 +79,7 @@ def test_each_kind_of_run_is_what_its_name_says(comparison):
     name = "layers.0.weight" if "layers.0.weight" in frozen else next(n for n, m in strong.masks.items())
     both = strong.mask()[name] & ticket("random-mask-frozen", 0.2).mask()[name]
     assert torch.equal(strong.weights()[name][both], frozen[name][both])
-    for method in METHODS[1:]:
+    for method in DEFAULT_METHODS[1:]:
         assert ticket(method, 0.2).kept == strong.kept
     imp, shuffled = ticket("imp", 0.2), ticket("shuffled-mask", 0.2)
     assert distance(imp.mask(), shuffled.mask()) > 0.1
@@ -111,7 +112,7 @@ def test_frozen_weights_are_rescaled_as_asked(comparison, digits):
 
 
 def test_a_run_trains_as_its_task_says(digits, tmp_path, monkeypatch):
-    from supermask.experiments import execute as execution
+    from supermask.experiments import execution
 
     seen = {}
 

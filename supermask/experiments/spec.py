@@ -130,7 +130,20 @@ class RunSpec:
         return 0 if self.kind == "frozen" else self.task.steps - self.start
 
     def as_dict(self) -> dict[str, Any]:
-        return dataclasses.asdict(self)
+        """What was specified, without fields at their defaults: a new field leaves old runs what they are."""
+        return _specified(self)
+
+
+def _specified(value: Any) -> Any:
+    if not dataclasses.is_dataclass(value):
+        return value
+    fields = {f.name: (getattr(value, f.name), f) for f in dataclasses.fields(value)}
+    return {name: _specified(own) for name, (own, field) in fields.items() if own != _default(field)}
+
+
+def _default(field: dataclasses.Field[Any]) -> Any:
+    made = field.default_factory
+    return field.default if made is dataclasses.MISSING else made()
 
 
 def canonical_hash(value: Any) -> str:
