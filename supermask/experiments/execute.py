@@ -32,7 +32,8 @@ def execute(
 def _run_to_end(execution: Execution) -> dict[str, Any]:
     spec, run = execution.spec, execution.run
     outcome = KINDS[spec.kind](execution)
-    ticket = Ticket.of(execution.model, outcome.mask, provenance=execution.provenance())
+    mask = {} if outcome.whole else outcome.mask
+    ticket = Ticket.of(execution.model, mask, provenance=execution.provenance())
     ticket.save(run.ticket_path())
     test = execution.evaluate(execution.data.test)
     val = execution.evaluate(execution.val_split) if len(execution.val_split) else {"accuracy": None}

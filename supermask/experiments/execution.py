@@ -1,7 +1,7 @@
 """One run while it is executed: its data, its network and the services that every kind of run uses."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +18,7 @@ from supermask.init import randomize_
 from supermask.mask import Mask
 from supermask.models import create_model
 from supermask.parameters import masked
+from supermask.prune import signs
 from supermask.search import Search
 from supermask.ticket import Ticket
 from supermask.train import Checkpoint, Progress, Schedule, evaluate, fit
@@ -52,6 +53,7 @@ class Execution:
         val_split: Images held out; may be empty.
         loader: Batches of `train_split`.
         model: The network as its seed draws it.
+        initial_weights: Name → its masked weights as drawn.
     """
 
     def __init__(
@@ -65,6 +67,7 @@ class Execution:
         self.train_split, self.val_split = split(self.data, spec.task.val_fraction)
         self.loader = self._loader(spec.task)
         self.model = self._model(spec.task)
+        self.initial_weights = self.masked_weights()
 
     def _loader(self, task: Task) -> Loader:
         return Loader(
@@ -96,6 +99,18 @@ class Execution:
         source = self.spec.weights
         if source.run is not None:
             self.store.run(source.run).ticket(source.step).apply(self.model)
+        if source.signs:
+            self.put(signs(self.masked_weights()))
+
+    @torch.no_grad()
+    def put(self, values: Mapping[str, Tensor]) -> None:
+        """Copy values into parameters, by name."""
+        for name, value in values.items():
+            self.model.get_parameter(name).copy_(value)
+
+    def masked_weights(self) -> dict[str, Tensor]:
+        """Name → a copy of each masked parameter as it stands."""
+        return {info.name: info.tensor.detach().clone() for info in masked(self.model)}
 
     def parent_ticket(self) -> Ticket:
         """The final ticket of the run that this run's mask comes from."""

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from supermask.experiments.execution import Execution
-from supermask.experiments.mask_sources import mask_of
+from supermask.experiments.mask_sources import final_weights, mask_of
 from supermask.mask import Mask
-from supermask.prune import apply_mask, hold
+from supermask.prune import apply_mask, hold, pruned_values
 from supermask.search import BASES, SEARCHES, Search
 from supermask.train import Progress, estimate_norm_statistics
 
@@ -28,6 +28,8 @@ class Outcome:
     mask: Mask
     progress: Progress
     facts: dict[str, Any] = field(default_factory=dict)
+    whole: bool = False
+    """Whether the ticket holds all weights, because those outside the mask are not zero."""
 
 
 Kind = Callable[[Execution], Outcome]
@@ -49,12 +51,14 @@ def train(execution: Execution) -> Outcome:
     """The weights move, under the run's mask."""
     execution.model.requires_grad_(True)
     execution.load_weights()
-    mask = mask_of(execution)
-    apply_mask(execution.model, mask)
+    mask, action = mask_of(execution), execution.spec.mask.pruned
     rule = execution.spec.rule
     optimizer = BASES[rule.optimizer](execution.model.parameters(), **rule.options())
-    hold(optimizer, mask, execution.model)
-    return Outcome(mask, execution.fit(optimizer, mask))
+    values = None
+    if action != "zero":
+        values = pruned_values(action, execution.initial_weights, final_weights(execution))
+    hold(optimizer, mask, execution.model, values)
+    return Outcome(mask, execution.fit(optimizer, mask), whole=values is not None)
 
 
 @register_kind("search")

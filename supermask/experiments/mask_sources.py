@@ -6,9 +6,11 @@ A new source is a function from an `Execution`, whose weights are in place, to a
 
 from collections.abc import Callable
 
+from torch import Tensor
+
 from supermask.experiments.execution import Execution
 from supermask.mask import Mask, random_mask
-from supermask.prune import magnitude, shuffle
+from supermask.prune import best, by_criterion, grasp, magnitude, shuffle, snip, synflow
 
 Source = Callable[[Execution], Mask]
 MASK_SOURCES: dict[str, Source] = {}
@@ -60,6 +62,50 @@ def largest(execution: Execution) -> Mask:
     """The largest weights of the parent run among those that it kept."""
     keep, parent = execution.spec.mask.keep, execution.parent_ticket()
     assert keep is not None
-    shapes = execution.masked_shapes()
-    weights = {name: value for name, value in parent.weights().items() if name in shapes}
-    return magnitude(weights, keep, parent.mask() or None)
+    return magnitude(final_weights(execution), keep, parent.mask() or None)
+
+
+def final_weights(execution: Execution) -> dict[str, Tensor]:
+    """Name → the masked weights with which the parent run ended."""
+    weights = execution.parent_ticket().weights()
+    return {name: weights[name] for name in execution.masked_shapes()}
+
+
+@register_mask_source("criterion")
+def criterion(execution: Execution) -> Mask:
+    """What another criterion than magnitude keeps of the parent run, whose draw this run's must be."""
+    source, parent = execution.spec.mask, execution.parent_ticket()
+    assert source.keep is not None
+    return by_criterion(
+        source.criterion,
+        execution.initial_weights,
+        final_weights(execution),
+        source.keep,
+        parent.mask() or None,
+        seed=execution.spec.seed,
+    )
+
+
+@register_mask_source("snip")
+def sensitive(execution: Execution) -> Mask:
+    """SNIP on the first batch."""
+    return _by_saliency(execution, snip)
+
+
+@register_mask_source("grasp")
+def flowing(execution: Execution) -> Mask:
+    """GraSP on the first batch."""
+    return _by_saliency(execution, grasp)
+
+
+@register_mask_source("synflow")
+def synaptic(execution: Execution) -> Mask:
+    """SynFlow, which sees no data."""
+    keep = execution.spec.mask.keep
+    assert isinstance(keep, int)
+    return synflow(execution.model, tuple(execution.batch(0)[0].shape[1:]), keep)
+
+
+def _by_saliency(execution: Execution, saliency: Callable[..., dict[str, Tensor]]) -> Mask:
+    assert execution.spec.mask.keep is not None
+    return best(saliency(execution.model, *execution.batch(0)), execution.spec.mask.keep)

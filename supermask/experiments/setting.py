@@ -1,7 +1,10 @@
 """What the runs of one seed have in common, and how runs are made from it."""
 
 import dataclasses
+from collections.abc import Mapping
 from functools import cached_property
+from types import MappingProxyType
+from typing import Any
 
 from supermask.experiments.config import CompareConfig, RuleConfig
 from supermask.experiments.spec import MaskSource, Rule, RunSpec, Task, WeightSource
@@ -57,6 +60,11 @@ class Setting:
         """Name → weights to keep at a density."""
         return counts(self.infos, density, distribution)
 
+    @property
+    def weight_count(self) -> int:
+        """Masked weights in all."""
+        return sum(info.tensor.numel() for info in self.infos)
+
     def add(self, spec: RunSpec) -> RunSpec:
         """Remember a run; its parents must have been made here before."""
         return self.graph.setdefault(spec.id, spec)
@@ -72,6 +80,7 @@ class Setting:
         density: float = 1.0,
         start: int = 0,
         snapshot: int | None = None,
+        options: Mapping[str, Any] = MappingProxyType({}),
     ) -> RunSpec:
         """A run of the common rule from the common initialization, unless told otherwise."""
         spec = RunSpec(
@@ -85,6 +94,7 @@ class Setting:
             density=density,
             start=start,
             snapshot=snapshot,
+            options=dict(options),
         )
         return self.add(spec)
 
@@ -118,7 +128,7 @@ class Comparison(Setting):
     def keep(self, density: float) -> dict[str, int] | int:
         """Weights to keep at a density, per layer or in all, as the configured scope says."""
         if self.config.scope == "global":
-            return keep_count(sum(info.tensor.numel() for info in self.infos), density)
+            return keep_count(self.weight_count, density)
         return self.counts(density)
 
     def search(self, method: str, density: float) -> RunSpec:

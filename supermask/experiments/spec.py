@@ -59,9 +59,11 @@ class MaskSource:
             its mask), `same` (the mask of `run`), `shuffle` (that mask, shuffled layer by layer) or
             `random`.
         run: Identifier of the run it starts from.
-        keep: Weights to keep, per layer or in all; for `magnitude` and `random`.
+        keep: Weights to keep, per layer or in all; for masks that no search finds.
         density: Fraction to keep, with `distribution`; for `search`.
         options: Further arguments of the search.
+        criterion: Name of the mask criterion; for `criterion`.
+        pruned: Where the pruned weights are frozen, see `prune.PRUNED`.
     """
 
     kind: str = "none"
@@ -70,6 +72,8 @@ class MaskSource:
     density: float = 1.0
     distribution: str = "uniform"
     options: dict[str, Any] = field(default_factory=dict)
+    criterion: str = "large-final"
+    pruned: str = "zero"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,6 +85,7 @@ class WeightSource:
         seed: Seed of the draw.
         run: Identifier of the run whose saved weights replace the draw, or None.
         step: Step at which that run saved them; None for its final ones.
+        signs: Keep the signs alone, times the standard deviation of each layer.
     """
 
     init: str
@@ -88,6 +93,7 @@ class WeightSource:
     rescale_by: float | dict[str, float] = 1.0
     run: str | None = None
     step: int | None = None
+    signs: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,6 +107,7 @@ class RunSpec:
         seed: Seed of data order, augmentation, scores and random masks.
         start: Step of the schedule to start from (rewinding).
         snapshot: Step at which to save the weights for others to rewind to.
+        options: What its kind needs to know beyond that.
     """
 
     method: str
@@ -113,6 +120,7 @@ class RunSpec:
     density: float = 1.0
     start: int = 0
     snapshot: int | None = None
+    options: dict[str, Any] = field(default_factory=dict)
 
     @property
     def id(self) -> str:
