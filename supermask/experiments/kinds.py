@@ -7,10 +7,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from torch.optim import Optimizer
+
 from supermask.experiments.execution import Execution
 from supermask.experiments.mask_sources import final_weights, mask_of
 from supermask.mask import Mask
-from supermask.prune import apply_mask, hold, pruned_values
+from supermask.prune import EarlyBird, Rewire, apply_mask, hold, pruned_values
 from supermask.search import BASES, SEARCHES, Search
 from supermask.train import Progress, estimate_norm_statistics
 
@@ -34,6 +36,9 @@ class Outcome:
 
 Kind = Callable[[Execution], Outcome]
 KINDS: dict[str, Kind] = {}
+REWIRE_EVERY, REWIRE_UNTIL = 100, 0.75
+"""RigL's steps between two changes (or an epoch, where that is shorter), and the share of the training that
+has any."""
 
 
 def register_kind(name: str) -> Callable[[Kind], Kind]:
@@ -52,13 +57,53 @@ def train(execution: Execution) -> Outcome:
     execution.model.requires_grad_(True)
     execution.load_weights()
     mask, action = mask_of(execution), execution.spec.mask.pruned
-    rule = execution.spec.rule
-    optimizer = BASES[rule.optimizer](execution.model.parameters(), **rule.options())
+    optimizer = _optimizer(execution)
     values = None
     if action != "zero":
         values = pruned_values(action, execution.initial_weights, final_weights(execution))
     hold(optimizer, mask, execution.model, values)
     return Outcome(mask, execution.fit(optimizer, mask), whole=values is not None)
+
+
+def _optimizer(execution: Execution) -> Optimizer:
+    rule = execution.spec.rule
+    return BASES[rule.optimizer](execution.model.parameters(), **rule.options())
+
+
+@register_kind("rewire")
+def rewire(execution: Execution) -> Outcome:
+    """The weights move, and so does their mask: SET or RigL, as `options["rule"]` says."""
+    execution.model.requires_grad_(True)
+    mask = mask_of(execution)
+    optimizer = _optimizer(execution)
+    handle = Rewire(
+        optimizer,
+        mask,
+        execution.model,
+        every=max(1, min(REWIRE_EVERY, execution.loader.steps_per_epoch)),
+        until=round(REWIRE_UNTIL * execution.spec.task.steps),
+        seed=execution.spec.seed,
+        **execution.spec.options,
+    )
+    progress = execution.fit(optimizer, mask)
+    return Outcome(handle.mask, progress)
+
+
+@register_kind("early-bird")
+def early_bird(execution: Execution) -> Outcome:
+    """The weights move, without a mask until the early-bird ticket is drawn."""
+    execution.model.requires_grad_(True)
+    optimizer = _optimizer(execution)
+    handle = EarlyBird(
+        optimizer,
+        execution.model,
+        density=execution.spec.density,
+        every=max(1, execution.loader.steps_per_epoch),
+        until=max(1, execution.spec.task.steps // 2),
+        **execution.spec.options,
+    )
+    progress = execution.fit(optimizer, {})
+    return Outcome(handle.mask, progress, {"drawn_at": handle.drawn})
 
 
 @register_kind("search")

@@ -11,6 +11,8 @@ from supermask.prune.controls import shuffle as shuffle
 from supermask.prune.criteria import CRITERIA as CRITERIA
 from supermask.prune.criteria import best as best
 from supermask.prune.criteria import by_criterion as by_criterion
+from supermask.prune.dynamic import Rewire as Rewire
+from supermask.prune.early_bird import EarlyBird as EarlyBird
 from supermask.prune.hold import Hold as Hold
 from supermask.prune.hold import hold as hold
 from supermask.prune.imp import Round as Round

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -102,6 +103,41 @@ class Hold:
     def _on_gradient(self, name: str, parameter: Tensor) -> None:
         if parameter.grad is not None:
             parameter.grad.masked_fill_(self._pruned[name], 0.0)
+
+
+class StatefulHold(Hold):
+    """A hold whose mask changes during training; `state` and mask are part of the optimizer's state.
+
+    Args:
+        state: What the changes depend on, beside the mask: a step counter, say.
+    """
+
+    KEY = "supermask"
+
+    def __init__(
+        self, optimizer: Optimizer, mask: Mapping[str, Tensor], model: nn.Module, state: Mapping[str, Any]
+    ) -> None:
+        if self.KEY in optimizer.state:
+            raise ValueError("the optimizer already holds a mask that changes; remove() that one first")
+        optimizer.state[self.KEY] = dict(state)  # type: ignore[index]  # keys need not be tensors
+        super().__init__(optimizer, mask, model)
+        self._handles.append(optimizer.register_load_state_dict_post_hook(self._after_load))
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint of the optimizer holds for this mask."""
+        return self.optimizer.state[self.KEY]  # type: ignore[index]
+
+    def set_mask(self, mask: Mapping[str, Tensor]) -> None:
+        super().set_mask(mask)
+        self.state["mask"] = self.mask
+
+    def remove(self) -> None:
+        super().remove()
+        del self.optimizer.state[self.KEY]  # type: ignore[arg-type]
+
+    def _after_load(self, *_: object) -> None:
+        self.set_mask(self.state["mask"])
 
 
 def _resolve(optimizer: Optimizer, mask: Mapping[str, Tensor], model: nn.Module | None) -> dict[str, Tensor]:
