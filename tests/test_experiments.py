@@ -10,13 +10,21 @@ import pytest
 import torch
 
 from supermask.data import Images, load_data
-from supermask.experiments import CompareConfig, ConfigError, ImpConfig, LocalEngine, SearchConfig, WorkerDied
+from supermask.experiments import (
+    EXPERIMENTS,
+    CompareConfig,
+    ConfigError,
+    ImpConfig,
+    LocalEngine,
+    SearchConfig,
+    WorkerDied,
+)
 from supermask.experiments.config import DEFAULT_METHODS
 from supermask.experiments.engine import in_order
 from supermask.experiments.execute import execute
 from supermask.experiments.execution import Environment
 from supermask.experiments.plan import Plan, plan_compare, plan_imp, plan_search, task_of
-from supermask.experiments.results import collect, summarize
+from supermask.experiments.results import summarize
 from supermask.experiments.spec import MaskSource, canonical_hash
 from supermask.experiments.store import Store
 from supermask.io import DamagedFileError
@@ -72,7 +80,7 @@ def test_each_kind_of_run_is_what_its_name_says(comparison):
         return store.run(row(plan, method, density).id).ticket()
 
     dense = store.run(row(plan, "dense").id)
-    initial = dense.ticket(step=row(plan, "dense").snapshot)
+    initial = dense.ticket(step=row(plan, "dense").snapshots[0])
     strong = ticket("edge-popup", 0.2)
     assert strong.strong and ticket("random-mask-frozen", 0.2).strong
     frozen = ticket("random-mask-frozen", 0.2).weights()
@@ -235,7 +243,7 @@ def test_imp_plan_has_a_ticket_per_round_and_its_controls(digits):
     plan = plan_imp(config, digits)
     assert [spec.method for spec in plan.rows] == ["dense"] + ["imp-rewind", "reinit"] * 3
     assert [spec.start for spec in plan.rows] == [0] + [5, 0] * 3
-    assert plan.rows[0].snapshot == 5
+    assert plan.rows[0].snapshots == (5,)
     last = plan.rows[-2]
     assert last.mask.keep[
         "layers.4.weight" if "layers.4.weight" in last.mask.keep else list(last.mask.keep)[-1]
@@ -350,7 +358,7 @@ def test_a_damaged_ticket_of_a_parent_names_the_remedy(digits, tmp_path):
 
 def test_results_have_the_designed_keys(comparison, tmp_path):
     plan, store = comparison
-    document = collect("compare", plan, store, store.root.parent, {"data": "digits"}, {})
+    document = EXPERIMENTS["compare"].document(plan, store, store.root.parent, {"data": "digits"}, {})
     assert document["schema"] == "supermask/compare/1"
     assert json.loads(json.dumps(document, allow_nan=False)) == document
     for entry, spec in zip(document["rows"], plan.rows, strict=True):

@@ -180,12 +180,8 @@ class CompareConfig(RuleConfig):
             object.__setattr__(self, "methods", tuple(dict.fromkeys((*DEFAULT_METHODS, *METHODS))))
         elif "all" in self.methods:
             raise ConfigError("methods", self.methods, "give all alone, or the methods by name")
-        for density in self.densities:
-            _check_density("densities", density)
-        for name in ("methods", "densities", "seeds"):
-            values = getattr(self, name)
-            if not values or len(set(values)) != len(values):
-                raise ConfigError(name, values, "give at least one value, each once")
+        check_densities(self)
+        check_distinct(self, "methods", "densities", "seeds")
         if not 0 < self.rate < 1:
             raise ConfigError("rate", self.rate, "take a fraction in (0, 1)")
 
@@ -195,6 +191,20 @@ class ConfigError(ValueError):
 
     def __init__(self, name: str, value: Any, remedy: str) -> None:
         super().__init__(f"--{name.replace('_', '-')} {value!r}: {remedy}")
+
+
+def check_distinct(config: TaskConfig, *names: str) -> None:
+    """Refuse lists that are empty or name a value twice."""
+    for name in names:
+        values = getattr(config, name)
+        if not values or len(set(values)) != len(values):
+            raise ConfigError(name, values, "give at least one value, each once")
+
+
+def check_densities(config: Any) -> None:
+    """Refuse densities out of range."""
+    for density in config.densities:
+        _check_density("densities", density)
 
 
 def _check_density(name: str, value: float) -> None:

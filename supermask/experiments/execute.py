@@ -32,9 +32,9 @@ def execute(
 def _run_to_end(execution: Execution) -> dict[str, Any]:
     spec, run = execution.spec, execution.run
     outcome = KINDS[spec.kind](execution)
-    mask = {} if outcome.whole else outcome.mask
-    ticket = Ticket.of(execution.model, mask, provenance=execution.provenance())
-    ticket.save(run.ticket_path())
+    if outcome.ticket:
+        mask = {} if outcome.whole else outcome.mask
+        Ticket.of(execution.model, mask, provenance=execution.provenance()).save(run.ticket_path())
     test = execution.evaluate(execution.data.test)
     val = execution.evaluate(execution.val_split) if len(execution.val_split) else {"accuracy": None}
     parents = [execution.store.run(id).result or {} for id in spec.needs]
@@ -49,7 +49,7 @@ def _run_to_end(execution: Execution) -> dict[str, Any]:
             "steps": spec.steps,
             "total_steps": spec.steps + max((p.get("total_steps", 0) for p in parents), default=0),
             "seconds": round(outcome.progress.seconds, 3),
-            "ticket_bytes": run.ticket_path().stat().st_size,
+            "ticket_bytes": run.ticket_path().stat().st_size if outcome.ticket else None,
             "dense_bytes": dense_bytes(execution.model),
             **outcome.facts,
         }

@@ -122,15 +122,15 @@ class Execution:
         return {info.name: tuple(info.tensor.shape) for info in masked(self.model)}
 
     def fit(self, optimizer: Optimizer, mask: Mask) -> Progress:
-        """Train by `optimizer` to the end of the schedule, with checkpoints, curves and the snapshot."""
+        """Train by `optimizer` to the end of the schedule, with checkpoints, curves and snapshots."""
         task, spec = self.spec.task, self.spec
 
         def step_done(step: int) -> None:
-            if step == spec.snapshot:
+            if step in spec.snapshots:
                 Ticket.of(self.model, mask).save(self.run.ticket_path(step))
             self._on_step(step - spec.start)
 
-        if spec.snapshot == spec.start:
+        if spec.start in spec.snapshots:
             Ticket.of(self.model, mask).save(self.run.ticket_path(spec.start))
         model = torch.compile(self.model) if self.environment.compile else self.model
         return fit(

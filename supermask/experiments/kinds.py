@@ -9,6 +9,7 @@ from typing import Any
 
 from torch.optim import Optimizer
 
+from supermask.connectivity import error_along_line, instability
 from supermask.experiments.execution import Execution
 from supermask.experiments.mask_sources import final_weights, mask_of
 from supermask.mask import Mask
@@ -32,6 +33,8 @@ class Outcome:
     facts: dict[str, Any] = field(default_factory=dict)
     whole: bool = False
     """Whether the ticket holds all weights, because those outside the mask are not zero."""
+    ticket: bool = True
+    """Whether there is a ticket to save: not where a run only measures."""
 
 
 Kind = Callable[[Execution], Outcome]
@@ -123,6 +126,28 @@ def search(execution: Execution) -> Outcome:
     progress = execution.fit(optimizer, {})
     optimizer.settle()
     return Outcome(optimizer.mask, progress)
+
+
+@register_kind("path")
+def path(execution: Execution) -> Outcome:
+    """Nothing moves: the error between two trained networks is measured along the line that joins them."""
+    spec, model = execution.spec, execution.model
+    assert spec.weights.run is not None
+    ends = []
+    for run in (spec.weights.run, *spec.others):
+        execution.store.run(run).ticket().apply(model)
+        ends.append({name: value.clone() for name, value in model.state_dict().items()})
+    steps = min(execution.loader.steps_per_epoch, 100)
+
+    def error() -> float:
+        estimate_norm_statistics(model, execution.batch, steps)
+        accuracy = execution.evaluate(execution.data.test)["accuracy"]
+        assert accuracy is not None
+        return 1 - accuracy
+
+    errors = error_along_line(model, ends[0], ends[1], error, **spec.options)
+    facts = {"errors": errors, "instability": instability(errors)}
+    return Outcome({}, Progress(0), facts, ticket=False)
 
 
 @register_kind("frozen")

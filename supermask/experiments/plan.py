@@ -106,7 +106,7 @@ def plan_imp(config: ImpConfig, data: Dataset) -> Plan:
         raise ConfigError("rewind_to", config.rewind_to, f"stay below the {task.steps} steps of a training")
     infos = layers_of(task, data)
     setting = Setting(task, infos, rule_of(config), config.init, seed)
-    dense = setting.train("dense", snapshot=config.rewind_to or None)
+    dense = setting.train("dense", snapshots=(config.rewind_to,) if config.rewind_to else ())
     method = "lr-rewind" if config.rewind == "lr" else "imp-rewind" if config.rewind_to else "imp"
     rows, parent = [dense], dense
     for round in range(1, config.rounds + 1):

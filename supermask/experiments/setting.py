@@ -1,7 +1,7 @@
 """What the runs of one seed have in common, and how runs are made from it."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from types import MappingProxyType
 from typing import Any
@@ -60,6 +60,10 @@ class Setting:
         """Name → weights to keep at a density."""
         return counts(self.infos, density, distribution)
 
+    def keep(self, density: float, scope: str = "layerwise") -> dict[str, int] | int:
+        """Weights to keep at a density, per layer or (scope `global`) in all."""
+        return keep_count(self.weight_count, density) if scope == "global" else self.counts(density)
+
     @property
     def weight_count(self) -> int:
         """Masked weights in all."""
@@ -78,8 +82,10 @@ class Setting:
         rule: Rule | None = None,
         mask: MaskSource | None = None,
         density: float = 1.0,
+        seed: int | None = None,
         start: int = 0,
-        snapshot: int | None = None,
+        snapshots: tuple[int, ...] = (),
+        others: tuple[str, ...] = (),
         options: Mapping[str, Any] = MappingProxyType({}),
     ) -> RunSpec:
         """A run of the common rule from the common initialization, unless told otherwise."""
@@ -89,14 +95,42 @@ class Setting:
             task=self.task,
             rule=rule or self.rule,
             weights=weights or self.weights,
-            seed=self.seed,
+            seed=self.seed if seed is None else seed,
             mask=mask or MaskSource(),
             density=density,
             start=start,
-            snapshot=snapshot,
+            snapshots=snapshots,
+            others=others,
             options=dict(options),
         )
         return self.add(spec)
+
+    def prune_iteratively(
+        self,
+        method: str,
+        dense: RunSpec,
+        densities: Sequence[float],
+        *,
+        rate: float,
+        scope: str,
+        rewind_to: int = 0,
+    ) -> dict[float, RunSpec]:
+        """Density → IMP ticket, through rounds that prune about `rate` of the survivors each.
+
+        Args:
+            dense: The trained dense network; with `rewind_to`, it saves its weights at that step.
+            scope: Rank `layerwise` or `global`.
+            rewind_to: Step that the weights of every round go back to; 0 is initialization.
+        """
+        weights = self.weights
+        if rewind_to:
+            weights = dataclasses.replace(weights, run=dense.id, step=rewind_to)
+        path, parent = {}, dense
+        for density in density_path(densities, rate):
+            mask = MaskSource(kind="magnitude", run=parent.id, keep=self.keep(density, scope))
+            parent = self.train(method, weights=weights, mask=mask, density=density, start=rewind_to)
+            path[density] = parent
+        return {density: path[density] for density in densities if density in path}
 
     def reinit(self, ticket: RunSpec) -> RunSpec:
         """The control of a ticket: its mask on newly drawn weights, trained."""
@@ -125,12 +159,6 @@ class Comparison(Setting):
         """The densities of pruned networks: those below 1, if there is one."""
         return [d for d in self.config.densities if d < 1] or list(self.config.densities)
 
-    def keep(self, density: float) -> dict[str, int] | int:
-        """Weights to keep at a density, per layer or in all, as the configured scope says."""
-        if self.config.scope == "global":
-            return keep_count(self.weight_count, density)
-        return self.counts(density)
-
     def search(self, method: str, density: float) -> RunSpec:
         """A mask search, by the method's own recipe where it has one."""
         config, recipe = self.config, SEARCHES[method].recipe
@@ -158,21 +186,19 @@ class Comparison(Setting):
     @cached_property
     def dense(self) -> RunSpec:
         """The trained dense network, with its early weights kept for rewinding."""
-        return self.train("dense", snapshot=self.rewind_to)
+        return self.train("dense", snapshots=(self.rewind_to,))
 
     def pruned(self, method: str = "imp") -> dict[float, RunSpec]:
         """Density → ticket of iterative magnitude pruning; `imp` or `imp-rewind`."""
         if method not in self._paths:
-            weights, start = self.weights, 0
-            if method == "imp-rewind":
-                start = self.rewind_to
-                weights = dataclasses.replace(self.weights, run=self.dense.id, step=start)
-            path, parent = {}, self.dense
-            for density in density_path(self.densities, self.config.rate):
-                mask = MaskSource(kind="magnitude", run=parent.id, keep=self.keep(density))
-                parent = self.train(method, weights=weights, mask=mask, density=density, start=start)
-                path[density] = parent
-            self._paths[method] = {density: path[density] for density in self.densities if density in path}
+            self._paths[method] = self.prune_iteratively(
+                method,
+                self.dense,
+                self.densities,
+                rate=self.config.rate,
+                scope=self.config.scope,
+                rewind_to=self.rewind_to if method == "imp-rewind" else 0,
+            )
         return self._paths[method]
 
 

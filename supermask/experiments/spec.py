@@ -96,17 +96,23 @@ class WeightSource:
     signs: bool = False
 
 
+WITHOUT_STEPS = {"frozen", "path"}
+"""Kinds of runs in which nothing is trained."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class RunSpec:
     """One training run.
 
     Attributes:
         method: Name of the row it makes.
-        kind: `train` (weights move), `search` (scores move) or `frozen` (nothing moves).
+        kind: What happens, see kinds.py: `train` (weights move), `search` (scores move), `frozen` (nothing
+            moves), …
         density: Nominal density, which names the row.
         seed: Seed of data order, augmentation, scores and random masks.
         start: Step of the schedule to start from (rewinding).
-        snapshot: Step at which to save the weights for others to rewind to.
+        snapshots: Steps at which to save the weights for others to rewind to.
+        others: Identifiers of runs that it reads beside those of its mask and its weights.
         options: What its kind needs to know beyond that.
     """
 
@@ -119,7 +125,8 @@ class RunSpec:
     mask: MaskSource = field(default_factory=MaskSource)
     density: float = 1.0
     start: int = 0
-    snapshot: int | None = None
+    snapshots: tuple[int, ...] = ()
+    others: tuple[str, ...] = ()
     options: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -130,12 +137,12 @@ class RunSpec:
     @property
     def needs(self) -> tuple[str, ...]:
         """Identifiers of the runs that must be finished before this one."""
-        return tuple(dict.fromkeys(run for run in (self.mask.run, self.weights.run) if run))
+        return tuple(dict.fromkeys(run for run in (self.mask.run, self.weights.run, *self.others) if run))
 
     @property
     def steps(self) -> int:
         """Optimizer steps of this run."""
-        return 0 if self.kind == "frozen" else self.task.steps - self.start
+        return 0 if self.kind in WITHOUT_STEPS else self.task.steps - self.start
 
     def as_dict(self) -> dict[str, Any]:
         """What was specified, without fields at their defaults: a new field leaves old runs what they are."""

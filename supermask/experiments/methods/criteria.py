@@ -31,7 +31,7 @@ def pruned_once(
         mask = MaskSource(
             kind="criterion",
             run=comparison.dense.id,
-            keep=comparison.keep(density),
+            keep=comparison.keep(density, comparison.config.scope),
             criterion=criterion,
             pruned=pruned,
         )

@@ -34,7 +34,9 @@ def imp_rewind(comparison: Comparison) -> Iterable[RunSpec]:
 def one_shot(comparison: Comparison) -> Iterator[RunSpec]:
     """The trained dense network pruned at once, trained again from initialization."""
     for density in comparison.densities:
-        mask = MaskSource(kind="magnitude", run=comparison.dense.id, keep=comparison.keep(density))
+        mask = MaskSource(
+            kind="magnitude", run=comparison.dense.id, keep=comparison.keep(density, comparison.config.scope)
+        )
         yield comparison.train("one-shot", mask=mask, density=density)
 
 
