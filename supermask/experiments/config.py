@@ -8,7 +8,7 @@ from typing import Any
 
 from supermask.experiments.methods import METHODS
 from supermask.init import INITS
-from supermask.mask import DISTRIBUTIONS, check_density
+from supermask.mask import check_density, check_distribution
 from supermask.prune.magnitude import SCOPES
 from supermask.search import BASES, SEARCHES
 from supermask.train import AMP_DTYPES, SCHEDULES
@@ -96,7 +96,7 @@ class SearchConfig(RuleConfig):
     method: str = option("edge-popup", "search algorithm", choices=tuple(SEARCHES))
     method_args: dict[str, str] = option({}, "further arguments of the search, as key=value")  # noqa: RUF009
     density: float = option(0.3, "fraction of weights kept")
-    distribution: str = option("uniform", "how the density spreads over layers", choices=DISTRIBUTIONS)
+    distribution: str = option("uniform", "uniform, global, erk or N:M: how the density spreads")
     init: str = option("signed_constant", "distribution of the frozen weights", choices=INITS)
     rescale: bool = option(True, "scale the frozen weights by 1/√density")
     seed: int = option(0, "seed of the weights, the scores and the data order")
@@ -104,6 +104,7 @@ class SearchConfig(RuleConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         _check_density("density", self.density)
+        _check_distribution(self.distribution, self.density)
 
     @classmethod
     def defaults(cls, given: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -166,7 +167,7 @@ class CompareConfig(RuleConfig):
     init: str = option("kaiming_normal", "distribution of weights that are trained", choices=INITS)
     search_init: str = option("signed_constant", "distribution of frozen weights", choices=INITS)
     rescale: bool = option(True, "scale the frozen weights by 1/√density")
-    distribution: str = option("uniform", "how a search's density spreads", choices=DISTRIBUTIONS)
+    distribution: str = option("uniform", "uniform, global, erk or N:M: how a search's density spreads")
     search_optimizer: str = option("sgd", "rule that moves the scores", choices=tuple(BASES))
     search_lr: float = option(0.1, "learning rate of the scores")
     search_weight_decay: float = option(5e-4, "weight decay of the scores")
@@ -181,6 +182,8 @@ class CompareConfig(RuleConfig):
         elif "all" in self.methods:
             raise ConfigError("methods", self.methods, "give all alone, or the methods by name")
         check_densities(self)
+        for density in self.densities:
+            _check_distribution(self.distribution, density)
         check_distinct(self, "methods", "densities", "seeds")
         if not 0 < self.rate < 1:
             raise ConfigError("rate", self.rate, "take a fraction in (0, 1)")
@@ -212,3 +215,10 @@ def _check_density(name: str, value: float) -> None:
         check_density(value)
     except ValueError:
         raise ConfigError(name, value, "take a density in (0, 1], the fraction of weights kept") from None
+
+
+def _check_distribution(distribution: str, density: float) -> None:
+    try:
+        check_distribution(distribution, density)
+    except ValueError as error:
+        raise ConfigError("distribution", distribution, str(error)) from None

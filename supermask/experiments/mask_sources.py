@@ -40,9 +40,9 @@ def none(execution: Execution) -> Mask:
 @register_mask_source("random")
 def random(execution: Execution) -> Mask:
     """As many weights of each layer as `keep` says, at random."""
-    keep = execution.spec.mask.keep
-    assert isinstance(keep, dict)
-    return random_mask(execution.masked_shapes(), keep, execution.spec.seed)
+    source = execution.spec.mask
+    assert isinstance(source.keep, dict)
+    return random_mask(execution.masked_shapes(), source.keep, execution.spec.seed, source.distribution)
 
 
 @register_mask_source("same")

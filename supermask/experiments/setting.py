@@ -33,9 +33,9 @@ def counts(infos: list[ParameterInfo], density: float, distribution: str = "unif
 
 def rescaling(infos: list[ParameterInfo], mask: MaskSource) -> float | dict[str, float]:
     """The density that each layer is rescaled for: its own where the distribution fixes it."""
-    if mask.distribution != "erk":
+    if mask.distribution in ("uniform", "global"):
         return mask.density
-    own = counts(infos, mask.density, "erk")
+    own = counts(infos, mask.density, mask.distribution)
     return {info.name: own[info.name] / info.tensor.numel() for info in infos}
 
 

@@ -60,7 +60,8 @@ class MaskSource:
             `random`.
         run: Identifier of the run it starts from.
         keep: Weights to keep, per layer or in all; for masks that no search finds.
-        density: Fraction to keep, with `distribution`; for `search`.
+        density: Fraction to keep, for `search`.
+        distribution: How it spreads over layers, for `search` and `random`.
         options: Further arguments of the search.
         criterion: Name of the mask criterion; for `criterion`.
         pruned: Where the pruned weights are frozen, see `prune.PRUNED`.

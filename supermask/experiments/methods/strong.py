@@ -29,11 +29,13 @@ def random_mask_frozen(comparison: Comparison) -> Iterator[RunSpec]:
     """A random mask on the weights that edge-popup searches; nothing is trained."""
     for density in comparison.config.densities:
         found = comparison.search("edge-popup", density)
-        if comparison.config.distribution == "global":
+        distribution = comparison.config.distribution
+        if distribution == "global":
             # Only the search knows how many weights each layer keeps.
             mask = MaskSource(kind="shuffle", run=found.id)
         else:
-            mask = MaskSource(kind="random", keep=comparison.counts(density, comparison.config.distribution))
+            keep = comparison.counts(density, distribution)
+            mask = MaskSource(kind="random", keep=keep, distribution=distribution)
         yield comparison.train(
             "random-mask-frozen",
             kind="frozen",
