@@ -139,7 +139,7 @@ def _draw_instability(summary: Sequence[Mapping[str, Any]], steps: int) -> Drawi
     axes.set_xscale("symlog", linthresh=smallest, linscale=0.4)
     axes.set_xlim(left=-0.1 * smallest)
     axes.axhline(100 * STABLE_BELOW, color=QUIET, lw=0.9, ls=(0, (4, 2)))
-    edge = {"transform": axes.get_yaxis_transform(), "va": "bottom", "ha": "right"}
+    edge: dict[str, Any] = {"transform": axes.get_yaxis_transform(), "va": "bottom", "ha": "right"}
     axes.text(1.0, 100 * STABLE_BELOW, "stable below", fontsize=6.5, color=QUIET, **edge)
     axes.set_xlabel(f"step where the copies part, of {steps}")
     axes.set_ylabel("instability (points of error)")
