@@ -12,3 +12,4 @@ from supermask.experiments.registry import EXPERIMENTS as EXPERIMENTS
 from supermask.experiments.registry import Experiment as Experiment
 from supermask.experiments.registry import register_experiment as register_experiment
 from supermask.experiments.stability import StabilityConfig as StabilityConfig
+from supermask.experiments.transfer import TransferConfig as TransferConfig

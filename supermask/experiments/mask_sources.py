@@ -4,12 +4,13 @@ A new source is a function from an `Execution`, whose weights are in place, to a
 `register_mask_source`.
 """
 
+import math
 from collections.abc import Callable
 
 from torch import Tensor
 
 from supermask.experiments.execution import Execution
-from supermask.mask import Mask, random_mask
+from supermask.mask import Mask, keep_count, random_mask
 from supermask.prune import best, by_criterion, grasp, magnitude, shuffle, snip, synflow
 
 Source = Callable[[Execution], Mask]
@@ -49,6 +50,22 @@ def random(execution: Execution) -> Mask:
 def same(execution: Execution) -> Mask:
     """The mask of the parent run."""
     return execution.parent_ticket().mask()
+
+
+@register_mask_source("transferred")
+def transferred(execution: Execution) -> Mask:
+    """The mask of a run of another task; layers of another shape take a random one of its density."""
+    theirs, mask = execution.parent_ticket().mask(), {}
+    for name, shape in execution.masked_shapes().items():
+        if name not in theirs:
+            raise ValueError(
+                f"the ticket has no mask of {name}; transfer between networks of one architecture"
+            )
+        mask[name] = theirs[name]
+        if theirs[name].shape != shape:
+            count = keep_count(math.prod(shape), int(theirs[name].sum()) / theirs[name].numel())
+            mask |= random_mask({name: shape}, {name: count}, execution.spec.seed)
+    return mask
 
 
 @register_mask_source("shuffle")
