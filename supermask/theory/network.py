@@ -1,6 +1,7 @@
 """What the constructions build: random layers under masks, as ordinary modules that run."""
 
 from collections.abc import Iterator, Sequence
+from typing import TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -69,6 +70,11 @@ def sequential(blocks: Sequence[Block]) -> nn.Sequential:
     for block in blocks:
         modules += [block, nn.ReLU()]
     return nn.Sequential(*modules[:-1])
+
+
+def is_plain_linear(module: nn.Module | None) -> TypeGuard[nn.Linear]:
+    """Whether it is a linear layer without bias."""
+    return isinstance(module, nn.Linear) and len(list(module.parameters())) == 1
 
 
 def masked_layers(network: nn.Module) -> Iterator[MaskedLinear]:

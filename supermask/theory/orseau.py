@@ -2,21 +2,21 @@
 
 Orseau, Hutter and Rivasplata, "Logarithmic pruning is all you need" (arXiv:2006.12156). From the paper: the
 density p(w) ∝ 1/|w| on a bounded range, for both layers; two layers for one, a weight being the sum of
-products u·v; a weight written by a greedy expansion in which one sample of each of the ranges
-(γ⁻², γ⁻¹], (γ⁻³, γ⁻²], … stands for the digit, γ = 3/2; and hidden neurons that are sampled for the layer as a
-whole and not for one weight (batch sampling).
+products u·v; a weight written by a greedy expansion in which one sample of each of the ranges (γ⁻², γ⁻¹],
+(γ⁻³, γ⁻²], … stands for the digit, γ = 3/2; and hidden neurons that are sampled for the layer as a whole
+and not for one weight (batch sampling).
 
 Why it works: let the rest be at most R before a digit with value v in (R/γ², R/γ]. If v is larger than the
-rest, the rest is below R/γ already. Otherwise v is subtracted, which leaves at most R − R/γ². That is no more
-than R/γ as long as γ² ≤ γ + 1, so for every γ up to the golden ratio 1.618; 3/2 is below it. So a target
-|w| ≤ 1 is met within γ⁻ᵏ by k digits, whichever samples stand for them, and under p(w) ∝ 1/|w| every range is
-equally likely to be sampled.
+rest, the rest is below R/γ already. Otherwise v is subtracted, which leaves at most R − R/γ². That is no
+more than R/γ as long as γ² ≤ γ + 1, so for every γ up to the golden ratio 1.618; 3/2 is below it. So a
+target |w| ≤ 1 is met within γ⁻ᵏ by k digits, whichever samples stand for them, and under p(w) ∝ 1/|w| every
+range is equally likely to be sampled.
 
-Ours, because the paper's constants were not at hand: the number of digits, n / `UNITS_FOR_A_DIGIT`; the bounds
-of the density, which put the wanted products on the middle half of what products can be, so that no digit is
-rarer than half the commonest; the assignment of neurons (each one goes to the input for which it supplies most
-digits still missing, and serves all outputs there, where the paper lets a neuron serve one weight); and digits
-above a weight's magnitude, which could never be taken, are not asked for.
+Ours, because the paper's constants were not at hand: the number of digits, n / `UNITS_FOR_A_DIGIT`; the
+bounds of the density, which put the wanted products on the middle half of what products can be, so that no
+digit is rarer than half the commonest; the assignment of neurons (each one goes to the input for which it
+supplies most digits still missing, and serves all outputs there, where the paper lets a neuron serve one
+weight); and digits above a weight's magnitude, which could never be taken, are not asked for.
 """
 
 import math
@@ -77,30 +77,32 @@ def _assign(first: Tensor, second: Tensor, weight: Tensor, digits: int) -> tuple
     log_first = first.double().abs().log() / math.log(BASE)
     log_second = second.double().abs().log().T / math.log(BASE)
     exponents = -torch.arange(2, digits + 2, dtype=torch.float64)
-    wanted = BASE**exponents[:, None] <= weight.double().abs().T[:, None]
+    wanted = BASE ** exponents[:, None] <= weight.double().abs().T[:, None]
     # One more digit, never wanted, takes the products outside the range.
-    missing = torch.cat([wanted, torch.zeros(inputs, 1, outputs, dtype=torch.bool)], dim=1).repeat(2, 1, 1, 1)
-    holder = torch.full((2, inputs, digits, outputs), -1)
+    nowhere = torch.zeros(inputs, 1, outputs, dtype=torch.bool)
+    missing = torch.cat([wanted, nowhere], dim=1).repeat(2, 1, 1, 1)
+    holder = torch.full(missing.shape, units)
     owner = torch.zeros(units, dtype=torch.long)
     every_input, every_output = torch.arange(inputs)[:, None], torch.arange(outputs)
     negative = weight.T < 0
     for start in range(0, units, _TOGETHER):
-        batch = range(start, min(start + _TOGETHER, units))
-        u, v = first[batch.start : batch.stop], second.T[batch.start : batch.stop]
-        digit = -(log_first[batch.start : batch.stop, :, None] + log_second[batch.start : batch.stop, None])
+        batch = torch.arange(start, min(start + _TOGETHER, units))
+        u, v = first[batch], second.T[batch]
+        digit = -(log_first[batch][:, :, None] + log_second[batch][:, None])
         digit = digit.floor().long() - 1  # (γ^−(i+2), γ^−(i+1)] but for the end that is hit by chance
         same = ((u < 0)[:, :, None] ^ (v < 0)[:, None]) == negative
         digit = torch.where(same & (digit >= 0) & (digit < digits), digit, digits)
         side = (u < 0).long()
-        gain = missing[side[:, :, None], every_input, digit, every_output].sum(dim=2)
-        for index, unit in enumerate(batch):
-            j = int(gain[index].argmax())
-            half, own = int(side[index, j]), digit[index, j]
-            served = missing[half, j, own, every_output].nonzero()[:, 0]
-            holder[half, j, own[served], served] = unit
-            missing[half, j, own[served], served] = False
-            owner[unit] = j
-    return owner, holder
+        supplied = missing[side[:, :, None], every_input, digit, every_output]  # (batch, in, out)
+        best = supplied.sum(dim=2).argmax(dim=1)
+        owner[batch] = best
+        # Where two units of a batch supply the same digit, the first of them does, whatever the order here.
+        row, output = supplied[torch.arange(len(batch)), best].nonzero(as_tuple=True)
+        j = best[row]
+        place = ((side[row, j] * inputs + j) * (digits + 1) + digit[row, j, output]) * outputs + output
+        holder.view(-1).scatter_reduce_(0, place, batch[row], "amin")
+        missing.view(-1)[place] = False
+    return owner, holder.where(holder < units, -1)[:, :, :digits]
 
 
 def _expand(first: Tensor, second: Tensor, weight: Tensor, owner: Tensor, holder: Tensor) -> Tensor:

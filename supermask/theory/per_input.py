@@ -1,10 +1,11 @@
 """Malach's and Pensia's constructions: every input has its own n hidden units, for all outputs.
 
 Layer W (out, in) of the target becomes a first random layer (n·in, in), a ReLU and a second random layer
-(out, n·in). Hidden unit (j, k) is pruned to see only input j, through the weight u_jk. What output i gets from
-it is v_ijk·σ(u_jk·x_j). Units with u > 0 speak for x_j > 0 and those with u < 0 for x_j < 0, so on either side
-the mask of v has to choose products u_jk·v_ijk that stand for w_ij: the gadget of Pensia et al.,
-arXiv:2006.07990, w·x ≈ vᵀσ(u·x). About n/2 products stand on a side, exactly as many as the signs fall.
+(out, n·in). Hidden unit (j, k) is pruned to see only input j, through the weight u_jk. What output i gets
+from it is v_ijk·σ(u_jk·x_j). Units with u > 0 speak for x_j > 0 and those with u < 0 for x_j < 0, so on
+either side the mask of v has to choose products u_jk·v_ijk that stand for w_ij: the gadget of Pensia et
+al., arXiv:2006.07990, w·x ≈ vᵀσ(u·x). About n/2 products stand on a side, exactly as many as the signs
+fall.
 
 Both papers draw from U[−1, 1]. They differ in what they choose:
 

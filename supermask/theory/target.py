@@ -1,7 +1,8 @@
 """What the constructions aim at: small networks trained here, and the images they are measured on."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -46,13 +47,13 @@ def train_perceptron(data: Dataset, hidden: tuple[int, ...], epochs: float, imag
     """
     widths = [data.in_channels * data.image_size**2, *hidden, data.num_classes]
     modules: list[nn.Module] = []
-    for inputs, outputs in zip(widths[:-1], widths[1:], strict=True):
+    for inputs, outputs in pairwise(widths):
         modules += [nn.Linear(inputs, outputs, bias=False), nn.ReLU()]
     network = nn.Sequential(*modules[:-1])
     target = _train(network, data, epochs, images, to_sphere)
     with torch.no_grad():
         for weight in network.parameters():
-            weight /= torch.linalg.matrix_norm(weight, ord=2)
+            weight.div_(torch.linalg.matrix_norm(weight, ord=2))
     return target
 
 
@@ -63,11 +64,8 @@ def train_attention(data: Dataset, heads: int, head_width: int, epochs: float, i
     """
     width = data.in_channels * data.image_size
     inner = heads * head_width
-    attention = Attention(
-        *(nn.Linear(width, inner, bias=False) for _ in range(3)),
-        nn.Linear(inner, width, bias=False),
-        heads=heads,
-    )
+    query, key, value = (nn.Linear(width, inner, bias=False) for _ in range(3))
+    attention = Attention(heads, query, key, value, nn.Linear(inner, width, bias=False))
     readout = nn.Linear(width * data.image_size, data.num_classes, bias=False)
     network = nn.Sequential(attention, nn.Flatten(), readout)
     return _train(network, data, epochs, images, to_rows)
@@ -85,7 +83,9 @@ def to_rows(images: Tensor) -> Tensor:
     return rows / rows.norm(dim=2).amax(dim=1).clamp_min(1e-12)[:, None, None]
 
 
-def _train(network: nn.Sequential, data: Dataset, epochs: float, images: int, prepare) -> Target:
+def _train(
+    network: nn.Sequential, data: Dataset, epochs: float, images: int, prepare: Callable[[Tensor], Tensor]
+) -> Target:
     randomize_(network, "kaiming_normal", seed=0)
     loader = Loader(data.train, batch_size=BATCH_SIZE, seed=0, mean=data.mean, std=data.std)
 
