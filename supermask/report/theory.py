@@ -102,12 +102,12 @@ def _draw_errors(groups: Mapping[str, Sequence[Entry]], rates: Mapping[str, Mapp
         if name in groups
     )
     alt = (
-        "Mean weight error and largest output error on a logarithmic axis against the random numbers for each "
-        f"weight, one panel for each construction, with the predicted line. {slopes}."
+        "Mean weight error and largest output error on a logarithmic axis against the random numbers for "
+        f"each weight, one panel for each construction, with the predicted line. {slopes}."
     )
     caption = (
-        "Error of the pruned random network against n, the random units for each input. Thick: mean error of a "
-        "weight. Thin: largest error of the output over the test images, Euclidean. Mean over random networks, "
+        "Error of the pruned random network against n, the random units for each input. Thick: mean error "
+        "of a weight. Thin: largest error of the output over the test images, Euclidean. Mean over networks, "
         "bars from the smallest to the largest. Dashed: the predicted fall, laid through the middle of the "
         "weight errors."
     )
@@ -160,7 +160,7 @@ def _draw_sizes(groups: Mapping[str, Sequence[Entry]]) -> Drawing:
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_locator(LogLocator())
         axis.set_minor_locator(NullLocator())
-    axes.set_xlabel("weights of the random network for each weight of the target")
+    axes.set_xlabel("weights of the random network for each of the target")
     axes.set_ylabel("largest output error / output norm")
     names = []
     for name, points in curves.items():
@@ -172,16 +172,18 @@ def _draw_sizes(groups: Mapping[str, Sequence[Entry]]) -> Drawing:
         f"many weights the random network has, for {', '.join(METHODS[name].label for name in groups)}."
     )
     caption = (
-        "What precision costs: the largest output error over the test images, divided by the mean norm of the "
-        "target's outputs, against the weights of the random network before pruning. Mean over random networks."
+        "What precision costs: the largest output error over the test images, divided by the mean norm of "
+        "the target's outputs, against the weights of the random network before pruning. Mean over random "
+        "networks."
     )
     return render(figure, "theory-size", alt, caption)
 
 
 def _bars(entries: Sequence[Entry], key: str) -> list[list[float]]:
+    # The mean of equal numbers can be one rounding outside them.
     return [
-        [entry[key]["mean"] - entry[key]["min"] for entry in entries],
-        [entry[key]["max"] - entry[key]["mean"] for entry in entries],
+        [max(0.0, entry[key]["mean"] - entry[key]["min"]) for entry in entries],
+        [max(0.0, entry[key]["max"] - entry[key]["mean"]) for entry in entries],
     ]
 
 

@@ -63,12 +63,13 @@ CONSTRUCTIONS = {
             lambda n: -math.log(n),
             "ε ∝ 1/n: the nearest of about n/2 products",
         ),
-        # Half of the units stand on a side, so 2^-k of the error is left where k ~ Bin(n, 1/2): the mean over
-        # weights is (3/4)^n, above the typical 2^(-n/2).
+        # The 2^k sums of k products spread over an interval that grows as √k, so the nearest is about √k 2^-k
+        # away. On one side of a perceptron k ~ Bin(n, 1/2), and the mean of 2^-k is (3/4)^n: weights with few
+        # products make it larger than the typical 2^(-n/2).
         Construction(
             "pensia", "Pensia et al. 2020", "perceptron", prune_pensia,
-            lambda n: n * math.log(3 / 4),
-            "ε ∝ (3/4)ⁿ: subsets of Bin(n, ½) products",
+            lambda n: n * math.log(3 / 4) + math.log(n) / 2,
+            "ε ∝ √n (3/4)ⁿ: subsets of Bin(n, ½) products",
         ),
         Construction(
             "orseau", "Orseau et al. 2020", "perceptron", prune_orseau,
@@ -77,8 +78,8 @@ CONSTRUCTIONS = {
         ),
         Construction(
             "attention", "Otsuka et al. 2025", "attention", None,
-            lambda n: -n * math.log(2),
-            "ε ∝ 2⁻ⁿ: subsets of n products",
+            lambda n: -n * math.log(2) + math.log(n) / 2,
+            "ε ∝ √n 2⁻ⁿ: subsets of n products",
         ),
     )
 }  # fmt: skip

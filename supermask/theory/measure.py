@@ -31,7 +31,7 @@ def measure(target: Target, network: nn.Module) -> dict[str, Any]:
         `target_accuracy`, `accuracy`: on the target's inputs, in float64.
     """
     double = copy.deepcopy(network).double()
-    weight_errors = torch.cat([error.flatten() for error in _weight_errors(target.network, double)])
+    weight_errors = torch.cat([error.abs().flatten() for error in _weight_errors(target.network, double)])
     wanted = _run(_measured(target.network), target.inputs)
     given = _run(_measured(double), target.inputs)
     single = _run(_measured(copy.deepcopy(network).float()), target.inputs.float()).double()
@@ -66,7 +66,7 @@ def _weight_errors(target: nn.Sequential, network: nn.Module) -> list[Tensor]:
         return [a - b for a, b in zip(merged(pruned), merged(part), strict=True)]
     blocks = [module for module in network.modules() if isinstance(module, Block)]
     return [
-        (side - weight).abs()
+        side - weight
         for block, weight in zip(blocks, target.parameters(), strict=True)
         for side in block.effective()
     ]

@@ -42,7 +42,7 @@ class TheoryConfig:
         tuple(CONSTRUCTIONS), "which constructions", choices=tuple(CONSTRUCTIONS)
     )
     malach: tuple[int, ...] = option((8, 16, 32, 64, 128, 256), "random units for each input, Malach")
-    pensia: tuple[int, ...] = option((8, 12, 16, 20, 24, 28, 32), "random units for each input, Pensia")
+    pensia: tuple[int, ...] = option((12, 16, 20, 24, 28, 32), "random units for each input, Pensia")
     orseau: tuple[int, ...] = option((32, 64, 96, 128, 160), "random units for each input, Orseau")
     attention: tuple[int, ...] = option(
         (6, 8, 10, 12, 14, 16, 18, 20), "random hidden dimensions for each input and head, attention"
