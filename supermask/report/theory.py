@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
 
 from supermask.io import write_bytes
 from supermask.report.canvas import (
@@ -36,6 +37,9 @@ METHODS = {
     name: Method(name, construction.paper, "strong", *_LOOKS[name], about=construction.law)
     for name, construction in CONSTRUCTIONS.items()
 }
+_POWER_LAWS = ("malach",)
+"""Constructions whose error is a straight line over a logarithmic n."""
+_SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 Entry = Mapping[str, Any]
 
 
@@ -138,9 +142,12 @@ def _draw_panel(axes: Axes, name: str, entries: Sequence[Entry], rate: Mapping[s
         predicted = [math.exp(rate["offset"] + CONSTRUCTIONS[name].log_error(step)) for step in steps]
         axes.plot(steps, predicted, color=INK, lw=0.9, ls=(0, (4, 3)), label="predicted", zorder=4)
     axes.set_yscale("log")
-    axes.yaxis.set_major_locator(LogLocator())
-    axes.yaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    _powers(axes.yaxis)
+    if name in _POWER_LAWS:
+        axes.set_xscale("log")
+    axes.xaxis.set_major_locator(FixedLocator(sizes))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0f}"))
+    axes.xaxis.set_minor_locator(NullLocator())
     axes.grid(False, axis="x")
     axes.set_title(METHODS[name].label)
     axes.set_xlabel(f"n     {CONSTRUCTIONS[name].law}", color=QUIET)
@@ -157,9 +164,8 @@ def _draw_sizes(groups: Mapping[str, Sequence[Entry]]) -> Drawing:
         axes.plot(xs, ys, color=colour, lw=1.6, marker=marker, ms=4.6, mec=PAPER, mew=0.4)
     axes.set_xscale("log")
     axes.set_yscale("log")
-    for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_locator(LogLocator())
-        axis.set_minor_locator(NullLocator())
+    _powers(axes.xaxis)
+    _powers(axes.yaxis)
     axes.set_xlabel("weights of the random network for each of the target")
     axes.set_ylabel("largest output error / output norm")
     names = []
@@ -177,6 +183,19 @@ def _draw_sizes(groups: Mapping[str, Sequence[Entry]]) -> Drawing:
         "networks."
     )
     return render(figure, "theory-size", alt, caption)
+
+
+def _powers(axis: Axis) -> None:
+    """Ticks at the powers of ten, written as such without markup."""
+    axis.set_major_locator(LogLocator())
+    axis.set_major_formatter(FuncFormatter(lambda value, _: power_text(value)))
+    axis.set_minor_locator(NullLocator())
+
+
+def power_text(value: float) -> str:
+    """0.001 → `10⁻³`; 1, 10 and 100 as they are."""
+    exponent = round(math.log10(value))
+    return f"{10**exponent}" if 0 <= exponent <= 2 else "10" + str(exponent).translate(_SUPERSCRIPTS)
 
 
 def _bars(entries: Sequence[Entry], key: str) -> list[list[float]]:
