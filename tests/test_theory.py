@@ -202,6 +202,25 @@ def test_malach_and_pensia_choose_best_among_the_same_products():
                 assert float(errors["pensia"][half][i, j]) == pytest.approx(subset, abs=1e-14)
 
 
+def test_attention_chooses_the_best_subset_for_every_entry_of_every_head():
+    target, n = random_attention(width=3), 6
+    network = prune_attention(target, n, seed=2)
+    drawn = [m.weight.double() for m in (network.query, network.key, network.value, network.output)]
+    pairs = [(drawn[0], drawn[1] / math.sqrt(3 * n)), (drawn[2], drawn[3].T)]
+    (scores, outputs), (scores_met, outputs_met) = merged(target), merged(network)
+    wanted = [scores, outputs.transpose(1, 2)]
+    met = [scores_met, outputs_met.transpose(1, 2)]
+    for (seeing, chosen), aims, results in zip(pairs, wanted, met, strict=True):
+        for head, a, b in itertools.product(range(2), range(3), range(3)):
+            units = range((head * 3 + a) * n, (head * 3 + a + 1) * n)
+            sums = [0.0]
+            for unit in units:
+                sums += [s + float(seeing[unit, a] * chosen[unit, b]) for s in sums]
+            aim = float(aims[head, a, b])
+            best = min(abs(s - aim) for s in sums)
+            assert abs(float(results[head, a, b]) - aim) == pytest.approx(best, abs=1e-12)
+
+
 @pytest.mark.parametrize("digits", [2, 5, 10])
 def test_orseau_meets_every_weight_within_its_last_digit(digits):
     generator = torch.Generator().manual_seed(0)

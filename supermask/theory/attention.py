@@ -34,7 +34,7 @@ from supermask.theory.subset_sum import best_subset
 HEADROOM = 4.0
 """How far the range of one product reaches beyond the largest target. It costs two products' worth of
 precision; without it the positive products of n = 20 fall short of the largest entry in one case of
-twenty."""
+thirty."""
 
 
 class Attention(nn.Module):
