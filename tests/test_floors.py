@@ -28,6 +28,7 @@ FLOORS = {
     "loading": 3,
     "train": 4,
     "experiments": 5,
+    "theory": 5,
     "report": 6,
     "arguments": 6,
     "commands": 6,
