@@ -75,6 +75,7 @@ def _say(text: str) -> None:
 def _parser() -> argparse.ArgumentParser:
     # The experiment modules import torch; they come in only when a command line is really parsed.
     from supermask.experiments import EXPERIMENTS
+    from supermask.theory.run import TheoryConfig
 
     parser = argparse.ArgumentParser(
         prog="supermask",
@@ -86,6 +87,10 @@ def _parser() -> argparse.ArgumentParser:
         command = commands.add_parser(experiment.name, help=experiment.help, description=description)
         add_flags(command, experiment.config)
         command.set_defaults(run=_run_experiment, config_type=experiment.config)
+    help = "strong tickets by construction: random networks pruned into trained ones"
+    command = commands.add_parser("theory", help=help, description=f"supermask theory: {help}.")
+    add_flags(command, TheoryConfig)
+    command.set_defaults(run=_run_theory, config_type=TheoryConfig)
     for name, help, run, add in (
         ("eval", "accuracy of a ticket on a data set", _run_eval, _add_eval),
         ("info", "what a ticket is", _run_info, _add_info),
@@ -110,11 +115,19 @@ def _run_experiment(options: argparse.Namespace, arguments: list[str]) -> None:
     _print_summary(document, Path(config.out))
 
 
+def _run_theory(options: argparse.Namespace, arguments: list[str]) -> None:
+    from supermask.commands import run_theory_command
+
+    config = read_config(options.config_type, options)
+    document = run_theory_command(config, shlex.join(["supermask", *arguments]), _console())
+    _print_summary(document, Path(config.out))
+
+
 def _print_summary(document: dict[str, Any], out: Path) -> None:
     from supermask.report import headline
 
     console = Console()
-    if document.get("summary"):
+    if "summary" in document and "curves" in document:
         console.print(_summary_table(document))
     console.print(headline(document), highlight=False)
     console.print(f"report: {out / 'report.html'}", highlight=False, soft_wrap=True)
@@ -217,7 +230,7 @@ def _run_report(options: argparse.Namespace, _: list[str]) -> None:
 
     folder = Path(options.folder)
     if not (folder / "results.json").is_file():
-        raise FlagError(f"{folder} holds no results.json; give the --out folder of a compare, search or imp")
+        raise FlagError(f"{folder} holds no results.json; give the --out folder of an experiment")
     print(write_report(read_json(folder / "results.json"), folder))
 
 

@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as RichProgress
 from rich.progress import Task as RichTask
 from rich.text import Text
 
@@ -20,8 +21,9 @@ from supermask.experiments.plan import Plan
 from supermask.experiments.results import describe_machine, write_results
 from supermask.experiments.spec import RunSpec
 from supermask.experiments.store import Store
-from supermask.io import read_json
+from supermask.io import read_json, write_json
 from supermask.report import write_report
+from supermask.theory.run import TheoryConfig, run_theory
 
 PLACES = ("out", "jobs", "threads", "data_root", "checkpoint_seconds")
 """Fields that say where and not what; they are left out of the recorded configuration."""
@@ -56,6 +58,32 @@ def run_command(command: str, config: TaskConfig, line: str, console: Console) -
     document = experiment.document(plan, engine.store, out, recorded, machine)
     document["command"] = line
     write_results(document, out)
+    write_report(document, out)
+    return document
+
+
+def run_theory_command(config: TheoryConfig, line: str, console: Console) -> dict[str, Any]:
+    """Prune random networks into trained ones and report; returns the document of `results.json`.
+
+    Raises:
+        ConfigError: A value does not fit.
+        OSError: The folder cannot be written.
+    """
+    out = Path(config.out)
+    out.mkdir(parents=True, exist_ok=True)
+    _check_folder(out, "theory")
+    with RichProgress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        disable=not console.is_terminal,
+    ) as bar:
+        task = bar.add_task("theory", total=len(config.cases))
+        document = run_theory(config, lambda row, done, _: bar.update(task, completed=done))
+    document["command"] = line
+    write_json(out / "results.json", document)
     write_report(document, out)
     return document
 
@@ -108,7 +136,7 @@ class ProgressWatcher:
     def __init__(self, plan: Plan, console: Console) -> None:
         self._left = {spec.id: spec.steps for spec in plan.graph}
         self._active: dict[str, int] = {}
-        self._bar = Progress(
+        self._bar = RichProgress(
             TextColumn("{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),

@@ -1,8 +1,7 @@
-"""Figures and table of `theory`: error against overparameterization, with the line that theory predicts."""
+"""The page of `theory`: error against overparameterization, with the line that theory predicts."""
 
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -10,7 +9,6 @@ from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
 
-from supermask.io import write_bytes
 from supermask.report.canvas import (
     INK,
     PAPER,
@@ -24,6 +22,7 @@ from supermask.report.canvas import (
     style,
 )
 from supermask.report.methods import Method
+from supermask.report.pages import Page, Section, Table, register_page
 from supermask.report.text import count_text, percent
 from supermask.theory.constructions import CONSTRUCTIONS
 
@@ -43,17 +42,37 @@ _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 Entry = Mapping[str, Any]
 
 
-def write_figures(document: Mapping[str, Any], out: Path) -> list[Path]:
-    """Write every figure of a document of `theory` as PNG into `out`.
+@register_page("theory")
+def theory(document: Mapping[str, Any]) -> Page:
+    """Both figures and the table."""
+    drawings = draw_figures(document)
+    return Page(
+        title=f"Strong tickets by construction, {document['config']['data']}",
+        headline=headline(document),
+        notes=(
+            "A trained target network is approximated by masks over a wider random network, whose weights "
+            "stay as drawn; errors are measured on test images. n counts random units for each input.",
+        ),
+        sections=(
+            Section("Error against overparameterization", figures=[drawings["theory-error"]]),
+            Section("What it costs", figures=[drawings["theory-size"]], tables=[table(document)]),
+        ),
+    )
 
-    Returns:
-        Their paths.
-    """
-    paths = []
-    for drawing in draw_figures(document).values():
-        paths.append(out / f"{drawing.name}.png")
-        write_bytes(paths[-1], drawing.png)
-    return paths
+
+def headline(document: Mapping[str, Any]) -> str:
+    """What the largest network of each construction reaches."""
+    largest: dict[str, Entry] = {}
+    for entry in document["summary"]:
+        largest[entry["construction"]] = max(
+            entry, largest.get(entry["construction"], entry), key=lambda e: e["n"]
+        )
+    parts = [
+        f"{METHODS[name].label} reaches {percent(entry['accuracy'])} % with {_ratio(entry):.0f} times the "
+        f"weights (target {percent(entry['target_accuracy'])} %)"
+        for name, entry in largest.items()
+    ]
+    return "; ".join(parts) + "."
 
 
 def draw_figures(document: Mapping[str, Any]) -> dict[str, Drawing]:
@@ -68,21 +87,17 @@ def draw_figures(document: Mapping[str, Any]) -> dict[str, Drawing]:
     return {drawing.name: drawing for drawing in drawings}
 
 
-def table(document: Mapping[str, Any]) -> str:
-    """The summary as aligned text, a line for each construction and n."""
-    head = ("construction", "n", "weight error", "largest", "output error", "largest", "accuracy", "target",
-            "random weights", "kept")  # fmt: skip
-    lines = [head]
+def table(document: Mapping[str, Any]) -> Table:
+    """The summary, a line for each construction and n."""
+    rows = []
     for entry in document["summary"]:
         errors = [f"{entry[key]['mean']:.1e}" for key in _TABLE_ERRORS]
         accuracies = [percent(entry[key]) for key in ("accuracy", "target_accuracy")]
         sizes = [count_text(entry[key]) for key in ("random_weights", "kept_weights")]
-        lines.append((entry["construction"], str(entry["n"]), *errors, *accuracies, *sizes))
-    widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
-    return "".join(
-        "  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])]).rstrip() + "\n"
-        for line in lines
-    )
+        rows.append([METHODS[entry["construction"]].label, str(entry["n"]), *errors, *accuracies, *sizes])
+    columns = ("Construction", "n", "Weight error", "largest", "Output error", "largest", "Accuracy, %",
+               "Target, %", "Random weights", "Kept")  # fmt: skip
+    return Table("Means over random networks.", columns, rows)
 
 
 _TABLE_ERRORS = ("mean_weight_error", "max_weight_error", "mean_output_error", "max_output_error")
