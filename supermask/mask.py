@@ -6,7 +6,7 @@ density d keeps exactly k = round(d·n) of them (halves to even), never fewer th
 
 import math
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -118,10 +118,21 @@ def check_finite(scores: Mapping[str, Tensor]) -> None:
     """Raise NonFiniteScoreError for the first layer with a NaN or infinite score."""
     for name, score in scores.items():
         if not torch.isfinite(score).all():
-            raise NonFiniteScoreError(
-                f"the scores of {name} are not finite; the search diverged or its loss did. "
-                "Lower lr, clip the gradients, or check the data"
-            ) from None
+            raise _not_finite(name) from None
+
+
+def check_cuts(names: Iterable[str], cuts: Tensor) -> None:
+    """Raise NonFiniteScoreError for the first layer that `ops.not_finite` reports of `cuts`."""
+    found = ops.not_finite(cuts)
+    if found:
+        raise _not_finite(list(names)[found[0]])
+
+
+def _not_finite(name: str) -> NonFiniteScoreError:
+    return NonFiniteScoreError(
+        f"the scores of {name} are not finite; the search diverged or its loss did. "
+        "Lower lr, clip the gradients, or check the data"
+    )
 
 
 def _select_global(scores: list[Tensor], keep: int) -> list[Tensor]:

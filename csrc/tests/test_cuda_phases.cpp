@@ -52,13 +52,13 @@ std::vector<uint8_t> sorted_mask(const std::vector<Float>& scores, int64_t keep)
   return mask;
 }
 
-enum Kind { uniform, rounded, equal, zeros, denormal, ascending, heavy, skewed, kinds };
+enum Kind { uniform, rounded, equal, zeros, denormal, ascending, heavy, skewed, fourfold, kinds };
 
 template <class Float>
 std::vector<Float> draw_scores(int kind, int64_t count, uint64_t seed) {
   std::vector<Float> scores(count);
   for (int64_t i = 0; i < count; ++i) {
-    const float value = unit_uniform(random_word(seed * 1000003 + i));
+    const float value = unit_uniform(random_word(seed * 1000003 + (kind == fourfold ? i / 4 : i)));
     switch (kind) {
       case rounded: scores[i] = static_cast<int>(value * 8); break;
       case equal: scores[i] = Float(-0.5); break;
@@ -107,8 +107,13 @@ void test_select_within(int kind, int64_t count, int64_t keep, uint64_t seed) {
     if (round == 3) hint = nonsense;
     select_within(ScoreItem{array_of(scores), mask.data()}, NoRule{}, segment, hint, round % 2);
     expect(mask.bytes == sorted_mask(scores, keep), "selection within a tensor");
-    expect(hint.key != kNotFinite, "finite scores");
-    for (int64_t i = 0; i < count; ++i) scores[i] *= 1.0f + 1e-4f * unit_uniform(random_word(seed + i));
+    if (round == 0 && keep > 0 && keep < count) {
+      std::vector<uint32_t> keys(count);
+      std::transform(scores.begin(), scores.end(), keys.begin(), [](float score) { return key_of(score); });
+      std::nth_element(keys.begin(), keys.begin() + keep - 1, keys.end(), std::greater<uint32_t>());
+      expect(hint.key == keys[keep - 1], "the first hint is the key of the cut");
+    }
+    for (int64_t i = 0; i < count; ++i) scores[i] *= 1.0f + 1e-4f * unit_uniform(random_word(seed + i / 4));
   }
 }
 
@@ -131,6 +136,16 @@ void test_hints_hit() {
     inside += key_of(score) >= window.low && key_of(score) < window.high;
   }
   expect(above < keep && above + inside >= keep && inside < count / 20, "the window holds the cut and little else");
+}
+
+void test_windows() {
+  for (uint64_t i = 0; i < 20000; ++i) {
+    const Hint hint = {random_word(2 * i) >> (i % 32), random_word(2 * i + 1) >> (i % 17)};
+    const Window<uint32_t> window = window_of(hint);
+    const bool around = window.low <= hint.key && hint.key < window.high && window.high - window.low <= 2 * kWidest;
+    expect(plausible(hint) ? around : window.low == window.high, "a window is around its hint");
+    expect(window.high <= Keys<float>::infinity, "and among the finite");
+  }
 }
 
 void test_not_finite() {
@@ -307,6 +322,7 @@ int main() {
       for (const int64_t keep : {int64_t{0}, int64_t{1}, count / 3, count - 1, count})
         test_select_within(kind, count, std::max<int64_t>(keep, 0), ++seed);
   test_hints_hit();
+  test_windows();
   test_not_finite();
   for (int kind = 0; kind < kinds; ++kind)
     for (const double density : {0.0, 0.1, 0.5, 1.0})

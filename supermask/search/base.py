@@ -137,7 +137,8 @@ class Search(Optimizer):
 
         Raises:
             NonFiniteScoreError: A score is no longer finite. The model keeps its last good weights; the
-                search itself is lost, and goes on from its last `state_dict`.
+                search itself is lost, and goes on from its last `state_dict`. On CUDA, where a step does not
+                wait for the device, the next of `mask`, `ticket` and `state_dict` raises it instead.
         """
         loss = None
         if closure is not None:
@@ -161,6 +162,7 @@ class Search(Optimizer):
     @property
     def mask(self) -> masks.Mask:
         """Parameter name → bool mask, True where the weight is kept."""
+        masks.check_cuts(self._names, self._cuts)
         return {name: self.state[p]["mask"] for name, p in self._names.items()}
 
     def ticket(self, provenance: Mapping[str, Any] | None = None) -> Ticket:
@@ -186,6 +188,7 @@ class Search(Optimizer):
 
     def state_dict(self) -> dict[str, Any]:
         """Scores, frozen weights, masks, options and the base rule's state."""
+        masks.check_cuts(self._names, self._cuts)
         return {**super().state_dict(), "base": self.base.state_dict(), "search": self._identity()}
 
     def _identity(self) -> dict[str, Any]:
@@ -221,6 +224,7 @@ class Search(Optimizer):
         for group, saved in zip(self.param_groups, state_dict["param_groups"], strict=True):
             group.update({key: value for key, value in saved.items() if key != "params"})
         self.base.load_state_dict(state_dict["base"])
+        self._cuts.zero_()
         self._write(self.mask)
 
     def __getstate__(self) -> dict[str, Any]:
