@@ -12,10 +12,11 @@
 
 namespace supermask::cuda {
 
-// The device of an operator's tensors, current until the end of the scope, and torch's current stream on it.
+// The device of `tensor`, which error messages call `what`, current until the end of the scope; and torch's
+// current stream on it.
 class Scope {
  public:
-  explicit Scope(const Tensor& tensor) : index_(tensor.get_device_index()), guard_(index_) {
+  Scope(const Tensor& tensor, const char* what) : index_(index_of(tensor, what)), guard_(index_) {
     void* stream = nullptr;
     check(aoti_torch_get_current_cuda_stream(index_, &stream) == AOTI_TORCH_SUCCESS,
           "torch has no current CUDA stream on device ", index_);
@@ -36,6 +37,11 @@ class Scope {
 
  private:
   static constexpr auto kDevice = torch::headeronly::DeviceType::CUDA;
+
+  static int32_t index_of(const Tensor& tensor, const char* what) {
+    check(tensor.is_cuda(), what, " must be on the GPU, like the other arguments");
+    return tensor.get_device_index();
+  }
 
   int32_t index_;
   torch::stable::accelerator::DeviceGuard guard_;

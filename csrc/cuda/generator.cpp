@@ -17,7 +17,7 @@ Scheme scheme_of(const std::string& name) {
 }  // namespace
 
 void fill_random(Tensor out, int64_t key, int64_t start, std::string scheme, double scale) {
-  const Scope scope(out);
+  const Scope scope(out, "out");
   const Dtype dtype = check_float(scope, out, "out");
   check(out.is_contiguous(), "out must be contiguous: elements are drawn in row-major order");
   check(start >= 0, "start must not be negative, but is ", start);

@@ -66,7 +66,7 @@ Tensors new_masks(const Scope& scope, const Tensors& scores) {
 }
 
 Tensors select_new(const Tensors& scores, const Counts& keep, bool together) {
-  const Scope scope(scores[0]);
+  const Scope scope(scores[0], "scores");
   Arrays arrays(scope);
   const std::vector<Array> inputs = arrays_of(arrays, scores);
   const Tensors masks = new_masks(scope, scores);
@@ -84,7 +84,7 @@ Tensors select(Tensors scores, Counts keep) {
 void select_into(Tensors masks, Tensors scores, Counts keep, Tensor cuts) {
   check_keep(scores, keep);
   check_same_length(masks.size(), "masks", scores.size(), "scores");
-  const Scope scope(cuts);
+  const Scope scope(cuts, "cuts");
   Arrays arrays(scope);
   const std::vector<Array> inputs = arrays_of(arrays, scores);
   Hint* hints = hints_of(scope, cuts, scores.size());

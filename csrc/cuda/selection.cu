@@ -10,8 +10,6 @@
 namespace supermask::cuda {
 namespace {
 
-constexpr int kSettlingThreads = 1024;
-
 // --- within tensors
 
 template <class Item, class Rule>

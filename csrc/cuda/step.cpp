@@ -21,7 +21,7 @@ float* check_state(const Scope& scope, const Tensor& tensor, const char* what, c
 Tensors straight_through(Tensors grads, Tensors weights, Tensors scores) {
   check_same_length(grads.size(), "grads", scores.size(), "scores");
   check_same_length(weights.size(), "weights", scores.size(), "scores");
-  const Scope scope(scores[0]);
+  const Scope scope(scores[0], "scores");
   Arrays arrays(scope);
   std::vector<StraightItem> items[2];  // in float32 and in float64
   Tensors results;
@@ -43,7 +43,7 @@ Tensors straight_through(Tensors grads, Tensors weights, Tensors scores) {
 void write_masked(Tensors out, Tensors weights, Tensors masks) {
   check_same_length(weights.size(), "weights", out.size(), "tensors to write");
   check_same_length(masks.size(), "masks", out.size(), "tensors to write");
-  const Scope scope(out[0]);
+  const Scope scope(out[0], "out");
   Arrays arrays(scope);
   std::vector<MaskedItem> items[2];
   Tensors bits;
@@ -71,7 +71,7 @@ void edge_popup_sgd(Tensors out, Tensors masks, Tensors scores, Tensors velociti
   check_same_length(grads.size(), "grads", scores.size(), "scores");
   check_same_length(weights.size(), "weights", scores.size(), "scores");
   if (momentum != 0) check_same_length(velocities.size(), "velocities", scores.size(), "scores");
-  const Scope scope(cuts);
+  const Scope scope(cuts, "cuts");
   Arrays arrays(scope);
   Hint* hints = hints_of(scope, cuts, scores.size());
   std::vector<Selected<StepItem>> tensors;

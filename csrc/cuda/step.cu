@@ -10,7 +10,7 @@ namespace {
 constexpr int64_t kPerBlock = 2048;
 
 template <class Float, class Item>
-__global__ void __launch_bounds__(kThreads) elements_kernel(const __grid_constant__ Chunk<Item> chunk) {
+__global__ void __launch_bounds__(kThreads, 4) elements_kernel(const __grid_constant__ Chunk<Item> chunk) {
   const int i = chunk.item_of(blockIdx.x);
   const Item& item = chunk.items[i];
   const int64_t begin = int64_t{blockIdx.x - chunk.first_block[i]} * kPerBlock, rest = item.numel - begin;

@@ -85,7 +85,7 @@ struct Memory {
 template <class Item, class Rule>
 void select_within(const Item& item, const Rule& rule, const Segment& segment, Hint& hint, bool reversed) {
   Memory memory(segment);
-  const SerialGroup small = {256, reversed}, large = {1024, reversed};
+  const SerialGroup small = {256, reversed}, large = {kSettlingThreads, reversed};
   for (int64_t t = 0; t < segment.tiles(); ++t) {
     Tile tile;
     const int64_t number = reversed ? segment.tiles() - 1 - t : t, begin = number * kTileElements;

@@ -20,6 +20,7 @@ namespace supermask {
 
 constexpr int kTileElements = 2048;    // elements of a tile
 constexpr int kSlots = 256;            // candidates of a tile that are set aside
+constexpr int kSettlingThreads = 768;  // of the group that settles a segment: 1024 would leave too few registers
 constexpr int64_t kSmallSegment = 8192;  // up to here all scores are ranked at once
 
 struct Segment {
