@@ -11,7 +11,7 @@ namespace supermask {
 namespace {
 
 // Append the flagged positions and their keys. Few are flagged, so eight flags are skipped at a time.
-template <class Float, class Key>
+template <Ranking ranking, class Float, class Key>
 inline int64_t compact(const uint8_t* flags, const Float* scores, int64_t count, int base, uint16_t* where,
                        Key* keys) {
   int64_t found = 0;
@@ -21,19 +21,19 @@ inline int64_t compact(const uint8_t* flags, const Float* scores, int64_t count,
     for (; eight; eight &= eight - 1) {
       const int64_t at = i + __builtin_ctzll(eight) / 8;
       where[found] = static_cast<uint16_t>(base + at);
-      keys[found++] = key_of(scores[at]);
+      keys[found++] = ranked_key<ranking>(scores[at]);
     }
   }
   return found;
 }
 
-template <class Float, class Key>
+template <Ranking ranking, class Float, class Key = typename Keys<Float>::Key>
 TileCounts classify(const Float* scores, int64_t count, Window<Key> window, bool* mask, int base,
                     uint16_t* where, Key* keys) {
   alignas(64) uint8_t flags[kTile + 8];
   Key largest = 0, above = 0;
   for (int64_t i = 0; i < count; ++i) {
-    const Key key = key_of(scores[i]);
+    const Key key = ranked_key<ranking>(scores[i]);
     const bool stays = key >= window.high;
     mask[i] = stays;
     flags[i] = (key >= window.low) & !stays;
@@ -41,14 +41,15 @@ TileCounts classify(const Float* scores, int64_t count, Window<Key> window, bool
     largest = key > largest ? key : largest;
   }
   for (int i = 0; i < 8; ++i) flags[count + i] = 0;
-  const int64_t candidates = compact(flags, scores, count, base, where, keys);
-  return {static_cast<int64_t>(above), candidates, largest < Keys<Float>::infinity};
+  const int64_t candidates = compact<ranking>(flags, scores, count, base, where, keys);
+  return {static_cast<int64_t>(above), candidates, largest < infinity_of<Float>(ranking)};
 }
 
 #if defined(__AVX512BW__)
 // The same by hand, because no compiler sees a compaction in the loops above: 16 scores at a time, and the
 // candidates among them stored without a branch. A store writes whole vectors, so the last 16 places of the
 // room for candidates are filled one by one.
+template <Ranking ranking>
 TileCounts classify_avx512(const float* scores, int64_t count, Window<uint32_t> window, bool* mask, int base,
                            uint16_t* where, uint32_t* keys) {
   const __m512i magnitude = _mm512_set1_epi32(0x7FFFFFFF), step = _mm512_set1_epi32(16);
@@ -58,7 +59,12 @@ TileCounts classify_avx512(const float* scores, int64_t count, Window<uint32_t> 
   __m512i position = _mm512_add_epi32(_mm512_set1_epi32(base), lanes), largest = _mm512_setzero_si512();
   int64_t above = 0, found = 0, i = 0;
   for (; i + 16 <= count; i += 16) {
-    const __m512i key = _mm512_and_si512(_mm512_loadu_si512(scores + i), magnitude);
+    const __m512i bits = _mm512_loadu_si512(scores + i);
+    __m512i key = _mm512_and_si512(bits, magnitude);
+    if constexpr (ranking == Ranking::raw) {  // see raw_key_of
+      key = _mm512_mask_sub_epi32(key, _mm512_movepi32_mask(bits), _mm512_setzero_si512(), key);
+      key = _mm512_add_epi32(key, _mm512_set1_epi32(0x7F7FFFFF));
+    }
     const __mmask16 stays = _mm512_cmpge_epu32_mask(key, high);
     const __mmask16 inside = _mm512_mask_cmpge_epu32_mask(static_cast<__mmask16>(~stays), key, low);
     _mm_storeu_si128(reinterpret_cast<__m128i*>(mask + i), _mm_maskz_set1_epi8(stays, 1));
@@ -73,20 +79,89 @@ TileCounts classify_avx512(const float* scores, int64_t count, Window<uint32_t> 
     }
     position = _mm512_add_epi32(position, step);
   }
-  const TileCounts rest = classify(scores + i, count - i, window, mask + i, base + static_cast<int>(i),
+  const TileCounts rest = classify<ranking>(scores + i, count - i, window, mask + i, base + static_cast<int>(i),
                                    where + found, keys + found);
   return {above + rest.above, found + rest.candidates,
-          rest.finite && _mm512_reduce_max_epu32(largest) < Keys<float>::infinity};
+          rest.finite && _mm512_reduce_max_epu32(largest) < infinity_of<float>(ranking)};
 }
 #endif
 
-template <class Float, class Key>
+template <Ranking ranking, class Float, class Key = typename Keys<Float>::Key>
 void histogram(const Float* scores, int64_t count, Window<Key> window, int shift, int64_t* bins) {
   const Key width = window.high - window.low;
   for (int64_t i = 0; i < count; ++i) {
-    const Key distance = key_of(scores[i]) - window.low;  // wraps to a large value below the window
+    const Key distance = ranked_key<ranking>(scores[i]) - window.low;  // below the window it wraps round
     if (distance < width) ++bins[distance >> shift];
   }
+}
+
+// N:M where the groups lie in memory as they are: a row of m scores, m known to the compiler.
+template <Ranking ranking, int m, class Float, class Key = typename Keys<Float>::Key>
+bool n_of_row(const Float* __restrict scores, int64_t groups, int64_t keep, bool* __restrict mask) {
+  Key largest = 0;
+  for (int64_t group = 0; group < groups; ++group) {
+    Key key[m], ahead[m] = {};  // ahead: how many of the group rank before this one
+#pragma GCC unroll 8
+    for (int i = 0; i < m; ++i) key[i] = ranked_key<ranking>(scores[m * group + i]);
+#pragma GCC unroll 8
+    for (int j = 1; j < m; ++j)
+#pragma GCC unroll 8
+      for (int i = 0; i < j; ++i) {
+        const Key later = key[j] > key[i];  // of equal ones the first ranks before
+        ahead[i] += later;
+        ahead[j] += 1 - later;
+      }
+#pragma GCC unroll 8
+    for (int i = 0; i < m; ++i) {
+      mask[m * group + i] = ahead[i] < static_cast<Key>(keep);
+      largest = key[i] > largest ? key[i] : largest;
+    }
+  }
+  return largest < infinity_of<Float>(ranking);
+}
+
+// N:M in general: columns of `rows` scores, `inner` apart. As many columns at a time as fit a tile.
+template <Ranking ranking, class Float, class Key = typename Keys<Float>::Key>
+bool n_of_m(const Float* scores, int64_t slabs, int64_t rows, int64_t inner, int64_t keep, bool* mask) {
+  if (inner == 1 && rows == 4) return n_of_row<ranking, 4>(scores, slabs, keep, mask);
+  if (inner == 1 && rows == 8) return n_of_row<ranking, 8>(scores, slabs, keep, mask);
+  alignas(64) Key keys[kTile], ahead[kTile];
+  Key largest = 0;
+  const int64_t columns = slabs * inner, most = kTile / rows;
+  for (int64_t first = 0; first < columns; first += most) {
+    const int64_t count = columns - first < most ? columns - first : most;
+    // Calls body(element, lane, length) for every stretch of neighbours in a row.
+    const auto for_stretches = [=](int64_t row, auto body) {
+      for (int64_t lane = 0; lane < count;) {
+        const int64_t slab = (first + lane) / inner, column = (first + lane) % inner;
+        const int64_t length = inner - column < count - lane ? inner - column : count - lane;
+        body((slab * rows + row) * inner + column, lane, length);
+        lane += length;
+      }
+    };
+    for (int64_t row = 0; row < rows; ++row) {
+      Key* key = keys + row * count;
+      for_stretches(row, [=](int64_t at, int64_t lane, int64_t length) {
+        for (int64_t i = 0; i < length; ++i) key[lane + i] = ranked_key<ranking>(scores[at + i]);
+      });
+      for (int64_t lane = 0; lane < count; ++lane) {
+        largest = key[lane] > largest ? key[lane] : largest;
+        ahead[row * count + lane] = 0;
+      }
+      for (int64_t other = 0; other < row; ++other)
+        for (int64_t lane = 0; lane < count; ++lane) {
+          const Key later = key[lane] > keys[other * count + lane];
+          ahead[other * count + lane] += later;
+          ahead[row * count + lane] += 1 - later;
+        }
+    }
+    for (int64_t row = 0; row < rows; ++row)
+      for_stretches(row, [&](int64_t at, int64_t lane, int64_t length) {
+        for (int64_t i = 0; i < length; ++i)
+          mask[at + i] = ahead[row * count + lane + i] < static_cast<Key>(keep);
+      });
+  }
+  return largest < infinity_of<Float>(ranking);
 }
 
 }  // namespace
