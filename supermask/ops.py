@@ -221,10 +221,15 @@ def unpack_mask(packed: Tensor, numel: int) -> Tensor:
     return torch.ops.supermask.unpack_mask(packed, numel)
 
 
-def _is_raw(ranking: str) -> bool:
+def check_ranking(ranking: str) -> str:
+    """`ranking` itself, or ValueError unless it is one of `RANKINGS`."""
     if ranking not in RANKINGS:
         raise ValueError(f"ranking must be one of {', '.join(RANKINGS)}, not {ranking!r}")
-    return ranking == "raw"
+    return ranking
+
+
+def _is_raw(ranking: str) -> bool:
+    return check_ranking(ranking) == "raw"
 
 
 def _check_counts(scores: Sequence[Tensor], keep: Sequence[int]) -> None:

@@ -191,7 +191,7 @@ class _Execution:
             return {}
         if source.kind == "random":
             assert isinstance(source.keep, dict)
-            return random_mask(shapes, source.keep, self.spec.seed)
+            return random_mask(shapes, source.keep, self.spec.seed, source.distribution)
         assert source.run is not None
         parent = self.store.run(source.run).ticket()
         if source.kind == "same":

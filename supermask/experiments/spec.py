@@ -60,7 +60,8 @@ class MaskSource:
             `random`.
         run: Identifier of the run it starts from.
         keep: Weights to keep, per layer or in all; for `magnitude` and `random`.
-        density: Fraction to keep, with `distribution`; for `search`.
+        density: Fraction to keep, for `search`.
+        distribution: How it spreads over layers, for `search` and `random`.
         options: Further arguments of the search.
     """
 
