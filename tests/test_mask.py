@@ -1,5 +1,6 @@
 """Counts, distributions, selection by name, distance, random masks."""
 
+import itertools
 import math
 
 import pytest
@@ -91,7 +92,7 @@ def test_a_group_fixes_the_density():
 def test_the_cubic_schedule_falls_from_dense_to_the_density(density, steps):
     path = [masks.scheduled_density(density, step, steps) for step in range(steps + 3)]
     assert path[0] == pytest.approx(1) and path[steps:] == [density] * 3
-    assert all(a >= b for a, b in zip(path, path[1:], strict=False))
+    assert all(a >= b for a, b in itertools.pairwise(path))
 
 
 def test_the_cubic_schedule_has_the_published_values():
