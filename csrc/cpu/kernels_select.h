@@ -120,47 +120,49 @@ bool n_of_row(const Float* __restrict scores, int64_t groups, int64_t keep, bool
   return largest < infinity_of<Float>(ranking);
 }
 
-// N:M in general: columns of `rows` scores, `inner` apart. As many columns at a time as fit a tile.
+// N:M in general: matrices of rows x inner scores whose columns are the groups. A tile holds whole matrices, or
+// some columns of a large one. Scores d rows apart are compared over the whole tile at once, so that short
+// rows, such as the nine places of a 3x3 kernel, cost no short loops.
 template <Ranking ranking, class Float, class Key = typename Keys<Float>::Key>
 bool n_of_m(const Float* scores, int64_t slabs, int64_t rows, int64_t inner, int64_t keep, bool* mask) {
   if (inner == 1 && rows == 4) return n_of_row<ranking, 4>(scores, slabs, keep, mask);
-  if (inner == 1 && rows == 8) return n_of_row<ranking, 8>(scores, slabs, keep, mask);
-  alignas(64) Key keys[kTile], ahead[kTile];
+  alignas(64) Key key[kTile], row_of[kTile], ahead[kTile];
   Key largest = 0;
-  const int64_t columns = slabs * inner, most = kTile / rows;
-  for (int64_t first = 0; first < columns; first += most) {
-    const int64_t count = columns - first < most ? columns - first : most;
-    // Calls body(element, lane, length) for every stretch of neighbours in a row.
-    const auto for_stretches = [=](int64_t row, auto body) {
-      for (int64_t lane = 0; lane < count;) {
-        const int64_t slab = (first + lane) / inner, column = (first + lane) % inner;
-        const int64_t length = inner - column < count - lane ? inner - column : count - lane;
-        body((slab * rows + row) * inner + column, lane, length);
-        lane += length;
+  const bool whole = rows * inner <= kTile;
+  const int64_t slabs_at_once = whole ? kTile / (rows * inner) : 1;
+  const int64_t columns_at_once = whole ? inner : kTile / rows;
+  int64_t width = 0;  // of the matrices in the tile, for which row_of stands
+  for (int64_t slab = 0; slab < slabs; slab += slabs_at_once)
+    for (int64_t column = 0; column < inner; column += columns_at_once) {
+      const int64_t now = slabs - slab < slabs_at_once ? slabs - slab : slabs_at_once;
+      const int64_t columns = inner - column < columns_at_once ? inner - column : columns_at_once;
+      const int64_t count = now * rows * columns, pieces = whole ? 1 : rows, length = count / pieces;
+      if (columns != width) {
+        width = columns;
+        for (int64_t i = 0, row = 0; i + width <= kTile; row = row + 1 == rows ? 0 : row + 1)
+          for (const int64_t end = i + width; i < end; ++i) row_of[i] = static_cast<Key>(row);
       }
-    };
-    for (int64_t row = 0; row < rows; ++row) {
-      Key* key = keys + row * count;
-      for_stretches(row, [=](int64_t at, int64_t lane, int64_t length) {
-        for (int64_t i = 0; i < length; ++i) key[lane + i] = ranked_key<ranking>(scores[at + i]);
-      });
-      for (int64_t lane = 0; lane < count; ++lane) {
-        largest = key[lane] > largest ? key[lane] : largest;
-        ahead[row * count + lane] = 0;
+      for (int64_t piece = 0; piece < pieces; ++piece) {
+        const Float* from = scores + (slab * rows + piece) * inner + column;
+        for (int64_t i = 0; i < length; ++i) key[piece * length + i] = ranked_key<ranking>(from[i]);
       }
-      for (int64_t other = 0; other < row; ++other)
-        for (int64_t lane = 0; lane < count; ++lane) {
-          const Key later = key[lane] > keys[other * count + lane];
-          ahead[other * count + lane] += later;
-          ahead[row * count + lane] += 1 - later;
-        }
+      for (int64_t i = 0; i < count; ++i) {
+        largest = key[i] > largest ? key[i] : largest;
+        ahead[i] = 0;
+      }
+      for (int64_t distance = 1; distance < rows; ++distance) {
+        const int64_t step = distance * width;
+        const Key last = static_cast<Key>(rows - distance), first = static_cast<Key>(distance);
+        for (int64_t i = 0; i < count - step; ++i)  // a later one ranks before only if it is larger …
+          ahead[i] += (row_of[i] < last) & (key[i + step] > key[i]);
+        for (int64_t i = step; i < count; ++i)  // … an earlier one also if it is equal
+          ahead[i] += (row_of[i] >= first) & (key[i - step] >= key[i]);
+      }
+      for (int64_t piece = 0; piece < pieces; ++piece) {
+        bool* to = mask + (slab * rows + piece) * inner + column;
+        for (int64_t i = 0; i < length; ++i) to[i] = ahead[piece * length + i] < static_cast<Key>(keep);
+      }
     }
-    for (int64_t row = 0; row < rows; ++row)
-      for_stretches(row, [&](int64_t at, int64_t lane, int64_t length) {
-        for (int64_t i = 0; i < length; ++i)
-          mask[at + i] = ahead[row * count + lane + i] < static_cast<Key>(keep);
-      });
-  }
   return largest < infinity_of<Float>(ranking);
 }
 

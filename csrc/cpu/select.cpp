@@ -55,12 +55,12 @@ bool n_of_m_as(const View& scores, int64_t outputs, int64_t inputs, int64_t inne
     outputs = 1;
   }
   const int64_t whole = inputs / m, rest = inputs % m, slab = m * inner;
-  const int64_t at_once = std::max<int64_t>(1, kTile / slab);
+  const int64_t at_once = std::max<int64_t>(1, 8 * kTile / slab);  // what a kernel sets up pays for several tiles
   const int64_t parts = std::max<int64_t>(1, (whole + at_once - 1) / at_once);
   const RankKernels<Float>& table = rank_kernels<Float>(ranking);
   std::atomic<bool> finite = true;
-  torch::stable::parallel_for(0, outputs * parts, 16, [&](int64_t from, int64_t to) {
-    std::vector<Float> tile(std::max(kTile, slab));
+  torch::stable::parallel_for(0, outputs * parts, 2, [&](int64_t from, int64_t to) {
+    std::vector<Float> tile(std::max(at_once * slab, rest * inner));
     const auto run = [&](int64_t begin, int64_t slabs, int64_t rows) {
       const Float* stretch = scores.read(begin, slabs * rows * inner, tile.data());
       if (!table.n_of_m(stretch, slabs, rows, inner, kept_of_group(rows, n, m), mask + begin)) finite = false;
