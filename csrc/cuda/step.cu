@@ -17,7 +17,7 @@ __global__ void __launch_bounds__(kThreads, 4) elements_kernel(const __grid_cons
   in_batches(
       static_cast<int>(threadIdx.x), kThreads, rest < kPerBlock ? rest : kPerBlock,
       [&](int64_t at) { return item.template read<Float>(begin + at); },
-      [&](int64_t at, Float value) { item.put(begin + at, value); });
+      [&](int64_t at, const auto& value) { item.put(begin + at, value); });
 }
 
 template <class Item>
@@ -25,8 +25,8 @@ void launch(const std::vector<Item>& tensors, bool wide, const char* what, cudaS
   for_chunks(
       tensors, [](const Item& item) { return (item.numel + kPerBlock - 1) / kPerBlock; },
       [&](const Chunk<Item>& chunk, unsigned blocks) {
-        wide ? elements_kernel<double, Item><<<blocks, kThreads, 0, stream>>>(chunk)
-             : elements_kernel<float, Item><<<blocks, kThreads, 0, stream>>>(chunk);
+        wide ? elements_kernel<double><<<blocks, kThreads, 0, stream>>>(chunk)
+             : elements_kernel<float><<<blocks, kThreads, 0, stream>>>(chunk);
         check_launch(what);
       });
 }
@@ -39,6 +39,10 @@ void straight_through(const std::vector<StraightItem>& tensors, bool wide, cudaS
 
 void write_masked(const std::vector<MaskedItem>& tensors, bool wide, cudaStream_t stream) {
   launch(tensors, wide, "write_masked", stream);
+}
+
+void move_scores(const std::vector<MoveItem>& tensors, cudaStream_t stream) {
+  launch(tensors, false, "the moving of scores", stream);
 }
 
 }  // namespace supermask::cuda
