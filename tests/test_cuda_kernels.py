@@ -1,6 +1,7 @@
 """On a GPU: compiled kernels leave the bits of the references, wait for nothing and live in CUDA graphs."""
 
 import copy
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -71,6 +72,14 @@ def test_the_generator_draws_the_reference_bits(scheme, dtype, start):
         assert same_bits(ops.fill_random(room[:size], 11, scheme, 0.3, start).cpu(), expected)
 
 
+@pytest.mark.parametrize("start", [0, 1, 6, 2**35 + 1])
+def test_words_of_the_generator(start):
+    for size in (0, 1, 4, 1023, 50_001):
+        expected = torch.empty(size, dtype=torch.int64)
+        references.KERNELS["fill_philox"](expected, 11, start)
+        assert torch.equal(ops.philox(11, start, size, "cuda").cpu(), expected)
+
+
 @pytest.mark.parametrize("size", [0, 1, 7, 8, 9, 1023, 100_001])
 def test_packing(size):
     mask = torch.rand(size, generator=torch.Generator().manual_seed(size)) < 0.3
@@ -114,6 +123,37 @@ def test_many_tensors_in_one_call():
         expected = references.KERNELS["select_global"](scores, together)
         for mask, theirs in zip(ops.select_global(on_gpu, together), expected, strict=True):
             assert torch.equal(mask.cpu(), theirs)
+
+
+@pytest.mark.parametrize("ranking", ops.RANKINGS)
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_rankings_over_tensors_and_within_groups(ranking, dtype):
+    shapes = [(16, 8), (5, 7, 3, 3), (300, 40), (1, 1)]
+    for kind in KINDS:
+        scores = [
+            draw_scores(kind, math.prod(shape), seed, dtype).view(shape) for seed, shape in enumerate(shapes)
+        ]
+        on_gpu = [score.cuda() for score in scores]
+        total = sum(score.numel() for score in scores)
+        for keep in (0, 1, total // 3, total):
+            expected = ops.select_global(scores, keep, ranking=ranking)
+            cuts = ops.new_cuts(on_gpu, together=True)
+            for mask, theirs in zip(ops.select_global(on_gpu, keep, cuts, ranking), expected, strict=True):
+                assert torch.equal(mask.cpu(), theirs)
+        counts = [score.numel() // 2 for score in scores]
+        expected = ops.select(scores, counts, ranking=ranking)
+        for mask, theirs in zip(ops.select(on_gpu, counts, ranking=ranking), expected, strict=True):
+            assert torch.equal(mask.cpu(), theirs)
+        for n, m in ((2, 4), (1, 3), (5, 8), (4, 4)):
+            expected = ops.select_n_of_m(scores, n, m, ranking)
+            for mask, theirs in zip(ops.select_n_of_m(on_gpu, n, m, ranking), expected, strict=True):
+                assert torch.equal(mask.cpu(), theirs)
+    on_gpu[2][7, 3] = -float("inf")
+    with pytest.raises(ValueError, match="not finite"):
+        ops.select_n_of_m(on_gpu, 2, 4, ranking)
+    cuts = ops.new_cuts(on_gpu, together=True)
+    ops.select_global(on_gpu, 100, cuts, ranking)
+    assert ops.not_finite(cuts) == [0]
 
 
 @pytest.mark.parametrize("dtype", FLOATS)
@@ -206,6 +246,28 @@ def test_the_fused_step_leaves_the_bits_of_torch_sgd(options, dtype):
             references.KERNELS["write_masked"]([effective], [weights[i]], [expected])
             assert same_bits(scores[i], theirs[i]) and torch.equal(masks[i], expected)
             assert same_bits(out[i], effective)
+
+
+def test_the_fused_step_with_one_cut_over_all_tensors():
+    shapes = [(33, 17, 3, 3), (120, 77), (5, 3)]
+    parts = [[t.cuda() for t in step_tensors(shape, torch.float32, 3)] for shape in shapes]
+    grads, weights, scores = map(list, zip(*parts, strict=True))
+    velocities, out = [torch.zeros_like(s) for s in scores], [torch.empty_like(s) for s in scores]
+    cuts, keep = ops.new_cuts(scores, together=True), sum(s.numel() for s in scores) // 3
+    theirs, their_velocities = [s.clone() for s in scores], [v.clone() for v in velocities]
+    for _ in range(3):
+        poison(*out)
+        with no_waiting():
+            masks = ops.edge_popup_sgd(
+                out, scores, velocities, grads, weights, [keep], cuts, lr=0.1, momentum=0.9
+            )
+        gradients = ops.straight_through(grads, weights, theirs)
+        for score, velocity, gradient in zip(theirs, their_velocities, gradients, strict=True):
+            velocity.mul_(0.9).add_(gradient)
+            score.add_(velocity, alpha=-0.1)
+        for i, expected in enumerate(references.KERNELS["select_global"](theirs, keep)):
+            assert same_bits(scores[i], theirs[i]) and torch.equal(masks[i], expected)
+            assert same_bits(out[i], weights[i] * expected + 0.0)
 
 
 @pytest.mark.parametrize(

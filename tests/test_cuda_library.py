@@ -13,7 +13,8 @@ from supermask import operators, ops
 
 CUDA = torch.device("cuda")
 NATIVE = (
-    *("fill_random", "pack_mask", "unpack_mask", "select", "select_into", "select_global"),
+    *("fill_philox", "fill_random", "pack_mask", "unpack_mask"),
+    *("select", "select_into", "select_global", "rank_into", "select_n_of_m"),
     *("straight_through", "write_masked", "edge_popup_sgd"),
 )
 needs_library = pytest.mark.skipif(
@@ -53,6 +54,7 @@ REGISTERS = {
     "elements_kernel": 64,
     "count_kernel": 64,
     "write_mask_kernel": 64,
+    "select_groups_kernel": 64,
     "fill_random_kernel": 32,
 }
 
