@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from _plot import plot_timings
 
 from supermask import ops
 
@@ -82,11 +83,21 @@ def arguments(description: str) -> argparse.Namespace:
     return parsed
 
 
-def report(name: str, options: argparse.Namespace, rows: list[dict[str, Any]]) -> None:
-    """Print the rows and, if asked, leave them in `<out>/<name>.json`."""
+def report(
+    name: str,
+    options: argparse.Namespace,
+    rows: list[dict[str, Any]],
+    label: Callable[[Mapping[str, Any]], str] | None = None,
+) -> None:
+    """Print the rows and, if asked, leave them in `<out>/<name>.json`; plot them too, given labels."""
     for row in rows:
         print(json.dumps(row))
     if options.out:
         options.out.mkdir(parents=True, exist_ok=True)
         content = {"benchmark": name, "machine": machine(options.threads), "rows": rows}
         (options.out / f"{name}.json").write_text(json.dumps(content, indent=1) + "\n")
+        if label:
+            about = machine(options.threads)
+            place = about["gpu"] or f"{about['cpu']}, threads: {about['threads']}"
+            title = f"{name.replace('_', ' ')}: {place}, torch {about['torch']}"
+            plot_timings(options.out / f"{name}.png", title, rows, label)

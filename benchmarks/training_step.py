@@ -105,7 +105,7 @@ def main() -> None:
     """Time the networks of the README's table."""
     options = arguments("a training step of edge-popup against a dense one")
     rows = [compare(name, 128, options.seconds) for name in NETWORKS]
-    report("training_step", options, rows)
+    report("training_step", options, rows, lambda row: f"{row['network']}, batch {row['batch_size']}")
 
 
 if __name__ == "__main__":
