@@ -21,7 +21,7 @@ namespace supermask {
 
 struct PackedLinear {
   const void* x;      // (batch, inputs), of the shape's type
-  const Words* codes;  // [output_tiles][input_tiles][32]
+  const Words* codes;  // [output_tiles][input_tiles][32], fewer than 2^32
   const void* bias;   // one per output, or null
   void* y;            // (batch, outputs), of the type of x
   Dtype bias_dtype;
@@ -188,12 +188,12 @@ template <class Shape, class Gpu>
 SUPERMASK_HD void multiply(Gpu& gpu, const PackedLinear& task, int first_tile, int begin, int end,
                            Sums<Shape>& sums) {
   const int lane = gpu.thread() % 32, warp = gpu.thread() / 32 % Shape::input_warps;
-  const Words* rows[Shape::tiles];
+  uint32_t rows[Shape::tiles];  // where each row of tiles begins; 32 bits save a register each
   SUPERMASK_UNROLL
   for (int tile = 0; tile < Shape::tiles; ++tile) {
     // Beyond the last tile its weights are read again; nobody reads those sums.
     const int row = first_tile + tile < task.output_tiles ? first_tile + tile : task.output_tiles - 1;
-    rows[tile] = task.codes + static_cast<int64_t>(row) * task.input_tiles * kLanes + lane;
+    rows[tile] = static_cast<uint32_t>(row) * task.input_tiles * kLanes + lane;
   }
   Words next[Shape::depth][Shape::tiles];
   const auto load = [&](int place) {
@@ -202,7 +202,7 @@ SUPERMASK_HD void multiply(Gpu& gpu, const PackedLinear& task, int first_tile, i
       const int tile = place + i * Shape::input_warps < end ? place + i * Shape::input_warps : end - 1;
       SUPERMASK_UNROLL
       for (int row = 0; row < Shape::tiles; ++row)
-        next[i][row] = gpu.load_weights(rows[row] + static_cast<int64_t>(tile) * kLanes);
+        next[i][row] = gpu.load_weights(task.codes + (rows[row] + tile * kLanes));
     }
   };
   int place = begin + warp;
