@@ -2,8 +2,8 @@
 
 Everything the library computes on whole tensors of weights, scores or mask bits goes through
 `torch.ops.supermask.*`. The references of `supermask.references` are registered for every backend; the
-compiled library, `_native.so`, overrides them for the CPU through the dispatcher, so that no caller ever
-asks which device it runs on. `supermask.ops` has the functions that the rest of the library calls.
+compiled libraries, `_native.so` and `_native_cuda.so`, override them for the CPU and for CUDA through the
+dispatcher, so that no caller ever asks which device it runs on. `supermask.ops` has the functions that the rest of the library calls.
 """
 
 import ctypes
@@ -46,8 +46,8 @@ for _schema in _SCHEMAS:
 # --- backends ----------------------------------------------------------------------------------------
 
 
-def _load_native() -> Path | None:
-    """Load the compiled library from wherever the package was installed; None where there is none.
+def _load_native(file_name: str) -> Path | None:
+    """Load a compiled library from wherever the package was installed; None where there is none.
 
     Raises:
         OSError: The library is there but does not load. That is a broken installation, and falling back
@@ -56,18 +56,21 @@ def _load_native() -> Path | None:
     if os.environ.get("SUPERMASK_REFERENCE"):
         return None
     for directory in sys.modules["supermask"].__path__:
-        path = Path(directory, "_native.so")
+        path = Path(directory, file_name)
         if path.exists():
             torch.ops.load_library(path)
             return path
+    return None
+
+
+_native = _load_native("_native.so")
+# A torch without CUDA lacks what the CUDA library calls; with it, the library loads without a GPU as well.
+_native_cuda = _load_native("_native_cuda.so") if torch.version.cuda else None
+if _native is None and not os.environ.get("SUPERMASK_REFERENCE"):
     logging.getLogger(__name__).warning(
         "supermask has no compiled kernels here (it was installed without a C++ compiler); slower references "
         "written in torch serve. Remedy: install a compiler, then supermask again"
     )
-    return None
-
-
-_native = _load_native()
 for _name, _kernel in references.KERNELS.items():
     _library.impl(_name, _kernel, "CompositeExplicitAutograd")
 if _native is None:
@@ -83,8 +86,9 @@ def reference(name: str) -> Callable[..., Any]:
 @functools.cache
 def is_native(name: str, device: torch.device) -> bool:
     """Whether a compiled kernel serves operator `name` on `device`."""
+    library = {"cpu": _native, "cuda": _native_cuda}.get(device.type)
     key = device.type.upper()
-    return _native is not None and torch._C._dispatch_has_kernel_for_dispatch_key(f"supermask::{name}", key)
+    return library is not None and torch._C._dispatch_has_kernel_for_dispatch_key(f"supermask::{name}", key)
 
 
 @functools.cache
@@ -97,18 +101,34 @@ def instruction_set() -> str | None:
     return library.supermask_instruction_set().decode()
 
 
-def backends() -> dict[str, str]:
-    """Operator name → which implementation serves CPU tensors, and why."""
-    if _native is None:
-        asked = bool(os.environ.get("SUPERMASK_REFERENCE"))
-        why = "SUPERMASK_REFERENCE is set" if asked else "no compiled library was installed"
-        return dict.fromkeys(references.KERNELS, f"reference ({why})")
+def backends(device: str = "cpu") -> dict[str, str]:
+    """Operator name → which implementation serves tensors on `device` (`cpu` or `cuda`), and why."""
+    native, missing = _cpu_backend() if device == "cpu" else _cuda_backend()
     return {
-        name: f"native ({instruction_set()})"
-        if is_native(name, torch.device("cpu"))
-        else "reference (has no compiled kernel)"
+        name: f"native ({native})"
+        if is_native(name, torch.device(device))
+        else f"reference ({missing or 'has no compiled kernel'})"
         for name in references.KERNELS
     }
+
+
+def _cpu_backend() -> tuple[str | None, str | None]:
+    """What the compiled kernels use, and why there are none."""
+    if os.environ.get("SUPERMASK_REFERENCE"):
+        return None, "SUPERMASK_REFERENCE is set"
+    return instruction_set(), None if _native else "no compiled library was installed"
+
+
+def _cuda_backend() -> tuple[str | None, str | None]:
+    if not torch.version.cuda:
+        return None, "this torch has no CUDA"
+    if os.environ.get("SUPERMASK_REFERENCE"):
+        return None, "SUPERMASK_REFERENCE is set"
+    if _native_cuda is None:
+        return None, "no compiled CUDA library was installed: there was no nvcc"
+    if not torch.cuda.is_available():
+        return "no GPU to run it on", None
+    return "compute capability {}.{}".format(*torch.cuda.get_device_capability()), None
 
 
 # --- shapes without data -----------------------------------------------------------------------------

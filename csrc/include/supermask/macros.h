@@ -5,12 +5,10 @@
 // linker must not merge an AVX-512 copy of a function into the baseline build.
 #if defined(__CUDACC__)
 #define SUPERMASK_HD static __host__ __device__ __forceinline__
-#define SUPERMASK_HD_MEMBER __host__ __device__ __forceinline__
 #define SUPERMASK_UNROLL _Pragma("unroll")
 #else
 #define SUPERMASK_HD static inline __attribute__((always_inline))
-#define SUPERMASK_HD_MEMBER inline __attribute__((always_inline))
-#define SUPERMASK_UNROLL
+#define SUPERMASK_UNROLL _Pragma("GCC unroll 16")
 #endif
 
 namespace supermask {
