@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -16,5 +17,8 @@ void fill_random(Tensor out, int64_t key, int64_t start, std::string scheme, dou
 
 Tensor pack_mask(Tensor mask);
 Tensor unpack_mask(Tensor packed, int64_t numel);
+
+Tensor linear_from_codes(Tensor x, Tensor codes, int64_t outputs, double scale, std::optional<Tensor> bias);
+Tensor decode_codes(Tensor codes, int64_t outputs, int64_t inputs, double scale, ScalarType dtype);
 
 }  // namespace supermask::cuda::op

@@ -82,11 +82,15 @@ void test_product(const Case& c, int offset, bool biased, uint64_t seed) {
   Buffer<X> y(static_cast<int64_t>(c.batch) * c.outputs, 0, 0xFF);
 
   const bool aligned = offset == 0 && c.inputs % 8 == 0;
-  const PackedLinear task = {x.data,  weights.codes.data, biased ? bias.data : nullptr,
-                             y.data,  Dtype::bfloat16,    0.5f,
-                             c.batch, c.inputs,           c.outputs,
-                             weights.output_tiles,        weights.input_tiles,
-                             c.ranks, aligned};
+  const PackedLinear task = {coded_matrix(weights.codes.data, c.outputs, c.inputs),
+                             x.data,
+                             biased ? bias.data : nullptr,
+                             y.data,
+                             Dtype::bfloat16,
+                             0.5f,
+                             c.batch,
+                             c.ranks,
+                             aligned};
   const int share = divide_up(weights.input_tiles, c.ranks);
   const bool ended = launch_emulated(
       divide_up(c.outputs, Shape::outputs) * c.ranks, divide_up(c.batch, Shape::batch), c.ranks, Shape::threads,

@@ -21,6 +21,19 @@ struct __attribute__((may_alias, aligned(16))) Words {
   uint32_t word[4];
 };
 
+struct CodedMatrix {
+  const Words* codes;  // [output_tiles][input_tiles][32], fewer than 2^32
+  int outputs, inputs;
+  int output_tiles, input_tiles;
+};
+
+SUPERMASK_HD int divide_up(int a, int b) { return (a + b - 1) / b; }
+
+SUPERMASK_HD CodedMatrix coded_matrix(const void* codes, int outputs, int inputs) {
+  return {static_cast<const Words*>(codes), outputs, inputs, divide_up(outputs, kTileOutputs),
+          divide_up(inputs, kTileInputs)};
+}
+
 struct CodePlace {
   int lane, word, bit;
 };
@@ -56,31 +69,34 @@ SUPERMASK_HD void decode_eight(uint32_t word, int upper, Value scale, Value* out
   }
 }
 
-// What lane `lane` of tile number `tile` holds, written to its places in the matrix (outputs, inputs).
+// What the lane at `place` of the codes holds, written to its places in the dense matrix (outputs, inputs), which
+// starts at a multiple of 16 bytes.
 template <class Value>
-SUPERMASK_HD void decode_lane(const Words& words, int lane, int64_t tile, Value scale, int64_t outputs,
-                              int64_t inputs, int64_t input_tiles, Value* matrix) {
-  constexpr int kWhole = 16 / sizeof(Value);  // values that one store takes
-  const int64_t first_output = tile / input_tiles * kTileOutputs + lane / 4;
-  const int64_t first_input = tile % input_tiles * kTileInputs + 8 * (lane % 4);
+SUPERMASK_HD void decode_lane(const CodedMatrix& matrix, int64_t place, Value scale, Value* dense) {
+  constexpr int kStore = 16 / sizeof(Value);  // values that one store takes
+  const int lane = static_cast<int>(place % kLanes);
+  const int64_t tile = place / kLanes;
+  const int first_output = static_cast<int>(tile / matrix.input_tiles) * kTileOutputs + lane / 4;
+  const int first_input = static_cast<int>(tile % matrix.input_tiles) * kTileInputs + 8 * (lane % 4);
+  const Words words = matrix.codes[place];
   SUPERMASK_UNROLL
   for (int upper = 0; upper < 2; ++upper) {
-    const int64_t output = first_output + 8 * upper;
-    if (output >= outputs) break;
+    const int output = first_output + 8 * upper;
+    if (output >= matrix.outputs) break;
     SUPERMASK_UNROLL
     for (int j = 0; j < 4; ++j) {
-      const int64_t input = first_input + 32 * j;
+      const int input = first_input + 32 * j;
       alignas(16) Value values[8];
       decode_eight(words.word[j], upper, scale, values);
-      Value* to = matrix + output * inputs + input;
-      if (inputs % 8 == 0 && input < inputs) {  // `matrix` starts at a multiple of 16 bytes, so every eight do
+      Value* to = dense + static_cast<int64_t>(output) * matrix.inputs + input;
+      if (matrix.inputs % 8 == 0 && input < matrix.inputs) {
         SUPERMASK_UNROLL
-        for (int i = 0; i < 8; i += kWhole)
+        for (int i = 0; i < 8; i += kStore)
           *reinterpret_cast<Words*>(to + i) = *reinterpret_cast<const Words*>(values + i);
       } else {
         SUPERMASK_UNROLL
         for (int i = 0; i < 8; ++i)
-          if (input + i < inputs) to[i] = values[i];
+          if (input + i < matrix.inputs) to[i] = values[i];
       }
     }
   }

@@ -20,14 +20,13 @@
 namespace supermask {
 
 struct PackedLinear {
-  const void* x;      // (batch, inputs), of the shape's type
-  const Words* codes;  // [output_tiles][input_tiles][32], fewer than 2^32
-  const void* bias;   // one per output, or null
-  void* y;            // (batch, outputs), of the type of x
+  CodedMatrix matrix;
+  const void* x;     // (batch, inputs), of the shape's type
+  const void* bias;  // one per output, or null
+  void* y;           // (batch, outputs), of the type of x
   Dtype bias_dtype;
   float factor;  // σ / 2
-  int batch, inputs, outputs;
-  int output_tiles, input_tiles;
+  int batch;
   int ranks;     // blocks of a cluster: each takes a share of the input tiles
   bool aligned;  // every eight inputs of x start at a multiple of 16 bytes
 };
@@ -64,8 +63,6 @@ SUPERMASK_HD int shared_bytes(int share) {
   return staged > sums ? staged : sums;
 }
 
-SUPERMASK_HD int divide_up(int a, int b) { return (a + b - 1) / b; }
-
 // How many blocks should split the inputs: enough to give every multiprocessor two, as long as each warp
 // keeps at least one load. 1, 2, 4 or 8.
 SUPERMASK_HD int choose_ranks(int blocks, int input_tiles, int warp_tiles, int multiprocessors) {
@@ -94,29 +91,29 @@ template <class X>
 SUPERMASK_HD void load_eight(const PackedLinear& task, int sample, int input, Words (&parts)[1]) {
   parts[0] = {};
   if (sample >= task.batch) return;
-  const X* row = static_cast<const X*>(task.x) + static_cast<int64_t>(sample) * task.inputs;
-  if (task.aligned && input + 8 <= task.inputs) {
+  const X* row = static_cast<const X*>(task.x) + static_cast<int64_t>(sample) * task.matrix.inputs;
+  if (task.aligned && input + 8 <= task.matrix.inputs) {
     parts[0] = *reinterpret_cast<const Words*>(row + input);
     return;
   }
   SUPERMASK_UNROLL
   for (int i = 0; i < 8; ++i)
-    if (input + i < task.inputs) put_half(parts[0], i, row[input + i].bits);
+    if (input + i < task.matrix.inputs) put_half(parts[0], i, row[input + i].bits);
 }
 
 template <class X>
 SUPERMASK_HD void load_eight(const PackedLinear& task, int sample, int input, Words (&parts)[3]) {
   parts[0] = parts[1] = parts[2] = {};
   if (sample >= task.batch) return;
-  const X* row = static_cast<const X*>(task.x) + static_cast<int64_t>(sample) * task.inputs;
+  const X* row = static_cast<const X*>(task.x) + static_cast<int64_t>(sample) * task.matrix.inputs;
   Words halves[2] = {};
-  if (task.aligned && input + 8 <= task.inputs) {
+  if (task.aligned && input + 8 <= task.matrix.inputs) {
     halves[0] = *reinterpret_cast<const Words*>(row + input);
     halves[1] = *reinterpret_cast<const Words*>(row + input + 4);
   } else {
     SUPERMASK_UNROLL
     for (int i = 0; i < 8; ++i)
-      if (input + i < task.inputs) halves[i / 4].word[i % 4] = bits_of(row[input + i]);
+      if (input + i < task.matrix.inputs) halves[i / 4].word[i % 4] = bits_of(row[input + i]);
   }
   SUPERMASK_UNROLL
   for (int i = 0; i < 8; ++i) {
@@ -192,8 +189,8 @@ SUPERMASK_HD void multiply(Gpu& gpu, const PackedLinear& task, int first_tile, i
   SUPERMASK_UNROLL
   for (int tile = 0; tile < Shape::tiles; ++tile) {
     // Beyond the last tile its weights are read again; nobody reads those sums.
-    const int row = first_tile + tile < task.output_tiles ? first_tile + tile : task.output_tiles - 1;
-    rows[tile] = static_cast<uint32_t>(row) * task.input_tiles * kLanes + lane;
+    const int row = first_tile + tile < task.matrix.output_tiles ? first_tile + tile : task.matrix.output_tiles - 1;
+    rows[tile] = static_cast<uint32_t>(row) * task.matrix.input_tiles * kLanes + lane;
   }
   Words next[Shape::depth][Shape::tiles];
   const auto load = [&](int place) {
@@ -202,7 +199,7 @@ SUPERMASK_HD void multiply(Gpu& gpu, const PackedLinear& task, int first_tile, i
       const int tile = place + i * Shape::input_warps < end ? place + i * Shape::input_warps : end - 1;
       SUPERMASK_UNROLL
       for (int row = 0; row < Shape::tiles; ++row)
-        next[i][row] = gpu.load_weights(task.codes + (rows[row] + tile * kLanes));
+        next[i][row] = gpu.load_weights(task.matrix.codes + (rows[row] + tile * kLanes));
     }
   };
   int place = begin + warp;
@@ -275,13 +272,13 @@ SUPERMASK_HD void write_results(Gpu& gpu, const PackedLinear& task, int first_ou
   for (int i = gpu.thread(); i < Shape::batch * share; i += Shape::threads) {
     const int sample = gpu.block_y() * Shape::batch + i / share;
     const int local = rank * share + i % share, output = first_output + local;
-    if (sample >= task.batch || output >= task.outputs) continue;
+    if (sample >= task.batch || output >= task.matrix.outputs) continue;
     const int place = place_of_sum<Shape>(i / share, local);
     float total = gpu.shared_of(0)[place];
     for (int other = 1; other < task.ranks; ++other) total += gpu.shared_of(other)[place];
     total *= task.factor;
     if (task.bias) total += load_float(task.bias, task.bias_dtype, output);
-    from_float(total, static_cast<X*>(task.y)[static_cast<int64_t>(sample) * task.outputs + output]);
+    from_float(total, static_cast<X*>(task.y)[static_cast<int64_t>(sample) * task.matrix.outputs + output]);
   }
 }
 
@@ -290,9 +287,9 @@ SUPERMASK_HD void write_results(Gpu& gpu, const PackedLinear& task, int first_ou
 template <class Shape, class Gpu>
 SUPERMASK_HD void packed_linear(Gpu& gpu, const PackedLinear& task) {
   const int group = gpu.block_x() / task.ranks, rank = gpu.block_x() % task.ranks;
-  const int share = divide_up(task.input_tiles, task.ranks);
-  const int begin = rank * share < task.input_tiles ? rank * share : task.input_tiles;
-  const int end = begin + share < task.input_tiles ? begin + share : task.input_tiles;
+  const int share = divide_up(task.matrix.input_tiles, task.ranks);
+  const int begin = rank * share < task.matrix.input_tiles ? rank * share : task.matrix.input_tiles;
+  const int end = begin + share < task.matrix.input_tiles ? begin + share : task.matrix.input_tiles;
   const int first_output = group * Shape::outputs;
   const int output_warp = gpu.thread() / 32 / Shape::input_warps;
   Sums<Shape> sums = {};
