@@ -1,4 +1,4 @@
-"""How packed layers store a matrix of -1, 0 and +1: two planes of bits, lists of the kept inputs, or codes."""
+"""How packed layers store a matrix of -1, 0 and +1: as planes of bits, lists of the kept inputs, or codes."""
 
 import torch
 from torch import Tensor
@@ -91,7 +91,7 @@ def signs_of_codes(codes: Tensor, outputs: int, inputs: int) -> Tensor:
 
 
 def _code_shifts(device: torch.device) -> Tensor:
-    """Where a code stands in its word, by half of the tile (first axis), pair and place in the pair (last)."""
+    """Where a code stands in its word, by half of the tile (first axis), pair and place in it (last two)."""
     half = torch.arange(2, dtype=torch.int32, device=device).view(2, 1, 1, 1, 1, 1, 1)
     pair = torch.arange(4, dtype=torch.int32, device=device).view(4, 1)
     place = torch.arange(2, dtype=torch.int32, device=device)
