@@ -164,6 +164,17 @@ def test_a_dense_copy_is_kept_for_one_type_at_a_time():
     assert layer.decoded(torch.float32) is not layer.decoded(torch.float32)
 
 
+@pytest.mark.parametrize("batch", [1, CODES_UP_TO + 1, DECODE_FROM])
+def test_inference_leaves_nothing_that_autograd_refuses(batch):
+    layer, x = PackedLinear(draw_signs(20, 40), 0.5), torch.randn(batch, 40)
+    with torch.inference_mode():
+        expected = layer.coded()(x)
+    y = layer.coded()(x.requires_grad_())
+    assert torch.equal(y, expected)
+    y.sum().backward()
+    assert x.grad is not None
+
+
 def test_autocast_sets_the_type():
     layer = CodedLinear(draw_signs(20, 40), 0.5)
     with torch.autocast("cpu", torch.bfloat16):

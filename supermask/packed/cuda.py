@@ -11,6 +11,7 @@ benchmarks/masked_linear_cuda.py measures them where there is a GPU.
 """
 
 import warnings
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -61,9 +62,8 @@ class CodedLinear:
                 flat.contiguous(), self.codes, self.outputs, self.scale, bias
             )
         else:
-            weight = {"dense": self.dense, "sparse": self.compressed, "decoded": self.decoded}[kernel](
-                x.dtype
-            )
+            weights = {"dense": self.dense, "sparse": self.compressed, "decoded": self.decoded}
+            weight = weights[kernel](x.dtype)
             y = nn.functional.linear(flat, weight, None if bias is None else bias.to(x.dtype))
         return y.view(*x.shape[:-1], self.outputs)
 
@@ -85,7 +85,8 @@ class CodedLinear:
         """The weights as a matrix that is kept for the next call, of one type at a time."""
         kept = self._kept
         if kept is None or kept.dtype != dtype:
-            kept = self.decoded(dtype)
+            with ordinary_tensors():
+                kept = self.decoded(dtype)
             if _may_keep():
                 self._kept = kept
         return kept
@@ -94,7 +95,7 @@ class CodedLinear:
         """The weights in torch's form for sparse tensor cores, kept for the next call."""
         kept = self._compressed
         if kept is None or kept.dtype != dtype:
-            with warnings.catch_warnings():
+            with ordinary_tensors(), warnings.catch_warnings():
                 warnings.filterwarnings("ignore", message=".*prototype", category=UserWarning)
                 kept = torch.sparse.to_sparse_semi_structured(self.decoded(dtype))
             if _may_keep():
@@ -111,6 +112,11 @@ def is_two_of_four(signs: Tensor) -> bool:
     if signs.shape[1] % 4:
         return False
     return not bool((signs.reshape(-1, 4).count_nonzero(dim=1) > 2).any())
+
+
+def ordinary_tensors() -> AbstractContextManager[None]:
+    """Where tensors that are kept are made: in inference mode they would be of no use to autograd later."""
+    return nullcontext() if torch.compiler.is_compiling() else torch.inference_mode(False)
 
 
 def _may_keep() -> bool:

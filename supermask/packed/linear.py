@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from supermask import layouts, ops
 from supermask.init import Draw
-from supermask.packed.cuda import CodedLinear
+from supermask.packed.cuda import CodedLinear, ordinary_tensors
 
 # Which kernel serves a batch, from benchmarks/masked_linear.py. Bits cost the same at any density but need a
 # table look-up in registers; lists cost in proportion to the density; neither beats a matrix product when
@@ -82,8 +82,9 @@ class PackedLinear(nn.Module):
     def coded(self) -> CodedLinear:
         """The weights as codes for a GPU, on the device of this layer; made on first use there."""
         if self._coded is None or self._coded.codes.device != self.planes.device:
-            signs = layouts.signs_of_bits(self.planes, self.out_features, self.in_features)
-            self._coded = CodedLinear(signs, self.scale)
+            with ordinary_tensors():
+                signs = layouts.signs_of_bits(self.planes, self.out_features, self.in_features)
+                self._coded = CodedLinear(signs, self.scale)
         return self._coded
 
     def weight(self, like: Tensor) -> Tensor:
