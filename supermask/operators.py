@@ -3,7 +3,8 @@
 Everything the library computes on whole tensors of weights, scores or mask bits goes through
 `torch.ops.supermask.*`. The references of `supermask.references` are registered for every backend; the
 compiled libraries, `_native.so` and `_native_cuda.so`, override them for the CPU and for CUDA through the
-dispatcher, so that no caller ever asks which device it runs on. `supermask.ops` has the functions that the rest of the library calls.
+dispatcher, so that no caller ever asks which device it runs on. `supermask.ops` has the functions that the
+rest of the library calls.
 """
 
 import ctypes

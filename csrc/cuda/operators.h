@@ -15,6 +15,16 @@ using Counts = std::vector<int64_t>;
 
 void fill_random(Tensor out, int64_t key, int64_t start, std::string scheme, double scale);
 
+Tensors select(Tensors scores, Counts keep);
+void select_into(Tensors masks, Tensors scores, Counts keep, Tensor cuts);
+Tensors select_global(Tensors scores, int64_t keep);
+
+Tensors straight_through(Tensors grads, Tensors weights, Tensors scores);
+void write_masked(Tensors out, Tensors weights, Tensors masks);
+void edge_popup_sgd(Tensors out, Tensors masks, Tensors scores, Tensors velocities, Tensors grads,
+                    Tensors weights, Counts keep, Tensor cuts, double lr, double momentum, double dampening,
+                    double weight_decay, bool nesterov);
+
 Tensor pack_mask(Tensor mask);
 Tensor unpack_mask(Tensor packed, int64_t numel);
 
