@@ -121,6 +121,12 @@ def test_operators_pass_opcheck():
 # The layer. On a CPU the references serve its operators, which shows its choices and its arithmetic.
 
 
+@pytest.fixture(autouse=True)
+def compiled(monkeypatch):
+    """A layer that takes the references for compiled kernels."""
+    monkeypatch.setattr("supermask.packed.cuda.ops.is_native", lambda *_: True)
+
+
 @pytest.mark.parametrize("shape", [(300,), (3, 300), (2, 40, 300), (DECODE_FROM, 300)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
 def test_every_kernel_computes_the_dense_layer(shape, dtype):
@@ -143,6 +149,8 @@ def test_which_kernel_serves():
     assert sparse.kernel(SPARSE_FROM, half) == "sparse"
     assert sparse.kernel(SPARSE_FROM, torch.float32) == "decoded"
     assert sparse.kernel(SPARSE_FROM, half, needs_gradient=True) == "decoded"
+    layer.compiled = False
+    assert layer.kernel(1, half) == "dense"
 
 
 @pytest.mark.parametrize("batch", [2, CODES_UP_TO + 1, DECODE_FROM])
@@ -173,6 +181,14 @@ def test_inference_leaves_nothing_that_autograd_refuses(batch):
     assert torch.equal(y, expected)
     y.sum().backward()
     assert x.grad is not None
+
+
+@pytest.mark.parametrize("batch", [1, CODES_UP_TO + 1, DECODE_FROM])
+def test_the_layer_is_one_graph_to_the_compiler(batch):
+    layer, x = CodedLinear(draw_signs(20, 40), 0.5), torch.randn(batch, 40)
+    compiled = torch.compile(lambda x: layer(x), fullgraph=True, backend="aot_eager")
+    with torch.no_grad():
+        assert torch.allclose(compiled(x), layer(x), atol=1e-5)
 
 
 def test_autocast_sets_the_type():

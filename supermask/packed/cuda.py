@@ -16,7 +16,7 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from torch import Tensor, nn
 
-from supermask import layouts
+from supermask import layouts, ops
 
 CODES_UP_TO = 64
 """Inputs that the codes serve directly, in passes of 32 over the weights."""
@@ -44,6 +44,7 @@ class CodedLinear:
         self.scale = scale
         self.codes = layouts.codes_of_signs(signs)
         self.two_of_four = is_two_of_four(signs)
+        self.compiled = ops.is_native("linear_from_codes", signs.device)
         self._kept: Tensor | None = None
         self._compressed: Tensor | None = None
 
@@ -69,6 +70,8 @@ class CodedLinear:
 
     def kernel(self, batch: int, dtype: torch.dtype, needs_gradient: bool = False) -> str:
         """What serves `batch` inputs: `codes`, `dense` (kept), `sparse` (2:4), `decoded` (scratch)."""
+        if not self.compiled:
+            return "dense"  # the references would unpack every weight in every call
         if batch <= CODES_UP_TO and dtype in KERNEL_DTYPES:
             return "codes"
         if batch >= SPARSE_FROM and dtype in SPARSE_DTYPES and self._fits_sparse() and not needs_gradient:

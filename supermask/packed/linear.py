@@ -57,7 +57,7 @@ class PackedLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x · Wᵀ + b for x of any leading dimensions and float type; sums are in float32."""
-        if ops.is_native("linear_from_codes", x.device):
+        if x.is_cuda:
             return self.coded()(x, self.bias)
         if not ops.is_native("linear_from_bits", x.device) or self.kernel(x.numel()) == "dense":
             bias = None if self.bias is None else self.bias.to(x.dtype)
