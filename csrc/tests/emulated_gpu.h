@@ -1,6 +1,6 @@
 // A GPU on a CPU, for programs written against the `Gpu` of packed_mma.h: every thread of a cluster is a fiber
-// that runs until it waits at a barrier. Fibers run in a random order, so that a barrier that is missing
-// shows as a wrong result, and shared memory is poisoned and allocated to the byte, so that the address
+// that runs until it waits at a barrier. Warps have random priorities, and one that can run does so before all
+// lower ones, so that a barrier that is missing shows as a wrong result; shared memory is poisoned and allocated to the byte, so that the address
 // sanitizer sees every access beyond it. mma.sync follows fragments.h, in float and from left to right.
 #pragma once
 
@@ -12,6 +12,8 @@
 #include <functional>
 #include <memory>
 #include <random>
+#include <set>
+#include <utility>
 #include <vector>
 
 #if defined(__SANITIZE_ADDRESS__)
@@ -34,10 +36,13 @@ class Fibers {
 
   explicit Fibers(uint64_t seed) : random_(seed) {}
 
+  // 32 calls in a row make a warp.
   void add(std::function<void()> program) {
-    ready_.push_back(static_cast<int>(fibers_.size()));
+    if (fibers_.size() % kLanes == 0) warp_priority_ = random_();
     fibers_.push_back(std::make_unique<Fiber>());
     fibers_.back()->program = std::move(program);
+    fibers_.back()->priority = {warp_priority_, random_()};
+    make_ready(static_cast<int>(fibers_.size()) - 1);
   }
 
   // Whether all ended; otherwise some wait for fibers that never came.
@@ -53,9 +58,8 @@ class Fibers {
     }
     size_t ended = 0;
     while (!ready_.empty()) {
-      std::swap(ready_[random_() % ready_.size()], ready_.back());
-      current_ = ready_.back();
-      ready_.pop_back();
+      current_ = ready_.begin()->second;
+      ready_.erase(ready_.begin());
       Fiber& fiber = *fibers_[current_];
       before_switch(&scheduler_stack_, fiber.stack.get(), kStackBytes);
       swapcontext(&scheduler_, &fiber.context);
@@ -68,7 +72,7 @@ class Fibers {
   void wait(Barrier& barrier) {
     barrier.waiting.push_back(current_);
     if (static_cast<int>(barrier.waiting.size()) == barrier.size) {
-      ready_.insert(ready_.end(), barrier.waiting.begin(), barrier.waiting.end());
+      for (const int fiber : barrier.waiting) make_ready(fiber);
       barrier.waiting.clear();
     }
     Fiber& fiber = *fibers_[current_];
@@ -80,13 +84,18 @@ class Fibers {
  private:
   static constexpr size_t kStackBytes = 1 << 17;
 
+  using Priority = std::pair<uint64_t, uint64_t>;  // of the warp, and within it
+
   struct Fiber {
     std::function<void()> program;
+    Priority priority;
     std::unique_ptr<char[]> stack;
     ucontext_t context;
     void* fake_stack = nullptr;
     bool ended = false;
   };
+
+  void make_ready(int fiber) { ready_.insert({fibers_[fiber]->priority, fiber}); }
 
   static void enter(unsigned low, unsigned high) {
     auto* self = reinterpret_cast<Fibers*>(static_cast<uintptr_t>(high) << 32 | low);
@@ -115,7 +124,8 @@ class Fibers {
 
   std::minstd_rand random_;
   std::vector<std::unique_ptr<Fiber>> fibers_;
-  std::vector<int> ready_;
+  std::set<std::pair<Priority, int>> ready_;
+  uint64_t warp_priority_ = 0;
   int current_ = 0;
   ucontext_t scheduler_;
   void* scheduler_stack_ = nullptr;
@@ -132,15 +142,25 @@ struct EmulatedBlock {
 
   EmulatedBlock(int threads, int shared_bytes, Fibers::Barrier* cluster)
       : shared(new (std::align_val_t{16}) char[shared_bytes]),
+        bytes(shared_bytes),
+        running(threads),
         barrier{threads, {}},
         cluster_barrier(cluster),
         warps(threads / kLanes) {
-    std::memset(shared, 0xFF, shared_bytes);  // NaN in every format
+    poison();
   }
   EmulatedBlock(const EmulatedBlock&) = delete;
   ~EmulatedBlock() { ::operator delete[](shared, std::align_val_t{16}); }
 
+  void poison() { std::memset(shared, 0xFF, bytes); }  // NaN in every format
+
+  // A block's shared memory is lost once all its threads have ended.
+  void end_thread() {
+    if (--running == 0) poison();
+  }
+
   char* shared;
+  int bytes, running;
   Fibers::Barrier barrier;
   Fibers::Barrier* cluster_barrier;
   std::vector<Warp> warps;
@@ -210,6 +230,7 @@ bool launch_emulated(int blocks_x, int blocks_y, int cluster_size, int threads, 
           fibers.add([&, rank, thread, x, y] {
             EmulatedGpu gpu(fibers, cluster, rank, thread, x + rank, y);
             program(gpu);
+            cluster[rank]->end_thread();
           });
       if (!fibers.run()) return false;
     }

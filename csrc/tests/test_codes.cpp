@@ -115,15 +115,15 @@ void test_shapes() {
   for (const Case& c : small)
     for (const int offset : {0, 1}) test_product<PackedShape<X, 8>>(c, offset, offset == 0, c.inputs);
   test_product<PackedShape<X, 8>>({9, 17, 136, 1}, 0, true, 3);  // two passes over the weights
-  test_product<PackedShape<X, 8>>({1, 5, 128 * 35, 1}, 0, true, 4);  // more inputs than shared memory holds
+  test_product<PackedShape<X, 8>>({1, 5, 128 * 50, 1}, 0, true, 4);  // more inputs than shared memory holds
   test_product<PackedShape<X, 8>>({1, 5, 0, 1}, 0, true, 5);
   test_product<PackedShape<X, 16>>({9, 129, 650, 1}, 0, true, 6);
   test_product<PackedShape<X, 16>>({16, 100, 1160, 2}, 0, true, 7);
-  test_product<PackedShape<X, 16>>({11, 16, 128 * 18, 1}, 0, false, 8);
+  test_product<PackedShape<X, 16>>({11, 16, 128 * 25, 1}, 0, false, 8);
   test_product<PackedShape<X, 32>>({17, 128, 131, 1}, 0, false, 9);
   test_product<PackedShape<X, 32>>({32, 30, 136 * 8, 2}, 0, true, 10);
   test_product<PackedShape<X, 32>>({33, 18, 128 * 5, 1}, 0, true, 11);
-  test_product<PackedShape<X, 32>>({20, 16, 128 * 11, 1}, 1, true, 12);
+  test_product<PackedShape<X, 32>>({20, 16, 128 * 14, 1}, 1, true, 12);
 }
 
 // Every code of a tile has a place of its own, and decoding finds it there.
