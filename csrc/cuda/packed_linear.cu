@@ -87,9 +87,10 @@ struct Machine {
   bool clusters;  // known to the kernel's code, not only to the device: PTX of 8.0 runs on every later one
 };
 
-// Asked for once per kernel and device; the answer takes microseconds.
+// Makes the kernel ready for the most shared memory that it uses, and says what it runs on: once per kernel and
+// device, since each question takes microseconds.
 template <class Kernel>
-Machine machine_of(Kernel* kernel, int device) {
+Machine prepare(Kernel* kernel, int most_shared_bytes, int device) {
   constexpr int kDevices = 64;
   static std::atomic<int> known[kDevices];  // 2 · multiprocessors + clusters; 0 is not known
   int answer = device < kDevices ? known[device].load(std::memory_order_relaxed) : 0;
@@ -97,6 +98,8 @@ Machine machine_of(Kernel* kernel, int device) {
     cudaFuncAttributes attributes;
     check_cuda(cudaFuncGetAttributes(&attributes, kernel), "find the kernel of linear_from_codes for this device");
     check_cuda(cudaDeviceGetAttribute(&answer, cudaDevAttrMultiProcessorCount, device), "describe the device");
+    check_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, most_shared_bytes),
+               "give linear_from_codes its shared memory");
     answer = 2 * answer + (attributes.ptxVersion >= 90);
     if (device < kDevices) known[device].store(answer, std::memory_order_relaxed);
   }
@@ -107,14 +110,12 @@ template <class X, int kBatch>
 void launch(PackedLinear task, int device, cudaStream_t stream) {
   using Shape = PackedShape<X, kBatch>;
   const auto kernel = packed_linear_kernel<X, kBatch>;
-  const Machine machine = machine_of(kernel, device);
+  const Machine machine = prepare(kernel, shared_bytes<Shape>(Shape::chunk), device);
   const int groups = divide_up(task.matrix.outputs, Shape::outputs), passes = divide_up(task.batch, Shape::batch);
   const int tiles = task.matrix.input_tiles;
+  const int64_t blocks = static_cast<int64_t>(groups) * passes;
   task.ranks =
-      machine.clusters ? choose_ranks(groups * passes, tiles, Shape::input_warps, machine.multiprocessors) : 1;
-  const int bytes = shared_bytes<Shape>(divide_up(tiles, task.ranks));
-  check_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes),
-             "give linear_from_codes its shared memory");
+      machine.clusters ? choose_ranks(blocks, tiles, Shape::input_warps, machine.multiprocessors) : 1;
   cudaLaunchAttribute cluster = {};
   cluster.id = cudaLaunchAttributeClusterDimension;
   cluster.val.clusterDim.x = static_cast<unsigned>(task.ranks);
@@ -122,7 +123,7 @@ void launch(PackedLinear task, int device, cudaStream_t stream) {
   cudaLaunchConfig_t config = {};
   config.gridDim = dim3(groups * task.ranks, passes);
   config.blockDim = dim3(Shape::threads);
-  config.dynamicSmemBytes = bytes;
+  config.dynamicSmemBytes = shared_bytes<Shape>(divide_up(tiles, task.ranks));
   config.stream = stream;
   config.attrs = &cluster;
   config.numAttrs = task.ranks > 1 ? 1 : 0;

@@ -1,7 +1,8 @@
 // A GPU on a CPU, for programs written against the `Gpu` of packed_mma.h: every thread of a cluster is a fiber
 // that runs until it waits at a barrier. Warps have random priorities, and one that can run does so before all
-// lower ones, so that a barrier that is missing shows as a wrong result; shared memory is poisoned and allocated to the byte, so that the address
-// sanitizer sees every access beyond it. mma.sync follows fragments.h, in float and from left to right.
+// lower ones, so that a barrier that is missing shows as a wrong result. Shared memory is poisoned, and
+// allocated to the byte, so that the address sanitizer sees every access beyond it. mma.sync follows
+// fragments.h, in float and from left to right.
 #pragma once
 
 #include <ucontext.h>

@@ -109,11 +109,15 @@ void test_product(const Case& c, int offset, bool biased, uint64_t seed) {
 }
 
 template <class X>
-void test_shapes() {
+void test_small_shapes() {
   const Case small[] = {{1, 1, 1, 1},   {1, 64, 128, 1},  {3, 65, 130, 1}, {8, 15, 7, 1},
                         {2, 33, 264, 2}, {5, 70, 1100, 4}, {1, 16, 1030, 8}};
   for (const Case& c : small)
     for (const int offset : {0, 1}) test_product<PackedShape<X, 8>>(c, offset, offset == 0, c.inputs);
+}
+
+template <class X>
+void test_large_shapes() {
   test_product<PackedShape<X, 8>>({9, 17, 136, 1}, 0, true, 3);  // two passes over the weights
   test_product<PackedShape<X, 8>>({1, 5, 128 * 50, 1}, 0, true, 4);  // more inputs than shared memory holds
   test_product<PackedShape<X, 8>>({1, 5, 0, 1}, 0, true, 5);
@@ -201,9 +205,11 @@ int main() {
   test_fragments();
   test_split();
   test_ranks();
-  test_shapes<BFloat16>();
-  test_shapes<Float16>();
-  test_shapes<float>();
+  test_small_shapes<BFloat16>();
+  test_small_shapes<Float16>();
+  test_small_shapes<float>();
+  test_large_shapes<BFloat16>();
+  test_large_shapes<float>();
   std::printf(failures ? "%d checks failed\n" : "all checks passed\n", failures);
   return failures ? EXIT_FAILURE : EXIT_SUCCESS;
 }

@@ -65,7 +65,7 @@ SUPERMASK_HD int shared_bytes(int share) {
 
 // How many blocks should split the inputs: enough to give every multiprocessor two, as long as each warp
 // keeps at least one load. 1, 2, 4 or 8.
-SUPERMASK_HD int choose_ranks(int blocks, int input_tiles, int warp_tiles, int multiprocessors) {
+SUPERMASK_HD int choose_ranks(int64_t blocks, int input_tiles, int warp_tiles, int multiprocessors) {
   int ranks = 1;
   while (ranks < 8 && blocks * ranks < 2 * multiprocessors && 2 * ranks * warp_tiles <= input_tiles) ranks *= 2;
   return ranks;
