@@ -37,6 +37,8 @@ _SCHEMAS = (
     "linear_from_bits(Tensor x, Tensor planes, SymInt outputs, float scale, Tensor? bias) -> Tensor",
     "linear_from_lists(Tensor x, Tensor starts, Tensor entries, SymInt outputs, float scale, Tensor? bias) "
     "-> Tensor",
+    "linear_from_codes(Tensor x, Tensor codes, SymInt outputs, float scale, Tensor? bias) -> Tensor",
+    "decode_codes(Tensor codes, SymInt outputs, SymInt inputs, float scale, ScalarType dtype) -> Tensor",
     "pack_mask(Tensor mask) -> Tensor",
     "unpack_mask(Tensor packed, SymInt numel) -> Tensor",
 )
@@ -204,6 +206,16 @@ def _(x: Tensor, starts: Tensor, entries: Tensor, outputs: int, scale: float, bi
     return x.new_empty(x.shape[0], outputs)
 
 
+@torch.library.register_fake("supermask::linear_from_codes", lib=_library)
+def _(x: Tensor, codes: Tensor, outputs: int, scale: float, bias: Tensor | None) -> Tensor:
+    return x.new_empty(x.shape[0], outputs)
+
+
+@torch.library.register_fake("supermask::decode_codes", lib=_library)
+def _(codes: Tensor, outputs: int, inputs: int, scale: float, dtype: torch.dtype) -> Tensor:
+    return codes.new_empty(outputs, inputs, dtype=dtype)
+
+
 @torch.library.register_fake("supermask::pack_mask", lib=_library)
 def _(mask: Tensor) -> Tensor:
     return torch.empty((mask.numel() + 7) // 8, dtype=torch.uint8, device=mask.device)
@@ -240,6 +252,18 @@ def _lists_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     return _input_gradient(ctx, grad, signs), None, None, None, None, _bias_gradient(ctx, grad)
 
 
+def _save_codes(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    x, codes, ctx.outputs, ctx.scale, bias = inputs
+    ctx.features, ctx.biased = x.shape[1], bias is not None
+    ctx.save_for_backward(codes)
+
+
+def _codes_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    (codes,) = ctx.saved_tensors
+    weight = torch.ops.supermask.decode_codes(codes, ctx.outputs, ctx.features, ctx.scale, grad.dtype)
+    return grad @ weight, None, None, None, _bias_gradient(ctx, grad)
+
+
 def _input_gradient(ctx: Any, grad: Tensor, signs: Tensor) -> Tensor:
     return grad @ signs.to(grad.dtype) * ctx.scale
 
@@ -253,4 +277,7 @@ torch.library.register_autograd(
 )
 torch.library.register_autograd(
     "supermask::linear_from_lists", _lists_backward, setup_context=_save_lists, lib=_library
+)
+torch.library.register_autograd(
+    "supermask::linear_from_codes", _codes_backward, setup_context=_save_codes, lib=_library
 )

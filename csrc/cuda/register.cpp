@@ -16,4 +16,6 @@ STABLE_TORCH_LIBRARY_IMPL(supermask, CUDA, m) {
   m.impl("edge_popup_sgd", TORCH_BOX(&op::edge_popup_sgd));
   m.impl("pack_mask", TORCH_BOX(&op::pack_mask));
   m.impl("unpack_mask", TORCH_BOX(&op::unpack_mask));
+  m.impl("linear_from_codes", TORCH_BOX(&op::linear_from_codes));
+  m.impl("decode_codes", TORCH_BOX(&op::decode_codes));
 }
