@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import supermask
-from supermask import operators, ops
+from supermask import info, operators, ops, references
 
 CUDA = torch.device("cuda")
 NATIVE = (
@@ -27,6 +27,12 @@ needs_library = pytest.mark.skipif(
 def test_its_operators_are_registered_without_a_gpu(name):
     assert ops.is_native(name, CUDA)
     assert ops.backends("cuda")[name].startswith("native (")
+
+
+def test_every_operator_has_a_line_for_each_device():
+    cpu, cuda = info.describe().split("\ncuda\n")
+    for name in references.KERNELS:
+        assert f"  {name} " in cpu and f"  {name} " in cuda
 
 
 def test_a_library_that_does_not_load_is_an_error(tmp_path, monkeypatch):
