@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from supermask.experiments import LocalEngine, SearchConfig
-from supermask.experiments.execute import Environment, dataset
+from supermask.experiments.datasets import dataset
+from supermask.experiments.execution import Environment
 from supermask.experiments.plan import plan_search
 from supermask.experiments.results import describe_machine
 from supermask.experiments.spec import RunSpec

@@ -40,7 +40,7 @@ def add_flags(parser: argparse.ArgumentParser, config_type: type[Any]) -> None:
 
 
 def read_config(config_type: type[T], options: argparse.Namespace) -> T:
-    """Defaults, then the configuration file, then flags.
+    """Defaults, then those of the chosen method, then the configuration file, then flags.
 
     Raises:
         FlagError: The file is missing or not readable, or has an unknown key or a wrong value.
@@ -52,6 +52,8 @@ def read_config(config_type: type[T], options: argparse.Namespace) -> T:
         if isinstance(value, list):
             pairs = all(isinstance(item, tuple) for item in value) and _is_mapping(config_type, name)
             values[name] = dict(value) if pairs else tuple(value)
+    if callable(defaults := getattr(config_type, "defaults", None)):
+        values = {**defaults(values), **values}
     return config_type(**values)
 
 

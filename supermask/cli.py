@@ -1,4 +1,4 @@
-"""The command line: `supermask compare | search | imp | eval | info | report`.
+"""The command line: every registered experiment, and `eval`, `info` and `report`.
 
 Exit codes: 0 done, 2 a wrong call, 1 a failure, 130 an interrupt that the same command resumes.
 """
@@ -74,21 +74,18 @@ def _say(text: str) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     # The experiment modules import torch; they come in only when a command line is really parsed.
-    from supermask.experiments import CompareConfig, ImpConfig, SearchConfig
+    from supermask.experiments import EXPERIMENTS
 
     parser = argparse.ArgumentParser(
         prog="supermask",
         description="Find subnetworks that work without training, and compare them with IMP tickets.",
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")
-    for name, config, help in (
-        ("compare", CompareConfig, "dense, strong tickets, IMP tickets and controls, side by side"),
-        ("search", SearchConfig, "find one strong ticket"),
-        ("imp", ImpConfig, "iterative magnitude pruning, a ticket per round"),
-    ):
-        command = commands.add_parser(name, help=help, description=f"supermask {name}: {help}.")
-        add_flags(command, config)
-        command.set_defaults(run=_run_experiment, config_type=config)
+    for experiment in EXPERIMENTS.values():
+        description = f"supermask {experiment.name}: {experiment.help}."
+        command = commands.add_parser(experiment.name, help=experiment.help, description=description)
+        add_flags(command, experiment.config)
+        command.set_defaults(run=_run_experiment, config_type=experiment.config)
     for name, help, run, add in (
         ("eval", "accuracy of a ticket on a data set", _run_eval, _add_eval),
         ("info", "what a ticket is", _run_info, _add_info),
@@ -100,7 +97,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-# compare, search and imp -----------------------------------------------------------------------------
+# experiments ----------------------------------------------------------------------------------------
 
 
 def _run_experiment(options: argparse.Namespace, arguments: list[str]) -> None:
@@ -116,16 +113,21 @@ def _run_experiment(options: argparse.Namespace, arguments: list[str]) -> None:
 def _print_summary(document: dict[str, Any], out: Path) -> None:
     from supermask.report import headline
 
+    console = Console()
+    if document.get("summary"):
+        console.print(_summary_table(document))
+    console.print(headline(document), highlight=False)
+    console.print(f"report: {out / 'report.html'}", highlight=False, soft_wrap=True)
+
+
+def _summary_table(document: dict[str, Any]) -> Table:
     table = Table(box=None, header_style="bold")
     for title in ("method", "density", "test accuracy %", "min", "max", "seeds"):
         table.add_column(title, justify="left" if title == "method" else "right")
     for entry in document["summary"]:
         numbers = [f"{100 * entry[key]:.2f}" for key in ("mean", "min", "max")]
         table.add_row(entry["method"], f"{entry['density']:.4g}", *numbers, str(entry["n"]))
-    console = Console()
-    console.print(table)
-    console.print(headline(document), highlight=False)
-    console.print(f"report: {out / 'report.html'}", highlight=False, soft_wrap=True)
+    return table
 
 
 def _console() -> Console:

@@ -11,11 +11,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.progress import Task as RichTask
 from rich.text import Text
 
-from supermask.experiments.config import CompareConfig, ConfigError, ImpConfig, SearchConfig, TaskConfig
+from supermask.experiments import EXPERIMENTS
+from supermask.experiments.config import ConfigError, TaskConfig
+from supermask.experiments.datasets import dataset
 from supermask.experiments.engine import LocalEngine
-from supermask.experiments.execute import Environment, dataset
-from supermask.experiments.plan import Plan, plan_compare, plan_imp, plan_search
-from supermask.experiments.results import collect, describe_machine, write_results
+from supermask.experiments.execution import Environment
+from supermask.experiments.plan import Plan
+from supermask.experiments.results import describe_machine, write_results
 from supermask.experiments.spec import RunSpec
 from supermask.experiments.store import Store
 from supermask.io import read_json
@@ -30,7 +32,7 @@ def run_command(command: str, config: TaskConfig, line: str, console: Console) -
     """Plan, execute, collect and report; returns the document of `results.json`.
 
     Args:
-        command: `compare`, `search` or `imp`.
+        command: Name of a registered experiment.
         config: Its configuration; `config.out` is the folder.
         line: The command line, to be shown in the report.
         console: Where progress is shown, if it is a terminal.
@@ -44,13 +46,14 @@ def run_command(command: str, config: TaskConfig, line: str, console: Console) -
     _check_folder(out, command)
     environment, jobs = _environment(config)
     data = dataset(config.data, environment.data_root, config.image_size)
-    plan = _plan(config, data)
+    experiment = EXPERIMENTS[command]
+    plan = experiment.plan(config, data)
     engine = LocalEngine(Store(out / "runs"), environment, jobs)
     with ProgressWatcher(plan, console) as watcher:
         engine.run(plan.graph, watcher)
     recorded = {key: value for key, value in dataclasses.asdict(config).items() if key not in PLACES}
     machine = describe_machine(environment.device, environment.threads, jobs)
-    document = collect(command, plan, engine.store, out, recorded, machine)
+    document = experiment.document(plan, engine.store, out, recorded, machine)
     document["command"] = line
     write_results(document, out)
     write_report(document, out)
@@ -67,16 +70,6 @@ def _check_folder(out: Path, command: str) -> None:
         raise ConfigError(
             "out", str(out), f"it holds results of another command ({schema}); name another folder"
         )
-
-
-def _plan(config: TaskConfig, data: Any) -> Plan:
-    if isinstance(config, CompareConfig):
-        return plan_compare(config, data)
-    if isinstance(config, ImpConfig):
-        return plan_imp(config, data)
-    if isinstance(config, SearchConfig):
-        return plan_search(config, data)
-    raise TypeError(f"no plan for a {type(config).__name__}")
 
 
 def _environment(config: TaskConfig) -> tuple[Environment, int]:

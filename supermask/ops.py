@@ -114,6 +114,7 @@ def select_n_of_m(scores: Sequence[Tensor], n: int, m: int, ranking: str = "magn
     The input dimension is the second: `in` of a linear weight (out, in), input channels of a convolution's
     (out, in, …), separately for every output and every kernel position. That is how sparse tensor cores
     and TensorRT ask for 2:4, whose reductions run over the channels innermost, and how NVIDIA's ASP prunes.
+    (A transposed convolution has its outputs there; leave it out with `exclude`.)
     The last r < m of a row keep ⌈n·r/m⌉: at least one, and n of m at most when filled up with zeros.
     Ties go to the lower index. Raises ValueError when a score is not finite.
 

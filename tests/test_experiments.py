@@ -10,12 +10,21 @@ import pytest
 import torch
 
 from supermask.data import Images, load_data
-from supermask.experiments import CompareConfig, ConfigError, ImpConfig, LocalEngine, SearchConfig, WorkerDied
-from supermask.experiments.config import METHODS
+from supermask.experiments import (
+    EXPERIMENTS,
+    CompareConfig,
+    ConfigError,
+    ImpConfig,
+    LocalEngine,
+    SearchConfig,
+    WorkerDied,
+)
+from supermask.experiments.config import DEFAULT_METHODS
 from supermask.experiments.engine import in_order
-from supermask.experiments.execute import Environment, execute
+from supermask.experiments.execute import execute
+from supermask.experiments.execution import Environment
 from supermask.experiments.plan import Plan, plan_compare, plan_imp, plan_search, task_of
-from supermask.experiments.results import collect, summarize
+from supermask.experiments.results import summarize
 from supermask.experiments.spec import MaskSource, canonical_hash
 from supermask.experiments.store import Store
 from supermask.io import DamagedFileError
@@ -60,7 +69,7 @@ def row(plan: Plan, method: str, density: float = 1.0):
 def test_every_method_has_its_rows(comparison):
     plan, _ = comparison
     cells = {(spec.method, spec.density) for spec in plan.rows}
-    assert cells == {("dense", 1.0)} | {(m, d) for m in METHODS if m != "dense" for d in (0.5, 0.2)}
+    assert cells == {("dense", 1.0)} | {(m, d) for m in DEFAULT_METHODS if m != "dense" for d in (0.5, 0.2)}
     assert len(plan.rows) == len(cells)
 
 
@@ -71,14 +80,14 @@ def test_each_kind_of_run_is_what_its_name_says(comparison):
         return store.run(row(plan, method, density).id).ticket()
 
     dense = store.run(row(plan, "dense").id)
-    initial = dense.ticket(step=row(plan, "dense").snapshot)
+    initial = dense.ticket(step=row(plan, "dense").snapshots[0])
     strong = ticket("edge-popup", 0.2)
     assert strong.strong and ticket("random-mask-frozen", 0.2).strong
     frozen = ticket("random-mask-frozen", 0.2).weights()
     name = "layers.0.weight" if "layers.0.weight" in frozen else next(n for n, m in strong.masks.items())
     both = strong.mask()[name] & ticket("random-mask-frozen", 0.2).mask()[name]
     assert torch.equal(strong.weights()[name][both], frozen[name][both])
-    for method in METHODS[1:]:
+    for method in DEFAULT_METHODS[1:]:
         assert ticket(method, 0.2).kept == strong.kept
     imp, shuffled = ticket("imp", 0.2), ticket("shuffled-mask", 0.2)
     assert distance(imp.mask(), shuffled.mask()) > 0.1
@@ -111,7 +120,7 @@ def test_frozen_weights_are_rescaled_as_asked(comparison, digits):
 
 
 def test_a_run_trains_as_its_task_says(digits, tmp_path, monkeypatch):
-    from supermask.experiments import execute as execution
+    from supermask.experiments import execution
 
     seen = {}
 
@@ -234,7 +243,7 @@ def test_imp_plan_has_a_ticket_per_round_and_its_controls(digits):
     plan = plan_imp(config, digits)
     assert [spec.method for spec in plan.rows] == ["dense"] + ["imp-rewind", "reinit"] * 3
     assert [spec.start for spec in plan.rows] == [0] + [5, 0] * 3
-    assert plan.rows[0].snapshot == 5
+    assert plan.rows[0].snapshots == (5,)
     last = plan.rows[-2]
     assert last.mask.keep[
         "layers.4.weight" if "layers.4.weight" in last.mask.keep else list(last.mask.keep)[-1]
@@ -361,7 +370,7 @@ def test_a_damaged_ticket_of_a_parent_names_the_remedy(digits, tmp_path):
 
 def test_results_have_the_designed_keys(comparison, tmp_path):
     plan, store = comparison
-    document = collect("compare", plan, store, store.root.parent, {"data": "digits"}, {})
+    document = EXPERIMENTS["compare"].document(plan, store, store.root.parent, {"data": "digits"}, {})
     assert document["schema"] == "supermask/compare/1"
     assert json.loads(json.dumps(document, allow_nan=False)) == document
     for entry, spec in zip(document["rows"], plan.rows, strict=True):

@@ -22,6 +22,7 @@ FLOORS = {
     "packed": 2,
     "search": 2,
     "prune": 2,
+    "connectivity": 2,
     "models": 3,
     "data": 3,
     "loading": 3,

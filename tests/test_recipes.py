@@ -9,8 +9,8 @@ import torch
 
 from supermask.arguments import read_config
 from supermask.data import Dataset, Images
-from supermask.experiments import CompareConfig, ImpConfig, SearchConfig
-from supermask.experiments import execute as execution
+from supermask.experiments import CompareConfig, ImpConfig, SearchConfig, execution
+from supermask.experiments.execute import execute
 from supermask.experiments.plan import plan_compare, plan_imp, plan_search
 from supermask.experiments.store import Store
 
@@ -50,8 +50,8 @@ def test_a_recipe_runs(path, tmp_path, monkeypatch):
     monkeypatch.setattr(execution, "EVALUATIONS", 1)
     first = graph[0]
     task = dataclasses.replace(first.task, steps=2, batch_size=4, warmup_steps=0)
-    short = dataclasses.replace(first, task=task, snapshot=None)
-    result = execution.execute(short, Store(tmp_path), execution.Environment())
+    short = dataclasses.replace(first, task=task, snapshots=())
+    result = execute(short, Store(tmp_path), execution.Environment())
     assert 0 <= result["test_accuracy"] <= 1 and result["steps"] == 2
 
 

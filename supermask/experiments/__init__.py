@@ -3,6 +3,12 @@
 from supermask.experiments.config import CompareConfig as CompareConfig
 from supermask.experiments.config import ConfigError as ConfigError
 from supermask.experiments.config import ImpConfig as ImpConfig
+from supermask.experiments.config import RuleConfig as RuleConfig
 from supermask.experiments.config import SearchConfig as SearchConfig
+from supermask.experiments.config import TaskConfig as TaskConfig
 from supermask.experiments.engine import LocalEngine as LocalEngine
 from supermask.experiments.engine import WorkerDied as WorkerDied
+from supermask.experiments.registry import EXPERIMENTS as EXPERIMENTS
+from supermask.experiments.registry import Experiment as Experiment
+from supermask.experiments.registry import register_experiment as register_experiment
+from supermask.experiments.stability import StabilityConfig as StabilityConfig

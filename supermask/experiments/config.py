@@ -2,10 +2,11 @@
 
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from supermask.experiments.methods import METHODS
 from supermask.init import INITS
 from supermask.mask import check_density, check_distribution
 from supermask.prune.magnitude import SCOPES
@@ -78,19 +79,26 @@ class TaskConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SearchConfig(TaskConfig):
+class RuleConfig(TaskConfig):
+    """How what is learned moves: scores in `search`, weights in all else."""
+
+    optimizer: str = option("sgd", "rule that moves the scores or weights", choices=tuple(BASES))
+    lr: float = option(0.1, "learning rate of the scores or weights")
+    momentum: float = option(0.9, "momentum of sgd")
+    nesterov: bool = option(False, "Nesterov momentum of sgd")
+    weight_decay: float = option(5e-4, "weight decay of the scores or weights")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchConfig(RuleConfig):
     """`supermask search`: one strong ticket."""
 
     method: str = option("edge-popup", "search algorithm", choices=tuple(SEARCHES))
+    method_args: dict[str, str] = option({}, "further arguments of the search, as key=value")  # noqa: RUF009
     density: float = option(0.3, "fraction of weights kept")
     distribution: str = option("uniform", "uniform, global, erk or N:M: how the density spreads")
     init: str = option("signed_constant", "distribution of the frozen weights", choices=INITS)
     rescale: bool = option(True, "scale the frozen weights by 1/√density")
-    optimizer: str = option("sgd", "rule that moves the scores", choices=tuple(BASES))
-    lr: float = option(0.1, "learning rate of the scores")
-    momentum: float = option(0.9, "momentum of sgd")
-    nesterov: bool = option(False, "Nesterov momentum of sgd")
-    weight_decay: float = option(5e-4, "weight decay of the scores")
     seed: int = option(0, "seed of the weights, the scores and the data order")
 
     def __post_init__(self) -> None:
@@ -98,9 +106,15 @@ class SearchConfig(TaskConfig):
         _check_density("density", self.density)
         _check_distribution(self.distribution, self.density)
 
+    @classmethod
+    def defaults(cls, given: Mapping[str, Any]) -> Mapping[str, Any]:
+        """What the chosen method recommends instead of the general defaults."""
+        method = SEARCHES.get(given.get("method", "edge-popup"))
+        return {} if method is None else method.recipe
+
 
 @dataclass(frozen=True, kw_only=True)
-class ImpConfig(TaskConfig):
+class ImpConfig(RuleConfig):
     """`supermask imp`: iterative magnitude pruning, a ticket per round."""
 
     rounds: int = option(15, "rounds of pruning after the dense training")
@@ -112,11 +126,6 @@ class ImpConfig(TaskConfig):
     rewind: str = option("weights", "rewind weights, or only the learning rate", choices=("weights", "lr"))
     reinit: bool = option(False, "train the reinit control of every round as well")
     init: str = option("kaiming_normal", "distribution of the initial weights", choices=INITS)
-    optimizer: str = option("sgd", "rule that moves the weights", choices=tuple(BASES))
-    lr: float = option(0.1, "learning rate of the weights")
-    momentum: float = option(0.9, "momentum of sgd")
-    nesterov: bool = option(False, "Nesterov momentum of sgd")
-    weight_decay: float = option(5e-4, "weight decay of the weights")
     seed: int = option(0, "seed of the weights and the data order")
 
     def __post_init__(self) -> None:
@@ -130,7 +139,7 @@ class ImpConfig(TaskConfig):
                 raise ConfigError(name, value, "take a fraction in (0, 1)")
 
 
-METHODS = (
+DEFAULT_METHODS = (
     "dense",
     "edge-popup",
     "random-mask-frozen",
@@ -144,21 +153,18 @@ METHODS = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class CompareConfig(TaskConfig):
+class CompareConfig(RuleConfig):
     """`supermask compare`: dense, strong tickets, IMP tickets and their controls, side by side."""
 
     epochs: float = option(30.0, "passes over the training split")
     batch_size: int = option(64, "images per step")
     jobs: int = option(0, "runs at a time, each in a process of its own; 0 means one per core, one on a GPU")
-    methods: tuple[str, ...] = option(METHODS, "what to compare", choices=METHODS)
+    methods: tuple[str, ...] = option(
+        DEFAULT_METHODS, "what to compare; all for everything there is", choices=("all", *METHODS)
+    )
     densities: tuple[float, ...] = option((0.5, 0.3, 0.1, 0.03), "fractions of weights kept")
     seeds: tuple[int, ...] = option((0, 1, 2), "seeds; every method runs once per seed")
     init: str = option("kaiming_normal", "distribution of weights that are trained", choices=INITS)
-    optimizer: str = option("sgd", "rule that moves the weights", choices=tuple(BASES))
-    lr: float = option(0.1, "learning rate of the weights")
-    momentum: float = option(0.9, "momentum of sgd, for weights and scores")
-    nesterov: bool = option(False, "Nesterov momentum of sgd, for weights and scores")
-    weight_decay: float = option(5e-4, "weight decay of the weights")
     search_init: str = option("signed_constant", "distribution of frozen weights", choices=INITS)
     rescale: bool = option(True, "scale the frozen weights by 1/√density")
     distribution: str = option("uniform", "uniform, global, erk or N:M: how a search's density spreads")
@@ -171,13 +177,14 @@ class CompareConfig(TaskConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.methods == ("all",):
+            object.__setattr__(self, "methods", tuple(dict.fromkeys((*DEFAULT_METHODS, *METHODS))))
+        elif "all" in self.methods:
+            raise ConfigError("methods", self.methods, "give all alone, or the methods by name")
+        check_densities(self)
         for density in self.densities:
-            _check_density("densities", density)
             _check_distribution(self.distribution, density)
-        for name in ("methods", "densities", "seeds"):
-            values = getattr(self, name)
-            if not values or len(set(values)) != len(values):
-                raise ConfigError(name, values, "give at least one value, each once")
+        check_distinct(self, "methods", "densities", "seeds")
         if not 0 < self.rate < 1:
             raise ConfigError("rate", self.rate, "take a fraction in (0, 1)")
 
@@ -187,6 +194,20 @@ class ConfigError(ValueError):
 
     def __init__(self, name: str, value: Any, remedy: str) -> None:
         super().__init__(f"--{name.replace('_', '-')} {value!r}: {remedy}")
+
+
+def check_distinct(config: TaskConfig, *names: str) -> None:
+    """Refuse lists that are empty or name a value twice."""
+    for name in names:
+        values = getattr(config, name)
+        if not values or len(set(values)) != len(values):
+            raise ConfigError(name, values, "give at least one value, each once")
+
+
+def check_densities(config: Any) -> None:
+    """Refuse densities out of range."""
+    for density in config.densities:
+        _check_density("densities", density)
 
 
 def _check_density(name: str, value: float) -> None:

@@ -17,7 +17,8 @@ from pathlib import Path
 from queue import Empty
 from typing import Any, Protocol
 
-from supermask.experiments.execute import Environment, execute
+from supermask.experiments.execute import execute
+from supermask.experiments.execution import Environment
 from supermask.experiments.spec import RunSpec
 from supermask.experiments.store import Store
 

@@ -32,10 +32,8 @@ ROW_KEYS = (
 )
 
 
-def collect(
-    command: str, plan: Plan, store: Store, out: Path, config: Mapping[str, Any], machine: Mapping[str, Any]
-) -> dict[str, Any]:
-    """The document that `results.json` holds; see design notes in docs/commands.md for each key."""
+def describe_rows(plan: Plan, store: Store, out: Path) -> dict[str, Any]:
+    """One row per run of the table, its learning curve, and the summary over seeds."""
     rows, curves = [], []
     for spec in plan.rows:
         run = store.run(spec.id)
@@ -47,14 +45,7 @@ def collect(
         curves.append(
             {"method": spec.method, "density": spec.density, "seed": spec.seed, "points": run.history()}
         )
-    return {
-        "schema": f"supermask/{command}/1",
-        "config": dict(config),
-        "machine": dict(machine),
-        "rows": rows,
-        "summary": summarize(rows),
-        "curves": curves,
-    }
+    return {"rows": rows, "summary": summarize(rows), "curves": curves}
 
 
 def summarize(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -98,7 +89,7 @@ def write_results(document: Mapping[str, Any], out: Path) -> None:
     """Write `results.json` and `results.csv` into `out`."""
     write_json(out / "results.json", document)
     text = io.StringIO()
-    keys = [*ROW_KEYS, "kept_density", "run"]
+    keys = list(dict.fromkeys(key for row in document["rows"] for key in row))
     writer = csv.DictWriter(text, keys, lineterminator="\n")
     writer.writeheader()
     writer.writerows(document["rows"])

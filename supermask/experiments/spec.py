@@ -59,10 +59,12 @@ class MaskSource:
             its mask), `same` (the mask of `run`), `shuffle` (that mask, shuffled layer by layer) or
             `random`.
         run: Identifier of the run it starts from.
-        keep: Weights to keep, per layer or in all; for `magnitude` and `random`.
+        keep: Weights to keep, per layer or in all; for masks that no search finds.
         density: Fraction to keep, for `search`.
         distribution: How it spreads over layers, for `search` and `random`.
         options: Further arguments of the search.
+        criterion: Name of the mask criterion; for `criterion`.
+        pruned: Where the pruned weights are frozen, see `prune.PRUNED`.
     """
 
     kind: str = "none"
@@ -71,6 +73,8 @@ class MaskSource:
     density: float = 1.0
     distribution: str = "uniform"
     options: dict[str, Any] = field(default_factory=dict)
+    criterion: str = "large-final"
+    pruned: str = "zero"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,6 +86,7 @@ class WeightSource:
         seed: Seed of the draw.
         run: Identifier of the run whose saved weights replace the draw, or None.
         step: Step at which that run saved them; None for its final ones.
+        signs: Keep the signs alone, times the standard deviation of each layer.
     """
 
     init: str
@@ -89,6 +94,11 @@ class WeightSource:
     rescale_by: float | dict[str, float] = 1.0
     run: str | None = None
     step: int | None = None
+    signs: bool = False
+
+
+WITHOUT_STEPS = {"frozen", "path"}
+"""Kinds of runs in which nothing is trained."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,11 +107,14 @@ class RunSpec:
 
     Attributes:
         method: Name of the row it makes.
-        kind: `train` (weights move), `search` (scores move) or `frozen` (nothing moves).
+        kind: What happens, see kinds.py: `train` (weights move), `search` (scores move), `frozen` (nothing
+            moves), …
         density: Nominal density, which names the row.
         seed: Seed of data order, augmentation, scores and random masks.
         start: Step of the schedule to start from (rewinding).
-        snapshot: Step at which to save the weights for others to rewind to.
+        snapshots: Steps at which to save the weights for others to rewind to.
+        others: Identifiers of runs that it reads beside those of its mask and its weights.
+        options: What its kind needs to know beyond that.
     """
 
     method: str
@@ -113,7 +126,9 @@ class RunSpec:
     mask: MaskSource = field(default_factory=MaskSource)
     density: float = 1.0
     start: int = 0
-    snapshot: int | None = None
+    snapshots: tuple[int, ...] = ()
+    others: tuple[str, ...] = ()
+    options: dict[str, Any] = field(default_factory=dict)
 
     @property
     def id(self) -> str:
@@ -123,15 +138,28 @@ class RunSpec:
     @property
     def needs(self) -> tuple[str, ...]:
         """Identifiers of the runs that must be finished before this one."""
-        return tuple(dict.fromkeys(run for run in (self.mask.run, self.weights.run) if run))
+        return tuple(dict.fromkeys(run for run in (self.mask.run, self.weights.run, *self.others) if run))
 
     @property
     def steps(self) -> int:
         """Optimizer steps of this run."""
-        return 0 if self.kind == "frozen" else self.task.steps - self.start
+        return 0 if self.kind in WITHOUT_STEPS else self.task.steps - self.start
 
     def as_dict(self) -> dict[str, Any]:
-        return dataclasses.asdict(self)
+        """What was specified, without fields at their defaults: a new field leaves old runs what they are."""
+        return _specified(self)
+
+
+def _specified(value: Any) -> Any:
+    if not dataclasses.is_dataclass(value):
+        return value
+    fields = {f.name: (getattr(value, f.name), f) for f in dataclasses.fields(value)}
+    return {name: _specified(own) for name, (own, field) in fields.items() if own != _default(field)}
+
+
+def _default(field: dataclasses.Field[Any]) -> Any:
+    made = field.default_factory
+    return field.default if made is dataclasses.MISSING else made()
 
 
 def canonical_hash(value: Any) -> str:

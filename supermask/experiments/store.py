@@ -29,7 +29,8 @@ class Run:
         if not path.exists():
             return None
         result = read_json(path)
-        if not isinstance(result, dict) or "test_accuracy" not in result or not self.ticket_path().exists():
+        sound = isinstance(result, dict) and "test_accuracy" in result and "ticket_bytes" in result
+        if not sound or (result["ticket_bytes"] is not None and not self.ticket_path().exists()):
             raise DamagedFileError(
                 f"{path} or its ticket is damaged; delete {self.folder} to have it made again"
             )

@@ -1,7 +1,19 @@
-"""Tickets by training and pruning: magnitude pruning, IMP with its rewinds, and the controls."""
+"""Tickets by training and pruning: criteria, IMP with its rewinds, pruning at initialization, controls."""
 
+from supermask.prune.actions import PRUNED as PRUNED
+from supermask.prune.actions import pruned_values as pruned_values
+from supermask.prune.actions import signs as signs
+from supermask.prune.at_init import grasp as grasp
+from supermask.prune.at_init import snip as snip
+from supermask.prune.at_init import synflow as synflow
 from supermask.prune.controls import reinit_seed as reinit_seed
 from supermask.prune.controls import shuffle as shuffle
+from supermask.prune.criteria import CRITERIA as CRITERIA
+from supermask.prune.criteria import best as best
+from supermask.prune.criteria import by_criterion as by_criterion
+from supermask.prune.dynamic import Rewire as Rewire
+from supermask.prune.early_bird import EarlyBird as EarlyBird
+from supermask.prune.hold import Hold as Hold
 from supermask.prune.hold import hold as hold
 from supermask.prune.imp import Round as Round
 from supermask.prune.imp import Train as Train

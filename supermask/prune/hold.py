@@ -1,19 +1,25 @@
-"""Train weights under a mask with any optimizer: pruned weights and their state stay at zero."""
+"""Train weights under a mask with any optimizer: pruned weights and their state stay where they are held."""
 
 from collections.abc import Mapping
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
+from supermask.mask import Mask
 from supermask.parameters import unwrap
 
 
-@torch.no_grad()
-def hold(optimizer: Optimizer, mask: Mapping[str, Tensor], model: nn.Module | None = None) -> "Hold":
-    """Set the pruned weights to zero now and after every `optimizer.step()`, with their optimizer state.
+def hold(
+    optimizer: Optimizer,
+    mask: Mapping[str, Tensor],
+    model: nn.Module | None = None,
+    values: Mapping[str, Tensor] | None = None,
+) -> "Hold":
+    """Keep the pruned weights at zero from now on and after every `optimizer.step()`, with their state.
 
     Their gradients become zero as they arrive, so that clipping sees the kept weights only. State that is
     elementwise (momentum, Adam's moments) is zeroed where the mask is False, so momentum cannot bring a
@@ -24,54 +30,118 @@ def hold(optimizer: Optimizer, mask: Mapping[str, Tensor], model: nn.Module | No
         mask: Parameter name → bool tensor, True where the weight is kept.
         model: The module the names belong to. It may be left out when the optimizer was made from
             `model.named_parameters()`.
+        values: Parameter name → where to hold the pruned weights instead of at zero (frozen weights).
 
     Returns:
         A handle; its `remove()` ends the hold.
 
     Raises:
-        ValueError: A name without a parameter, a parameter the optimizer does not train, or a mask of
-            another shape or dtype.
+        ValueError: A name without a parameter, a parameter the optimizer does not train, or a mask or
+            values of another shape or dtype.
     """
-    held = _resolve(optimizer, mask, model)
-
-    def zero(*_: object) -> None:
-        with torch.no_grad():
-            for parameter, pruned in held:
-                parameter.masked_fill_(pruned, 0.0)
-                for value in optimizer.state.get(parameter, {}).values():
-                    if isinstance(value, Tensor) and value.shape == parameter.shape:
-                        value.masked_fill_(pruned, 0.0)
-
-    zero()
-    gradients = [
-        parameter.register_post_accumulate_grad_hook(partial(_zero_gradient, pruned))
-        for parameter, pruned in held
-        if parameter.requires_grad
-    ]
-    return Hold([optimizer.register_step_post_hook(zero), *gradients])
+    return Hold(optimizer, mask, model, values)
 
 
 class Hold:
     """What `hold` returns."""
 
-    def __init__(self, handles: list[RemovableHandle]) -> None:
-        self._handles = handles
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        mask: Mapping[str, Tensor],
+        model: nn.Module | None = None,
+        values: Mapping[str, Tensor] | None = None,
+    ) -> None:
+        self.optimizer = optimizer
+        self._parameters = _resolve(optimizer, mask, model)
+        for name, value in (values or {}).items():
+            if name not in mask or value.shape != mask[name].shape:
+                raise ValueError(f"values holds {name}, of which there is no mask of the same shape")
+        self._values = {name: value.detach().clone() for name, value in (values or {}).items()}
+        self._pruned: dict[str, Tensor] = {}
+        self.set_mask(mask)
+        self._handles: list[RemovableHandle] = [
+            optimizer.register_step_post_hook(self._after_step),
+            *(
+                parameter.register_post_accumulate_grad_hook(partial(self._on_gradient, name))
+                for name, parameter in self._parameters.items()
+                if parameter.requires_grad
+            ),
+        ]
+
+    @property
+    def mask(self) -> Mask:
+        """Parameter name → bool mask that is held."""
+        return {name: ~pruned for name, pruned in self._pruned.items()}
+
+    def set_mask(self, mask: Mapping[str, Tensor]) -> None:
+        """Hold another mask of the same parameters from now on."""
+        self._pruned = {name: ~mask[name].to(p.device) for name, p in self._parameters.items()}
+        self.apply()
+
+    @torch.no_grad()
+    def apply(self) -> None:
+        """Put the pruned weights where they are held, and their elementwise state to zero."""
+        for name, parameter in self._parameters.items():
+            pruned, value = self._pruned[name], self._values.get(name)
+            if value is None:
+                parameter.masked_fill_(pruned, 0.0)
+            else:
+                parameter.copy_(torch.where(pruned, value.to(parameter), parameter))
+            for state in self.optimizer.state.get(parameter, {}).values():
+                if isinstance(state, Tensor) and state.shape == parameter.shape:
+                    state.masked_fill_(pruned, 0.0)
 
     def remove(self) -> None:
         """End the hold; the mask is no longer kept."""
         for handle in self._handles:
             handle.remove()
 
+    def _after_step(self, *_: object) -> None:
+        self.apply()
 
-def _zero_gradient(pruned: Tensor, parameter: Tensor) -> None:
-    if parameter.grad is not None:
-        parameter.grad.masked_fill_(pruned, 0.0)
+    def _on_gradient(self, name: str, parameter: Tensor) -> None:
+        if parameter.grad is not None:
+            parameter.grad.masked_fill_(self._pruned[name], 0.0)
 
 
-def _resolve(
-    optimizer: Optimizer, mask: Mapping[str, Tensor], model: nn.Module | None
-) -> list[tuple[Tensor, Tensor]]:
-    """Pairs of (parameter, pruned entries)."""
+class StatefulHold(Hold):
+    """A hold whose mask changes during training; `state` and mask are part of the optimizer's state.
+
+    Args:
+        state: What the changes depend on, beside the mask: a step counter, say.
+    """
+
+    KEY = "supermask"
+
+    def __init__(
+        self, optimizer: Optimizer, mask: Mapping[str, Tensor], model: nn.Module, state: Mapping[str, Any]
+    ) -> None:
+        if self.KEY in optimizer.state:
+            raise ValueError("the optimizer already holds a mask that changes; remove() that one first")
+        optimizer.state[self.KEY] = dict(state)  # type: ignore[index]  # keys need not be tensors
+        super().__init__(optimizer, mask, model)
+        self._handles.append(optimizer.register_load_state_dict_post_hook(self._after_load))
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint of the optimizer holds for this mask."""
+        return self.optimizer.state[self.KEY]  # type: ignore[index]
+
+    def set_mask(self, mask: Mapping[str, Tensor]) -> None:
+        super().set_mask(mask)
+        self.state["mask"] = self.mask
+
+    def remove(self) -> None:
+        super().remove()
+        del self.optimizer.state[self.KEY]  # type: ignore[arg-type]
+
+    def _after_load(self, *_: object) -> None:
+        self.set_mask(self.state["mask"])
+
+
+def _resolve(optimizer: Optimizer, mask: Mapping[str, Tensor], model: nn.Module | None) -> dict[str, Tensor]:
+    """Name → parameter that the optimizer trains."""
     trained = {id(p) for group in optimizer.param_groups for p in group["params"]}
     if model is not None:
         named: dict[str, Tensor] = dict(unwrap(model).named_parameters())
@@ -86,7 +156,6 @@ def _resolve(
                 "the optimizer does not know the names of its parameters; pass model=, or make it from "
                 "model.named_parameters()"
             )
-    held = []
     for name, kept in mask.items():
         if name not in named:
             raise ValueError(f"the mask names {name}, which is no parameter here")
@@ -98,5 +167,4 @@ def _resolve(
                 f"the mask of {name} is {kept.dtype} of shape {tuple(kept.shape)}; it must be bool of shape "
                 f"{tuple(parameter.shape)}"
             )
-        held.append((parameter, ~kept.to(parameter.device)))
-    return held
+    return {name: named[name] for name in mask}

@@ -33,19 +33,38 @@ def magnitude(
     Raises:
         ValueError: More weights are to be kept than survive, or a weight is not finite.
     """
-    if mask is None:
-        mask = {name: torch.ones_like(weight, dtype=torch.bool) for name, weight in weights.items()}
-    survivors = {name: weight[mask[name]] for name, weight in weights.items()}
+    survivors = surviving(weights, mask)
     for name, values in survivors.items():
         if not torch.isfinite(values).all():
             raise ValueError(f"the weights of {name} are not finite; the training before diverged")
+    return keep_largest(survivors, keep, mask or everything(weights))
+
+
+def everything(weights: Mapping[str, Tensor]) -> Mask:
+    """The mask of a dense network."""
+    return {name: torch.ones_like(weight, dtype=torch.bool) for name, weight in weights.items()}
+
+
+def surviving(values: Mapping[str, Tensor], mask: Mapping[str, Tensor] | None) -> dict[str, Tensor]:
+    """Name → the values of the weights that survive, flat; all of them without a mask."""
+    return {name: value.flatten() if mask is None else value[mask[name]] for name, value in values.items()}
+
+
+def keep_largest(
+    scores: Mapping[str, Tensor], keep: Mapping[str, int] | int, mask: Mapping[str, Tensor]
+) -> Mask:
+    """The mask of the survivors of largest |score|, given the scores of the survivors alone.
+
+    Raises:
+        ValueError: More weights are to be kept than survive.
+    """
+    for name, values in scores.items():
         if not isinstance(keep, int) and keep[name] > len(values):
             raise ValueError(f"{name} is to keep {keep[name]} weights, but only {len(values)} survive")
-    if isinstance(keep, int):
-        total = sum(map(len, survivors.values()))
-        if keep > total:
-            raise ValueError(f"{keep} weights are to be kept, but only {total} survive")
-    chosen = select(survivors, keep)
+    total = sum(map(len, scores.values()))
+    if isinstance(keep, int) and keep > total:
+        raise ValueError(f"{keep} weights are to be kept, but only {total} survive")
+    chosen = select(scores, keep)
     return {
         name: torch.zeros_like(mask[name]).masked_scatter_(mask[name], stays)
         for name, stays in chosen.items()

@@ -7,7 +7,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, FunctionLoader, StrictUndefined
 
 from supermask.io import write_bytes, write_text
 from supermask.report import text
@@ -58,12 +58,8 @@ def render_page(document: Mapping[str, Any], drawings: Mapping[str, Drawing]) ->
     """The page as text; everything from the document is escaped, only our own SVG and CSS are not."""
     lines = lines_of(document)
     command = command_of(document)
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters.update(_FILTERS)
-    template = environment.from_string(_resource("page.html.j2"))
-    return template.render(
+    return render_template(
+        "page.html.j2",
         command=command,
         title=f"{_TITLES[command]}: {subject(document)}",
         headline=headline(document),
@@ -82,9 +78,20 @@ def render_page(document: Mapping[str, Any], drawings: Mapping[str, Drawing]) ->
         command_line=document.get("command"),
         config=document.get("config") or {},
         machine=document.get("machine") or {},
-        style=_resource("style.css"),
-        theme=THEME,
     )
+
+
+def render_template(name: str, **values: Any) -> str:
+    """A page from one of our templates, with the style and the theme of all pages."""
+    environment = Environment(
+        loader=FunctionLoader(_resource),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(_FILTERS)
+    return environment.get_template(name).render(**values, style=_resource("style.css"), theme=THEME)
 
 
 def _resource(name: str) -> str:

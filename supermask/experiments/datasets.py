@@ -1,0 +1,27 @@
+"""Data sets and their validation split, loaded once per process."""
+
+from functools import lru_cache
+
+from supermask.data import Dataset, Images, load_data
+
+SPLIT_SEED = 0
+"""The validation split is the same for all seeds: seeds vary the run, not the data."""
+
+
+@lru_cache(maxsize=2)
+def dataset(name: str, root: str | None, image_size: int | None) -> Dataset:
+    """A data set by name or folder; see `load_data`."""
+    return load_data(name, root, image_size)
+
+
+_split: dict[tuple[str, float], tuple[Images, Images]] = {}
+
+
+def split(data: Dataset, val_fraction: float) -> tuple[Images, Images]:
+    """Images to train on and images to validate on; the last answer is kept, because it copies images."""
+    key = (data.fingerprint, val_fraction)
+    if key not in _split:
+        parts = data.split(val_fraction, seed=SPLIT_SEED)
+        _split.clear()
+        _split[key] = parts
+    return _split[key]

@@ -1,0 +1,180 @@
+"""One run while it is executed: its data, its network and the services that every kind of run uses."""
+
+import math
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from supermask.data import Images, Loader, iterate_eval
+from supermask.experiments.datasets import dataset, split
+from supermask.experiments.spec import RunSpec, Task
+from supermask.experiments.store import Run, Store
+from supermask.init import randomize_
+from supermask.mask import Mask
+from supermask.models import create_model
+from supermask.parameters import masked
+from supermask.prune import signs
+from supermask.search import Search
+from supermask.ticket import Ticket
+from supermask.train import Checkpoint, Progress, Schedule, evaluate, fit
+
+EVALUATIONS = 20
+"""Points of a learning curve."""
+EVAL_BATCH = 500
+
+
+@dataclass(frozen=True)
+class Environment:
+    """Where runs execute; nothing here is part of a run's identity."""
+
+    device: str = "cpu"
+    threads: int = 1
+    data_root: str | None = None
+    channels_last: bool = False
+    compile: bool = False
+    checkpoint_seconds: float = 30.0
+
+
+class Execution:
+    """A run in progress.
+
+    Attributes:
+        spec: What it is.
+        store: Where the runs it needs lie.
+        environment: Where it executes.
+        run: Its folder.
+        data: Its data set.
+        train_split: Images to train on.
+        val_split: Images held out; may be empty.
+        loader: Batches of `train_split`.
+        model: The network as its seed draws it.
+        initial_weights: Name → its masked weights as drawn.
+    """
+
+    def __init__(
+        self, spec: RunSpec, store: Store, environment: Environment, run: Run, on_step: Callable[[int], None]
+    ) -> None:
+        self.spec, self.store, self.environment, self.run = spec, store, environment, run
+        self._on_step = on_step
+        torch.set_num_threads(environment.threads)
+        torch.manual_seed(spec.seed)
+        self.data = dataset(spec.task.data, environment.data_root, spec.task.image_size)
+        self.train_split, self.val_split = split(self.data, spec.task.val_fraction)
+        self.loader = self._loader(spec.task)
+        self.model = self._model(spec.task)
+        self.initial_weights = self.masked_weights()
+
+    def _loader(self, task: Task) -> Loader:
+        return Loader(
+            self.train_split,
+            batch_size=task.batch_size,
+            seed=self.spec.seed,
+            mean=self.data.mean,
+            std=self.data.std,
+            augment=task.augment,  # type: ignore[arg-type]  # checked by the loader
+            device=self.environment.device,
+        )
+
+    def _model(self, task: Task) -> nn.Module:
+        source = self.spec.weights
+        model = create_model(
+            task.model,
+            num_classes=self.data.num_classes,
+            in_channels=self.data.in_channels,
+            image_size=self.data.image_size,
+            **task.model_args,
+        )
+        model = model.to(self.environment.device)
+        if self.environment.channels_last:
+            model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return randomize_(model, source.init, source.seed, density=source.rescale_by)
+
+    def load_weights(self) -> None:
+        """Replace the drawn weights by those of the run that `spec.weights` names, if it names one."""
+        source = self.spec.weights
+        if source.run is not None:
+            self.store.run(source.run).ticket(source.step).apply(self.model)
+        if source.signs:
+            self.put(signs(self.masked_weights()))
+
+    @torch.no_grad()
+    def put(self, values: Mapping[str, Tensor]) -> None:
+        """Copy values into parameters, by name."""
+        for name, value in values.items():
+            self.model.get_parameter(name).copy_(value)
+
+    def masked_weights(self) -> dict[str, Tensor]:
+        """Name → a copy of each masked parameter as it stands."""
+        return {info.name: info.tensor.detach().clone() for info in masked(self.model)}
+
+    def parent_ticket(self) -> Ticket:
+        """The final ticket of the run that this run's mask comes from."""
+        assert self.spec.mask.run is not None
+        return self.store.run(self.spec.mask.run).ticket()
+
+    def masked_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Name → shape of the masked parameters."""
+        return {info.name: tuple(info.tensor.shape) for info in masked(self.model)}
+
+    def fit(self, optimizer: Optimizer, mask: Mask) -> Progress:
+        """Train by `optimizer` to the end of the schedule, with checkpoints, curves and snapshots."""
+        task, spec = self.spec.task, self.spec
+
+        def step_done(step: int) -> None:
+            if step in spec.snapshots:
+                Ticket.of(self.model, mask).save(self.run.ticket_path(step))
+            self._on_step(step - spec.start)
+
+        if spec.start in spec.snapshots:
+            Ticket.of(self.model, mask).save(self.run.ticket_path(spec.start))
+        model = torch.compile(self.model) if self.environment.compile else self.model
+        return fit(
+            model,  # type: ignore[arg-type]
+            optimizer,
+            self.batch,
+            steps=task.steps,
+            start=spec.start,
+            schedule=Schedule(task.schedule, task.steps, task.warmup_steps, task.milestones),
+            amp=task.amp,
+            label_smoothing=task.label_smoothing,
+            clip=task.clip,
+            evaluation=(lambda: self._validation(optimizer)) if len(self.val_split) else None,
+            evaluate_every=max(1, task.steps // EVALUATIONS),
+            on_step=step_done,
+            on_record=self.run.write_history,
+            checkpoint=Checkpoint(self.run.checkpoint, self.environment.checkpoint_seconds),
+        )
+
+    def _validation(self, optimizer: Optimizer) -> dict[str, float]:
+        with optimizer.evaluating() if isinstance(optimizer, Search) else nullcontext():
+            measured = self.evaluate(self.val_split)
+        return {f"val_{name}": value for name, value in measured.items() if value is not None}
+
+    def evaluate(self, images: Images) -> dict[str, float | None]:
+        """Accuracy and loss; a loss that is not finite, as fp16 can give, is None."""
+        batches = iterate_eval(images, EVAL_BATCH, self.data.mean, self.data.std, self.environment.device)
+        measured = evaluate(self.model, map(self._formatted, batches), self.spec.task.amp)
+        return {name: value if math.isfinite(value) else None for name, value in measured.items()}
+
+    def batch(self, step: int) -> tuple[Tensor, Tensor]:
+        """Inputs and labels of a step, a pure function of the step number."""
+        return self._formatted(self.loader.batch(step))
+
+    def _formatted(self, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        if not self.environment.channels_last:
+            return batch
+        return batch[0].contiguous(memory_format=torch.channels_last), batch[1]
+
+    def provenance(self) -> dict[str, Any]:
+        """What the run's ticket records about its making."""
+        return {
+            "run": self.spec.id,
+            "method": self.spec.method,
+            "data": self.spec.task.data,
+            "image_size": self.spec.task.image_size,
+        }

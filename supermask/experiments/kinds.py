@@ -1,0 +1,160 @@
+"""Kinds of runs: what happens between a fresh network and its ticket.
+
+A new kind is a function from an `Execution` to an `Outcome` under `register_kind`.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch.optim import Optimizer
+
+from supermask.connectivity import error_along_line, instability
+from supermask.experiments.execution import Execution
+from supermask.experiments.mask_sources import final_weights, mask_of
+from supermask.mask import Mask
+from supermask.prune import EarlyBird, Rewire, apply_mask, hold, pruned_values
+from supermask.search import BASES, SEARCHES, Search
+from supermask.train import Progress, estimate_norm_statistics
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run leaves on its model.
+
+    Attributes:
+        mask: Name → bool mask; empty for a dense network.
+        progress: Steps and time of the training.
+        facts: Further numbers for the result, by name.
+    """
+
+    mask: Mask
+    progress: Progress
+    facts: dict[str, Any] = field(default_factory=dict)
+    whole: bool = False
+    """Whether the ticket holds all weights, because those outside the mask are not zero."""
+    ticket: bool = True
+    """Whether there is a ticket to save: not where a run only measures."""
+
+
+Kind = Callable[[Execution], Outcome]
+KINDS: dict[str, Kind] = {}
+REWIRE_EVERY, REWIRE_UNTIL = 100, 0.75
+"""RigL's steps between two changes (or an epoch, where that is shorter), and the share of the training that
+has any."""
+
+
+def register_kind(name: str) -> Callable[[Kind], Kind]:
+    """Decorator: make a kind known to `execute` under `name`."""
+
+    def register(kind: Kind) -> Kind:
+        KINDS[name] = kind
+        return kind
+
+    return register
+
+
+@register_kind("train")
+def train(execution: Execution) -> Outcome:
+    """The weights move, under the run's mask."""
+    execution.model.requires_grad_(True)
+    execution.load_weights()
+    mask, action = mask_of(execution), execution.spec.mask.pruned
+    optimizer = _optimizer(execution)
+    values = None
+    if action != "zero":
+        values = pruned_values(action, execution.initial_weights, final_weights(execution))
+    hold(optimizer, mask, execution.model, values)
+    return Outcome(mask, execution.fit(optimizer, mask), whole=values is not None)
+
+
+def _optimizer(execution: Execution) -> Optimizer:
+    rule = execution.spec.rule
+    return BASES[rule.optimizer](execution.model.parameters(), **rule.options())
+
+
+@register_kind("rewire")
+def rewire(execution: Execution) -> Outcome:
+    """The weights move, and so does their mask: SET or RigL, as `options["rule"]` says."""
+    execution.model.requires_grad_(True)
+    mask = mask_of(execution)
+    optimizer = _optimizer(execution)
+    handle = Rewire(
+        optimizer,
+        mask,
+        execution.model,
+        every=max(1, min(REWIRE_EVERY, execution.loader.steps_per_epoch)),
+        until=round(REWIRE_UNTIL * execution.spec.task.steps),
+        seed=execution.spec.seed,
+        **execution.spec.options,
+    )
+    progress = execution.fit(optimizer, mask)
+    return Outcome(handle.mask, progress)
+
+
+@register_kind("early-bird")
+def early_bird(execution: Execution) -> Outcome:
+    """The weights move, without a mask until the early-bird ticket is drawn."""
+    execution.model.requires_grad_(True)
+    optimizer = _optimizer(execution)
+    handle = EarlyBird(
+        optimizer,
+        execution.model,
+        density=execution.spec.density,
+        every=max(1, execution.loader.steps_per_epoch),
+        until=max(1, execution.spec.task.steps // 2),
+        **execution.spec.options,
+    )
+    progress = execution.fit(optimizer, {})
+    return Outcome(handle.mask, progress, {"drawn_at": handle.drawn})
+
+
+@register_kind("search")
+def search(execution: Execution) -> Outcome:
+    """The scores move; the weights stay as drawn."""
+    source, rule = execution.spec.mask, execution.spec.rule
+    optimizer: Search = SEARCHES[execution.spec.method](
+        execution.model,
+        density=source.density,
+        distribution=source.distribution,
+        base=rule.optimizer,
+        seed=execution.spec.seed,
+        **rule.options(),
+        **source.options,
+    )
+    optimizer.plan(execution.spec.task.steps, execution.loader.steps_per_epoch)
+    progress = execution.fit(optimizer, {})
+    optimizer.settle()
+    return Outcome(optimizer.mask, progress)
+
+
+@register_kind("path")
+def path(execution: Execution) -> Outcome:
+    """Nothing moves: the error between two trained networks is measured along the line that joins them."""
+    spec, model = execution.spec, execution.model
+    assert spec.weights.run is not None
+    ends = []
+    for run in (spec.weights.run, *spec.others):
+        execution.store.run(run).ticket().apply(model)
+        ends.append({name: value.clone() for name, value in model.state_dict().items()})
+    steps = min(execution.loader.steps_per_epoch, 100)
+
+    def error() -> float:
+        estimate_norm_statistics(model, execution.batch, steps)
+        accuracy = execution.evaluate(execution.data.test)["accuracy"]
+        assert accuracy is not None
+        return 1 - accuracy
+
+    errors = error_along_line(model, ends[0], ends[1], error, **spec.options)
+    facts = {"errors": errors, "instability": instability(errors)}
+    return Outcome({}, Progress(0), facts, ticket=False)
+
+
+@register_kind("frozen")
+def frozen(execution: Execution) -> Outcome:
+    """Nothing moves; norms only get to see the network."""
+    mask = mask_of(execution)
+    apply_mask(execution.model, mask)
+    steps = min(execution.loader.steps_per_epoch, 100)
+    estimate_norm_statistics(execution.model, execution.batch, steps)
+    return Outcome(mask, Progress(0))

@@ -1,0 +1,66 @@
+"""Experiments as commands: a configuration, a plan of runs, and the document made of their results.
+
+Every experiment is registered here by the module that defines it; the command line finds it by itself.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from supermask.data import Dataset
+from supermask.experiments.config import CompareConfig, ImpConfig, SearchConfig, TaskConfig
+from supermask.experiments.plan import Plan, plan_compare, plan_imp, plan_search
+from supermask.experiments.results import describe_rows
+from supermask.experiments.store import Store
+
+Planner = Callable[[Any, Dataset], Plan]
+Describer = Callable[[Plan, Store, Path], dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A command of the command line.
+
+    Attributes:
+        name: Of the command.
+        help: What it does, in a few words.
+        config: Its configuration, a dataclass of `option` fields.
+        plan: From the configuration and its data set to the graph of runs.
+        describe: From the finished plan to what its results hold beside configuration and machine; `rows`
+            among it.
+    """
+
+    name: str
+    help: str
+    config: type[TaskConfig]
+    plan: Planner
+    describe: Describer = describe_rows
+
+    def document(
+        self, plan: Plan, store: Store, out: Path, config: Mapping[str, Any], machine: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """What `results.json` holds; docs/commands.md explains each key."""
+        facts = {"config": dict(config), "machine": dict(machine)}
+        return {"schema": f"supermask/{self.name}/1", **facts, **self.describe(plan, store, out)}
+
+
+EXPERIMENTS: dict[str, Experiment] = {}
+
+
+def register_experiment(experiment: Experiment) -> Experiment:
+    """Make an experiment known to the command line."""
+    EXPERIMENTS[experiment.name] = experiment
+    return experiment
+
+
+register_experiment(
+    Experiment(
+        "compare",
+        "dense, strong tickets, IMP tickets and controls, side by side",
+        CompareConfig,
+        plan_compare,
+    )
+)
+register_experiment(Experiment("search", "find one strong ticket", SearchConfig, plan_search))
+register_experiment(Experiment("imp", "iterative magnitude pruning, a ticket per round", ImpConfig, plan_imp))

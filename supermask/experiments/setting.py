@@ -1,0 +1,218 @@
+"""What the runs of one seed have in common, and how runs are made from it."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from types import MappingProxyType
+from typing import Any
+
+from supermask.experiments.config import CompareConfig, RuleConfig
+from supermask.experiments.spec import MaskSource, Rule, RunSpec, Task, WeightSource
+from supermask.mask import allocate, keep_count
+from supermask.parameters import ParameterInfo
+from supermask.prune import density_path
+from supermask.prune.controls import reinit_seed
+from supermask.search import SEARCHES
+
+
+def rule_of(config: RuleConfig) -> Rule:
+    """The rule that a command moves by: scores in a search, weights otherwise."""
+    return Rule(
+        optimizer=config.optimizer,
+        lr=config.lr,
+        momentum=config.momentum,
+        nesterov=config.nesterov,
+        weight_decay=config.weight_decay,
+    )
+
+
+def counts(infos: list[ParameterInfo], density: float, distribution: str = "uniform") -> dict[str, int]:
+    """Name → weights to keep."""
+    return allocate({info.name: info.tensor.shape for info in infos}, density, distribution)
+
+
+def rescaling(infos: list[ParameterInfo], mask: MaskSource) -> float | dict[str, float]:
+    """The density that each layer is rescaled for: its own where the distribution fixes it."""
+    if mask.distribution in ("uniform", "global"):
+        return mask.density
+    own = counts(infos, mask.density, mask.distribution)
+    return {info.name: own[info.name] / info.tensor.numel() for info in infos}
+
+
+class Setting:
+    """One seed of an experiment: it makes runs of one task and one rule, and remembers all that it made.
+
+    Attributes:
+        task: Data, network and length.
+        infos: The masked parameters.
+        rule: How weights move.
+        weights: Where they start.
+        seed: Of everything in these runs.
+        graph: Identifier → run, parents before children.
+    """
+
+    def __init__(self, task: Task, infos: list[ParameterInfo], rule: Rule, init: str, seed: int) -> None:
+        self.task, self.infos, self.rule, self.seed = task, infos, rule, seed
+        self.weights = WeightSource(init=init, seed=seed)
+        self.graph: dict[str, RunSpec] = {}
+
+    def counts(self, density: float, distribution: str = "uniform") -> dict[str, int]:
+        """Name → weights to keep at a density."""
+        return counts(self.infos, density, distribution)
+
+    def keep(self, density: float, scope: str = "layerwise") -> dict[str, int] | int:
+        """Weights to keep at a density, per layer or (scope `global`) in all."""
+        return keep_count(self.weight_count, density) if scope == "global" else self.counts(density)
+
+    @property
+    def weight_count(self) -> int:
+        """Masked weights in all."""
+        return sum(info.tensor.numel() for info in self.infos)
+
+    def add(self, spec: RunSpec) -> RunSpec:
+        """Remember a run; its parents must have been made here before."""
+        return self.graph.setdefault(spec.id, spec)
+
+    def train(
+        self,
+        method: str,
+        *,
+        kind: str = "train",
+        weights: WeightSource | None = None,
+        rule: Rule | None = None,
+        mask: MaskSource | None = None,
+        density: float = 1.0,
+        seed: int | None = None,
+        start: int = 0,
+        snapshots: tuple[int, ...] = (),
+        others: tuple[str, ...] = (),
+        options: Mapping[str, Any] = MappingProxyType({}),
+    ) -> RunSpec:
+        """A run of the common rule from the common initialization, unless told otherwise."""
+        spec = RunSpec(
+            method=method,
+            kind=kind,
+            task=self.task,
+            rule=rule or self.rule,
+            weights=weights or self.weights,
+            seed=self.seed if seed is None else seed,
+            mask=mask or MaskSource(),
+            density=density,
+            start=start,
+            snapshots=snapshots,
+            others=others,
+            options=dict(options),
+        )
+        return self.add(spec)
+
+    def prune_iteratively(
+        self,
+        method: str,
+        dense: RunSpec,
+        densities: Sequence[float],
+        *,
+        rate: float,
+        scope: str,
+        rewind_to: int = 0,
+    ) -> dict[float, RunSpec]:
+        """Density → IMP ticket, through rounds that prune about `rate` of the survivors each.
+
+        Args:
+            dense: The trained dense network; with `rewind_to`, it saves its weights at that step.
+            scope: Rank `layerwise` or `global`.
+            rewind_to: Step that the weights of every round go back to; 0 is initialization.
+        """
+        weights = self.weights
+        if rewind_to:
+            weights = dataclasses.replace(weights, run=dense.id, step=rewind_to)
+        path, parent = {}, dense
+        for density in density_path(densities, rate):
+            mask = MaskSource(kind="magnitude", run=parent.id, keep=self.keep(density, scope))
+            parent = self.train(method, weights=weights, mask=mask, density=density, start=rewind_to)
+            path[density] = parent
+        return {density: path[density] for density in densities if density in path}
+
+    def reinit(self, ticket: RunSpec) -> RunSpec:
+        """The control of a ticket: its mask on newly drawn weights, trained."""
+        weights = dataclasses.replace(self.weights, seed=reinit_seed(self.seed))
+        mask = MaskSource(kind="same", run=ticket.id)
+        return self.train("reinit", weights=weights, mask=mask, density=ticket.density)
+
+
+class Comparison(Setting):
+    """One seed of `compare`: what several methods build on is made once.
+
+    Attributes:
+        config: What the user said.
+        rewind_to: Early step that late rewinding goes back to.
+    """
+
+    def __init__(
+        self, config: CompareConfig, task: Task, infos: list[ParameterInfo], rewind_to: int, seed: int
+    ) -> None:
+        super().__init__(task, infos, rule_of(config), config.init, seed)
+        self.config, self.rewind_to = config, rewind_to
+        self._paths: dict[str, dict[float, RunSpec]] = {}
+
+    @property
+    def densities(self) -> list[float]:
+        """The densities of pruned networks: those below 1, if there is one."""
+        return [d for d in self.config.densities if d < 1] or list(self.config.densities)
+
+    def search(self, method: str, density: float) -> RunSpec:
+        """A mask search, by the method's own recipe where it has one."""
+        config, recipe = self.config, SEARCHES[method].recipe
+        rule = Rule(
+            optimizer=recipe.get("optimizer", config.search_optimizer),
+            lr=recipe.get("lr", config.search_lr),
+            momentum=recipe.get("momentum", config.momentum),
+            nesterov=recipe.get("nesterov", config.nesterov),
+            weight_decay=recipe.get("weight_decay", config.search_weight_decay),
+        )
+        mask = MaskSource(
+            kind="search",
+            density=density,
+            distribution=recipe.get("distribution", config.distribution),
+            options=dict(recipe.get("method_args", {})),
+        )
+        rescale = recipe.get("rescale", config.rescale)
+        weights = WeightSource(
+            init=recipe.get("init", config.search_init),
+            seed=self.seed,
+            rescale_by=rescaling(self.infos, mask) if rescale else 1.0,
+        )
+        return self.add(search_run(self.task, method, rule, mask, weights, self.seed))
+
+    @cached_property
+    def dense(self) -> RunSpec:
+        """The trained dense network, with its early weights kept for rewinding."""
+        return self.train("dense", snapshots=(self.rewind_to,))
+
+    def pruned(self, method: str = "imp") -> dict[float, RunSpec]:
+        """Density → ticket of iterative magnitude pruning; `imp` or `imp-rewind`."""
+        if method not in self._paths:
+            self._paths[method] = self.prune_iteratively(
+                method,
+                self.dense,
+                self.densities,
+                rate=self.config.rate,
+                scope=self.config.scope,
+                rewind_to=self.rewind_to if method == "imp-rewind" else 0,
+            )
+        return self._paths[method]
+
+
+def search_run(
+    task: Task, method: str, rule: Rule, mask: MaskSource, weights: WeightSource, seed: int
+) -> RunSpec:
+    """One strong ticket."""
+    return RunSpec(
+        method=method,
+        kind="search",
+        task=task,
+        rule=rule,
+        weights=weights,
+        seed=seed,
+        mask=mask,
+        density=mask.density,
+    )

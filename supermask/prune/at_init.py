@@ -1,0 +1,110 @@
+"""Pruning at initialization: saliencies of the weights of a network that was never trained.
+
+SNIP: Lee et al., "SNIP: Single-shot Network Pruning based on Connection Sensitivity" (ICLR 2019), equation
+5. GraSP: Wang et al., "Picking Winning Tickets Before Training by Preserving Gradient Flow" (ICLR 2020),
+equation 8. SynFlow: Tanaka et al., "Pruning neural networks without any data by iteratively conserving
+synaptic flow" (NeurIPS 2020), algorithm 1 and equation 5. All rank over the whole network; a layer never
+falls to nothing, which they allow.
+"""
+
+import copy
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from supermask.mask import Mask, keep_count
+from supermask.parameters import masked, unwrap
+from supermask.prune.criteria import best
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+Scores = dict[str, Tensor]
+TEMPERATURE = 200.0
+"""GraSP divides the logits by this before the loss, in the authors' code."""
+SYNFLOW_ROUNDS = 100
+
+
+def snip(
+    model: nn.Module, inputs: Tensor, labels: Tensor, loss: Loss = nn.functional.cross_entropy
+) -> Scores:
+    """|w · dL/dw| of every masked weight: how much the loss depends on its connection.
+
+    Args:
+        model: The network as initialized; it is not changed.
+        inputs: A batch of inputs.
+        labels: Their labels.
+        loss: Loss of (outputs, labels).
+
+    Returns:
+        Name → scores, shaped like the weights; the largest stay.
+    """
+    weights, network = _copy(model)
+    grads = torch.autograd.grad(loss(network(inputs), labels), list(weights.values()))
+    return {name: (w * g).abs().detach() for (name, w), g in zip(weights.items(), grads, strict=True)}
+
+
+def grasp(
+    model: nn.Module, inputs: Tensor, labels: Tensor, loss: Loss = nn.functional.cross_entropy
+) -> Scores:
+    """w · (H g), with the Hessian H and the gradient g: how much the gradient's norm needs the weight.
+
+    The paper's score is -w · (H g), and it removes the largest. Arguments and result as in `snip`.
+    """
+    weights, network = _copy(model)
+    value = loss(network(inputs) / TEMPERATURE, labels)
+    grads = torch.autograd.grad(value, list(weights.values()), create_graph=True)
+    flow = torch.stack([(g.detach() * g).sum() for g in grads]).sum()
+    products = torch.autograd.grad(flow, list(weights.values()))
+    return {name: (w * p).detach() for (name, w), p in zip(weights.items(), products, strict=True)}
+
+
+def synaptic_flow(model: nn.Module, shape: tuple[int, ...]) -> Scores:
+    """|w · dR/dw| with R the sum of outputs of the network of |w| for an input of ones.
+
+    In float64 and evaluation mode: in a deep network R exceeds float32, and norms that see a batch would
+    undo the flow.
+
+    Args:
+        model: The network; it is not changed.
+        shape: Shape of one input, without the batch.
+    """
+    weights, network = _copy(model, torch.float64)
+    network.eval()
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.abs_()
+    device = next(iter(weights.values())).device
+    flow = network(torch.ones(1, *shape, dtype=torch.float64, device=device)).sum()
+    grads = torch.autograd.grad(flow, list(weights.values()))
+    return {name: (w * g).abs().detach() for (name, w), g in zip(weights.items(), grads, strict=True)}
+
+
+def synflow(model: nn.Module, shape: tuple[int, ...], keep: int, rounds: int = SYNFLOW_ROUNDS) -> Mask:
+    """SynFlow's mask: prune to density^(r / rounds) of the weights in round r, by fresh scores each time.
+
+    Args:
+        model: The network as initialized; it is not changed.
+        shape: Shape of one input, without the batch.
+        keep: Weights to keep in all.
+        rounds: Rounds of pruning; with one the method collapses layers.
+    """
+    network = copy.deepcopy(unwrap(model))
+    weights = {info.name: info.tensor for info in masked(network)}
+    total = sum(weight.numel() for weight in weights.values())
+    mask: Mask = {}
+    for round in range(1, rounds + 1):
+        survivors = max(keep, keep_count(total, (keep / total) ** (round / rounds)))
+        mask = best(synaptic_flow(network, shape), keep if round == rounds else survivors)
+        with torch.no_grad():
+            for name, kept in mask.items():
+                weights[name].masked_fill_(~kept, 0.0)
+    return mask
+
+
+def _copy(model: nn.Module, dtype: torch.dtype | None = None) -> tuple[dict[str, Tensor], nn.Module]:
+    """Masked weights by name, requiring gradients, and the copied network that they belong to."""
+    network = copy.deepcopy(unwrap(model)).to(dtype=dtype)
+    weights: dict[str, Tensor] = {info.name: info.tensor for info in masked(network)}
+    for weight in weights.values():
+        weight.requires_grad_(True)
+    return weights, network

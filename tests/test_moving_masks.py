@@ -1,0 +1,186 @@
+"""Masks that change while weights train: SET and RigL step by step in NumPy, early-bird's draw, resuming."""
+
+import copy
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from supermask.io import load_tree, save_tree
+from supermask.mask import distance, random_mask
+from supermask.parameters import masked
+from supermask.prune import EarlyBird, Rewire
+
+
+def network() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(10, 16), nn.ReLU(), nn.Linear(16, 4))
+
+
+def quarter(model: nn.Module) -> dict[str, torch.Tensor]:
+    shapes = {info.name: info.tensor.shape for info in masked(model)}
+    return random_mask(shapes, {name: math.prod(shape) // 4 for name, shape in shapes.items()}, seed=3)
+
+
+def train(model: nn.Module, optimizer: torch.optim.Optimizer, first: int, last: int) -> None:
+    for step in range(first, last):
+        generator = torch.Generator().manual_seed(step)
+        x, y = torch.randn(16, 10, generator=generator), torch.randint(4, (16,), generator=generator)
+        optimizer.zero_grad()
+        F.cross_entropy(model(x), y).backward()
+        optimizer.step()
+
+
+RULES = {
+    "sgd": lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9),
+    "adam": lambda p: torch.optim.Adam(p, lr=0.01),
+}
+
+
+@pytest.mark.parametrize("make", RULES.values(), ids=RULES)
+@pytest.mark.parametrize("rule", ["set", "rigl"])
+def test_rewiring_keeps_the_counts_and_pruned_weights_at_zero(rule, make):
+    model = network()
+    optimizer, mask = make(model.parameters()), quarter(model)
+    handle = Rewire(optimizer, mask, model, rule=rule, every=3, until=20)
+    counts = {name: int(m.sum()) for name, m in mask.items()}
+    changes, before = 0, handle.mask
+    for step in range(30):
+        train(model, optimizer, step, step + 1)
+        now = handle.mask
+        assert {name: int(m.sum()) for name, m in now.items()} == counts
+        for name, m in now.items():
+            parameter = model.get_parameter(name)
+            assert not parameter[~m].any()
+            for value in optimizer.state[parameter].values():
+                if isinstance(value, torch.Tensor) and value.shape == parameter.shape:
+                    assert not value[~m].any()
+        changed = distance(now, before) > 0
+        assert not changed or ((step + 1) % 3 == 0 and step + 1 < 20)
+        changes, before = changes + changed, now
+    assert changes >= 4
+
+
+def test_rigl_drops_the_smallest_and_grows_by_the_gradient():
+    model = network()
+    optimizer, mask = torch.optim.SGD(model.parameters(), lr=0.1), quarter(model)
+    handle = Rewire(optimizer, mask, model, rule="rigl", every=2, until=8, fraction=0.5)
+    train(model, optimizer, 0, 1)
+    generator = torch.Generator().manual_seed(1)
+    x, y = torch.randn(16, 10, generator=generator), torch.randint(4, (16,), generator=generator)
+    optimizer.zero_grad()
+    F.cross_entropy(model(x), y).backward()
+    dense = {name: model.get_parameter(name).grad.clone().numpy() for name in mask}
+    old = {name: m.numpy() for name, m in handle.mask.items()}
+    moved = {
+        name: (model.get_parameter(name).detach().numpy() - np.float32(0.1) * dense[name]) * old[name]
+        for name in mask
+    }
+    optimizer.step()
+    share = 0.5 * 0.5 * (1 + math.cos(math.pi * 2 / 8))
+    for name in mask:
+        kept = int(old[name].sum())
+        drop = round(share * kept)
+        assert drop > 0
+        sizes = np.where(old[name], np.abs(moved[name]), np.inf).ravel()
+        expected = old[name].ravel().copy()
+        expected[np.argsort(sizes, kind="stable")[:drop]] = False
+        free = np.where(expected, -1.0, np.abs(dense[name]).ravel())
+        grown = np.argsort(-free, kind="stable")[:drop]
+        expected[grown] = True
+        assert np.array_equal(handle.mask[name].numpy().ravel(), expected)
+        assert not model.get_parameter(name).detach().numpy().ravel()[grown].any()
+
+
+def test_set_grows_by_the_seed():
+    masks = []
+    for seed in (0, 0, 1):
+        model = network()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        handle = Rewire(optimizer, quarter(model), model, rule="set", every=1, until=9, seed=seed)
+        train(model, optimizer, 0, 3)
+        masks.append(handle.mask)
+    assert distance(masks[0], masks[1]) == 0 < distance(masks[0], masks[2])
+
+
+@pytest.mark.parametrize("kind", ["set", "rigl", "early-bird"])
+def test_a_resumed_training_goes_on_with_the_same_masks(kind, tmp_path):
+    def made():
+        model = network()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
+        if kind == "early-bird":
+            return model, optimizer, EarlyBird(optimizer, model, density=0.3, every=2, until=25)
+        return model, optimizer, Rewire(optimizer, quarter(model), model, rule=kind, every=3, until=25)
+
+    model, optimizer, handle = made()
+    train(model, optimizer, 0, 17)
+    save_tree(tmp_path / "state", {"model": dict(model.state_dict()), "optimizer": optimizer.state_dict()})
+    train(model, optimizer, 17, 30)
+    other, resumed, follower = made()
+    saved = load_tree(tmp_path / "state")
+    other.load_state_dict(saved["model"])
+    resumed.load_state_dict(saved["optimizer"])
+    train(other, resumed, 17, 30)
+    assert distance(handle.mask, follower.mask) == 0
+    ours, theirs = model.state_dict(), other.state_dict()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_the_early_bird_is_drawn_when_five_masks_agree():
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-6)  # nothing moves: the masks agree at once
+    handle = EarlyBird(optimizer, model, density=0.25, every=2, until=100)
+    weights = torch.cat([info.tensor.detach().flatten() for info in masked(model)])
+    cut = weights.abs().sort(descending=True).values[round(0.25 * len(weights)) - 1]
+    train(model, optimizer, 0, 9)
+    assert handle.drawn is None and all(bool(m.all()) for m in handle.mask.values())
+    train(model, optimizer, 9, 12)
+    assert handle.drawn == 10
+    for info in masked(model):
+        assert torch.equal(handle.mask[info.name], info.tensor.detach() != 0)
+        assert info.tensor.detach()[handle.mask[info.name]].abs().min() >= cut - 1e-4
+    assert sum(int(m.sum()) for m in handle.mask.values()) == round(0.25 * len(weights))
+
+
+def test_the_early_bird_is_drawn_at_the_end_of_patience():
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=3.0)
+    handle = EarlyBird(optimizer, model, density=0.1, every=1, until=7)
+    train(model, optimizer, 0, 7)
+    assert handle.drawn == 7
+
+
+def test_channels_lose_scale_and_shift_and_pay_for_the_scale():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(10, 8, bias=False), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 4))
+    twin = copy.deepcopy(model)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    handle = EarlyBird(optimizer, model, density=0.5, units="channels", every=1, until=3)
+    plain = torch.optim.SGD(twin.parameters(), lr=0.1)
+    train(model, optimizer, 0, 1)
+    train(twin, plain, 0, 1)
+    assert torch.allclose(model[1].weight, twin[1].weight - 0.1 * 1e-4, atol=1e-7)
+    assert torch.equal(model[1].bias, twin[1].bias)
+    train(model, optimizer, 1, 6)
+    kept = handle.mask["1.weight"]
+    assert int(kept.sum()) == 4 and torch.equal(kept, handle.mask["1.bias"])
+    assert not model[1].weight[~kept].any() and not model[1].bias[~kept].any()
+
+
+def test_bad_requests_are_refused_with_the_reason():
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with pytest.raises(ValueError, match="rule must be one of set, rigl"):
+        Rewire(optimizer, quarter(model), model, rule="deep-r", until=3)
+    with pytest.raises(ValueError, match="every must be at least 1"):
+        Rewire(optimizer, quarter(model), model, every=0, until=3)
+    with pytest.raises(ValueError, match="need a network with norms"):
+        EarlyBird(optimizer, model, density=0.5, units="channels", every=1, until=3)
+    with pytest.raises(ValueError, match="units must be one of"):
+        EarlyBird(optimizer, model, density=0.5, units="filters", every=1, until=3)
+    Rewire(optimizer, quarter(model), model, until=3)
+    with pytest.raises(ValueError, match="already holds a mask that changes"):
+        EarlyBird(optimizer, model, density=0.5, every=1, until=3)

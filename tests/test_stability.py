@@ -1,0 +1,99 @@
+"""Linear mode connectivity: the formula against closed forms, and the command on a small network."""
+
+import json
+
+import pytest
+import torch
+from torch import nn
+
+from supermask.cli import main
+from supermask.connectivity import error_along_line, instability, line
+from supermask.experiments import ConfigError, StabilityConfig
+from supermask.experiments.datasets import dataset
+from supermask.experiments.stability import plan_stability
+from supermask.report import headline
+
+
+def test_the_error_follows_the_line():
+    model = nn.Linear(1, 1)
+    first = {"weight": torch.tensor([[2.0]]), "bias": torch.tensor([0.0])}
+    second = {"weight": torch.tensor([[-2.0]]), "bias": torch.tensor([1.0])}
+
+    def error():  # a quadratic of both parameters: the expected values follow by hand
+        return float(4 - model.weight.square().sum() + model.bias.sum())
+
+    errors = error_along_line(model, first, second, error, points=5)
+    alphas = line(5)
+    expected = [4 - (2 * a - 2 * (1 - a)) ** 2 + (1 - a) for a in alphas]
+    assert alphas == [0.0, 0.25, 0.5, 0.75, 1.0] and errors == pytest.approx(expected)
+    assert instability(errors) == pytest.approx(max(expected) - (expected[0] + expected[-1]) / 2)
+    assert torch.equal(model.weight, first["weight"])
+
+
+def test_integer_buffers_are_not_interpolated():
+    model = nn.BatchNorm1d(2)
+    first, second = ({name: value.clone() for name, value in model.state_dict().items()} for _ in range(2))
+    first["num_batches_tracked"].fill_(7)
+    error_along_line(model, first, second, lambda: 0.0, points=2)
+    assert int(model.num_batches_tracked) == 7
+
+
+def test_states_of_different_networks_are_refused():
+    model = nn.Linear(2, 1)
+    with pytest.raises(ValueError, match="different networks"):
+        error_along_line(model, model.state_dict(), nn.Linear(3, 1).state_dict(), lambda: 0.0)
+    with pytest.raises(ValueError, match="at least two points"):
+        line(1)
+
+
+def test_copies_share_what_they_share():
+    config = StabilityConfig(out="x", seeds=(0, 1), starts=(0.0, 0.5), densities=(0.5,), orders=3, epochs=1)
+    plan = plan_stability(config, dataset("digits", None, None))
+    steps = plan.rows[0].task.steps
+    assert len(plan.rows) == 2 * 2 * 2 * 3  # seeds, starts, networks, pairs
+    runs = {spec.id: spec for spec in plan.graph}
+    for row in plan.rows:
+        first, second = runs[row.weights.run], runs[row.others[0]]
+        assert first.seed != second.seed and first.weights.seed == second.weights.seed == row.seed
+        assert (
+            first.mask.kind == "none" or runs[second.mask.run].mask == first.mask or first.mask == second.mask
+        )
+        for end in (first, second):
+            # A copy begins at the step where it parts; the first one may have come there in one piece.
+            assert end.start == row.start or (end.method == "dense" and row.start in end.snapshots)
+    assert {row.start for row in plan.rows} == {0, round(0.5 * steps)}
+
+
+def test_the_command_measures_reports_and_resumes(tmp_path):
+    flags = ["--epochs", "2", "--starts", "0", "0.5", "--seeds", "0", "--orders", "2", "--points", "5"]
+    call = ["stability", *flags, "--densities", "0.3", "--jobs", "1", "--out", str(tmp_path)]
+    assert main(call) == 0
+    first = (tmp_path / "results.json").read_bytes()
+    document = json.loads(first)
+    assert document["schema"] == "supermask/stability/1"
+    assert {(row["density"], row["step"] > 0) for row in document["rows"]} == {
+        (1.0, False), (1.0, True), (0.3, False), (0.3, True),
+    }  # fmt: skip
+    for row, entry in zip(document["rows"], document["lines"], strict=True):
+        assert row["instability"] == pytest.approx(instability(entry["errors"]))
+        assert row["accuracy"] == pytest.approx(1 - (entry["errors"][0] + entry["errors"][-1]) / 2)
+    assert headline(document) in (tmp_path / "report.html").read_text().replace("\N{NO-BREAK SPACE}", " ")
+    assert (tmp_path / "instability.png").exists() and (tmp_path / "error-along-line.png").exists()
+    assert main(call) == 0
+    assert (tmp_path / "results.json").read_bytes() == first
+
+
+@pytest.mark.parametrize(
+    ("wrong", "named"),
+    [
+        ({"starts": (1.0,)}, "starts"),
+        ({"orders": 1}, "orders"),
+        ({"points": 1}, "points"),
+        ({"seeds": (0, 0)}, "seeds"),
+        ({"densities": (0.0,)}, "densities"),
+        ({"rate": 1.0}, "rate"),
+    ],
+)
+def test_wrong_values_are_refused(wrong, named):
+    with pytest.raises(ConfigError, match=f"--{named}"):
+        StabilityConfig(out="x", **wrong)
