@@ -5,7 +5,7 @@ their size a step, as in a search. Both give masks; the others give the cut or t
 rows: one layer of three sizes; all layers of a ResNet-18 in one call, each with a cut of its own; the same
 ranked together; and 2:4, against `topk` over groups of four, as pruning scripts do it.
 
-python benchmarks/selection.py [--threads 2] [--out DIR]
+python benchmarks/selection.py [--threads 2 | --device cuda] [--out DIR]
 """
 
 import itertools
@@ -24,17 +24,17 @@ DENSITY = 0.3
 Shapes = list[tuple[int, ...]]
 
 
-def drifting(shapes: Shapes) -> list[list[Tensor]]:
+def drifting(shapes: Shapes, device: str) -> list[list[Tensor]]:
     """Four states of normal scores that drift."""
     generator = torch.Generator().manual_seed(0)
     first = [torch.randn(shape, generator=generator) for shape in shapes]
     drift = [torch.randn(shape, generator=generator).mul_(1e-3) for shape in shapes]
-    return [[a + step * b for a, b in zip(first, drift, strict=True)] for step in range(4)]
+    return [[(a + step * b).to(device) for a, b in zip(first, drift, strict=True)] for step in range(4)]
 
 
-def layerwise(shapes: Shapes) -> dict[str, Callable[[], Any]]:
+def layerwise(shapes: Shapes, device: str) -> dict[str, Callable[[], Any]]:
     """Every layer by itself."""
-    scores = drifting(shapes)
+    scores = drifting(shapes, device)
     states, cuts = itertools.cycle(scores), ops.new_cuts(scores[0])
     keep = [round(DENSITY * score.numel()) for score in scores[0]]
     magnitudes = [score.abs().flatten() for score in scores[0]]
@@ -47,9 +47,9 @@ def layerwise(shapes: Shapes) -> dict[str, Callable[[], Any]]:
     }
 
 
-def together(shapes: Shapes) -> dict[str, Callable[[], Any]]:
+def together(shapes: Shapes, device: str) -> dict[str, Callable[[], Any]]:
     """One ranking over all layers."""
-    scores = drifting(shapes)
+    scores = drifting(shapes, device)
     states, cuts = itertools.cycle(scores), ops.new_cuts(scores[0], together=True)
     keep = round(DENSITY * sum(score.numel() for score in scores[0]))
     return {
@@ -64,9 +64,9 @@ def _joined(scores: list[Tensor]) -> Tensor:
     return torch.cat([score.flatten() for score in scores]).abs_()
 
 
-def two_of_four(shapes: Shapes) -> dict[str, Callable[[], Any]]:
+def two_of_four(shapes: Shapes, device: str) -> dict[str, Callable[[], Any]]:
     """2:4 along the inputs."""
-    scores = drifting(shapes)
+    scores = drifting(shapes, device)
     states = itertools.cycle(scores)
     groups = [score.abs().movedim(1, -1).reshape(-1, 4) for score in scores[0]]
     return {
@@ -76,9 +76,11 @@ def two_of_four(shapes: Shapes) -> dict[str, Callable[[], Any]]:
     }
 
 
-def compare(what: str, candidates: dict[str, Callable[[], Any]], seconds: float) -> dict[str, Any]:
+def compare(
+    what: str, candidates: dict[str, Callable[[], Any]], seconds: float, device: str
+) -> dict[str, Any]:
     """One row."""
-    results = interleave(candidates, seconds)
+    results = interleave(candidates, seconds, device=device)
     ours = [name for name in candidates if name in ("cold", "warm", "2:4")]
     ratios = {
         f"{rival}/{name}": ratio(results, rival, name)
@@ -94,7 +96,7 @@ def main() -> None:
     options = arguments("exact selection against kthvalue, topk and sort")
     resnet = [tuple(info.tensor.shape) for info in masked(create_model("resnet-18-cifar"))]
     count = sum(torch.Size(shape).numel() for shape in resnet)
-    cases: dict[str, tuple[Callable[[Shapes], dict[str, Callable[[], Any]]], Shapes]] = {
+    cases: dict[str, tuple[Callable[[Shapes, str], dict[str, Callable[[], Any]]], Shapes]] = {
         f"one layer, {size:,} scores": (layerwise, [(size,)]) for size in (235_200, 2_359_296, 1 << 24)
     }
     cases |= {
@@ -103,7 +105,10 @@ def main() -> None:
         "2:4, one linear layer, 16,777,216 scores": (two_of_four, [(4096, 4096)]),
         f"2:4, ResNet-18 but its stem, {len(resnet) - 1} layers": (two_of_four, resnet[1:]),
     }
-    rows = [compare(what, make(shapes), options.seconds) for what, (make, shapes) in cases.items()]
+    rows = [
+        compare(what, make(shapes, options.device), options.seconds, options.device)
+        for what, (make, shapes) in cases.items()
+    ]
     report("selection", options, rows, lambda row: row["what"])
 
 

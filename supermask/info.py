@@ -6,9 +6,11 @@ from supermask import ops
 
 
 def describe() -> str:
-    """Versions and one line per operator."""
+    """Versions and, for each device, one line per operator."""
     lines = [f"torch {torch.__version__}, {torch.get_num_threads()} threads"]
-    lines += [f"{name:<18}{backend}" for name, backend in ops.backends().items()]
+    for device in ("cpu", "cuda"):
+        lines += ["", device]
+        lines += [f"  {name:<18}{backend}" for name, backend in ops.backends(device).items()]
     return "\n".join(lines)
 
 

@@ -195,10 +195,21 @@ def check_finite(scores: Mapping[str, Tensor]) -> None:
     """Raise NonFiniteScoreError for the first layer with a NaN or infinite score."""
     for name, score in scores.items():
         if not torch.isfinite(score).all():
-            raise NonFiniteScoreError(
-                f"the scores of {name} are not finite; the search diverged or its loss did. "
-                "Lower lr, clip the gradients, or check the data"
-            ) from None
+            raise _not_finite(name) from None
+
+
+def check_cuts(scores: Mapping[str, Tensor], cuts: Tensor) -> None:
+    """Raise NonFiniteScoreError if `ops.not_finite` reports a score of a selection with `cuts`."""
+    if ops.not_finite(cuts):
+        check_finite(scores)
+        raise NonFiniteScoreError("the scores have not been finite; go on from an earlier state")
+
+
+def _not_finite(name: str) -> NonFiniteScoreError:
+    return NonFiniteScoreError(
+        f"the scores of {name} are not finite; the search diverged or its loss did. "
+        "Lower lr, clip the gradients, or check the data"
+    )
 
 
 def is_empty(mask: Tensor) -> bool:

@@ -2,8 +2,9 @@
 
 Everything the library computes on whole tensors of weights, scores or mask bits goes through
 `torch.ops.supermask.*`. The references of `supermask.references` are registered for every backend; the
-compiled library, `_native.so`, overrides them for the CPU through the dispatcher, so that no caller ever
-asks which device it runs on. `supermask.ops` has the functions that the rest of the library calls.
+compiled libraries, `_native.so` and `_native_cuda.so`, override them for the CPU and for CUDA through the
+dispatcher, so that no caller ever asks which device it runs on. `supermask.ops` has the functions that the
+rest of the library calls.
 """
 
 import ctypes
@@ -36,6 +37,8 @@ _SCHEMAS = (
     "linear_from_bits(Tensor x, Tensor planes, SymInt outputs, float scale, Tensor? bias) -> Tensor",
     "linear_from_lists(Tensor x, Tensor starts, Tensor entries, SymInt outputs, float scale, Tensor? bias) "
     "-> Tensor",
+    "linear_from_codes(Tensor x, Tensor codes, SymInt outputs, float scale, Tensor? bias) -> Tensor",
+    "decode_codes(Tensor codes, SymInt outputs, SymInt inputs, float scale, ScalarType dtype) -> Tensor",
     "pack_mask(Tensor mask) -> Tensor",
     "unpack_mask(Tensor packed, SymInt numel) -> Tensor",
 )
@@ -48,8 +51,8 @@ for _schema in _SCHEMAS:
 # --- backends ----------------------------------------------------------------------------------------
 
 
-def _load_native() -> Path | None:
-    """Load the compiled library from wherever the package was installed; None where there is none.
+def _load_native(file_name: str) -> Path | None:
+    """Load a compiled library from wherever the package was installed; None where there is none.
 
     Raises:
         OSError: The library is there but does not load. That is a broken installation, and falling back
@@ -58,18 +61,21 @@ def _load_native() -> Path | None:
     if os.environ.get("SUPERMASK_REFERENCE"):
         return None
     for directory in sys.modules["supermask"].__path__:
-        path = Path(directory, "_native.so")
+        path = Path(directory, file_name)
         if path.exists():
             torch.ops.load_library(path)
             return path
+    return None
+
+
+_native = _load_native("_native.so")
+# A torch without CUDA lacks what the CUDA library calls; with it, the library loads without a GPU as well.
+_native_cuda = _load_native("_native_cuda.so") if torch.version.cuda else None
+if _native is None and not os.environ.get("SUPERMASK_REFERENCE"):
     logging.getLogger(__name__).warning(
         "supermask has no compiled kernels here (it was installed without a C++ compiler); slower references "
         "written in torch serve. Remedy: install a compiler, then supermask again"
     )
-    return None
-
-
-_native = _load_native()
 for _name, _kernel in references.KERNELS.items():
     _library.impl(_name, _kernel, "CompositeExplicitAutograd")
 if _native is None:
@@ -85,8 +91,9 @@ def reference(name: str) -> Callable[..., Any]:
 @functools.cache
 def is_native(name: str, device: torch.device) -> bool:
     """Whether a compiled kernel serves operator `name` on `device`."""
+    library = {"cpu": _native, "cuda": _native_cuda}.get(device.type)
     key = device.type.upper()
-    return _native is not None and torch._C._dispatch_has_kernel_for_dispatch_key(f"supermask::{name}", key)
+    return library is not None and torch._C._dispatch_has_kernel_for_dispatch_key(f"supermask::{name}", key)
 
 
 @functools.cache
@@ -99,18 +106,34 @@ def instruction_set() -> str | None:
     return library.supermask_instruction_set().decode()
 
 
-def backends() -> dict[str, str]:
-    """Operator name → which implementation serves CPU tensors, and why."""
-    if _native is None:
-        asked = bool(os.environ.get("SUPERMASK_REFERENCE"))
-        why = "SUPERMASK_REFERENCE is set" if asked else "no compiled library was installed"
-        return dict.fromkeys(references.KERNELS, f"reference ({why})")
+def backends(device: str = "cpu") -> dict[str, str]:
+    """Operator name → which implementation serves tensors on `device` (`cpu` or `cuda`), and why."""
+    native, missing = _cpu_backend() if device == "cpu" else _cuda_backend()
     return {
-        name: f"native ({instruction_set()})"
-        if is_native(name, torch.device("cpu"))
-        else "reference (has no compiled kernel)"
+        name: f"native ({native})"
+        if is_native(name, torch.device(device))
+        else f"reference ({missing or 'has no compiled kernel'})"
         for name in references.KERNELS
     }
+
+
+def _cpu_backend() -> tuple[str | None, str | None]:
+    """What the compiled kernels use, and why there are none."""
+    if os.environ.get("SUPERMASK_REFERENCE"):
+        return None, "SUPERMASK_REFERENCE is set"
+    return instruction_set(), None if _native else "no compiled library was installed"
+
+
+def _cuda_backend() -> tuple[str | None, str | None]:
+    if not torch.version.cuda:
+        return None, "this torch has no CUDA"
+    if os.environ.get("SUPERMASK_REFERENCE"):
+        return None, "SUPERMASK_REFERENCE is set"
+    if _native_cuda is None:
+        return None, "no compiled CUDA library was installed: there was no nvcc"
+    if not torch.cuda.is_available():
+        return "no GPU to run it on", None
+    return "compute capability {}.{}".format(*torch.cuda.get_device_capability()), None
 
 
 # --- shapes without data -----------------------------------------------------------------------------
@@ -183,6 +206,16 @@ def _(x: Tensor, starts: Tensor, entries: Tensor, outputs: int, scale: float, bi
     return x.new_empty(x.shape[0], outputs)
 
 
+@torch.library.register_fake("supermask::linear_from_codes", lib=_library)
+def _(x: Tensor, codes: Tensor, outputs: int, scale: float, bias: Tensor | None) -> Tensor:
+    return x.new_empty(x.shape[0], outputs)
+
+
+@torch.library.register_fake("supermask::decode_codes", lib=_library)
+def _(codes: Tensor, outputs: int, inputs: int, scale: float, dtype: torch.dtype) -> Tensor:
+    return codes.new_empty(outputs, inputs, dtype=dtype)
+
+
 @torch.library.register_fake("supermask::pack_mask", lib=_library)
 def _(mask: Tensor) -> Tensor:
     return torch.empty((mask.numel() + 7) // 8, dtype=torch.uint8, device=mask.device)
@@ -219,6 +252,18 @@ def _lists_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     return _input_gradient(ctx, grad, signs), None, None, None, None, _bias_gradient(ctx, grad)
 
 
+def _save_codes(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    x, codes, ctx.outputs, ctx.scale, bias = inputs
+    ctx.features, ctx.biased = x.shape[1], bias is not None
+    ctx.save_for_backward(codes)
+
+
+def _codes_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    (codes,) = ctx.saved_tensors
+    weight = torch.ops.supermask.decode_codes(codes, ctx.outputs, ctx.features, ctx.scale, grad.dtype)
+    return grad @ weight, None, None, None, _bias_gradient(ctx, grad)
+
+
 def _input_gradient(ctx: Any, grad: Tensor, signs: Tensor) -> Tensor:
     return grad @ signs.to(grad.dtype) * ctx.scale
 
@@ -232,4 +277,7 @@ torch.library.register_autograd(
 )
 torch.library.register_autograd(
     "supermask::linear_from_lists", _lists_backward, setup_context=_save_lists, lib=_library
+)
+torch.library.register_autograd(
+    "supermask::linear_from_codes", _codes_backward, setup_context=_save_codes, lib=_library
 )

@@ -14,6 +14,8 @@ from supermask.operators import instruction_set as instruction_set
 from supermask.operators import is_native as is_native
 from supermask.operators import reference as reference
 
+_NOT_FINITE = -(1 << 63)  # kNotFinite of hint.h
+
 SCHEMES = ("sign", "uniform", "normal")
 """Unit distributions: +1 or -1 with equal odds; uniform on (-1, 1); standard normal."""
 
@@ -59,7 +61,9 @@ def select(
 ) -> list[Tensor]:
     """Masks (bool) that keep exactly `keep[i]` entries of `scores[i]`: the first in rank.
 
-    Ties go to the lower row-major index. Raises ValueError when a score is not finite.
+    Ties go to the lower row-major index. Raises ValueError when a score is not finite; compiled CUDA kernels
+    that are given `cuts` leave that to `not_finite`, because to raise it they would have to wait for the
+    device. Their masks are exact all the same, infinities and NaNs being the largest.
 
     Args:
         scores: Tensors of floats, of any shapes.
@@ -139,9 +143,17 @@ def new_cuts(scores: Sequence[Tensor], together: bool = False) -> Tensor:
     """An empty memory of cuts for `select` and `edge_popup_sgd`, on the scores' device.
 
     One row per tensor, or one for all that are ranked `together`. Its content is the backends' own
-    business, and any content gives the same masks.
+    business but for what `not_finite` reads, and any content gives the same masks.
     """
     return torch.zeros(1 if together else len(scores), 2, dtype=torch.int64, device=scores[0].device)
+
+
+def not_finite(cuts: Tensor) -> list[int]:
+    """Which rows of `cuts` have met a score that is not finite, in this selection or an earlier one.
+
+    Only kernels that do not wait for their device report it so; the others raise. Reading it waits.
+    """
+    return torch.nonzero(cuts[:, 0] == _NOT_FINITE).flatten().tolist()
 
 
 def straight_through(
@@ -186,7 +198,8 @@ def edge_popup_sgd(
         The masks.
 
     Raises:
-        ValueError: A score is no longer finite. `scores` have moved then, and `out` holds anything.
+        ValueError: A score is no longer finite. `scores` have moved then, and `out` holds anything. Compiled
+            CUDA kernels write exact masks instead, and leave the error to `not_finite`.
     """
     if len(keep) == 1:
         _check_count(sum(score.numel() for score in scores), keep[0])

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from supermask.layouts import signs_of_bits, signs_of_lists
+from supermask.layouts import signs_of_bits, signs_of_codes, signs_of_lists
 
 _LOW = 0xFFFFFFFF
 _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
@@ -318,6 +318,16 @@ def _linear_from_lists(
     return _scaled_linear(x, signs_of_lists(starts, entries, outputs, x.shape[1]), scale, bias)
 
 
+def _linear_from_codes(x: Tensor, codes: Tensor, outputs: int, scale: float, bias: Tensor | None) -> Tensor:
+    wide = x.to(torch.promote_types(x.dtype, torch.float32))
+    signs = signs_of_codes(codes, outputs, x.shape[1])
+    return _scaled_linear(wide, signs, scale, bias).to(x.dtype)
+
+
+def _decode_codes(codes: Tensor, outputs: int, inputs: int, scale: float, dtype: torch.dtype) -> Tensor:
+    return signs_of_codes(codes, outputs, inputs).to(dtype) * scale
+
+
 # --- all of them -------------------------------------------------------------------------------------
 
 _select, _select_global = _make_select(_topk_threshold)
@@ -361,6 +371,8 @@ KERNELS: dict[str, Callable[..., Any]] = {
     "edge_popup_sgd": _edge_popup_sgd,
     "linear_from_bits": _linear_from_bits,
     "linear_from_lists": _linear_from_lists,
+    "linear_from_codes": _linear_from_codes,
+    "decode_codes": _decode_codes,
     "pack_mask": _pack_mask,
     "unpack_mask": _unpack_mask,
 }

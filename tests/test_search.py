@@ -383,3 +383,15 @@ def test_a_search_close_to_collapse_warns_once_by_name(small_net):
         search = sm.EdgePopup(sm.randomize_(small_net), density=0.0005, lr=0.1)
         search.step()
     assert len(caught) == 1
+
+
+def test_what_a_device_reports_later_is_raised_where_the_mask_is_read(small_net):
+    search = sm.EdgePopup(sm.randomize_(small_net, seed=0), density=0.5, lr=0.1)
+    good = copy.deepcopy(search.state_dict())
+    search.scores["hidden.weight"][0, 0] = torch.nan
+    search._cuts[1, 0] = -(2**63)  # as the CUDA kernels leave it
+    for read in (lambda: search.mask, search.ticket, search.state_dict):
+        with pytest.raises(NonFiniteScoreError, match=r"hidden\.weight"):
+            read()
+    search.load_state_dict(good)
+    assert search.ticket().kept == search.keep

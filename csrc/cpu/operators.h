@@ -35,4 +35,6 @@ Tensor linear_from_bits(Tensor x, Tensor planes, int64_t outputs, double scale, 
 Tensor linear_from_lists(Tensor x, Tensor starts, Tensor entries, int64_t outputs, double scale,
                          std::optional<Tensor> bias);
 
+Tensor decode_codes(Tensor codes, int64_t outputs, int64_t inputs, double scale, ScalarType dtype);
+
 }  // namespace supermask::op

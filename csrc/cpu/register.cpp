@@ -16,6 +16,7 @@ STABLE_TORCH_LIBRARY_IMPL(supermask, CPU, m) {
   m.impl("edge_popup_sgd", TORCH_BOX(&op::edge_popup_sgd));
   m.impl("linear_from_bits", TORCH_BOX(&op::linear_from_bits));
   m.impl("linear_from_lists", TORCH_BOX(&op::linear_from_lists));
+  m.impl("decode_codes", TORCH_BOX(&op::decode_codes));
   m.impl("pack_mask", TORCH_BOX(&op::pack_mask));
   m.impl("unpack_mask", TORCH_BOX(&op::unpack_mask));
 }

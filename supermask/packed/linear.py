@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from supermask import layouts, ops
 from supermask.init import Draw
+from supermask.packed.cuda import CodedLinear, ordinary_tensors
 
 # Which kernel serves a batch, from benchmarks/masked_linear.py. Bits cost the same at any density but need a
 # table look-up in registers; lists cost in proportion to the density; neither beats a matrix product when
@@ -45,6 +46,7 @@ class PackedLinear(nn.Module):
         self.register_buffer("entries", entries)
         self.register_buffer("bias", None if bias is None else bias.detach().clone())
         self._dense: Tensor | None = None
+        self._coded: CodedLinear | None = None
 
     @classmethod
     def of(cls, layer: nn.Linear, draw: Draw) -> "PackedLinear | None":
@@ -55,6 +57,8 @@ class PackedLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x · Wᵀ + b for x of any leading dimensions and float type; sums are in float32."""
+        if x.is_cuda:
+            return self.coded()(x, self.bias)
         if not ops.is_native("linear_from_bits", x.device) or self.kernel(x.numel()) == "dense":
             bias = None if self.bias is None else self.bias.to(x.dtype)
             return nn.functional.linear(x, self.weight(x), bias)
@@ -74,6 +78,14 @@ class PackedLinear(nn.Module):
         if numel <= FEW_INPUTS.get(ops.instruction_set() or "", 0) * self.in_features:
             return "bits"
         return "dense" if self.starts is None else "lists"
+
+    def coded(self) -> CodedLinear:
+        """The weights as codes for a GPU, on the device of this layer; made on first use there."""
+        if self._coded is None or self._coded.codes.device != self.planes.device:
+            with ordinary_tensors():
+                signs = layouts.signs_of_bits(self.planes, self.out_features, self.in_features)
+                self._coded = CodedLinear(signs, self.scale)
+        return self._coded
 
     def weight(self, like: Tensor) -> Tensor:
         """The weights as a matrix, of the type and on the device of `like`; kept once asked for."""

@@ -176,7 +176,8 @@ class Search(Optimizer):
 
         Raises:
             NonFiniteScoreError: A score is no longer finite. The model keeps its last good weights; the
-                search itself is lost, and goes on from its last `state_dict`.
+                search itself is lost, and goes on from its last `state_dict`. On CUDA, where a step does not
+                wait for the device, the next of `mask`, `ticket` and `state_dict` raises it instead.
         """
         loss = None
         if closure is not None:
@@ -219,6 +220,7 @@ class Search(Optimizer):
     @property
     def mask(self) -> masks.Mask:
         """Parameter name → bool mask, True where the weight is kept."""
+        masks.check_cuts(self.scores, self._cuts)
         return {name: self.state[p]["mask"] for name, p in self._names.items()}
 
     def ticket(self, provenance: Mapping[str, Any] | None = None) -> Ticket:
@@ -244,6 +246,7 @@ class Search(Optimizer):
 
     def state_dict(self) -> dict[str, Any]:
         """Scores, frozen weights, masks, options, steps done and the base rule's state."""
+        masks.check_cuts(self.scores, self._cuts)
         own = {"base": self.base.state_dict(), "search": self._identity(), "steps": self._steps}
         return {**super().state_dict(), **own}
 
@@ -282,6 +285,7 @@ class Search(Optimizer):
         for group, saved in zip(self.param_groups, state_dict["param_groups"], strict=True):
             group.update({key: value for key, value in saved.items() if key != "params"})
         self.base.load_state_dict(state_dict["base"])
+        self._cuts.zero_()
         self._steps = state_dict["steps"]
         self._write(self.mask)
 

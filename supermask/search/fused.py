@@ -18,7 +18,8 @@ def sgd_step(search: Search) -> bool:
     """Run the fused step if this search, its base rule and its gradients allow it; whether it ran.
 
     Raises:
-        NonFiniteScoreError: A score is no longer finite; the model keeps its last good weights.
+        NonFiniteScoreError: A score is no longer finite; the model keeps its last good weights. (On CUDA
+            `Search.mask` raises it.)
     """
     together = isinstance(search.keep, int)
     if not _plain_sgd(search.base) or search._group or search.ranking != "magnitude":

@@ -22,7 +22,7 @@ SUPERMASK_HD void philox_round(PhiloxBlock& c, uint32_t k0, uint32_t k1) {
 SUPERMASK_HD PhiloxBlock philox(uint64_t key, uint64_t index) {
   PhiloxBlock c = {{static_cast<uint32_t>(index), static_cast<uint32_t>(index >> 32), 0u, 0u}};
   uint32_t k0 = static_cast<uint32_t>(key), k1 = static_cast<uint32_t>(key >> 32);
-#pragma GCC unroll 10
+  SUPERMASK_UNROLL
   for (int round = 0; round < 10; ++round) {
     philox_round(c, k0, k1);
     k0 += 0x9E3779B9u;

@@ -8,7 +8,9 @@ namespace supermask {
 
 // a·b + c as torch's own kernels compute it: fused where the instruction set has it.
 SUPERMASK_HD float multiply_add(float a, float b, float c) {
-#if defined(__CUDA_ARCH__) || defined(__FMA__) || defined(__ARM_FEATURE_FMA)
+#if defined(__CUDA_ARCH__)
+  return __fmaf_rn(a, b, c);
+#elif defined(__FMA__) || defined(__ARM_FEATURE_FMA)
   return __builtin_fmaf(a, b, c);
 #else
   return a * b + c;
