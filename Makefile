@@ -30,14 +30,14 @@ check: setup
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-test: check
+test: check sanitize
 	$(BIN)/pytest -n 2
 
 # The inner loops of the kernels, without torch, under address and undefined-behaviour sanitizers.
 sanitize: setup
 	PATH="$(CURDIR)/$(BIN):$$PATH" cmake -S . -B build/sanitize -G Ninja -DBUILD_TESTING=ON -DCMAKE_BUILD_TYPE=Release
 	PATH="$(CURDIR)/$(BIN):$$PATH" cmake --build build/sanitize
-	PATH="$(CURDIR)/$(BIN):$$PATH" ctest --test-dir build/sanitize --output-on-failure
+	PATH="$(CURDIR)/$(BIN):$$PATH" ctest --test-dir build/sanitize --output-on-failure --parallel 2
 
 slow: setup
 	$(BIN)/pytest -m slow

@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from _measure_cuda import Graph, graph_or_plain
+from _plot import plot_timings
 
 from supermask import ops
 
@@ -18,26 +20,51 @@ RESULTS = Path(__file__).parent / "results"
 
 
 def interleave(
-    candidates: Mapping[str, Callable[[], Any]], seconds: float = 10.0, rounds: int = 200
+    candidates: Mapping[str, Callable[[], Any]], seconds: float = 10.0, rounds: int = 200, device: str = "cpu"
 ) -> dict[str, dict[str, float]]:
     """Time the candidates in turns, so that a change of the machine's speed meets all of them alike.
+
+    On a GPU a candidate is timed as a CUDA graph that repeats it, and as its plain call where a graph cannot
+    hold it; `graphed` says which.
 
     Returns:
         For each candidate the median, the quartiles and the number of its timings, in milliseconds.
     """
+    if device == "cuda":
+        return _interleave_graphs(candidates, seconds, rounds)
     for call in candidates.values():
         call()
         call()
     times: dict[str, list[float]] = {name: [] for name in candidates}
     deadline = time.perf_counter() + seconds
-    while len(next(iter(times.values()))) < rounds and (
-        time.perf_counter() < deadline or len(next(iter(times.values()))) < 5
-    ):
+    while _go_on(times, deadline, rounds):
         for name, call in candidates.items():
             start = time.perf_counter()
             call()
             times[name].append(1e3 * (time.perf_counter() - start))
     return {name: _summary(values) for name, values in times.items()}
+
+
+def _go_on(times: Mapping[str, list[float]], deadline: float, rounds: int) -> bool:
+    done = len(next(iter(times.values())))
+    return done < rounds and (time.perf_counter() < deadline or done < 5)
+
+
+def _interleave_graphs(
+    candidates: Mapping[str, Callable[[], Any]], seconds: float, rounds: int
+) -> dict[str, dict[str, float]]:
+    graphs = {name: graph_or_plain(call) for name, call in candidates.items()}
+    times: dict[str, list[float]] = {name: [] for name in candidates}
+    for graph in graphs.values():
+        graph.microseconds()
+    deadline = time.perf_counter() + seconds
+    while _go_on(times, deadline, rounds):
+        for name, graph in graphs.items():
+            times[name].append(1e-3 * graph.microseconds())
+    return {
+        name: {**_summary(values), "graphed": isinstance(graphs[name], Graph)}
+        for name, values in times.items()
+    }
 
 
 def _summary(values: list[float]) -> dict[str, float]:
@@ -50,7 +77,7 @@ def ratio(results: Mapping[str, Mapping[str, float]], one: str, other: str) -> f
     return results[one]["median_ms"] / results[other]["median_ms"]
 
 
-def machine(threads: int) -> dict[str, Any]:
+def machine(threads: int, device: str = "cpu") -> dict[str, Any]:
     """Where and with what the numbers were taken; nothing that names the host."""
     return {
         "cpu": _cpu_name(),
@@ -58,7 +85,7 @@ def machine(threads: int) -> dict[str, Any]:
         "threads": threads,
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "torch": torch.__version__,
-        "kernels": ops.backends()["select"],
+        "kernels": ops.backends(device)["select"],
     }
 
 
@@ -74,6 +101,7 @@ def _cpu_name() -> str:
 def arguments(description: str) -> argparse.Namespace:
     """The command line of every benchmark; also fixes the number of threads."""
     parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where to run")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--seconds", type=float, default=10.0, help="time for each comparison")
     parser.add_argument("--out", type=Path, help="directory of the JSON file; printed only by default")
@@ -82,11 +110,22 @@ def arguments(description: str) -> argparse.Namespace:
     return parsed
 
 
-def report(name: str, options: argparse.Namespace, rows: list[dict[str, Any]]) -> None:
-    """Print the rows and, if asked, leave them in `<out>/<name>.json`."""
+def report(
+    name: str,
+    options: argparse.Namespace,
+    rows: list[dict[str, Any]],
+    label: Callable[[Mapping[str, Any]], str] | None = None,
+) -> None:
+    """Print the rows and, if asked, leave them in `<out>/<name>.json`; plot them too, given labels."""
     for row in rows:
         print(json.dumps(row))
     if options.out:
         options.out.mkdir(parents=True, exist_ok=True)
-        content = {"benchmark": name, "machine": machine(options.threads), "rows": rows}
+        content = {"benchmark": name, "machine": machine(options.threads, options.device), "rows": rows}
         (options.out / f"{name}.json").write_text(json.dumps(content, indent=1) + "\n")
+        if label:
+            about = machine(options.threads, options.device)
+            cpu = f"{about['cpu']}, threads: {about['threads']}"
+            place = cpu if options.device == "cpu" else about["gpu"]
+            title = f"{name.replace('_', ' ')}: {place}, torch {about['torch']}"
+            plot_timings(options.out / f"{name}.png", title, rows, label)

@@ -40,6 +40,31 @@ class Graph:
         return 1e3 * start.elapsed_time(end) / self.calls
 
 
+class Plain:
+    """A call that no graph can hold, timed with what its launches cost."""
+
+    def __init__(self, call: Call) -> None:
+        self.call = call
+
+    def microseconds(self) -> float:
+        """Time of one call."""
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start.record()
+        self.call()
+        end.record()
+        end.synchronize()
+        return 1e3 * start.elapsed_time(end)
+
+
+def graph_or_plain(call: Call) -> Graph | Plain:
+    """`call` in a graph, or by itself if it waits for the device, which no graph can."""
+    try:
+        return Graph([call])
+    except RuntimeError:
+        torch.cuda.synchronize()
+        return Plain(call)
+
+
 def interleave(graphs: Mapping[str, Graph], rounds: int) -> dict[str, dict[str, float]]:
     """Replay the graphs in turns, so that a change of the clocks meets all of them alike.
 

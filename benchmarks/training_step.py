@@ -2,9 +2,10 @@
 
 All candidates run forward, backward and update on the same batch. `edge-popup` is `sm.EdgePopup`; `parts`
 is the same without the fused step; `sort` is the usual form of the method, a layer that ranks its scores by
-a full sort in `forward`; `dense` is `torch.optim.SGD` on the weights.
+a full sort in `forward`; `dense` is `torch.optim.SGD` on the weights. On a GPU all compute in bfloat16
+(autocast), in channels_last, and every step is replayed from a CUDA graph.
 
-python benchmarks/training_step.py [--threads 2] [--out DIR]
+python benchmarks/training_step.py [--threads 2 | --device cuda] [--out DIR]
 """
 
 from collections.abc import Callable
@@ -59,14 +60,17 @@ def trainer(
     images, labels = batch
 
     def step() -> None:
-        F.cross_entropy(model(images), labels).backward()
+        # Weights change between steps, and no weight is used twice in one: there is nothing to cache.
+        with torch.autocast("cuda", torch.bfloat16, enabled=images.is_cuda, cache_enabled=False):
+            loss = F.cross_entropy(model(images), labels)
+        loss.backward()
         optimizer.step()
         optimizer.zero_grad()
 
     return step
 
 
-def candidates(name: str, batch_size: int) -> dict[str, Callable[[], None]]:
+def candidates(name: str, batch_size: int, device: str) -> dict[str, Callable[[], None]]:
     """The steps to compare, each with a network of its own."""
     config = NETWORKS[name]
     shape = (
@@ -75,10 +79,13 @@ def candidates(name: str, batch_size: int) -> dict[str, Callable[[], None]]:
         config.get("image_size", 32),
         config.get("image_size", 32),
     )
-    batch = torch.randn(shape), torch.randint(0, 10, (batch_size,))
+    batch = torch.randn(shape, device=device), torch.randint(0, 10, (batch_size,), device=device)
     steps = {}
     for label in ("dense", "edge-popup", "parts", "sort"):
-        model = sm.randomize_(create_model(name, **config), init="signed_constant", seed=0)
+        model = create_model(name, **config).to(device)
+        if device == "cuda":
+            model = model.to(memory_format=torch.channels_last)
+        sm.randomize_(model, init="signed_constant", seed=0)
         if label in ("edge-popup", "parts"):
             search = sm.EdgePopup if label == "edge-popup" else Parts
             steps[label] = trainer(model, search(model, density=DENSITY, **OPTIONS), batch)
@@ -94,9 +101,9 @@ def candidates(name: str, batch_size: int) -> dict[str, Callable[[], None]]:
     return steps
 
 
-def compare(name: str, batch_size: int, seconds: float) -> dict[str, Any]:
+def compare(name: str, batch_size: int, seconds: float, device: str) -> dict[str, Any]:
     """One row."""
-    results = interleave(candidates(name, batch_size), seconds)
+    results = interleave(candidates(name, batch_size, device), seconds, device=device)
     ratios = {f"{label}/dense": ratio(results, label, "dense") for label in ("edge-popup", "parts", "sort")}
     return {"network": name, "batch_size": batch_size, "density": DENSITY, **ratios, **results}
 
@@ -104,8 +111,8 @@ def compare(name: str, batch_size: int, seconds: float) -> dict[str, Any]:
 def main() -> None:
     """Time the networks of the README's table."""
     options = arguments("a training step of edge-popup against a dense one")
-    rows = [compare(name, 128, options.seconds) for name in NETWORKS]
-    report("training_step", options, rows)
+    rows = [compare(name, 128, options.seconds, options.device) for name in NETWORKS]
+    report("training_step", options, rows, lambda row: f"{row['network']}, batch {row['batch_size']}")
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ density d keeps exactly k = round(d·n) of them (halves to even), never fewer th
 """
 
 import math
+import re
 import warnings
 from collections.abc import Mapping, Sequence
 
@@ -16,6 +17,8 @@ from supermask.init import check_seed, derive_key
 
 Mask = dict[str, Tensor]
 DISTRIBUTIONS = ("uniform", "global", "erk")
+"""How a density spreads over layers; N:M, as in `2:4`, is another for any whole N and M."""
+DENSITY_SCHEDULES = ("constant", "cubic")
 
 
 class NonFiniteScoreError(ValueError):
@@ -38,6 +41,51 @@ def keep_count(numel: int, density: float) -> int:
     return max(1, round(check_density(density) * numel))
 
 
+def group_of(distribution: str) -> tuple[int, int] | None:
+    """(N, M) of an N:M distribution such as `2:4`, None for another.
+
+    Raises:
+        ValueError: N:M with values that make no sense, or a distribution of no known name.
+    """
+    if distribution in DISTRIBUTIONS:
+        return None
+    if not re.fullmatch(r"[0-9]+:[0-9]+", str(distribution)):
+        known = ", ".join(DISTRIBUTIONS)
+        raise ValueError(f"distribution must be one of {known}, or N:M such as 2:4, not {distribution!r}")
+    n, m = map(int, distribution.split(":"))
+    if not 1 <= n <= m <= ops.MAX_GROUP:
+        raise ValueError(
+            f"distribution {distribution!r}: N:M needs 1 <= N <= M <= {ops.MAX_GROUP}, N of M weights kept"
+        )
+    return n, m
+
+
+def check_distribution(distribution: str, density: float) -> str:
+    """`distribution` itself, or ValueError unless it is known and goes with `density`."""
+    group = group_of(distribution)
+    if group and not math.isclose(density, group[0] / group[1], rel_tol=1e-6):
+        raise ValueError(
+            f"distribution {distribution!r} fixes the density at {group[0] / group[1]:g}, so it cannot be "
+            f"{density!r}; give that density or another distribution"
+        )
+    return distribution
+
+
+def scheduled_density(
+    density: float, step: int, steps: int, schedule: str = "cubic", initial: float = 1.0
+) -> float:
+    """Density after `step` steps of a schedule that reaches `density` after `steps`.
+
+    `cubic` is P + (P₀ - P)(1 - t/T)³ (Zhu and Gupta, "To prune, or not to prune", 2017, equation 1, written
+    for densities; with P₀ = 0.5 the schedule of Multi-Prize Tickets' code), `constant` is P throughout.
+    """
+    if schedule not in DENSITY_SCHEDULES:
+        raise ValueError(f"density_schedule must be one of {', '.join(DENSITY_SCHEDULES)}, not {schedule!r}")
+    if schedule == "constant" or step >= steps:
+        return density
+    return density + (initial - density) * (1 - step / steps) ** 3
+
+
 def allocate(
     shapes: Mapping[str, Sequence[int]], density: float, distribution: str = "uniform"
 ) -> dict[str, int]:
@@ -48,22 +96,26 @@ def allocate(
         density: Fraction of weights kept, in (0, 1].
         distribution: `uniform` (the same density in every layer) or `erk` (Erdős–Rényi kernel, Evci et
             al., "Rigging the Lottery", ICML 2020, equation 4: density in proportion to
-            (sum of the shape) / (product of the shape), layers that would exceed 1 kept whole). A
-            `global` ranking has no counts per layer.
+            (sum of the shape) / (product of the shape), layers that would exceed 1 kept whole) or N:M
+            such as `2:4` (see `ops.select_n_of_m`; a layer whose input dimension M does not divide
+            keeps a little more than N/M, a depthwise convolution all). A `global` ranking has no
+            counts per layer.
 
     Returns:
         Integer counts. Under `erk` they sum to `keep_count` of all weights together, unless the floor
         of one weight per layer asks for more.
 
     Raises:
-        ValueError: Density out of range or unknown distribution.
+        ValueError: Density out of range, unknown distribution, or N:M of another density.
     """
     check_density(density)
+    if group := group_of(check_distribution(distribution, density)):
+        return {name: _kept_in_groups(shape, *group) for name, shape in shapes.items()}
     sizes = {name: math.prod(shape) for name, shape in shapes.items()}
     if distribution == "uniform":
         return {name: keep_count(size, density) for name, size in sizes.items()}
     if distribution != "erk":
-        raise ValueError(f"distribution must be one of {', '.join(DISTRIBUTIONS)}, not {distribution!r}")
+        raise ValueError(f"a {distribution} ranking has no counts per layer")
     budget = keep_count(sum(sizes.values()), density)
     raw = {name: float(sum(shape)) for name, shape in shapes.items()}
     whole: set[str] = set()
@@ -79,6 +131,12 @@ def allocate(
     return _round_to_sum(exact, sizes, budget)
 
 
+def _kept_in_groups(shape: Sequence[int], n: int, m: int) -> int:
+    """How many weights `ops.select_n_of_m` keeps: n of every m inputs, and of r < m at the end ⌈n·r/m⌉."""
+    whole, rest = divmod(shape[1], m)
+    return math.prod(shape) // max(shape[1], 1) * (whole * n + -(-n * rest // m))
+
+
 def _round_to_sum(exact: Mapping[str, float], sizes: Mapping[str, int], total: int) -> dict[str, int]:
     """Integers next to `exact`, in [1, size], that sum to `total`: largest remainders first."""
     counts = {name: min(max(int(value), 1), sizes[name]) for name, value in exact.items()}
@@ -92,11 +150,17 @@ def _round_to_sum(exact: Mapping[str, float], sizes: Mapping[str, int], total: i
     return counts
 
 
-def select(scores: Mapping[str, Tensor], keep: Mapping[str, int] | int, cuts: Tensor | None = None) -> Mask:
+def select(
+    scores: Mapping[str, Tensor],
+    keep: Mapping[str, int] | int,
+    cuts: Tensor | None = None,
+    ranking: str = "magnitude",
+) -> Mask:
     """The mask of the largest |score|: `keep[name]` of each layer, or `keep` of all ranked together.
 
     Ties go to the lower index. In a global ranking every layer keeps at least its best weight. `cuts`
-    (from `ops.new_cuts`) makes repeated layerwise selections faster and changes none.
+    (from `ops.new_cuts`) makes repeated selections faster and changes none; `ranking` is as in
+    `ops.select`.
 
     Raises:
         NonFiniteScoreError: A score is NaN or infinite.
@@ -105,36 +169,66 @@ def select(scores: Mapping[str, Tensor], keep: Mapping[str, int] | int, cuts: Te
     names, tensors = list(scores), list(scores.values())
     try:
         if isinstance(keep, int):
-            masks = _select_global(tensors, keep)
+            masks = _select_global(tensors, keep, cuts, ranking)
         else:
-            masks = ops.select(tensors, [keep[name] for name in names], cuts)
+            masks = ops.select(tensors, [keep[name] for name in names], cuts, ranking)
     except ValueError:
         check_finite(scores)
         raise
     return dict(zip(names, masks, strict=True))
 
 
+def select_n_of_m(scores: Mapping[str, Tensor], n: int, m: int, ranking: str = "magnitude") -> Mask:
+    """The mask of the n first in rank of every m inputs; see `ops.select_n_of_m`.
+
+    Raises:
+        NonFiniteScoreError: A score is NaN or infinite.
+    """
+    try:
+        return dict(zip(scores, ops.select_n_of_m(list(scores.values()), n, m, ranking), strict=True))
+    except ValueError:
+        check_finite(scores)
+        raise
+
+
 def check_finite(scores: Mapping[str, Tensor]) -> None:
     """Raise NonFiniteScoreError for the first layer with a NaN or infinite score."""
     for name, score in scores.items():
         if not torch.isfinite(score).all():
-            raise NonFiniteScoreError(
-                f"the scores of {name} are not finite; the search diverged or its loss did. "
-                "Lower lr, clip the gradients, or check the data"
-            ) from None
+            raise _not_finite(name) from None
 
 
-def _select_global(scores: list[Tensor], keep: int) -> list[Tensor]:
-    masks = ops.select_global(scores, keep)
-    empty = [i for i, mask in enumerate(masks) if not mask.any()]
-    if not empty:
+def check_cuts(scores: Mapping[str, Tensor], cuts: Tensor) -> None:
+    """Raise NonFiniteScoreError if `ops.not_finite` reports a score of a selection with `cuts`."""
+    if ops.not_finite(cuts):
+        check_finite(scores)
+        raise NonFiniteScoreError("the scores have not been finite; go on from an earlier state")
+
+
+def _not_finite(name: str) -> NonFiniteScoreError:
+    return NonFiniteScoreError(
+        f"the scores of {name} are not finite; the search diverged or its loss did. "
+        "Lower lr, clip the gradients, or check the data"
+    )
+
+
+def is_empty(mask: Tensor) -> bool:
+    """Whether a mask keeps nothing; its first entries nearly always tell that it does not."""
+    flat = mask.view(-1)
+    return not (flat[:1024].any() or flat.any())
+
+
+def _select_global(scores: list[Tensor], keep: int, cuts: Tensor | None, ranking: str) -> list[Tensor]:
+    masks = ops.select_global(scores, keep, cuts, ranking)
+    if not any(map(is_empty, masks)):
         return masks
     if keep < len(scores):
         raise ValueError(f"{keep} weights cannot keep one in each of {len(scores)} layers; raise the density")
     # Rank every layer's best weight above all others, so that the remaining ones compete for the rest.
-    best = ops.select(scores, [1] * len(scores))
+    best = ops.select(scores, [1] * len(scores), ranking=ranking)
     top = max(float(score.abs().max()) for score in scores) * 2 + 1
-    return ops.select_global([score.masked_fill(m, top) for score, m in zip(scores, best, strict=True)], keep)
+    lifted = [score.masked_fill(m, top) for score, m in zip(scores, best, strict=True)]
+    return ops.select_global(lifted, keep, ranking=ranking)
 
 
 def warn_of_collapse(mask: Mapping[str, Tensor]) -> None:
@@ -162,11 +256,26 @@ def distance(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> float:
     return differing / sum(m.numel() for m in a.values())
 
 
-def random_mask(shapes: Mapping[str, Sequence[int]], keep: Mapping[str, int], seed: int) -> Mask:
-    """A mask that keeps `keep[name]` weights of each layer, chosen uniformly by the generator."""
-    mask = {}
+def random_mask(
+    shapes: Mapping[str, Sequence[int]],
+    keep: Mapping[str, int],
+    seed: int,
+    distribution: str = "uniform",
+) -> Mask:
+    """A mask that keeps `keep[name]` weights of each layer, chosen uniformly by the generator.
+
+    Under an N:M `distribution` the choice is uniform within every group; `keep` is then that of `allocate`.
+    """
+    mask, group = {}, group_of(distribution)
     for name, shape in shapes.items():
         order = permutation(math.prod(shape), seed, f"random-mask/{name}")
+        if group:
+            if keep[name] != _kept_in_groups(shape, *group):
+                raise ValueError(
+                    f"{distribution} does not keep {keep[name]} weights of {name}, {tuple(shape)}"
+                )
+            (mask[name],) = ops.select_n_of_m([order.double().view(tuple(shape))], *group)
+            continue
         flat = torch.zeros(math.prod(shape), dtype=torch.bool)
         flat[order[: keep[name]]] = True
         mask[name] = flat.view(tuple(shape))

@@ -22,11 +22,13 @@ from torch import Tensor
 from supermask import layouts, references
 
 _SCHEMAS = (
-    "philox(int key, int start, int count, Device device) -> Tensor",
+    "fill_philox(Tensor(a!) out, int key, int start) -> ()",
     "fill_random(Tensor(a!) out, int key, int start, str scheme, float scale) -> ()",
     "select(Tensor[] scores, int[] keep) -> Tensor[]",
     "select_into(Tensor(a!)[] masks, Tensor[] scores, int[] keep, Tensor(b!) cuts) -> ()",
     "select_global(Tensor[] scores, int keep) -> Tensor[]",
+    "rank_into(Tensor(a!)[] masks, Tensor[] scores, int[] keep, Tensor(b!) cuts, bool raw) -> ()",
+    "select_n_of_m(Tensor[] scores, int n, int m, bool raw) -> Tensor[]",
     "straight_through(Tensor[] grads, Tensor[] weights, Tensor[] scores) -> Tensor[]",
     "write_masked(Tensor(a!)[] out, Tensor[] weights, Tensor[] masks) -> ()",
     "edge_popup_sgd(Tensor(a!)[] out, Tensor(b!)[] masks, Tensor(c!)[] scores, Tensor(d!)[] velocities, "
@@ -137,9 +139,9 @@ def _cuda_backend() -> tuple[str | None, str | None]:
 # --- shapes without data -----------------------------------------------------------------------------
 
 
-@torch.library.register_fake("supermask::philox", lib=_library)
-def _(key: int, start: int, count: int, device: torch.device) -> Tensor:
-    return torch.empty(count, dtype=torch.int64, device=device)
+@torch.library.register_fake("supermask::fill_philox", lib=_library)
+def _(out: Tensor, key: int, start: int) -> None:
+    return None
 
 
 @torch.library.register_fake("supermask::fill_random", lib=_library)
@@ -164,6 +166,18 @@ def _(masks: Sequence[Tensor], scores: Sequence[Tensor], keep: Sequence[int], cu
 
 @torch.library.register_fake("supermask::select_global", lib=_library)
 def _(scores: Sequence[Tensor], keep: int) -> list[Tensor]:
+    return empty_masks(scores)
+
+
+@torch.library.register_fake("supermask::rank_into", lib=_library)
+def _(
+    masks: Sequence[Tensor], scores: Sequence[Tensor], keep: Sequence[int], cuts: Tensor, raw: bool
+) -> None:
+    return None
+
+
+@torch.library.register_fake("supermask::select_n_of_m", lib=_library)
+def _(scores: Sequence[Tensor], n: int, m: int, raw: bool) -> list[Tensor]:
     return empty_masks(scores)
 
 

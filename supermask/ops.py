@@ -14,6 +14,8 @@ from supermask.operators import instruction_set as instruction_set
 from supermask.operators import is_native as is_native
 from supermask.operators import reference as reference
 
+_NOT_FINITE = -(1 << 63)  # kNotFinite of hint.h
+
 SCHEMES = ("sign", "uniform", "normal")
 """Unit distributions: +1 or -1 with equal odds; uniform on (-1, 1); standard normal."""
 
@@ -29,7 +31,9 @@ def philox(key: int, start: int, count: int, device: torch.device | str = "cpu")
     Returns:
         int64 tensor of shape (count,), each value in [0, 2^32).
     """
-    return torch.ops.supermask.philox(_signed(key), start, count, torch.device(device))
+    words = torch.empty(count, dtype=torch.int64, device=device)
+    torch.ops.supermask.fill_philox(words, _signed(key), start)
+    return words
 
 
 def fill_random(out: Tensor, key: int, scheme: str, scale: float = 1.0, start: int = 0) -> Tensor:
@@ -48,43 +52,107 @@ def fill_random(out: Tensor, key: int, scheme: str, scale: float = 1.0, start: i
     return out
 
 
-def select(scores: Sequence[Tensor], keep: Sequence[int], cuts: Tensor | None = None) -> list[Tensor]:
-    """Masks (bool) that keep exactly `keep[i]` entries of `scores[i]`: the largest by |score|.
+RANKINGS = ("magnitude", "raw")
+"""What scores are ranked by: |score| or the score itself."""
 
-    Ties go to the lower row-major index. Raises ValueError when a score is not finite.
+
+def select(
+    scores: Sequence[Tensor], keep: Sequence[int], cuts: Tensor | None = None, ranking: str = "magnitude"
+) -> list[Tensor]:
+    """Masks (bool) that keep exactly `keep[i]` entries of `scores[i]`: the first in rank.
+
+    Ties go to the lower row-major index. Raises ValueError when a score is not finite; compiled CUDA kernels
+    that are given `cuts` leave that to `not_finite`, because to raise it they would have to wait for the
+    device. Their masks are exact all the same, infinities and NaNs being the largest.
 
     Args:
         scores: Tensors of floats, of any shapes.
         keep: How many entries of each to keep.
         cuts: What the previous call learnt about where the cut lies, from `new_cuts`; updated in place. It
             makes the call faster and changes no result.
+        ranking: `magnitude` (the largest |score|) or `raw` (the largest score).
     """
     _check_counts(scores, keep)
+    raw = _is_raw(ranking)
     try:
-        if cuts is None:
+        if cuts is None and not raw:
             return torch.ops.supermask.select(scores, keep)
         masks = empty_masks(scores)
-        torch.ops.supermask.select_into(masks, scores, keep, cuts)
+        if raw:
+            cuts = new_cuts(scores) if cuts is None else cuts
+            torch.ops.supermask.rank_into(masks, scores, keep, cuts, raw)
+        else:
+            torch.ops.supermask.select_into(masks, scores, keep, cuts)
         return masks
     except RuntimeError as error:
         raise _as_value_error(error) from None
 
 
-def select_global(scores: Sequence[Tensor], keep: int) -> list[Tensor]:
-    """Like `select`, with one count for all tensors ranked together; ties go to the earlier tensor."""
+def select_global(
+    scores: Sequence[Tensor], keep: int, cuts: Tensor | None = None, ranking: str = "magnitude"
+) -> list[Tensor]:
+    """Like `select`, with one count for all tensors ranked together; ties go to the earlier tensor.
+
+    `cuts` is of `new_cuts(scores, together=True)`.
+    """
     _check_count(sum(score.numel() for score in scores), keep)
+    raw = _is_raw(ranking)
     try:
-        return torch.ops.supermask.select_global(scores, keep)
+        if cuts is None and not raw:
+            return torch.ops.supermask.select_global(scores, keep)
+        masks = empty_masks(scores)
+        cuts = new_cuts(scores, together=True) if cuts is None else cuts
+        torch.ops.supermask.rank_into(masks, scores, [keep], cuts, raw)
+        return masks
     except RuntimeError as error:
         raise _as_value_error(error) from None
 
 
-def new_cuts(scores: Sequence[Tensor]) -> Tensor:
+def select_n_of_m(scores: Sequence[Tensor], n: int, m: int, ranking: str = "magnitude") -> list[Tensor]:
+    """Masks that keep the first n in rank of every m consecutive scores along the input dimension.
+
+    The input dimension is the second: `in` of a linear weight (out, in), input channels of a convolution's
+    (out, in, …), separately for every output and every kernel position. That is how sparse tensor cores
+    and TensorRT ask for 2:4, whose reductions run over the channels innermost, and how NVIDIA's ASP prunes.
+    The last r < m of a row keep ⌈n·r/m⌉: at least one, and n of m at most when filled up with zeros.
+    Ties go to the lower index. Raises ValueError when a score is not finite.
+
+    Args:
+        scores: Tensors of floats of at least two dimensions.
+        n: How many of a group to keep.
+        m: Size of a group, at most 2048.
+        ranking: As in `select`.
+    """
+    if not 1 <= n <= m <= MAX_GROUP:
+        raise ValueError(f"n:m needs 1 <= n <= m <= {MAX_GROUP}, not {n}:{m}")
+    for score in scores:
+        if score.dim() < 2:
+            raise ValueError(f"n:m needs an input dimension, the second; shape {tuple(score.shape)} has none")
+    try:
+        return torch.ops.supermask.select_n_of_m(scores, n, m, _is_raw(ranking))
+    except RuntimeError as error:
+        raise _as_value_error(error) from None
+
+
+MAX_GROUP = 2048
+"""Largest m of n:m: what one tile of the kernels holds."""
+
+
+def new_cuts(scores: Sequence[Tensor], together: bool = False) -> Tensor:
     """An empty memory of cuts for `select` and `edge_popup_sgd`, on the scores' device.
 
-    Its content is the backends' own business, and any content gives the same masks.
+    One row per tensor, or one for all that are ranked `together`. Its content is the backends' own
+    business but for what `not_finite` reads, and any content gives the same masks.
     """
-    return torch.zeros(len(scores), 2, dtype=torch.int64, device=scores[0].device)
+    return torch.zeros(1 if together else len(scores), 2, dtype=torch.int64, device=scores[0].device)
+
+
+def not_finite(cuts: Tensor) -> list[int]:
+    """Which rows of `cuts` have met a score that is not finite, in this selection or an earlier one.
+
+    Only kernels that do not wait for their device report it so; the others raise. Reading it waits.
+    """
+    return torch.nonzero(cuts[:, 0] == _NOT_FINITE).flatten().tolist()
 
 
 def straight_through(
@@ -122,15 +190,20 @@ def edge_popup_sgd(
     """A whole step of edge-popup with `torch.optim.SGD` in one pass, bit for bit what the parts leave.
 
     Straight-through gradients move `scores` and, with momentum, `velocities` (SGD's momentum buffers);
-    the `keep[i]` largest |scores[i]| are selected and W ⊙ M is written into `out`.
+    the `keep[i]` largest |scores[i]| are selected, or the `keep[0]` largest of all if it is the only count,
+    and W ⊙ M is written into `out`.
 
     Returns:
         The masks.
 
     Raises:
-        ValueError: A score is no longer finite. `scores` have moved then, and `out` holds anything.
+        ValueError: A score is no longer finite. `scores` have moved then, and `out` holds anything. Compiled
+            CUDA kernels write exact masks instead, and leave the error to `not_finite`.
     """
-    _check_counts(scores, keep)
+    if len(keep) == 1:
+        _check_count(sum(score.numel() for score in scores), keep[0])
+    else:
+        _check_counts(scores, keep)
     masks = empty_masks(scores)
     options = (lr, momentum, dampening, weight_decay, nesterov)
     try:
@@ -159,6 +232,17 @@ def unpack_mask(packed: Tensor, numel: int) -> Tensor:
             f"not {packed.dtype} of shape {tuple(packed.shape)}"
         )
     return torch.ops.supermask.unpack_mask(packed, numel)
+
+
+def check_ranking(ranking: str) -> str:
+    """`ranking` itself, or ValueError unless it is one of `RANKINGS`."""
+    if ranking not in RANKINGS:
+        raise ValueError(f"ranking must be one of {', '.join(RANKINGS)}, not {ranking!r}")
+    return ranking
+
+
+def _is_raw(ranking: str) -> bool:
+    return check_ranking(ranking) == "raw"
 
 
 def _check_counts(scores: Sequence[Tensor], keep: Sequence[int]) -> None:

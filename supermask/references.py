@@ -67,9 +67,10 @@ def _philox_blocks(key: int, first: int, count: int, device: torch.device) -> Te
     return torch.stack(words, dim=1)
 
 
-def _philox(key: int, start: int, count: int, device: torch.device) -> Tensor:
-    first, last = start // 4, -(-(start + count) // 4)
-    return _philox_blocks(key, first, last - first, device).flatten()[start - 4 * first :][:count].clone()
+def _fill_philox(out: Tensor, key: int, start: int) -> None:
+    first, last = start // 4, -(-(start + out.numel()) // 4)
+    words = _philox_blocks(key, first, last - first, out.device).flatten()
+    out.view(-1).copy_(words[start - 4 * first :][: out.numel()])
 
 
 def _polynomial(coefficients: Sequence[float], x: Tensor) -> Tensor:
@@ -143,6 +144,12 @@ def _magnitude_keys(score: Tensor) -> Tensor:
     return flat.view(integer) & torch.iinfo(integer).max  # the sign bit off
 
 
+def _raw_keys(score: Tensor) -> Tensor:
+    """The score itself as signed integers in the same order; zeros of both signs are equal."""
+    keys = _magnitude_keys(score)
+    return torch.where(score.detach().contiguous().view(-1).signbit(), -keys, keys)
+
+
 def _infinity_key(dtype: torch.dtype) -> int:
     return int(torch.tensor(torch.inf, dtype=dtype).view(_INTEGER[dtype.itemsize]))
 
@@ -168,11 +175,13 @@ def _partition_threshold(keys: Tensor, keep: int) -> Tensor:
 
 
 def _check_finite(keys: Tensor, dtype: torch.dtype) -> None:
-    if keys.numel() and int(keys.max()) >= _infinity_key(dtype):
+    if keys.numel() and int(keys.abs().max()) >= _infinity_key(dtype):
         raise ValueError("scores are not finite")
 
 
-def _make_select(threshold: Callable[[Tensor, int], Tensor]) -> tuple[Callable[..., Any], ...]:
+def _make_select(
+    threshold: Callable[[Tensor, int], Tensor], keys_of: Callable[[Tensor], Tensor] = _magnitude_keys
+) -> tuple[Callable[..., Any], ...]:
     def select_keys(keys: Tensor, keep: int) -> Tensor:
         if keep in (0, len(keys)):
             return torch.full((len(keys),), keep > 0, dtype=torch.bool, device=keys.device)
@@ -181,7 +190,7 @@ def _make_select(threshold: Callable[[Tensor, int], Tensor]) -> tuple[Callable[.
     def select(scores: Sequence[Tensor], keep: Sequence[int]) -> list[Tensor]:
         masks = []
         for score, count in zip(scores, keep, strict=True):
-            keys = _magnitude_keys(score)
+            keys = keys_of(score)
             _check_finite(keys, score.dtype)
             masks.append(select_keys(keys, count).view(score.shape))
         return masks
@@ -189,12 +198,32 @@ def _make_select(threshold: Callable[[Tensor, int], Tensor]) -> tuple[Callable[.
     def select_global(scores: Sequence[Tensor], keep: int) -> list[Tensor]:
         # Keys of different widths do not compare; values cast to the widest type do.
         widest = functools.reduce(torch.promote_types, [score.dtype for score in scores])
-        keys = torch.cat([_magnitude_keys(score.to(widest)) for score in scores])
+        keys = torch.cat([keys_of(score.to(widest)) for score in scores])
         _check_finite(keys, widest)
         parts = select_keys(keys, keep).split([score.numel() for score in scores])
         return [part.reshape(score.shape).clone() for part, score in zip(parts, scores, strict=True)]
 
     return select, select_global
+
+
+def _select_n_of_m(scores: Sequence[Tensor], n: int, m: int, raw: bool) -> list[Tensor]:
+    masks = []
+    for score in scores:
+        keys = (_raw_keys if raw else _magnitude_keys)(score)
+        _check_finite(keys, score.dtype)
+        groups = keys.view(score.shape).split(m, dim=1) if score.numel() else ()
+        masks.append(
+            torch.cat([_first_in_rank(group, -(-n * group.shape[1] // m)) for group in groups], dim=1)
+            if groups
+            else torch.zeros_like(score, dtype=torch.bool)
+        )
+    return masks
+
+
+def _first_in_rank(keys: Tensor, keep: int) -> Tensor:
+    """Mask of the `keep` largest keys along dimension 1, ties to the lower index."""
+    order = keys.argsort(dim=1, descending=True, stable=True)
+    return torch.zeros_like(keys, dtype=torch.bool).scatter_(1, order.narrow(1, 0, keep), True)
 
 
 # --- the step ----------------------------------------------------------------------------------------
@@ -250,7 +279,7 @@ def _edge_popup_sgd(
     for i, gradient in enumerate(_straight_through(grads, weights, scores)):
         velocity = velocities[i] if momentum != 0 else None
         _sgd(scores[i], gradient, velocity, lr, momentum, dampening, weight_decay, nesterov)
-    _select_into(masks, scores, keep, cuts)
+    _rank_into(masks, scores, keep, cuts, raw=False)
     _write_masked(out, weights, masks)
 
 
@@ -303,6 +332,7 @@ def _decode_codes(codes: Tensor, outputs: int, inputs: int, scale: float, dtype:
 
 _select, _select_global = _make_select(_topk_threshold)
 _cpu_select, _cpu_select_global = _make_select(_partition_threshold)
+_raw_select, _raw_select_global = _make_select(_topk_threshold, _raw_keys)
 
 
 def _select_into(
@@ -313,12 +343,29 @@ def _select_into(
         mask.copy_(selected)
 
 
+def _rank_into(
+    masks: Sequence[Tensor], scores: Sequence[Tensor], keep: Sequence[int], cuts: Tensor, raw: bool
+) -> None:
+    together = len(keep) == 1 != len(scores)
+    if not (raw or together):
+        return _select_into(masks, scores, keep, cuts)
+    if raw:
+        selected = _raw_select_global(scores, keep[0]) if together else _raw_select(scores, keep)
+    else:
+        # Through the dispatcher: a device may have a kernel for this one and none for ours.
+        selected = torch.ops.supermask.select_global(scores, keep[0])
+    for mask, of in zip(masks, selected, strict=True):
+        mask.copy_(of)
+
+
 KERNELS: dict[str, Callable[..., Any]] = {
-    "philox": _philox,
+    "fill_philox": _fill_philox,
     "fill_random": _fill_random,
     "select": _select,
     "select_into": _select_into,
     "select_global": _select_global,
+    "rank_into": _rank_into,
+    "select_n_of_m": _select_n_of_m,
     "straight_through": _straight_through,
     "write_masked": _write_masked,
     "edge_popup_sgd": _edge_popup_sgd,

@@ -261,6 +261,13 @@ def test_hashes_depend_on_all_that_matters_and_nothing_else(digits):
     assert canonical_hash({"b": 1, "a": [1.5, None]}) == canonical_hash({"a": [1.5, None], "b": 1})
 
 
+def test_a_distribution_that_does_not_go_with_the_density_is_refused():
+    with pytest.raises(ConfigError, match=r"--distribution '2:4': .*fixes the density at 0\.5"):
+        SearchConfig(**{**SHORT, "density": 0.3}, distribution="2:4")
+    with pytest.raises(ConfigError, match=r"--distribution 'even': .*N:M such as 2:4"):
+        CompareConfig(**SHORT, distribution="even")
+
+
 def test_changed_data_is_another_run(digits):
     pixels = digits.train.pixels.clone()
     pixels[5, 0, 3, 3] ^= 1
@@ -270,17 +277,22 @@ def test_changed_data_is_another_run(digits):
 
 
 @pytest.mark.filterwarnings("ignore::supermask.mask.LayerCollapseWarning")
-@pytest.mark.parametrize("distribution", ["erk", "global"])
-def test_the_control_of_a_search_keeps_its_counts_per_layer(digits, tmp_path, distribution):
+@pytest.mark.parametrize(("distribution", "density"), [("erk", 0.1), ("global", 0.1), ("2:4", 0.5)])
+def test_the_control_of_a_search_keeps_its_counts_per_layer(digits, tmp_path, distribution, density):
     methods = ("edge-popup", "random-mask-frozen")
-    config = CompareConfig(densities=(0.1,), seeds=(0,), methods=methods, distribution=distribution, **SHORT)
+    config = CompareConfig(
+        densities=(density,), seeds=(0,), methods=methods, distribution=distribution, **SHORT
+    )
     plan = plan_compare(config, digits)
     store = Store(tmp_path)
     LocalEngine(store, Environment()).run(plan.graph, Watch())
     found, control = (store.run(spec.id).ticket() for spec in plan.rows)
     assert found.kept == control.kept and distance(found.mask(), control.mask()) > 0.05
+    if distribution == "2:4":
+        for mask in (*found.mask().values(), *control.mask().values()):
+            assert (mask.view(len(mask), -1, 4).sum(dim=2) == 2).all()
     for entry in found.entries:
-        if entry.masked and distribution == "erk":
+        if entry.masked and distribution != "global":
             density = found.kept[entry.name] / entry.numel
             fan_in = entry.shape[1]
             assert entry.draw.scale == pytest.approx((2 / fan_in / density) ** 0.5)

@@ -1,5 +1,6 @@
 """Counts, distributions, selection by name, distance, random masks."""
 
+import itertools
 import math
 
 import pytest
@@ -58,6 +59,52 @@ def test_uniform_gives_each_layer_the_density():
         masks.allocate({"a": (2,)}, 0.5, "even")
 
 
+@given(
+    shape=st.lists(st.integers(1, 9), min_size=2, max_size=4),
+    n=st.integers(1, 5),
+    more=st.integers(0, 5),
+)
+def test_counts_of_n_of_m_are_what_the_selection_keeps(shape, n, more):
+    m = n + more
+    counts = masks.allocate({"w": shape}, n / m, f"{n}:{m}")
+    kept = masks.select_n_of_m({"w": torch.rand(shape)}, n, m)["w"]
+    assert int(kept.sum()) == counts["w"]
+    if shape[1] % m == 0:
+        assert counts["w"] * m == math.prod(shape) * n
+    # A group filled up with zeros to m has n of m at most, and none is empty.
+    for group in kept.split(m, dim=1):
+        assert 1 <= group.sum(dim=1).min() and group.sum(dim=1).max() <= n
+
+
+@pytest.mark.parametrize("distribution", ["4:2", "0:4", "2:4:8", "2/4", "2:", " 2:4", "1:5000", "", None, 24])
+def test_groups_that_make_no_sense_are_refused(distribution):
+    with pytest.raises(ValueError, match="N:M"):
+        masks.allocate({"w": (4, 4)}, 0.5, distribution)
+
+
+def test_a_group_fixes_the_density():
+    with pytest.raises(ValueError, match=r"'2:4' fixes the density at 0\.5, so it cannot be 0\.3"):
+        masks.allocate({"w": (4, 4)}, 0.3, "2:4")
+    assert masks.allocate({"w": (4, 6)}, 1 / 3, "1:3") == {"w": 8}
+
+
+@given(density=densities, steps=st.integers(1, 50))
+def test_the_cubic_schedule_falls_from_dense_to_the_density(density, steps):
+    path = [masks.scheduled_density(density, step, steps) for step in range(steps + 3)]
+    assert path[0] == pytest.approx(1) and path[steps:] == [density] * 3
+    assert all(a >= b for a, b in itertools.pairwise(path))
+
+
+def test_the_cubic_schedule_has_the_published_values():
+    # Multi-prize tickets, pruned fraction 0.8: 0.5 at first, 0.7625 after 5 of 10 epochs.
+    assert masks.scheduled_density(0.2, 0, 10, initial=0.5) == pytest.approx(0.5)
+    assert masks.scheduled_density(0.2, 5, 10, initial=0.5) == pytest.approx(1 - 0.7625)
+    assert masks.scheduled_density(0.1, 50, 100) == pytest.approx(0.1 + 0.9 / 8)
+    assert masks.scheduled_density(0.2, 3, 10, "constant") == 0.2
+    with pytest.raises(ValueError, match="'linear'"):
+        masks.scheduled_density(0.2, 3, 10, "linear")
+
+
 def test_a_layer_never_vanishes_in_a_global_ranking():
     scores = {"big": torch.rand(100) + 1, "small": torch.rand(10) * 1e-3, "tiny": torch.rand(4) * 1e-6}
     mask = masks.select(scores, 20)
@@ -97,6 +144,19 @@ def test_random_masks_are_exact_seeded_and_uniform():
     assert int(total.sum()) == 200 * 500
     # Each entry is kept Binomial(200, 1/4) times: within five standard deviations of 50.
     assert (total - 50).abs().max() < 5 * math.sqrt(200 * 0.25 * 0.75)
+
+
+def test_random_groups_are_exact_seeded_and_uniform():
+    shapes = {"w": (40, 12, 3)}
+    keep = masks.allocate(shapes, 0.25, "1:4")
+    draws = [masks.random_mask(shapes, keep, seed, "1:4")["w"] for seed in range(100)]
+    assert torch.equal(draws[0], masks.random_mask(shapes, keep, 0, "1:4")["w"])
+    for mask in draws:
+        assert (mask.view(40, 3, 4, 3).sum(dim=2) == 1).all()
+    total = sum(mask.long() for mask in draws)
+    assert (total - 25).abs().max() < 5.5 * math.sqrt(100 * 0.25 * 0.75)
+    with pytest.raises(ValueError, match="does not keep 5"):
+        masks.random_mask(shapes, {"w": 5}, 0, "1:4")
 
 
 @given(count=st.integers(0, 300), seed=st.integers(0, 2**64 - 1))

@@ -1,10 +1,15 @@
 """The compiled kernels against the references, bit for bit, and what they do with wrong arguments."""
 
+import itertools
+import math
 import os
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -67,6 +72,19 @@ def test_the_generator_draws_the_reference_bits(scheme, dtype, size, start, key,
     assert same_bits(ops.fill_random(out, key, scheme, scale, start), expected)
 
 
+@given(size=st.integers(0, 300), start=st.integers(0, 2**40), key=st.integers(0, 2**64 - 1))
+def test_the_words_of_the_generator_are_those_of_the_reference(size, start, key):
+    expected = torch.empty(size, dtype=torch.int64)
+    references.KERNELS["fill_philox"](expected, key, start)
+    assert torch.equal(ops.philox(key, start, size), expected)
+
+
+def test_words_past_one_stretch():
+    expected = torch.empty(40_001, dtype=torch.int64)
+    references.KERNELS["fill_philox"](expected, 5, 8190)
+    assert torch.equal(ops.philox(5, 8190, 40_001), expected)
+
+
 # Selection.
 
 
@@ -112,6 +130,116 @@ def test_many_tensors_in_one_call(kinds, sizes, seed, density):
         strict=True,
     ):
         assert torch.equal(mask, expected)
+
+
+def stable_raw_mask(score: Tensor, keep: int) -> Tensor:
+    """NumPy's stable sort by descending score, in float64, which holds every other type."""
+    flat = score.contiguous().view(-1).double().numpy()
+    mask = torch.zeros(flat.size, dtype=torch.bool)
+    mask[torch.from_numpy(np.argsort(-flat, kind="stable")[:keep])] = True
+    return mask.view(score.shape)
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    kind=st.sampled_from(KINDS),
+    dtype=st.sampled_from(FLOATS),
+    size=SIZES,
+    seed=st.integers(0, 99),
+    density=st.floats(0, 1),
+)
+def test_raw_ranking_is_a_stable_sort_by_score(kind, dtype, size, seed, density):
+    score, count = draw_scores(kind, size, seed, dtype), round(density * size)
+    expected, cuts = stable_raw_mask(score, count), ops.new_cuts([score])
+    reference = torch.empty(size, dtype=torch.bool)
+    references.KERNELS["rank_into"]([reference], [score], [count], cuts.clone(), True)
+    assert torch.equal(reference, expected)
+    for _ in range(3):
+        assert torch.equal(ops.select([score], [count], cuts, ranking="raw")[0], expected)
+    nonsense = torch.randint(-(2**62), 2**62, (1, 2), generator=torch.Generator().manual_seed(seed))
+    assert torch.equal(ops.select([score], [count], nonsense, ranking="raw")[0], expected)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    kinds=st.lists(st.sampled_from(KINDS), min_size=1, max_size=4),
+    sizes=st.lists(SIZES, min_size=4, max_size=4),
+    seed=st.integers(0, 99),
+    density=st.floats(0, 1),
+    raw=st.booleans(),
+)
+def test_a_warm_global_ranking_equals_one_over_everything(kinds, sizes, seed, density, raw):
+    scores = [draw_scores(kind, size, seed) for kind, size in zip(kinds, sizes, strict=False)]
+    everything, ranking = torch.cat(scores), "raw" if raw else "magnitude"
+    count = round(density * len(everything))
+    expected = stable_raw_mask(everything if raw else everything.abs(), count)
+    cuts = ops.new_cuts(scores, together=True)
+    for _ in range(3):
+        assert torch.equal(torch.cat(ops.select_global(scores, count, cuts, ranking)), expected)
+    reference = [torch.empty_like(score, dtype=torch.bool) for score in scores]
+    references.KERNELS["rank_into"](reference, scores, [count], cuts, raw)
+    assert torch.equal(torch.cat(reference), expected)
+
+
+# N:M: one NumPy sort per group.
+
+
+def n_of_m_by_hand(score: Tensor, n: int, m: int, raw: bool) -> Tensor:
+    values = score.contiguous().double().numpy()
+    values = values if raw else np.abs(values)
+    mask = np.zeros(values.shape, dtype=bool)
+    for place in np.ndindex(values.shape[0], *values.shape[2:]):
+        row, kept = values[(place[0], slice(None), *place[1:])], np.zeros(values.shape[1], dtype=bool)
+        for start in range(0, len(row), m):
+            group = row[start : start + m]
+            first = np.argsort(-group, kind="stable")[: math.ceil(n * len(group) / m)]
+            kept[start + first] = True
+        mask[(place[0], slice(None), *place[1:])] = kept
+    return torch.from_numpy(mask)
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    shape=st.sampled_from(
+        [(7, 16), (5, 3), (1, 1), (3, 4, 3, 3), (6, 5, 2, 3), (2, 9, 5), (40, 130), (4, 0), (2, 1, 3, 3)]
+    ),
+    group=st.sampled_from([(2, 4), (1, 4), (4, 8), (1, 1), (3, 3), (2, 5), (1, 16), (3, 200)]),
+    kind=st.sampled_from(KINDS),
+    dtype=st.sampled_from(FLOATS),
+    raw=st.booleans(),
+)
+def test_n_of_m_equals_a_sort_of_every_group(shape, group, kind, dtype, raw):
+    (n, m), ranking = group, "raw" if raw else "magnitude"
+    score = draw_scores(kind, math.prod(shape), 3, dtype).view(shape)
+    expected = n_of_m_by_hand(score, n, m, raw)
+    assert torch.equal(references.KERNELS["select_n_of_m"]([score], n, m, raw)[0], expected)
+    both = ops.select_n_of_m([score, score[:1]], n, m, ranking)
+    assert torch.equal(both[0], expected) and torch.equal(both[1], expected[:1])
+
+
+@pytest.mark.parametrize(("shape", "m"), [((300, 4096), 4), ((64, 64, 3, 3), 4), ((2, 5000), 2048)])
+def test_n_of_m_over_many_tiles_threads_and_strides(shape, m):
+    score = draw_scores("rounded", math.prod(shape), 0).view(shape)
+    (expected,) = references.KERNELS["select_n_of_m"]([score], m // 2, m, False)
+    variants = strided_variants(score) if len(shape) == 4 else [score.t().contiguous().t()]
+    for variant in (score, *variants):
+        assert torch.equal(ops.select_n_of_m([variant], m // 2, m)[0], expected)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf"), -float("nan")])
+@pytest.mark.parametrize("ranking", ops.RANKINGS)
+def test_scores_that_are_not_finite_are_found_under_every_ranking(bad, ranking):
+    for size, place in itertools.product((1, 17, 5000), (0, -1)):
+        for dtype in (torch.float32, torch.float64):
+            score = torch.ones(2, size, dtype=dtype)
+            score[1, place] = bad
+            for call in (
+                lambda s: ops.select([s], [1], ranking=ranking),
+                lambda s: ops.select_global([s, s], 2 * s.numel(), ranking=ranking),
+                lambda s: ops.select_n_of_m([s], 2, 4, ranking),
+            ):
+                with pytest.raises(ValueError, match="not finite"):
+                    call(score)
 
 
 def strided_variants(tensor: Tensor) -> list[Tensor]:
@@ -226,6 +354,30 @@ def test_the_fused_step_leaves_the_bits_of_torch_sgd(options, dtype):
             assert same_bits(out[i], effective)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_fused_step_of_a_global_ranking_leaves_the_bits_of_its_parts(dtype):
+    shapes = [(33, 17, 3, 3), (120, 77), (1, 1), (5, 3)]
+    grads, weights, scores = map(list, zip(*(step_tensors(s, dtype, 3) for s in shapes), strict=True))
+    keep, cuts = sum(s.numel() for s in scores) // 3, ops.new_cuts(scores, together=True)
+    theirs, velocities = [s.clone() for s in scores], [torch.zeros_like(s) for s in scores]
+    rule = torch.optim.SGD(theirs, lr=0.05, momentum=0.9)
+    for score in theirs:
+        rule.state[score]["momentum_buffer"] = torch.zeros_like(score)
+    out = [torch.empty(s, dtype=dtype) for s in shapes]
+    for _ in range(4):
+        for score, gradient in zip(theirs, ops.straight_through(grads, weights, theirs), strict=True):
+            score.grad = gradient
+        rule.step()
+        masks = ops.edge_popup_sgd(
+            out, scores, velocities, grads, weights, [keep], cuts, lr=0.05, momentum=0.9
+        )
+        for i, expected in enumerate(references.KERNELS["select_global"](theirs, keep)):
+            effective = torch.empty_like(out[i])
+            references.KERNELS["write_masked"]([effective], [weights[i]], [expected])
+            assert same_bits(scores[i], theirs[i]) and torch.equal(masks[i], expected)
+            assert same_bits(out[i], effective)
+
+
 # The fused step inside a search.
 
 
@@ -250,7 +402,11 @@ def run_search(algorithm: type[sm.EdgePopup], options: dict[str, Any], steps: in
     return search
 
 
-@pytest.mark.parametrize("options", [{"lr": 0.1, **options} for options in OPTIONS], ids=str)
+SEARCHES = [{"lr": 0.1, **options} for options in OPTIONS]
+SEARCHES += [{"lr": 0.1, "momentum": 0.9, "distribution": "global"}]
+
+
+@pytest.mark.parametrize("options", SEARCHES, ids=str)
 def test_a_search_takes_the_fused_step_and_keeps_its_bits(options, monkeypatch):
     fused, parts = [], ops.edge_popup_sgd
     monkeypatch.setattr(ops, "edge_popup_sgd", lambda *a, **k: fused.append(1) or parts(*a, **k))
@@ -300,7 +456,10 @@ def test_every_instruction_set_gives_the_same_bits(capability):
         "x = ops.fill_random(torch.empty(50001), 5, 'normal');"
         "h = ops.fill_random(torch.empty(999, dtype=torch.float16), 5, 'uniform');"
         "m = ops.pack_mask(ops.select([x], [17000])[0]);"
-        "print(hashlib.sha256(b''.join(t.numpy().tobytes() for t in (x, h, m))).hexdigest())"
+        "r = ops.pack_mask(ops.select([x], [17000], ranking='raw')[0]);"
+        "g = ops.pack_mask(ops.select_n_of_m([x[:49920].view(52, 40, 4, 6)], 2, 4)[0]);"
+        "p = ops.philox(7, 1, 999);"
+        "print(hashlib.sha256(b''.join(t.numpy().tobytes() for t in (x, h, m, r, g, p))).hexdigest())"
     )
     here = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     environment = {**os.environ, "ATEN_CPU_CAPABILITY": capability}
@@ -341,6 +500,12 @@ def _wrong_calls() -> dict[str, tuple[str, object]]:
         "select counts": ("keep", lambda: native.select([f], [1, 2])),
         "select range": ("keep", lambda: native.select([f], [5])),
         "global range": ("keep", lambda: native.select_global([f, f], 9)),
+        "n:m": ("n:m", lambda: native.select_n_of_m([torch.ones(2, 4)], 5, 4, False)),
+        "n:m vector": ("scores", lambda: native.select_n_of_m([f], 2, 4, False)),
+        "rank cuts": ("cuts", lambda: native.rank_into([b, b], [f, f], [3], torch.cat([cuts, cuts]), False)),
+        "rank range": ("keep", lambda: native.rank_into([b, b], [f, f], [9], cuts, True)),
+        "words dtype": ("out", lambda: native.fill_philox(f, 0, 0)),
+        "words start": ("start", lambda: native.fill_philox(i, 0, -1)),
         "cuts shape": ("cuts", lambda: native.select_into([b], [f], [1], cuts[0])),
         "cuts dtype": ("cuts", lambda: native.select_into([b], [f], [1], cuts.float())),
         "mask dtype": ("masks", lambda: native.select_into([f], [f], [1], cuts)),
@@ -374,6 +539,9 @@ def test_wrong_arguments_raise_and_name_themselves(name):
 
 OPCHECKS = {
     "select_into": lambda f: ([f > 0], [f], [3], torch.zeros(1, 2, dtype=torch.int64)),
+    "rank_into": lambda f: ([f > 0], [f], [3], torch.zeros(1, 2, dtype=torch.int64), True),
+    "select_n_of_m": lambda f: ([f.repeat(2, 1)], 2, 4, False),
+    "fill_philox": lambda f: (torch.zeros(11, dtype=torch.int64), 7, 3),
     "edge_popup_sgd": lambda f: (
         [f.clone()],
         [f > 0],
@@ -389,7 +557,7 @@ OPCHECKS = {
 
 
 @pytest.mark.parametrize("name", OPCHECKS)
-def test_operators_that_write_pass_opcheck(name):
+def test_operators_pass_opcheck(name):
     arguments = OPCHECKS[name](torch.randn(11, generator=torch.Generator().manual_seed(0)))
     torch.library.opcheck(getattr(native, name), arguments)
 
@@ -400,6 +568,20 @@ def test_operators_that_write_pass_opcheck(name):
 def test_backends_are_reported():
     assert ops.backends()["select"].startswith("native (")
     assert ops.backends().keys() == references.KERNELS.keys()
+
+
+def test_a_library_that_is_there_but_does_not_load_is_an_error(tmp_path):
+    package = tmp_path / "supermask"
+    shutil.copytree(Path(sm.__file__).parent, package, ignore=shutil.ignore_patterns("__pycache__", "*.so"))
+    (package / "_native.so").write_bytes(b"no library")
+    # -S and a path of our own: the copy, not the installed package, is what gets imported.
+    code = f"import sys; sys.path[:] = {[str(tmp_path), *filter(None, sys.path)]!r}; import supermask.ops"
+    result = subprocess.run([sys.executable, "-S", "-c", code], capture_output=True, text=True, cwd=tmp_path)
+    assert result.returncode != 0
+    assert "OSError" in result.stderr and str(package / "_native.so") in result.stderr
+    (package / "_native.so").unlink()
+    result = subprocess.run([sys.executable, "-S", "-c", code], capture_output=True, text=True, cwd=tmp_path)
+    assert result.returncode == 0 and "no compiled kernels" in result.stderr
 
 
 def test_references_serve_when_asked_for():

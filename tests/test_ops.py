@@ -253,7 +253,7 @@ def test_packing_refuses_what_is_no_mask():
 @pytest.mark.parametrize(
     ("op", "arguments"),
     [
-        ("philox", (7, 3, 9, torch.device("cpu"))),
+        ("fill_philox", (torch.zeros(9, dtype=torch.int64), 7, 3)),
         ("fill_random", (torch.empty(10), 7, 0, "normal", 1.0)),
         ("select", ([torch.rand(6), torch.rand(2, 3)], [2, 3])),
         ("select_global", ([torch.rand(6), torch.rand(2, 3)], 5)),

@@ -28,15 +28,18 @@ class KeepLargest(torch.autograd.Function):
 class AutogradForm(nn.Module):
     """A network whose forward masks its frozen weights by learnable scores."""
 
-    def __init__(self, layers: list[tuple[Tensor, Tensor]], keeps: list[int], convolutional: bool) -> None:
+    def __init__(
+        self, layers: list[tuple[Tensor, Tensor]], keeps: list[int], convolutional: bool, raw: bool = False
+    ) -> None:
         super().__init__()
+        self.raw = raw
         self.weights = [weight.clone() for weight, _ in layers]
         self.scores = nn.ParameterList([nn.Parameter(score.clone()) for _, score in layers])
         self.keeps, self.convolutional = keeps, convolutional
 
     def forward(self, x: Tensor) -> Tensor:
         for i, (weight, score, keep) in enumerate(zip(self.weights, self.scores, self.keeps, strict=True)):
-            masked = weight * KeepLargest.apply(score.abs(), keep)
+            masked = weight * KeepLargest.apply(score if self.raw else score.abs(), keep)
             if masked.dim() == 4:
                 x = F.relu(F.conv2d(x, masked, padding=1))
             else:
@@ -71,14 +74,14 @@ RULES = {
 
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("make", [linear_net, conv_net])
-@pytest.mark.parametrize("density", [0.5, 0.1])
-def test_the_optimizer_form_equals_the_autograd_form_bitwise(make, rule, density):
+@pytest.mark.parametrize(("density", "ranking"), [(0.5, "magnitude"), (0.1, "magnitude"), (0.3, "raw")])
+def test_the_optimizer_form_equals_the_autograd_form_bitwise(make, rule, density, ranking):
     model = sm.randomize_(make(), "kaiming_normal", seed=3)
     cls, options = RULES[rule]
-    search = sm.EdgePopup(model, density=density, base=cls, **options)
+    search = sm.EdgePopup(model, density=density, base=cls, ranking=ranking, **options)
     pairs = [(search.weights[name], search.scores[name]) for name in search.scores]
     keeps = [keep_count(weight.numel(), density) for weight, _ in pairs]
-    twin = AutogradForm(pairs, keeps, make is conv_net)
+    twin = AutogradForm(pairs, keeps, make is conv_net, ranking == "raw")
     optimizer = cls(twin.scores.parameters(), **options)
     generator = torch.Generator().manual_seed(0)
     start = [score.clone() for score in search.scores.values()]
@@ -192,6 +195,114 @@ def test_state_dict_continues_bit_for_bit(searcher, small_net, batch, tmp_path):
     for name in search.scores:
         assert torch.equal(search.scores[name], resumed.scores[name])
         assert torch.equal(search.mask[name], resumed.mask[name])
+
+
+# Groups, schedules, rankings.
+
+
+def test_n_of_m_holds_in_every_group_after_every_step(searcher, batch):
+    model = sm.randomize_(conv_net(), seed=0)
+    search = searcher(model, density=0.5, lr=0.1, distribution="2:4")
+    first = {name: mask.clone() for name, mask in search.mask.items()}
+    for _ in range(3):
+        train(model, search, batch, 1)
+        kept = {name: int(mask.sum()) for name, mask in search.mask.items()}
+        assert kept == search.keep == {"0.weight": 36, "2.weight": 72, "5.weight": 640}
+        assert (search.mask["2.weight"].sum(dim=1) == 2).all()
+        assert (search.mask["5.weight"].view(5, 64, 4).sum(dim=2) == 2).all()
+        assert search.mask["0.weight"].all()  # one input channel
+        for name, parameter in model.named_parameters():
+            assert torch.equal(parameter != 0, search.mask[name])
+    assert any(not torch.equal(first[name], mask) for name, mask in search.mask.items())
+
+
+class Parts(sm.EdgePopup):
+    """A subclass never takes the fused step."""
+
+
+@pytest.mark.parametrize("distribution", ["uniform", "global", "erk"])
+def test_a_cubic_schedule_keeps_what_its_formula_says_and_resumes(distribution, batch):
+    options = {
+        "density": 0.1,
+        "lr": 0.1,
+        "momentum": 0.9,
+        "distribution": distribution,
+        "density_schedule": "cubic",
+    }
+
+    def make(cls: type[sm.Search], planned: int = 12) -> tuple[nn.Module, sm.Search]:
+        model = sm.randomize_(conv_net(), seed=0)
+        search = cls(model, **options)
+        search.plan(planned, 3)
+        return model, search
+
+    model, search = make(sm.EdgePopup)
+    total = sum(w.numel() for w in search.weights.values())
+    assert sum(int(m.sum()) for m in search.mask.values()) == total
+    for step in range(1, 9):
+        train(model, search, batch, 1)
+        density = 0.1 + 0.9 * (1 - min(step, 6) / 6) ** 3
+        assert search.current_density == pytest.approx(density)
+        kept = {name: int(m.sum()) for name, m in search.mask.items()}
+        if distribution == "uniform":
+            sizes = {name: w.numel() for name, w in search.weights.items()}
+            assert kept == {name: keep_count(size, search.current_density) for name, size in sizes.items()}
+        else:
+            assert sum(kept.values()) == keep_count(total, search.current_density)
+        if step == 4:
+            saved = copy.deepcopy((model.state_dict(), search.state_dict()))
+    for cls, start in ((Parts, 0), (sm.EdgePopup, 4)):
+        other, again = make(cls)
+        if start:
+            other.load_state_dict(saved[0])
+            again.load_state_dict(saved[1])
+        train(other, again, batch, 8 - start)
+        for name, score in search.scores.items():
+            assert torch.equal(score, again.scores[name])
+            assert torch.equal(search.mask[name], again.mask[name])
+    assert search.ticket().provenance["density"] == 0.1
+
+
+def test_a_schedule_needs_a_length_that_makes_sense(small_net, batch):
+    sm.randomize_(small_net)
+    search = sm.EdgePopup(small_net, density=0.5, lr=0.1, density_schedule="cubic")
+    with pytest.raises(ValueError, match=r"give schedule_steps=, or call plan"):
+        train(small_net, search, batch, 1)
+    search = sm.EdgePopup(small_net, density=0.5, lr=0.1, density_schedule="cubic", schedule_steps=2)
+    search.plan(1000, 10)
+    train(small_net, search, batch, 2)
+    assert search.current_density == 0.5
+    thin = sm.EdgePopup(small_net, density=0.0005, lr=0.1, density_schedule="cubic", schedule_steps=2)
+    with pytest.warns(LayerCollapseWarning, match=r"hidden\.weight \(1 of 1920\)"):
+        train(small_net, thin, batch, 2)
+    for wrong, match in (
+        ({"density_schedule": "linear"}, "'linear'"),
+        ({"density_schedule": "cubic", "schedule_steps": 0}, "not 0"),
+        ({"schedule_steps": 5}, "constant density"),
+        ({"density_schedule": "cubic", "distribution": "2:4"}, "fixes the density"),
+        ({"distribution": "1:4"}, r"fixes the density at 0\.25"),
+        ({"ranking": "absolute"}, "'absolute'"),
+    ):
+        with pytest.raises(ValueError, match=match):
+            sm.EdgePopup(small_net, density=0.5, lr=0.1, **wrong)
+
+
+def test_a_fused_global_step_leaves_every_layer_its_best_weight(batch):
+    searches = []
+    for cls in (sm.EdgePopup, Parts):
+        model = sm.randomize_(conv_net(), seed=0)
+        search = cls(model, density=0.2, lr=1e-9, momentum=0.9, distribution="global")
+        train(model, search, batch, 1)
+        search.scores["2.weight"].mul_(1e-6)
+        train(model, search, batch, 2)
+        searches.append(search)
+    ours, theirs = searches
+    assert (
+        int(ours.mask["2.weight"].sum()) == 1 and sum(int(m.sum()) for m in ours.mask.values()) == ours.keep
+    )
+    for name, mask in ours.mask.items():
+        assert torch.equal(mask, theirs.mask[name])
+        assert torch.equal(ours._names[name], theirs._names[name])
 
 
 # Errors.

@@ -1,4 +1,4 @@
-// fill_random: any stretch of the stream of a key, into a contiguous tensor of any float type.
+// fill_random and fill_philox: any stretch of the stream of a key, into a contiguous tensor of any float type.
 #include <algorithm>
 #include <cstring>
 #include <memory>
@@ -56,6 +56,23 @@ void fill_random(Tensor out, int64_t key, int64_t start, std::string scheme, dou
   torch::stable::parallel_for(first, (end + kStretch - 1) / kStretch, 4, [&](int64_t from, int64_t to) {
     const int64_t begin = std::max(from * kStretch, start);
     fill(stream, begin, std::min(to * kStretch, end), dtype, data + (begin - start) * size_of(dtype));
+  });
+}
+
+void fill_philox(Tensor out, int64_t key, int64_t start) {
+  check(out.is_cpu() && out.scalar_type() == ScalarType::Long && out.is_contiguous(),
+        "out must be a contiguous int64 tensor on the CPU");
+  check(start >= 0, "start must not be negative, but is ", start);
+  int64_t* data = static_cast<int64_t*>(out.mutable_data_ptr());
+  const int64_t end = start + out.numel(), stretches = (end + kStretch - 1) / kStretch;
+  torch::stable::parallel_for(start / kStretch, stretches, 4, [&](int64_t from, int64_t to) {
+    alignas(64) int64_t tile[kStretch];
+    for (int64_t stretch = from; stretch < to; ++stretch) {
+      const int64_t begin = std::max(stretch * kStretch, start), last = std::min((stretch + 1) * kStretch, end);
+      const int64_t block = begin / 4, blocks = (last + 3) / 4 - block;
+      kernels().words(static_cast<uint64_t>(key), static_cast<uint64_t>(block), blocks, tile);
+      std::copy_n(tile + (begin - 4 * block), last - begin, data + (begin - start));
+    }
   });
 }
 

@@ -14,11 +14,18 @@
 namespace supermask {
 namespace {
 
+template <Ranking ranking>
+constexpr RankKernels<float> rank_float = {
 #if defined(__AVX512BW__)
-constexpr auto classify_float = classify_avx512;
+    classify_avx512<ranking>,
 #else
-constexpr auto classify_float = classify<float, uint32_t>;
+    classify<ranking, float>,
 #endif
+    histogram<ranking, float>, n_of_m<ranking, float>};
+
+template <Ranking ranking>
+constexpr RankKernels<double> rank_double = {classify<ranking, double>, histogram<ranking, double>,
+                                             n_of_m<ranking, double>};
 
 }  // namespace
 
@@ -28,9 +35,10 @@ const Kernels SUPERMASK_TABLE = {
     .sign = sign,
     .uniform = uniform,
     .normal = normal,
-    .float32 = {classify_float, histogram<float, uint32_t>, straight_through_tile<float>,
+    .words = words,
+    .float32 = {rank_float<Ranking::magnitude>, rank_float<Ranking::raw>, straight_through_tile<float>,
                 masked_weights<float>, load<float>, store<float>},
-    .float64 = {classify<double, uint64_t>, histogram<double, uint64_t>, straight_through_tile<double>,
+    .float64 = {rank_double<Ranking::magnitude>, rank_double<Ranking::raw>, straight_through_tile<double>,
                 masked_weights<double>, load<double>, store<double>},
     .edge_popup_sgd = edge_popup_sgd_tile,
     .pack = pack,

@@ -18,8 +18,9 @@ struct TileCounts {
   bool finite;
 };
 
+// Selection under one ranking.
 template <class Float>
-struct SelectKernels {
+struct RankKernels {
   using Key = typename Keys<Float>::Key;
 
   // mask[i] = key at or above the window. For candidates, base + i and the key are appended to `where` and
@@ -28,6 +29,14 @@ struct SelectKernels {
                          uint16_t* where, Key* keys);
   // bins[(key - low) >> shift] += 1 for every key in the window.
   void (*histogram)(const Float* scores, int64_t count, Window<Key> window, int shift, int64_t* bins);
+  // `slabs` matrices of rows x inner scores, one after the other: of each column, the `keep` first in rank.
+  // Whether all scores are finite. rows <= kTile.
+  bool (*n_of_m)(const Float* scores, int64_t slabs, int64_t rows, int64_t inner, int64_t keep, bool* mask);
+};
+
+template <class Float>
+struct SelectKernels {
+  RankKernels<Float> magnitude, raw;
   void (*straight_through)(const Float* grad, const Float* weight, const Float* score, int64_t count,
                            Float* out);
   void (*masked_weights)(const Float* weight, const bool* mask, int64_t count, Float* out);
@@ -43,6 +52,8 @@ struct Kernels {
   void (*sign)(uint64_t key, uint64_t block, int64_t count, float scale, float* out);
   void (*uniform)(uint64_t key, uint64_t block, int64_t count, float scale, float* out);
   void (*normal)(uint64_t key, uint64_t block, int64_t count, float scale, float* out);
+  // The blocks' own words, four each.
+  void (*words)(uint64_t key, uint64_t block, int64_t count, int64_t* out);
 
   SelectKernels<float> float32;
   SelectKernels<double> float64;
@@ -83,6 +94,11 @@ inline const SelectKernels<float>& kernels_for<float>() {
 template <>
 inline const SelectKernels<double>& kernels_for<double>() {
   return kernels().float64;
+}
+
+template <class Float>
+inline const RankKernels<Float>& rank_kernels(Ranking ranking) {
+  return ranking == Ranking::raw ? kernels_for<Float>().raw : kernels_for<Float>().magnitude;
 }
 
 }  // namespace supermask

@@ -34,6 +34,14 @@ inline void for_each_group(uint64_t key, uint64_t block, int64_t count, Emit emi
   }
 }
 
+void words(uint64_t key, uint64_t block, int64_t count, int64_t* out) {
+  for_each_group(key, block, count, [=](const Words& words, int64_t done, int blocks) {
+    int64_t* target = out + 4 * done;
+    for (int lane = 0; lane < blocks; ++lane)
+      for (int i = 0; i < 4; ++i) target[4 * lane + i] = words.word[i][lane];
+  });
+}
+
 void sign(uint64_t key, uint64_t block, int64_t count, float scale, float* out) {
   for_each_group(key, block, count, [=](const Words& words, int64_t done, int blocks) {
     for (int i = 0; i < 4 * blocks; ++i) {

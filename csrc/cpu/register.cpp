@@ -4,10 +4,13 @@
 
 STABLE_TORCH_LIBRARY_IMPL(supermask, CPU, m) {
   namespace op = supermask::op;
+  m.impl("fill_philox", TORCH_BOX(&op::fill_philox));
   m.impl("fill_random", TORCH_BOX(&op::fill_random));
   m.impl("select", TORCH_BOX(&op::select));
   m.impl("select_into", TORCH_BOX(&op::select_into));
   m.impl("select_global", TORCH_BOX(&op::select_global));
+  m.impl("rank_into", TORCH_BOX(&op::rank_into));
+  m.impl("select_n_of_m", TORCH_BOX(&op::select_n_of_m));
   m.impl("straight_through", TORCH_BOX(&op::straight_through));
   m.impl("write_masked", TORCH_BOX(&op::write_masked));
   m.impl("edge_popup_sgd", TORCH_BOX(&op::edge_popup_sgd));

@@ -1,5 +1,5 @@
-// select and select_global: masks of the largest |scores|.
-#include <numeric>
+// Masks of the first scores in rank: select, select_global, rank_into and select_n_of_m.
+#include <atomic>
 
 #include "operators.h"
 #include "selection.h"
@@ -27,17 +27,51 @@ class SelectWork final : public SelectionWork<Float> {
 };
 
 template <class Float>
-void select_as(const std::vector<View>& scores, const Counts& keep, Hint* hints, const Tensors& masks) {
+void select_as(const std::vector<View>& scores, const Counts& keep, Hint* hints, Ranking ranking,
+               const Tensors& masks) {
   SelectWork<Float> work(scores, masks);
-  Selection<Float>(numels_of(scores), keep, hints).run(work);
+  Selection<Float>(numels_of(scores), keep, hints, ranking).run(work);
 }
 
-void select_any(const Tensors& masks, const Tensors& scores, const Counts& keep, Hint* hints) {
+void select_any(const Tensors& masks, const Tensors& scores, const Counts& keep, Hint* hints,
+                Ranking ranking = Ranking::magnitude) {
   const std::vector<View> views = views_of(scores, "scores");
   // float64 holds the order of every other type, so one tensor of it decides for all.
   const bool wide = std::any_of(views.begin(), views.end(),
                                 [](const View& view) { return view.dtype() == Dtype::float64; });
-  wide ? select_as<double>(views, keep, hints, masks) : select_as<float>(views, keep, hints, masks);
+  wide ? select_as<double>(views, keep, hints, ranking, masks)
+       : select_as<float>(views, keep, hints, ranking, masks);
+}
+
+Ranking ranking_of(bool raw) { return raw ? Ranking::raw : Ranking::magnitude; }
+
+// N:M over one tensor, as a matrix of `outputs` rows with `inputs` x `inner` scores each. Groups that are all
+// whole follow each other in memory from one row to the next, and count as one row.
+template <class Float>
+bool n_of_m_as(const View& scores, int64_t outputs, int64_t inputs, int64_t inner, int64_t n, int64_t m,
+               Ranking ranking, bool* mask) {
+  if (inputs % m == 0) {
+    inputs *= outputs;
+    outputs = 1;
+  }
+  const int64_t whole = inputs / m, rest = inputs % m, slab = m * inner;
+  const int64_t at_once = std::max<int64_t>(1, 8 * kTile / slab);  // what a kernel sets up pays for several tiles
+  const int64_t parts = std::max<int64_t>(1, (whole + at_once - 1) / at_once);
+  const RankKernels<Float>& table = rank_kernels<Float>(ranking);
+  std::atomic<bool> finite = true;
+  torch::stable::parallel_for(0, outputs * parts, 2, [&](int64_t from, int64_t to) {
+    std::vector<Float> tile(std::max(at_once * slab, rest * inner));
+    const auto run = [&](int64_t begin, int64_t slabs, int64_t rows) {
+      const Float* stretch = scores.read(begin, slabs * rows * inner, tile.data());
+      if (!table.n_of_m(stretch, slabs, rows, inner, kept_of_group(rows, n, m), mask + begin)) finite = false;
+    };
+    for (int64_t i = from; i < to; ++i) {
+      const int64_t row = i / parts * inputs * inner, first = i % parts * at_once;
+      if (whole) run(row + first * slab, std::min(at_once, whole - first), m);
+      if (rest && i % parts == parts - 1) run(row + whole * slab, 1, rest);
+    }
+  });
+  return finite;
 }
 
 }  // namespace
@@ -56,11 +90,34 @@ void select_into(Tensors masks, Tensors scores, Counts keep, Tensor cuts) {
 }
 
 Tensors select_global(Tensors scores, int64_t keep) {
-  int64_t numel = 0;
-  for (const Tensor& score : scores) numel += score.numel();
-  check(0 <= keep && keep <= numel, "keep must lie in [0, ", numel, "], the size of the scores, not ", keep);
+  check_total(scores, keep);
   const Tensors masks = new_masks(scores);
   select_any(masks, scores, {keep}, nullptr);
+  return masks;
+}
+
+void rank_into(Tensors masks, Tensors scores, Counts keep, Tensor cuts, bool raw) {
+  check_keep_or_total(scores, keep);
+  check_masks_to_write(masks, scores);
+  select_any(masks, scores, keep, hints_of(cuts, keep.size()), ranking_of(raw));
+}
+
+Tensors select_n_of_m(Tensors scores, int64_t n, int64_t m, bool raw) {
+  check(1 <= n && n <= m && m <= kTile, "n:m needs 1 <= n <= m <= ", kTile, ", not ", n, ":", m);
+  const Tensors masks = new_masks(scores);
+  for (size_t i = 0; i < scores.size(); ++i) {
+    const auto shape = scores[i].sizes();
+    check(shape.size() >= 2, "scores need an input dimension, the second, not shape ", shape_of(scores[i]));
+    const View view(scores[i], "scores");
+    if (view.numel() == 0) continue;
+    const int64_t inner = view.numel() / (shape[0] * shape[1]);
+    bool* mask = masks[i].mutable_data_ptr<bool>();
+    const bool finite =
+        view.dtype() == Dtype::float64
+            ? n_of_m_as<double>(view, shape[0], shape[1], inner, n, m, ranking_of(raw), mask)
+            : n_of_m_as<float>(view, shape[0], shape[1], inner, n, m, ranking_of(raw), mask);
+    check(finite, "scores are not finite");
+  }
   return masks;
 }
 

@@ -19,16 +19,17 @@ constexpr double kDeviations = 5;   // of a sample's rank, to either side of the
 // Width of a warm window in keys of float32: 2^14 of them span 0.1 to 0.2 % of a score.
 constexpr int64_t kNarrowest = int64_t{1} << 14, kFirst = int64_t{1} << 17, kWidest = int64_t{1} << 20;
 
-// A hint may hold anything; this says whether its key can be one.
-template <class Float>
-bool plausible(const Hint& hint) {
-  return hint.key > 0 && hint.key < static_cast<int64_t>(Keys<Float>::infinity);
+// A hint may hold anything; this says whether its key can be one. (Raw keys of positive doubles are too large
+// for a hint: such a selection starts cold.)
+template <class Key>
+bool plausible(const Hint& hint, Key infinity) {
+  return hint.key > 0 && static_cast<uint64_t>(hint.key) < infinity;
 }
 
 // What to remember of a cut: where it is, and four times as far to either side as it came.
 template <class Float>
-Hint follow(const Hint& last, int64_t key) {
-  if (!plausible<Float>(last)) return {key, kFirst};
+Hint follow(const Hint& last, int64_t key, typename Keys<Float>::Key infinity) {
+  if (!plausible(last, infinity) || key < 0) return {key, kFirst};
   const int shift = Keys<Float>::mantissa_bits - Keys<float>::mantissa_bits;
   const int64_t drift = std::min(std::abs(key - last.key) >> shift, kWidest);
   return {key, std::clamp(4 * drift, kNarrowest, kWidest)};
@@ -40,8 +41,8 @@ uint32_t scatter(uint32_t i) { return (i + 1) * 0x9E3779B9u; }
 
 template <class Float>
 Selection<Float>::Selection(const std::vector<int64_t>& numels, const std::vector<int64_t>& keep,
-                            Hint* hints)
-    : hints_(hints) {
+                            Hint* hints, Ranking ranking)
+    : ranking_(ranking), infinity_(infinity_of<Float>(ranking)), hints_(hints) {
   const bool global = keep.size() == 1 && numels.size() != 1;
   for (const int64_t count : keep) segments_.push_back({count, 0, 0, 0, {}, {}, 0, false});
   for (size_t tensor = 0; tensor < numels.size(); ++tensor) {
@@ -82,24 +83,23 @@ void Selection<Float>::run(SelectionWork<Float>& work) {
   for_blocks(0, all, [&](const Block& block) { finish(work, block); });
   if (!hints_) return;
   for (size_t i = 0; i < segments_.size(); ++i)
-    hints_[i] = follow<Float>(hints_[i], static_cast<int64_t>(segments_[i].key));
+    hints_[i] = follow<Float>(hints_[i], static_cast<int64_t>(segments_[i].key), infinity_);
 }
 
 // Sets the window in which to look for the cut first.
 template <class Float>
 void Selection<Float>::guess(SelectionWork<Float>& work, Segment& segment, const Hint* hint) {
-  const Key infinity = Keys<Float>::infinity;
   if (segment.keep == 0) {
-    segment.window = {infinity, infinity};
+    segment.window = {infinity_, infinity_};
   } else if (segment.keep == segment.numel) {
     segment.window = {0, 0};
   } else if (segment.numel <= kSmall) {
-    segment.window = {0, infinity};
-  } else if (hint && plausible<Float>(*hint)) {
+    segment.window = {0, infinity_};
+  } else if (hint && plausible(*hint, infinity_)) {
     const int shift = Keys<Float>::mantissa_bits - Keys<float>::mantissa_bits;
     const Key key = static_cast<Key>(hint->key);
     const Key spread = static_cast<Key>(std::clamp(hint->spread, kNarrowest, kWidest)) << shift;
-    segment.window = {key - std::min(key, spread), key + std::min(infinity - key, spread)};
+    segment.window = {key - std::min(key, spread), key + std::min(infinity_ - key, spread)};
   } else {
     segment.window = sample(work, segment);
   }
@@ -112,6 +112,9 @@ Window<typename Keys<Float>::Key> Selection<Float>::sample(SelectionWork<Float>&
   std::vector<Key> keys;
   keys.reserve(runs * kRun);
   Float tile[kRun];
+  const auto key = [raw = ranking_ == Ranking::raw](Float score) {
+    return raw ? raw_key_of(score) : key_of(score);
+  };
   int64_t b = segment.first, before = 0;  // scores of the segment ahead of block b
   for (int64_t i = 0; i < runs; ++i) {
     const double place = (static_cast<double>(i) + scatter(static_cast<uint32_t>(i)) * 0x1p-32) / runs;
@@ -120,13 +123,13 @@ Window<typename Keys<Float>::Key> Selection<Float>::sample(SelectionWork<Float>&
     const int64_t count = std::min(kRun, blocks_[b].count - (position - before));
     const Float* scores =
         work.scores(blocks_[b].tensor, blocks_[b].begin + position - before, count, false, tile);
-    for (int64_t j = 0; j < count; ++j) keys.push_back(key_of(scores[j]));
+    for (int64_t j = 0; j < count; ++j) keys.push_back(key(scores[j]));
   }
   const int64_t size = static_cast<int64_t>(keys.size());
   const double share = static_cast<double>(segment.keep) / segment.numel;
   const int64_t margin = 2 + static_cast<int64_t>(kDeviations * std::sqrt(size * share * (1 - share)));
   const int64_t rank = size - static_cast<int64_t>(share * size);  // of the cut, counted from the smallest
-  Window<Key> window = {0, Keys<Float>::infinity};
+  Window<Key> window = {0, infinity_};
   auto end = keys.end();
   if (rank + margin < size) {
     std::nth_element(keys.begin(), keys.begin() + rank + margin, end);
@@ -143,7 +146,7 @@ Window<typename Keys<Float>::Key> Selection<Float>::sample(SelectionWork<Float>&
 // A window that certainly holds the cut and little else: histograms, each within one bin of the last.
 template <class Float>
 Window<typename Keys<Float>::Key> Selection<Float>::narrow(SelectionWork<Float>& work, const Segment& segment) {
-  Window<Key> window = {0, Keys<Float>::infinity};
+  Window<Key> window = {0, infinity_};
   int64_t rank = segment.keep, inside = segment.numel;  // the cut is the rank-th largest in the window
   while (window.high - window.low > 1 && inside > std::max(kSmall, segment.numel / 64)) {
     int shift = 0;
@@ -156,7 +159,7 @@ Window<typename Keys<Float>::Key> Selection<Float>::narrow(SelectionWork<Float>&
       for (int64_t done = 0; done < block.count; done += kTile) {
         const int64_t count = std::min(kTile, block.count - done);
         const Float* scores = work.scores(block.tensor, block.begin + done, count, false, tile);
-        kernels_for<Float>().histogram(scores, count, window, shift, own);
+        rank_kernels<Float>(ranking_).histogram(scores, count, window, shift, own);
       }
       const std::lock_guard<std::mutex> lock(merging);
       for (int bin = 0; bin < kBins; ++bin) bins[bin] += own[bin];
@@ -182,7 +185,7 @@ void Selection<Float>::classify(SelectionWork<Float>& work, Block& block, bool f
   for (int64_t done = 0; done < block.count; done += kTile) {
     const int64_t begin = block.begin + done, count = std::min(kTile, block.count - done);
     const Float* scores = work.scores(block.tensor, begin, count, first, tile);
-    const TileCounts counts = kernels_for<Float>().classify(
+    const TileCounts counts = rank_kernels<Float>(ranking_).classify(
         scores, count, window, work.mask(block.tensor) + begin, static_cast<int>(done), where, keys);
     block.where.insert(block.where.end(), where, where + counts.candidates);
     block.keys.insert(block.keys.end(), keys, keys + counts.candidates);

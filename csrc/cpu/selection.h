@@ -41,7 +41,8 @@ class Selection {
   using Key = typename Keys<Float>::Key;
 
   // One segment per tensor, or one for all. `hints` has an entry per segment, or is null.
-  Selection(const std::vector<int64_t>& numels, const std::vector<int64_t>& keep, Hint* hints);
+  Selection(const std::vector<int64_t>& numels, const std::vector<int64_t>& keep, Hint* hints,
+            Ranking ranking = Ranking::magnitude);
 
   // Throws, after the first pass, when a score is not finite.
   void run(SelectionWork<Float>& work);
@@ -71,6 +72,8 @@ class Selection {
   template <class Body>
   void for_blocks(int64_t first, int64_t last, Body body);
 
+  const Ranking ranking_;
+  const Key infinity_;
   std::vector<Segment> segments_;
   std::vector<Block> blocks_;
   Hint* hints_;

@@ -124,7 +124,7 @@ void write_masked(Tensors out, Tensors weights, Tensors masks) {
 void edge_popup_sgd(Tensors out, Tensors masks, Tensors scores, Tensors velocities, Tensors grads,
                     Tensors weights, Counts keep, Tensor cuts, double lr, double momentum, double dampening,
                     double weight_decay, bool nesterov) {
-  check_keep(scores, keep);
+  check_keep_or_total(scores, keep);
   check_same_length(out.size(), "tensors to write", scores.size(), "scores");
   check_same_length(grads.size(), "grads", scores.size(), "scores");
   check_same_length(weights.size(), "weights", scores.size(), "scores");
@@ -145,7 +145,7 @@ void edge_popup_sgd(Tensors out, Tensors masks, Tensors scores, Tensors velociti
   std::vector<int64_t> numels;
   for (const Tensor& score : scores) numels.push_back(score.numel());
   EdgePopupSgd work(layers, rule);
-  Selection<float>(numels, keep, hints_of(cuts, scores.size())).run(work);
+  Selection<float>(numels, keep, hints_of(cuts, keep.size())).run(work);
 }
 
 }  // namespace supermask::op

@@ -12,10 +12,11 @@
 
 namespace supermask::cuda {
 
-// The device of an operator's tensors, current until the end of the scope, and torch's current stream on it.
+// The device of `tensor`, which error messages call `what`, current until the end of the scope; and torch's
+// current stream on it.
 class Scope {
  public:
-  explicit Scope(const Tensor& tensor) : index_(tensor.get_device_index()), guard_(index_) {
+  Scope(const Tensor& tensor, const char* what) : index_(index_of(tensor, what)), guard_(index_) {
     void* stream = nullptr;
     check(aoti_torch_get_current_cuda_stream(index_, &stream) == AOTI_TORCH_SUCCESS,
           "torch has no current CUDA stream on device ", index_);
@@ -36,6 +37,11 @@ class Scope {
 
  private:
   static constexpr auto kDevice = torch::headeronly::DeviceType::CUDA;
+
+  static int32_t index_of(const Tensor& tensor, const char* what) {
+    check(tensor.is_cuda(), what, " must be on the GPU, like the other arguments");
+    return tensor.get_device_index();
+  }
 
   int32_t index_;
   torch::stable::accelerator::DeviceGuard guard_;
@@ -84,9 +90,7 @@ class Arrays {
 
   Array contiguous(const Tensor& copy, Dtype dtype) {
     copies_.push_back(copy);
-    Array array = {copy.data_ptr(), dtype, {}};
-    make_layout(std::vector<int64_t>{copy.numel()}, std::vector<int64_t>{1}, array.layout);
-    return array;
+    return contiguous_array(copy.data_ptr(), dtype, copy.numel());
   }
 
   const Scope& scope_;
@@ -99,6 +103,19 @@ inline void check_keep(const std::vector<Tensor>& scores, const std::vector<int6
   for (size_t i = 0; i < keep.size(); ++i)
     check(0 <= keep[i] && keep[i] <= scores[i].numel(), "keep must lie in [0, ", scores[i].numel(),
           "], the size of the scores, not ", keep[i]);
+}
+
+inline void check_total(const std::vector<Tensor>& scores, int64_t keep) {
+  int64_t numel = 0;
+  for (const Tensor& score : scores) numel += score.numel();
+  check(0 <= keep && keep <= numel, "keep must lie in [0, ", numel, "], the size of the scores, not ", keep);
+}
+
+// One count for each tensor, or a single one for all of them ranked together; whether it is that.
+inline bool check_keep_or_total(const std::vector<Tensor>& scores, const std::vector<int64_t>& keep) {
+  const bool together = keep.size() == 1 && scores.size() != 1;
+  together ? check_total(scores, keep[0]) : check_keep(scores, keep);
+  return together;
 }
 
 // Scores ranked together are numbered in 32 bits.

@@ -13,11 +13,14 @@ namespace supermask::cuda::op {
 using Tensors = std::vector<Tensor>;
 using Counts = std::vector<int64_t>;
 
+void fill_philox(Tensor out, int64_t key, int64_t start);
 void fill_random(Tensor out, int64_t key, int64_t start, std::string scheme, double scale);
 
 Tensors select(Tensors scores, Counts keep);
 void select_into(Tensors masks, Tensors scores, Counts keep, Tensor cuts);
 Tensors select_global(Tensors scores, int64_t keep);
+void rank_into(Tensors masks, Tensors scores, Counts keep, Tensor cuts, bool raw);
+Tensors select_n_of_m(Tensors scores, int64_t n, int64_t m, bool raw);
 
 Tensors straight_through(Tensors grads, Tensors weights, Tensors scores);
 void write_masked(Tensors out, Tensors weights, Tensors masks);

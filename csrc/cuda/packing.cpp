@@ -7,7 +7,7 @@
 namespace supermask::cuda::op {
 
 Tensor pack_mask(Tensor mask) {
-  const Scope scope(mask);
+  const Scope scope(mask, "mask");
   check(mask.scalar_type() == ScalarType::Bool, "masks must be bool tensors");
   const Tensor flags = mask.is_contiguous() ? mask : torch::stable::contiguous(mask);
   const int64_t numel = mask.numel();
@@ -17,7 +17,7 @@ Tensor pack_mask(Tensor mask) {
 }
 
 Tensor unpack_mask(Tensor packed, int64_t numel) {
-  const Scope scope(packed);
+  const Scope scope(packed, "packed");
   check(numel >= 0, "numel must not be negative, but is ", numel);
   check(packed.scalar_type() == ScalarType::Byte && packed.dim() == 1 && packed.numel() == (numel + 7) / 8,
         numel, " mask bits take ", (numel + 7) / 8, " bytes in one dimension, not shape ", shape_of(packed));

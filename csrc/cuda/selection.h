@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "supermask/groups.h"
 #include "supermask/items.h"
 #include "supermask/ranking.h"
 #include "supermask/segment.h"
@@ -44,17 +45,22 @@ struct Counted {
   int64_t keep, numel;
 };
 
-// Selection without hints; `rankings` is device memory for one per segment.
+// Selection without hints; `segments` is device memory for one per count.
 template <class Float>
-void rank(const std::vector<Ranked>& tensors, const std::vector<Counted>& segments, Ranking<Float>* rankings,
-          cudaStream_t stream);
+void rank(const std::vector<Ranked>& tensors, const std::vector<Counted>& counts, Ranking ranking,
+          RankedSegment<Float>* segments, cudaStream_t stream);
 
 // Sets the hint of every segment that met a score which is not finite to kNotFinite.
 template <class Float>
-void mark_hints(const Ranking<Float>* rankings, int segments, Hint* hints, cudaStream_t stream);
+void mark_hints(const RankedSegment<Float>* segments, int count, Hint* hints, cudaStream_t stream);
 
 // Whether a segment met a score that is not finite. Waits for the device.
 template <class Float>
-bool met_infinite(const Ranking<Float>* rankings, int segments, cudaStream_t stream);
+bool met_infinite(const RankedSegment<Float>* segments, int count, cudaStream_t stream);
+
+// N:M selection. `infinite` is set to 1 if a score is not finite, and to 0 otherwise.
+void select_groups(const std::vector<GroupedItem>& tensors, bool wide, int64_t n, int64_t m, Ranking ranking,
+                   unsigned* infinite, cudaStream_t stream);
+bool is_set(const unsigned* flag, cudaStream_t stream);  // waits for the device
 
 }  // namespace supermask::cuda

@@ -3,6 +3,7 @@
 
 #include "arguments.h"
 #include "operators.h"
+#include "ranked.h"
 #include "tile_memory.h"
 
 namespace supermask::cuda::op {
@@ -16,12 +17,31 @@ float* check_state(const Scope& scope, const Tensor& tensor, const char* what, c
   return static_cast<float*>(tensor.data_ptr());
 }
 
+// A step with one cut over all tensors: its parts one after the other.
+void step_together(const Scope& scope, const std::vector<StepItem>& items, const Sgd& rule, const Tensors& scores,
+                   const Tensors& masks, const Counts& keep, Hint* hint) {
+  std::vector<MoveItem> moved;
+  std::vector<Array> arrays;
+  std::vector<MaskedItem> written;
+  for (size_t i = 0; i < items.size(); ++i) {
+    const StepItem& item = items[i];
+    const int64_t numel = scores[i].numel();
+    moved.push_back({item, rule, numel});
+    arrays.push_back(contiguous_array(item.scores, Dtype::float32, numel));
+    const Array weight = contiguous_array(const_cast<float*>(item.weight), Dtype::float32, numel);
+    written.push_back({item.out, weight, item.mask, numel});
+  }
+  move_scores(moved, scope.stream());
+  rank_tensors(scope, arrays, scores, masks, keep, Ranking::magnitude, hint);
+  cuda::write_masked(written, false, scope.stream());
+}
+
 }  // namespace
 
 Tensors straight_through(Tensors grads, Tensors weights, Tensors scores) {
   check_same_length(grads.size(), "grads", scores.size(), "scores");
   check_same_length(weights.size(), "weights", scores.size(), "scores");
-  const Scope scope(scores[0]);
+  const Scope scope(scores[0], "scores");
   Arrays arrays(scope);
   std::vector<StraightItem> items[2];  // in float32 and in float64
   Tensors results;
@@ -43,7 +63,7 @@ Tensors straight_through(Tensors grads, Tensors weights, Tensors scores) {
 void write_masked(Tensors out, Tensors weights, Tensors masks) {
   check_same_length(weights.size(), "weights", out.size(), "tensors to write");
   check_same_length(masks.size(), "masks", out.size(), "tensors to write");
-  const Scope scope(out[0]);
+  const Scope scope(out[0], "out");
   Arrays arrays(scope);
   std::vector<MaskedItem> items[2];
   Tensors bits;
@@ -65,32 +85,37 @@ void write_masked(Tensors out, Tensors weights, Tensors masks) {
 void edge_popup_sgd(Tensors out, Tensors masks, Tensors scores, Tensors velocities, Tensors grads,
                     Tensors weights, Counts keep, Tensor cuts, double lr, double momentum, double dampening,
                     double weight_decay, bool nesterov) {
-  check_keep(scores, keep);
+  const bool together = check_keep_or_total(scores, keep);
   check_same_length(out.size(), "tensors to write", scores.size(), "scores");
   check_same_length(masks.size(), "masks", scores.size(), "scores");
   check_same_length(grads.size(), "grads", scores.size(), "scores");
   check_same_length(weights.size(), "weights", scores.size(), "scores");
   if (momentum != 0) check_same_length(velocities.size(), "velocities", scores.size(), "scores");
-  const Scope scope(cuts);
+  const Scope scope(cuts, "cuts");
   Arrays arrays(scope);
-  Hint* hints = hints_of(scope, cuts, scores.size());
-  std::vector<Selected<StepItem>> tensors;
+  Hint* hints = hints_of(scope, cuts, keep.size());
+  std::vector<StepItem> items;
   for (size_t i = 0; i < scores.size(); ++i) {
     check_same_shape(out[i], "out", scores[i], "scores");
     check_same_shape(grads[i], "grads", scores[i], "scores");
     check_rankable(scores[i].numel());
-    const StepItem item = {arrays.output(out[i], "out"),
-                           arrays.input(grads[i], "grads"),
-                           check_state(scope, weights[i], "weights", scores[i]),
-                           check_state(scope, scores[i], "scores", scores[i]),
-                           momentum != 0 ? check_state(scope, velocities[i], "velocities", scores[i]) : nullptr,
-                           check_mask_to_write(scope, masks[i], scores[i])};
-    tensors.push_back({item, {keep[i], scores[i].numel(), 0}, hints + i});
+    items.push_back({arrays.output(out[i], "out"), arrays.input(grads[i], "grads"),
+                     check_state(scope, weights[i], "weights", scores[i]),
+                     check_state(scope, scores[i], "scores", scores[i]),
+                     momentum != 0 ? check_state(scope, velocities[i], "velocities", scores[i]) : nullptr,
+                     check_mask_to_write(scope, masks[i], scores[i])});
   }
   const Sgd rule = {static_cast<float>(-lr), static_cast<float>(momentum), static_cast<float>(1 - dampening),
                     static_cast<float>(weight_decay), nesterov};
-  const TileWorkspace<StepItem> workspace(scope, tensors);
-  step_within(tensors, rule, workspace.memory(), scope.stream());
+  if (together) {
+    step_together(scope, items, rule, scores, masks, keep, hints);
+  } else {
+    std::vector<Selected<StepItem>> tensors;
+    for (size_t i = 0; i < items.size(); ++i)
+      tensors.push_back({items[i], {keep[i], scores[i].numel(), 0}, hints + i});
+    const TileWorkspace<StepItem> workspace(scope, tensors);
+    step_within(tensors, rule, workspace.memory(), scope.stream());
+  }
   arrays.finish();
 }
 

@@ -13,4 +13,6 @@ namespace supermask::cuda {
 void straight_through(const std::vector<StraightItem>& tensors, bool wide, cudaStream_t stream);
 void write_masked(const std::vector<MaskedItem>& tensors, bool wide, cudaStream_t stream);
 
+void move_scores(const std::vector<MoveItem>& tensors, cudaStream_t stream);
+
 }  // namespace supermask::cuda

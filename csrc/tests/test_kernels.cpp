@@ -2,11 +2,10 @@
 // integers. Buffers are allocated to the element, so that the sanitizers see every step over an end.
 #include <algorithm>
 #include <cmath>
-#include <cstdio>
-#include <cstdlib>
 #include <limits>
 #include <vector>
 
+#include "check.h"
 #include "kernels.h"
 #include "supermask/bits.h"
 #include "supermask/distributions.h"
@@ -15,15 +14,6 @@
 using namespace supermask;
 
 namespace {
-
-int failures = 0;
-
-void expect(bool holds, const char* what) {
-  if (holds) return;
-  if (++failures <= 20) std::printf("FAILED: %s\n", what);
-}
-
-uint32_t random_word(uint64_t index) { return philox(42, index / 4).word[index % 4]; }
 
 // Known answers of the authors' Random123 library.
 void test_philox() {
@@ -80,24 +70,46 @@ void test_keys() {
     expect((key_of(c) < key_of(d)) == (std::abs(c) < std::abs(d)), "keys of doubles");
   }
   expect(key_of(-0.0f) == 0 && key_of(std::numeric_limits<float>::denorm_min()) == 1, "zero and denormals");
+  for (uint64_t i = 0; i < 20000; ++i) {
+    const float a = float_of(random_word(2 * i)), b = float_of(random_word(2 * i + 1));
+    const double c = a, d = b;
+    expect((raw_key_of(a) >= Keys<float>::raw_infinity) == !std::isfinite(a), "raw keys of what is not finite");
+    expect((raw_key_of(c) >= Keys<double>::raw_infinity) == !std::isfinite(c), "the same in doubles");
+    if (!std::isfinite(a) || !std::isfinite(b)) continue;
+    expect((raw_key_of(a) < raw_key_of(b)) == (a < b), "raw keys in the order of the scores");
+    expect((raw_key_of(c) < raw_key_of(d)) == (c < d), "raw keys of doubles");
+  }
+  for (const float odd : {INFINITY, -INFINITY, std::nanf(""), -std::nanf("")}) {
+    expect(raw_key_of(odd) >= Keys<float>::raw_infinity, "infinities and NaN of either sign");
+    expect(raw_key_of(double{odd}) >= Keys<double>::raw_infinity, "the same in doubles");
+  }
+  const float most = std::numeric_limits<float>::max();
+  expect(raw_key_of(-0.0f) == raw_key_of(0.0f) && raw_key_of(-most) == 0 &&
+             raw_key_of(most) + 1 == Keys<float>::raw_infinity, "zeros, and the ends of the raw keys");
   expect(key_of(std::nanf("")) >= Keys<float>::infinity, "NaN counts as not finite");
 }
 
 template <class Float>
-void test_classify(int64_t count, uint64_t seed) {
+typename Keys<Float>::Key key_under(Ranking ranking, Float score) {
+  return ranking == Ranking::raw ? raw_key_of(score) : key_of(score);
+}
+
+template <class Float>
+void test_classify(int64_t count, uint64_t seed, Ranking ranking) {
   using Key = typename Keys<Float>::Key;
   std::vector<Float> scores(count);
   for (int64_t i = 0; i < count; ++i)
     scores[i] = static_cast<Float>(static_cast<int32_t>(random_word(seed + i)) >> 20) / 1000;
-  const Window<Key> window = {key_of(Float(0.5)), key_of(Float(seed % 3 ? 0.6 : 9.0))};
+  const Float low = ranking == Ranking::raw ? -0.1 : 0.5;
+  const Window<Key> window = {key_under(ranking, low), key_under(ranking, Float(seed % 3 ? low + 0.1 : 9.0))};
   bool* mask = new bool[count];
   uint16_t* where = new uint16_t[count];
   Key* keys = new Key[count];
   const TileCounts counts =
-      kernels_for<Float>().classify(scores.data(), count, window, mask, 7, where, keys);
+      rank_kernels<Float>(ranking).classify(scores.data(), count, window, mask, 7, where, keys);
   int64_t above = 0, found = 0;
   for (int64_t i = 0; i < count; ++i) {
-    const Key key = key_of(scores[i]);
+    const Key key = key_under(ranking, scores[i]);
     above += key >= window.high;
     expect(mask[i] == (key >= window.high), "mask of a tile");
     if (key < window.low || key >= window.high) continue;
@@ -108,13 +120,43 @@ void test_classify(int64_t count, uint64_t seed) {
   std::vector<int64_t> bins(2048);
   int shift = 0;
   while ((window.high - window.low - 1) >> shift >= 2048) ++shift;
-  kernels_for<Float>().histogram(scores.data(), count, window, shift, bins.data());
+  rank_kernels<Float>(ranking).histogram(scores.data(), count, window, shift, bins.data());
   int64_t total = 0;
   for (const int64_t bin : bins) total += bin;
   expect(total == found, "histogram of the window");
   delete[] mask;
   delete[] where;
   delete[] keys;
+}
+
+// Against counting, for every score, how many of its group rank before it.
+template <class Float>
+void test_n_of_m(int64_t slabs, int64_t rows, int64_t inner, int64_t keep, Ranking ranking) {
+  const int64_t count = slabs * rows * inner;
+  std::vector<Float> scores(count);
+  for (int64_t i = 0; i < count; ++i)
+    scores[i] = static_cast<Float>(static_cast<int32_t>(random_word(i + rows)) >> 28) / 4;  // many are equal
+  bool* mask = new bool[count];
+  const RankKernels<Float>& table = rank_kernels<Float>(ranking);
+  expect(table.n_of_m(scores.data(), slabs, rows, inner, keep, mask), "finite groups");
+  for (int64_t i = 0; i < count; ++i) {
+    const int64_t row = i / inner % rows, top = i - row * inner;
+    int64_t ahead = 0;
+    for (int64_t other = 0; other < rows; ++other) {
+      const Float theirs = scores[top + other * inner], own = scores[i];
+      const Float a = ranking == Ranking::raw ? theirs : std::abs(theirs);
+      const Float b = ranking == Ranking::raw ? own : std::abs(own);
+      ahead += a > b || (a == b && other < row);
+    }
+    expect(mask[i] == (ahead < keep), "n of m");
+  }
+  for (const Float bad : {Float(INFINITY), Float(-INFINITY), Float(NAN)})
+    for (const int64_t place : {int64_t{0}, count - 1}) {
+      std::vector<Float> broken = scores;
+      broken[place] = bad;
+      expect(!table.n_of_m(broken.data(), slabs, rows, inner, keep, mask), "a group that is not finite");
+    }
+  delete[] mask;
 }
 
 void test_step(int64_t count) {
@@ -161,6 +203,9 @@ void test_generator(int64_t blocks) {
     const Point point = unit_normals(c.word[2], c.word[3]);
     expect(values[4 * b + 2] == point.x && values[4 * b + 3] == point.y, "normal");
   }
+  std::vector<int64_t> words(4 * blocks);
+  kernels().words(3, 5, blocks, words.data());
+  for (int64_t i = 0; i < 4 * blocks; ++i) expect(words[i] == philox(3, 5 + i / 4).word[i % 4], "words");
   kernels().sign(3, 5, blocks, 0.5f, signs.data());
   for (int64_t i = 0; i < 128 * blocks; ++i)
     expect(signs[i] == 0.5f * unit_sign(philox(3, 5 + i / 128).word[i / 32 % 4], i % 32), "sign");
@@ -177,14 +222,23 @@ int main() {
   test_keys();
   for (const int64_t count : {0, 1, 7, 8, 15, 16, 17, 31, 33, 1000, 2047, 2048})
     for (uint64_t seed = 0; seed < 6; ++seed) {
-      test_classify<float>(count, 1000 * seed);
-      test_classify<double>(count, 1000 * seed);
+      for (const Ranking ranking : {Ranking::magnitude, Ranking::raw}) {
+        test_classify<float>(count, 1000 * seed, ranking);
+        test_classify<double>(count, 1000 * seed, ranking);
+      }
       test_step(count);
     }
+  for (const Ranking ranking : {Ranking::magnitude, Ranking::raw})
+    for (const int64_t rows : {1, 3, 4, 8, 16, 700})
+      for (const int64_t inner : {1, 3, 9})
+        for (const int64_t slabs : {1, 7, 70}) {
+          if (rows * inner * slabs > 5000) continue;
+          test_n_of_m<float>(slabs, rows, inner, (rows + 1) / 2, ranking);
+          test_n_of_m<double>(slabs, rows, inner, 1, ranking);
+        }
   for (const int64_t count : {0, 1, 2, 7, 63, 64, 65, 130}) {
     test_packing(count);
     test_generator(count);
   }
-  std::printf(failures ? "%d checks failed\n" : "all checks passed\n", failures);
-  return failures ? EXIT_FAILURE : EXIT_SUCCESS;
+  return finish();
 }

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from supermask.init import INITS
-from supermask.mask import DISTRIBUTIONS, check_density
+from supermask.mask import check_density, check_distribution
 from supermask.prune.magnitude import SCOPES
 from supermask.search import BASES, SEARCHES
 from supermask.train import AMP_DTYPES, SCHEDULES
@@ -83,7 +83,7 @@ class SearchConfig(TaskConfig):
 
     method: str = option("edge-popup", "search algorithm", choices=tuple(SEARCHES))
     density: float = option(0.3, "fraction of weights kept")
-    distribution: str = option("uniform", "how the density spreads over layers", choices=DISTRIBUTIONS)
+    distribution: str = option("uniform", "uniform, global, erk or N:M: how the density spreads")
     init: str = option("signed_constant", "distribution of the frozen weights", choices=INITS)
     rescale: bool = option(True, "scale the frozen weights by 1/√density")
     optimizer: str = option("sgd", "rule that moves the scores", choices=tuple(BASES))
@@ -96,6 +96,7 @@ class SearchConfig(TaskConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         _check_density("density", self.density)
+        _check_distribution(self.distribution, self.density)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,7 +161,7 @@ class CompareConfig(TaskConfig):
     weight_decay: float = option(5e-4, "weight decay of the weights")
     search_init: str = option("signed_constant", "distribution of frozen weights", choices=INITS)
     rescale: bool = option(True, "scale the frozen weights by 1/√density")
-    distribution: str = option("uniform", "how a search's density spreads", choices=DISTRIBUTIONS)
+    distribution: str = option("uniform", "uniform, global, erk or N:M: how a search's density spreads")
     search_optimizer: str = option("sgd", "rule that moves the scores", choices=tuple(BASES))
     search_lr: float = option(0.1, "learning rate of the scores")
     search_weight_decay: float = option(5e-4, "weight decay of the scores")
@@ -172,6 +173,7 @@ class CompareConfig(TaskConfig):
         super().__post_init__()
         for density in self.densities:
             _check_density("densities", density)
+            _check_distribution(self.distribution, density)
         for name in ("methods", "densities", "seeds"):
             values = getattr(self, name)
             if not values or len(set(values)) != len(values):
@@ -192,3 +194,10 @@ def _check_density(name: str, value: float) -> None:
         check_density(value)
     except ValueError:
         raise ConfigError(name, value, "take a density in (0, 1], the fraction of weights kept") from None
+
+
+def _check_distribution(distribution: str, density: float) -> None:
+    try:
+        check_distribution(distribution, density)
+    except ValueError as error:
+        raise ConfigError("distribution", distribution, str(error)) from None

@@ -6,6 +6,7 @@ not computed again.
 
 import math
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -135,8 +136,11 @@ class _Execution:
             base=rule.optimizer,
             seed=self.spec.seed,
             **rule.options(),
+            **source.options,
         )
+        search.plan(self.spec.task.steps, self.loader.steps_per_epoch)
         progress = self._fit(search, {})
+        search.settle()
         return search.mask, progress
 
     def _frozen(self) -> tuple[Mask, Progress]:
@@ -187,7 +191,7 @@ class _Execution:
             return {}
         if source.kind == "random":
             assert isinstance(source.keep, dict)
-            return random_mask(shapes, source.keep, self.spec.seed)
+            return random_mask(shapes, source.keep, self.spec.seed, source.distribution)
         assert source.run is not None
         parent = self.store.run(source.run).ticket()
         if source.kind == "same":
@@ -221,15 +225,16 @@ class _Execution:
             amp=task.amp,
             label_smoothing=task.label_smoothing,
             clip=task.clip,
-            evaluation=self._validation if len(self.val_split) else None,
+            evaluation=(lambda: self._validation(optimizer)) if len(self.val_split) else None,
             evaluate_every=max(1, task.steps // EVALUATIONS),
             on_step=step_done,
             on_record=self.run.write_history,
             checkpoint=Checkpoint(self.run.checkpoint, self.environment.checkpoint_seconds),
         )
 
-    def _validation(self) -> dict[str, float]:
-        measured = self._evaluate(self.val_split)
+    def _validation(self, optimizer: Optimizer) -> dict[str, float]:
+        with optimizer.evaluating() if isinstance(optimizer, Search) else nullcontext():
+            measured = self._evaluate(self.val_split)
         return {f"val_{name}": value for name, value in measured.items() if value is not None}
 
     def _evaluate(self, images: Images) -> dict[str, float | None]:

@@ -219,7 +219,8 @@ def _untrained(config: CompareConfig, task: Task, infos: list[ParameterInfo], se
             # Only the search knows how many weights each layer keeps.
             control = MaskSource(kind="shuffle", run=searched.id)
         else:
-            control = MaskSource(kind="random", keep=_counts(infos, density, config.distribution))
+            counts = _counts(infos, density, config.distribution)
+            control = MaskSource(kind="random", keep=counts, distribution=config.distribution)
         yield RunSpec(
             method="random-mask-frozen",
             kind="frozen",
@@ -255,9 +256,9 @@ def _search(
 
 def _rescale(infos: list[ParameterInfo], mask: MaskSource) -> float | dict[str, float]:
     """The density that each layer is rescaled for: its own where the distribution fixes it."""
-    if mask.distribution != "erk":
+    if mask.distribution in ("uniform", "global"):
         return mask.density
-    counts = _counts(infos, mask.density, "erk")
+    counts = _counts(infos, mask.density, mask.distribution)
     return {info.name: counts[info.name] / info.tensor.numel() for info in infos}
 
 

@@ -60,7 +60,9 @@ class MaskSource:
             `random`.
         run: Identifier of the run it starts from.
         keep: Weights to keep, per layer or in all; for `magnitude` and `random`.
-        density: Fraction to keep, with `distribution`; for `search`.
+        density: Fraction to keep, for `search`.
+        distribution: How it spreads over layers, for `search` and `random`.
+        options: Further arguments of the search.
     """
 
     kind: str = "none"
@@ -68,6 +70,7 @@ class MaskSource:
     keep: dict[str, int] | int | None = None
     density: float = 1.0
     distribution: str = "uniform"
+    options: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,8 +6,9 @@ gradients, lets a base rule (any `torch.optim` class) move the scores, selects t
 back. An algorithm says what a score gradient is and which mask follows from the scores.
 """
 
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -50,7 +51,12 @@ class Search(Optimizer):
         density: Fraction of weights kept, in (0, 1].
         lr: Learning rate of the scores.
         base: `sgd`, `adam`, `adamw` or any `torch.optim.Optimizer` class; it moves the scores.
-        distribution: `uniform`, `global` or `erk`: how the density spreads over layers.
+        distribution: How the density spreads over layers: `uniform`, `global`, `erk`, or N:M such as
+            `2:4`: N of every M weights along the input dimension (`ops.select_n_of_m`).
+        density_schedule: `constant`, or `cubic`: from dense to `density` by (1 - t/T)³, see
+            `mask.scheduled_density`.
+        schedule_steps: T, the steps until a scheduled density is reached; by default half of the steps
+            that `plan` is told of.
         seed: Seed of the initial scores.
         include: Patterns of parameter names to mask although the default would not.
         exclude: Patterns of parameter names to leave unmasked.
@@ -64,6 +70,12 @@ class Search(Optimizer):
     """
 
     method = "search"
+    ranking = "magnitude"
+    """What scores are ranked by; see `ops.select`."""
+    exact_density: ClassVar[bool] = True
+    """Whether every mask keeps exactly `keep` weights; otherwise the density emerges from the scores."""
+    recipe: ClassVar[Mapping[str, Any]] = {}
+    """Fields of `SearchConfig` for which the method's authors recommend other values than the defaults."""
 
     def __init__(
         self,
@@ -73,6 +85,8 @@ class Search(Optimizer):
         lr: float,
         base: str | type[Optimizer] = "sgd",
         distribution: str = "uniform",
+        density_schedule: str = "constant",
+        schedule_steps: int | None = None,
         seed: int = 0,
         include: Iterable[str] = (),
         exclude: Iterable[str] = (),
@@ -81,17 +95,19 @@ class Search(Optimizer):
     ) -> None:
         masks.check_density(density)
         check_seed(seed)
-        if distribution not in masks.DISTRIBUTIONS:
-            raise ValueError(
-                f"distribution must be one of {', '.join(masks.DISTRIBUTIONS)}, not {distribution!r}"
-            )
+        masks.check_distribution(distribution, density)
+        _check_schedule(density_schedule, schedule_steps, distribution)
         infos = masked(model, include, exclude)
         norms = _norm_parameters(model) if train_norms else []
         _freeze_the_rest(model, [info.tensor for info in infos], norms)
         self.model = unwrap(model)
         self.density = density
         self.distribution = distribution
+        self.density_schedule = density_schedule
+        self.schedule_steps = schedule_steps
         self.seed = seed
+        self._group = masks.group_of(distribution)
+        self._steps, self._horizon = 0, schedule_steps
         self._names = {info.name: info.tensor for info in infos}
         weights = {info.name: self._frozen_weight(info) for info in infos}
         scores = {info.name: self.initial_scores(info, weights[info.name]) for info in infos}
@@ -100,8 +116,8 @@ class Search(Optimizer):
         super().__init__([{"params": [*self._names.values(), *norms], **group}], self.base.defaults)
         for name, parameter in self._names.items():
             self.state[parameter] = {"score": scores[name], "weight": weights[name]}
-        self.keep = self._counts()
-        self._cuts = ops.new_cuts(list(scores.values()))
+        self.keep = self._counts(self.current_density)
+        self._cuts = ops.new_cuts(list(scores.values()), together=distribution == "global")
         self._write(self.select())
         masks.warn_of_collapse(self.mask)
 
@@ -123,7 +139,30 @@ class Search(Optimizer):
 
     def select(self) -> masks.Mask:
         """The masks that follow from `self.scores`; exactly `self.keep` weights."""
-        return masks.select(self.scores, self.keep, self._cuts)
+        if self._group:
+            return masks.select_n_of_m(self.scores, *self._group, ranking=self.ranking)
+        return masks.select(self.scores, self.keep, self._cuts, self.ranking)
+
+    def effective(self, mask: masks.Mask) -> dict[str, Tensor]:
+        """The weights that stand under `mask`, by name: W, unless an algorithm scales or flips it."""
+        return self.weights
+
+    def plan(self, steps: int, steps_per_epoch: int) -> None:
+        """Learn how long the search will be, before its first step; what has no schedule ignores it.
+
+        The same numbers must be given again to a search that goes on from a `state_dict`. An algorithm
+        with periods of its own overrides this and calls it.
+        """
+        if self.schedule_steps is None:
+            self._horizon = max(1, steps // 2)
+
+    def settle(self) -> None:
+        """Put the final network in place after the last step, where training saw another (a sample)."""
+
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """Inside this context the model computes what its ticket would; afterwards it trains on."""
+        yield
 
     def fused_step(self) -> bool:
         """Do everything that `step` does in one pass if that is possible; whether it was done."""
@@ -137,16 +176,36 @@ class Search(Optimizer):
 
         Raises:
             NonFiniteScoreError: A score is no longer finite. The model keeps its last good weights; the
-                search itself is lost, and goes on from its last `state_dict`.
+                search itself is lost, and goes on from its last `state_dict`. On CUDA, where a step does not
+                wait for the device, the next of `mask`, `ticket` and `state_dict` raises it instead.
         """
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
         self._share_options()
+        self._follow_schedule()
         if not self.fused_step():
             self._step_in_parts()
+        if self.density_schedule != "constant" and self._steps == self._horizon:
+            masks.warn_of_collapse(self.mask)
         return loss
+
+    @property
+    def current_density(self) -> float:
+        """Fraction of weights kept at present: `density`, but on the way there under a schedule.
+
+        Raises:
+            ValueError: A schedule without a length has begun.
+        """
+        if self.density_schedule == "constant":
+            return self.density
+        if self._steps and self._horizon is None:
+            raise ValueError(
+                f"density_schedule={self.density_schedule!r} needs a length: give schedule_steps=, or call "
+                "plan(steps, steps_per_epoch) before the first step"
+            )
+        return masks.scheduled_density(self.density, self._steps, self._horizon or 1, self.density_schedule)
 
     @property
     def scores(self) -> dict[str, Tensor]:
@@ -161,6 +220,7 @@ class Search(Optimizer):
     @property
     def mask(self) -> masks.Mask:
         """Parameter name → bool mask, True where the weight is kept."""
+        masks.check_cuts(self.scores, self._cuts)
         return {name: self.state[p]["mask"] for name, p in self._names.items()}
 
     def ticket(self, provenance: Mapping[str, Any] | None = None) -> Ticket:
@@ -169,7 +229,7 @@ class Search(Optimizer):
         Args:
             provenance: JSON-able facts to record in the file (the method and density are recorded).
         """
-        facts = {"method": self.method, "density": self.density, "distribution": self.distribution}
+        facts = {"method": self.method, "density": self.current_density, "distribution": self.distribution}
         return Ticket.of(self.model, self.mask, provenance={**facts, **(provenance or {})})
 
     def zero_grad(self, set_to_none: bool = True) -> None:
@@ -185,8 +245,10 @@ class Search(Optimizer):
         super().add_param_group(param_group)
 
     def state_dict(self) -> dict[str, Any]:
-        """Scores, frozen weights, masks, options and the base rule's state."""
-        return {**super().state_dict(), "base": self.base.state_dict(), "search": self._identity()}
+        """Scores, frozen weights, masks, options, steps done and the base rule's state."""
+        masks.check_cuts(self.scores, self._cuts)
+        own = {"base": self.base.state_dict(), "search": self._identity(), "steps": self._steps}
+        return {**super().state_dict(), **own}
 
     def _identity(self) -> dict[str, Any]:
         """What a state must agree with to be continued here."""
@@ -195,6 +257,8 @@ class Search(Optimizer):
             "base": type(self.base).__name__,
             "density": self.density,
             "distribution": self.distribution,
+            "ranking": self.ranking,
+            "density_schedule": [self.density_schedule, self.schedule_steps],
             "names": list(self._names),
         }
 
@@ -221,6 +285,8 @@ class Search(Optimizer):
         for group, saved in zip(self.param_groups, state_dict["param_groups"], strict=True):
             group.update({key: value for key, value in saved.items() if key != "params"})
         self.base.load_state_dict(state_dict["base"])
+        self._cuts.zero_()
+        self._steps = state_dict["steps"]
         self._write(self.mask)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -251,11 +317,17 @@ class Search(Optimizer):
             )
         return weight
 
-    def _counts(self) -> dict[str, int] | int:
+    def _counts(self, density: float) -> dict[str, int] | int:
         shapes = {name: tuple(p.shape) for name, p in self._names.items()}
         if self.distribution == "global":
-            return masks.keep_count(sum(p.numel() for p in self._names.values()), self.density)
-        return masks.allocate(shapes, self.density, self.distribution)
+            return masks.keep_count(sum(p.numel() for p in self._names.values()), density)
+        return masks.allocate(shapes, density, self.distribution)
+
+    def _follow_schedule(self) -> None:
+        """Count the step, and the weights to keep after it."""
+        self._steps += 1
+        if self.density_schedule != "constant":
+            self.keep = self._counts(self.current_density)
 
     def _share_options(self) -> None:
         """Hand lr and whatever else a scheduler changed to the base rule."""
@@ -264,9 +336,22 @@ class Search(Optimizer):
 
     def _write(self, mask: masks.Mask) -> None:
         with torch.no_grad():
-            ops.write_masked(list(self._names.values()), list(self.weights.values()), list(mask.values()))
+            weights = self.effective(mask)
+            ops.write_masked(list(self._names.values()), list(weights.values()), list(mask.values()))
         for name, parameter in self._names.items():
             self.state[parameter]["mask"] = mask[name]
+
+
+def _check_schedule(schedule: str, steps: int | None, distribution: str) -> None:
+    masks.scheduled_density(1.0, 0, 1, schedule)  # refuses an unknown one
+    if steps is not None and (isinstance(steps, bool) or not isinstance(steps, int) or steps < 1):
+        raise ValueError(f"schedule_steps must be a whole number of steps from 1 on, not {steps!r}")
+    if steps is not None and schedule == "constant":
+        raise ValueError(
+            "schedule_steps has no meaning for a constant density; give density_schedule='cubic'"
+        )
+    if schedule != "constant" and masks.group_of(distribution):
+        raise ValueError(f"distribution {distribution!r} fixes the density, so it cannot follow a schedule")
 
 
 def _freeze_the_rest(model: nn.Module, masked_weights: list[nn.Parameter], norms: list[Tensor]) -> None:

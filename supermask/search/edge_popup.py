@@ -3,9 +3,12 @@
 Each layer keeps its k weights of largest |s| (section 3.1, algorithm of figure 2). The gradient passes
 the selection unchanged, to every edge, kept or not: dL/ds = sign(s) · W · dL/dW_eff. The paper's equation
 6 has no sign(s); ranking by |s| with this factor is what the authors' code does and what we follow.
+`ranking="raw"` is the equation as printed: dL/ds = W · dL/dW_eff, and the k largest s themselves are kept.
 """
 
-from torch import Tensor
+from typing import Any
+
+from torch import Tensor, nn
 
 from supermask import ops
 from supermask.search.base import Search, register_search
@@ -14,11 +17,24 @@ from supermask.search.fused import sgd_step
 
 @register_search("edge-popup")
 class EdgePopup(Search):
-    """Edge-popup as an optimizer; see `Search` for the arguments."""
+    """Edge-popup as an optimizer; see `Search` for the other arguments.
+
+    Args:
+        ranking: `magnitude` (|s|, the authors' code) or `raw` (s, the paper's equation 6).
+    """
+
+    def __init__(self, model: nn.Module, *, ranking: str = "magnitude", **options: Any) -> None:
+        self.ranking = ops.check_ranking(ranking)
+        super().__init__(model, **options)
 
     def score_gradients(
         self, grads: list[Tensor], weights: list[Tensor], scores: list[Tensor]
     ) -> list[Tensor]:
+        if self.ranking == "raw":
+            return [
+                grad.to(score.dtype).contiguous() * weight
+                for grad, weight, score in zip(grads, weights, scores, strict=True)
+            ]
         return ops.straight_through(grads, weights, scores)
 
     def fused_step(self) -> bool:

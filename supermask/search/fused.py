@@ -18,15 +18,20 @@ def sgd_step(search: Search) -> bool:
     """Run the fused step if this search, its base rule and its gradients allow it; whether it ran.
 
     Raises:
-        NonFiniteScoreError: A score is no longer finite; the model keeps its last good weights.
+        NonFiniteScoreError: A score is no longer finite; the model keeps its last good weights. (On CUDA
+            `Search.mask` raises it.)
     """
-    if not _plain_sgd(search.base) or not isinstance(search.keep, dict):
+    together = isinstance(search.keep, int)
+    if not _plain_sgd(search.base) or search._group or search.ranking != "magnitude":
         return False
     parameters, scores = list(search._names.values()), list(search.scores.values())
     grads = [parameter.grad for parameter in parameters]
     options = search.base.param_groups[0]
     velocities = _velocities(search.base, scores) if options["momentum"] != 0 else []
     if velocities is None or not all(map(_fits, scores, grads)):
+        return False
+    # A cut over all tensors needs a kernel that knows of it, as that of rank_into does.
+    if together and not ops.is_native("rank_into", scores[0].device):
         return False
     try:
         selected = ops.edge_popup_sgd(
@@ -35,7 +40,7 @@ def sgd_step(search: Search) -> bool:
             velocities,
             grads,  # type: ignore[arg-type]  # none is None: _fits
             list(search.weights.values()),
-            list(search.keep.values()),
+            [search.keep] if isinstance(search.keep, int) else list(search.keep.values()),
             search._cuts,
             **{name: options[name] for name in _OPTIONS},
         )
@@ -43,8 +48,11 @@ def sgd_step(search: Search) -> bool:
         search._write(search.mask)
         masks.check_finite(search.scores)
         raise
-    for parameter, mask in zip(parameters, selected, strict=True):
-        search.state[parameter]["mask"] = mask
+    if together and any(map(masks.is_empty, selected)):
+        search._write(search.select())  # which leaves every layer its best weight
+    else:
+        for parameter, mask in zip(parameters, selected, strict=True):
+            search.state[parameter]["mask"] = mask
     if len(options["params"]) > len(scores):
         search.base.step()  # norms: the scores have no .grad, so it passes them by
     return True

@@ -1,6 +1,7 @@
 // A float tensor of any type and strides as the CUDA kernels see it: its elements by row-major index.
 #pragma once
 
+#include <array>
 #include <cstdint>
 
 #include "supermask/dtype.h"
@@ -64,6 +65,13 @@ struct Array {
   Dtype dtype;
   Layout layout;
 };
+
+inline Array contiguous_array(void* data, Dtype dtype, int64_t numel) {
+  Array array = {data, dtype, {}};
+  const std::array<int64_t, 1> size = {numel}, stride = {1};
+  make_layout(size, stride, array.layout);
+  return array;
+}
 
 // To and from 16 bits by way of float32, as torch does it.
 template <class Float>

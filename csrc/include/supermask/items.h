@@ -104,4 +104,19 @@ struct StepItem {
   }
 };
 
+// The first part of a StepItem alone: its scores move.
+struct MoveItem {
+  StepItem step;
+  Sgd rule;
+  int64_t numel;
+
+  template <class Float>
+  SUPERMASK_MEMBER StepItem::Inputs read(int64_t index) const {
+    return step.read(index);
+  }
+  SUPERMASK_MEMBER void put(int64_t index, const StepItem::Inputs& inputs) const {
+    step.move(rule, inputs, index);
+  }
+};
+
 }  // namespace supermask

@@ -16,25 +16,26 @@ struct Places;
 template <>
 struct Places<float> {
   using Place = uint64_t;
-  static constexpr int bits = 31 + 32;
+  static constexpr int bits = 64;
 };
 
 template <>
 struct Places<double> {
   __extension__ using Place = unsigned __int128;
-  static constexpr int bits = 63 + 32;
+  static constexpr int bits = 96;
 };
 
 constexpr int64_t kLargestSegment = UINT32_MAX;  // scores that are ranked together
+constexpr uint32_t kLastIndex = UINT32_MAX - 1;   // no place has all bits set: as a cut that keeps none
 
-template <class Float>
-SUPERMASK_HD typename Places<Float>::Place place_of(Float score, uint32_t index) {
-  using Place = typename Places<Float>::Place;
-  return static_cast<Place>(key_of(score)) << 32 | static_cast<Place>(UINT32_MAX - index);
+SUPERMASK_HD uint64_t place_of(uint32_t key, uint32_t index) { return uint64_t{key} << 32 | (kLastIndex - index); }
+
+SUPERMASK_HD Places<double>::Place place_of(uint64_t key, uint32_t index) {
+  return static_cast<Places<double>::Place>(key) << 32 | (kLastIndex - index);
 }
 
 SUPERMASK_HD uint32_t key_of_place(uint64_t place) { return static_cast<uint32_t>(place >> 32); }
-SUPERMASK_HD uint32_t index_of_place(uint64_t place) { return UINT32_MAX - static_cast<uint32_t>(place); }
+SUPERMASK_HD uint32_t index_of_place(uint64_t place) { return kLastIndex - static_cast<uint32_t>(place); }
 
 constexpr int kBins = 2048;
 
@@ -68,7 +69,8 @@ SUPERMASK_HD int digit_bits(int rest) {
 // The bin of a place, or -1 for one that is no longer in question.
 template <class Float>
 SUPERMASK_HD int bin_of(const RadixSearch<Float>& search, typename Places<Float>::Place place) {
-  if (place >> search.rest != search.prefix) return -1;
+  // Before the first digit all are in question; a shift by all bits has no meaning.
+  if (search.rest < Places<Float>::bits && place >> search.rest != search.prefix) return -1;
   const int bits = digit_bits(search.rest);
   return static_cast<int>(place >> (search.rest - bits)) & ((1 << bits) - 1);
 }

@@ -20,6 +20,7 @@ namespace supermask {
 
 constexpr int kTileElements = 2048;    // elements of a tile
 constexpr int kSlots = 256;            // candidates of a tile that are set aside
+constexpr int kSettlingThreads = 768;  // of the group that settles a segment: 1024 would leave too few registers
 constexpr int64_t kSmallSegment = 8192;  // up to here all scores are ranked at once
 
 struct Segment {
@@ -63,7 +64,7 @@ SUPERMASK_HD void classify_tile(const Group& group, Tile& tile, const Item& item
       item.put(inputs, index, stays);
       if (key < window.low || stays) return;
       const unsigned slot = group.add(&tile.candidates, 1);
-      if (slot < kSlots) slots[slot] = place_of(score, static_cast<uint32_t>(index));
+      if (slot < kSlots) slots[slot] = place_of(key, static_cast<uint32_t>(index));
     };
     in_batches(thread, group.threads, count, read, classify);
     if (above) group.add(&tile.above, above);
@@ -121,7 +122,7 @@ SUPERMASK_HD void settle_segment(const Group& group, Settling& shared, const Ite
   const auto for_scores = [&](int thread, auto visit) {
     in_batches(
         thread, group.threads, segment.numel, [&](int64_t i) { return item.score(i); },
-        [&](int64_t i, float score) { visit(place_of(score, static_cast<uint32_t>(i))); });
+        [&](int64_t i, float score) { visit(place_of(key_of(score), static_cast<uint32_t>(i))); });
   };
   while (!shared.search.done) {
     clear(group, shared.histogram);

@@ -1,0 +1,88 @@
+"""The compiled CUDA library on a machine with or without a GPU: that it loads, and what its kernels use."""
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+
+import supermask
+from supermask import info, operators, ops, references
+
+CUDA = torch.device("cuda")
+NATIVE = (
+    *("fill_philox", "fill_random", "pack_mask", "unpack_mask"),
+    *("select", "select_into", "select_global", "rank_into", "select_n_of_m"),
+    *("straight_through", "write_masked", "edge_popup_sgd"),
+)
+needs_library = pytest.mark.skipif(
+    operators._native_cuda is None, reason="no compiled CUDA library; nvcc and `make setup` make one"
+)
+
+
+@needs_library
+@pytest.mark.parametrize("name", NATIVE)
+def test_its_operators_are_registered_without_a_gpu(name):
+    assert ops.is_native(name, CUDA)
+    assert ops.backends("cuda")[name].startswith("native (")
+
+
+def test_every_operator_has_a_line_for_each_device():
+    cpu, cuda = info.describe().split("\ncuda\n")
+    for name in references.KERNELS:
+        assert f"  {name} " in cpu and f"  {name} " in cuda
+
+
+def test_a_library_that_does_not_load_is_an_error(tmp_path, monkeypatch):
+    Path(tmp_path, "_native_cuda.so").write_bytes(b"no library")
+    monkeypatch.setattr(supermask, "__path__", [str(tmp_path)])
+    with pytest.raises(OSError, match="_native_cuda"):
+        operators._load_native("_native_cuda.so")
+
+
+def test_a_torch_without_cuda_says_so(monkeypatch):
+    monkeypatch.setattr(torch.version, "cuda", None)
+    monkeypatch.setattr(operators, "_native_cuda", None)
+    operators.is_native.cache_clear()
+    try:
+        assert set(ops.backends("cuda").values()) == {"reference (this torch has no CUDA)"}
+    finally:
+        operators.is_native.cache_clear()
+
+
+# What the machine code uses. The caps leave four blocks of 256 threads on a multiprocessor, and the settling
+# of masks its one of 768.
+REGISTERS = {
+    "classify_kernel": 64,
+    "settle_kernel": 80,
+    "elements_kernel": 64,
+    "count_kernel": 64,
+    "write_mask_kernel": 64,
+    "select_groups_kernel": 64,
+    "fill_random_kernel": 32,
+}
+
+
+def _cuobjdump() -> str | None:
+    """NVIDIA's tool, from the toolkit or from the triton that comes with torch."""
+    found = shutil.which("cuobjdump")
+    bundled = Path(torch.__file__).parents[1] / "triton/backends/nvidia/bin/cuobjdump"
+    return found or (str(bundled) if bundled.exists() else None)
+
+
+@needs_library
+@pytest.mark.skipif(_cuobjdump() is None, reason="needs cuobjdump, of the CUDA toolkit or of triton")
+def test_kernels_spill_nothing_and_stay_within_their_registers():
+    command = [_cuobjdump(), "--dump-resource-usage", str(operators._native_cuda)]
+    text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    kernels = re.findall(r"Function (\S+):\s+REG:(\d+) STACK:(\d+) SHARED:\d+ LOCAL:(\d+)", text)
+    for part in ("sm_80", "sm_90a"):
+        assert f"arch = {part}" in text
+    for name in REGISTERS:
+        assert any(name in kernel for kernel, *_ in kernels), f"no kernel {name} in the library"
+    for kernel, registers, stack, local in kernels:
+        cap = next((cap for name, cap in REGISTERS.items() if name in kernel), None)
+        assert cap is None or (stack, local) == ("0", "0"), f"{kernel} spills to memory"
+        assert cap is None or int(registers) <= cap, f"{kernel} takes {registers} registers, more than {cap}"
