@@ -56,8 +56,8 @@ inline Dtype check_float(const Scope& scope, const Tensor& tensor, const char* w
   return *dtype;
 }
 
-// Tensors as arrays. What no Layout describes is read from a contiguous copy, or written to one and copied back by
-// `finish`; the copies live as long as this.
+// Tensors as arrays. What no Layout describes is read from a contiguous copy, or written to one and copied
+// back by `finish`; the copies live as long as this.
 class Arrays {
  public:
   explicit Arrays(const Scope& scope) : scope_(scope) {}
@@ -120,13 +120,14 @@ inline bool check_keep_or_total(const std::vector<Tensor>& scores, const std::ve
 
 // Scores ranked together are numbered in 32 bits.
 inline void check_rankable(int64_t numel) {
-  check(numel <= kLargestSegment, "CUDA kernels rank at most ", kLargestSegment, " scores together, not ", numel,
-        "; select on the CPU, or layer by layer");
+  check(numel <= kLargestSegment, "CUDA kernels rank at most ", kLargestSegment, " scores together, not ",
+        numel, "; select on the CPU, or layer by layer");
 }
 
 inline bool* check_mask_to_write(const Scope& scope, const Tensor& mask, const Tensor& score) {
   scope.check_here(mask, "masks");
-  check(mask.scalar_type() == ScalarType::Bool && mask.is_contiguous(), "masks must be contiguous bool tensors");
+  check(mask.scalar_type() == ScalarType::Bool && mask.is_contiguous(),
+        "masks must be contiguous bool tensors");
   check_same_shape(mask, "masks", score, "scores");
   return mask.mutable_data_ptr<bool>();
 }

@@ -27,7 +27,8 @@ void fill_random(Tensor out, int64_t key, int64_t start, std::string scheme, dou
 
 void fill_philox(Tensor out, int64_t key, int64_t start) {
   const Scope scope(out, "out");
-  check(out.scalar_type() == ScalarType::Long && out.is_contiguous(), "out must be a contiguous int64 tensor");
+  check(out.scalar_type() == ScalarType::Long && out.is_contiguous(),
+        "out must be a contiguous int64 tensor");
   check(start >= 0, "start must not be negative, but is ", start);
   cuda::fill_philox(static_cast<uint64_t>(key), static_cast<uint64_t>(start), out.numel(),
                     out.mutable_data_ptr<int64_t>(), scope.stream());

@@ -70,15 +70,19 @@ void fill_random(Scheme scheme, uint64_t key, uint64_t start, int64_t count, flo
                  void* out, cudaStream_t stream) {
   if (count == 0) return;
   switch (scheme) {
-    case Scheme::sign: return fill<Scheme::sign>(key, start, count, scale, dtype, out, stream);
-    case Scheme::uniform: return fill<Scheme::uniform>(key, start, count, scale, dtype, out, stream);
-    case Scheme::normal: return fill<Scheme::normal>(key, start, count, scale, dtype, out, stream);
+    case Scheme::sign:
+      return fill<Scheme::sign>(key, start, count, scale, dtype, out, stream);
+    case Scheme::uniform:
+      return fill<Scheme::uniform>(key, start, count, scale, dtype, out, stream);
+    case Scheme::normal:
+      return fill<Scheme::normal>(key, start, count, scale, dtype, out, stream);
   }
 }
 
 void fill_philox(uint64_t key, uint64_t start, int64_t count, int64_t* out, cudaStream_t stream) {
   if (count == 0) return;
-  fill_philox_kernel<<<blocks_for(quads_of(start, count), kThreads), kThreads, 0, stream>>>(key, start, count, out);
+  fill_philox_kernel<<<blocks_for(quads_of(start, count), kThreads), kThreads, 0, stream>>>(key, start, count,
+                                                                                            out);
   check_launch("fill_philox");
 }
 

@@ -30,10 +30,14 @@ inline unsigned blocks_for(int64_t items, int64_t items_per_block) {
 template <class Body>
 void with_type(Dtype dtype, Body body) {
   switch (dtype) {
-    case Dtype::float32: return body(float{});
-    case Dtype::float64: return body(double{});
-    case Dtype::bfloat16: return body(BFloat16{});
-    case Dtype::float16: return body(Float16{});
+    case Dtype::float32:
+      return body(float{});
+    case Dtype::float64:
+      return body(double{});
+    case Dtype::bfloat16:
+      return body(BFloat16{});
+    case Dtype::float16:
+      return body(Float16{});
   }
 }
 

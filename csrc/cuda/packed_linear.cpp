@@ -13,7 +13,7 @@ bool starts_at_sixteen(const void* data) { return reinterpret_cast<uintptr_t>(da
 }  // namespace
 
 Tensor linear_from_codes(Tensor x, Tensor codes, int64_t outputs, double scale, std::optional<Tensor> bias) {
-  const Scope scope(x);
+  const Scope scope(x, "x");
   const Dtype dtype = check_decoded(x.scalar_type(), "x");
   check(x.is_cuda() && x.dim() == 2 && x.is_contiguous(),
         "x must be a contiguous CUDA tensor of two dimensions, not of shape ", shape_of(x));
@@ -43,7 +43,7 @@ Tensor linear_from_codes(Tensor x, Tensor codes, int64_t outputs, double scale, 
 }
 
 Tensor decode_codes(Tensor codes, int64_t outputs, int64_t inputs, double scale, ScalarType dtype) {
-  const Scope scope(codes);
+  const Scope scope(codes, "codes");
   const CodedMatrix matrix = check_codes(codes, outputs, inputs);
   const Dtype type = check_decoded(dtype, "the matrix");
   const Tensor dense = scope.empty({outputs, inputs}, dtype);

@@ -51,8 +51,8 @@ void pack_mask(const bool* mask, int64_t count, uint8_t* packed, cudaStream_t st
 
 void unpack_mask(const uint8_t* packed, int64_t count, bool* mask, cudaStream_t stream) {
   if (count == 0) return;
-  unpack_kernel<<<blocks_for(count, 8 * kThreads), kThreads, 0, stream>>>(
-      packed, count, aligned(mask), reinterpret_cast<uint8_t*>(mask));
+  unpack_kernel<<<blocks_for(count, 8 * kThreads), kThreads, 0, stream>>>(packed, count, aligned(mask),
+                                                                          reinterpret_cast<uint8_t*>(mask));
   check_launch("unpack_mask");
 }
 

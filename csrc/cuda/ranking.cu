@@ -1,4 +1,5 @@
-// Selection without hints, within tensors, over several and within groups: kernels around ranking.h and groups.h.
+// Selection without hints, within tensors, over several and within groups: kernels around ranking.h and
+// groups.h.
 #include <algorithm>
 
 #include "launch.h"
@@ -37,8 +38,8 @@ __global__ void __launch_bounds__(kThreads)
   const int i = chunk.item_of(blockIdx.x);
   const Ranked& tensor = chunk.items[i];
   const Stretch stretch = stretch_of(chunk, i);
-  count_digits(BlockGroup{kThreads}, histogram, segments[tensor.segment], tensor.scores, ranking, stretch.begin,
-               stretch.count, tensor.base, first);
+  count_digits(BlockGroup{kThreads}, histogram, segments[tensor.segment], tensor.scores, ranking,
+               stretch.begin, stretch.count, tensor.base, first);
 }
 
 template <class Float>
@@ -54,8 +55,8 @@ __global__ void __launch_bounds__(kThreads)
   const int i = chunk.item_of(blockIdx.x);
   const Ranked& tensor = chunk.items[i];
   const Stretch stretch = stretch_of(chunk, i);
-  write_mask(BlockGroup{kThreads}, segments[tensor.segment], tensor.scores, ranking, tensor.mask, stretch.begin,
-             stretch.count, tensor.base);
+  write_mask(BlockGroup{kThreads}, segments[tensor.segment], tensor.scores, ranking, tensor.mask,
+             stretch.begin, stretch.count, tensor.base);
 }
 
 template <class Float>
@@ -68,8 +69,8 @@ __global__ void clear_kernel(unsigned* flag) { *flag = 0; }
 
 template <class Float>
 __global__ void __launch_bounds__(kThreads)
-    select_groups_kernel(const __grid_constant__ Chunk<GroupedItem> chunk, int64_t n, int64_t m, Ranking ranking,
-                         unsigned* infinite) {
+    select_groups_kernel(const __grid_constant__ Chunk<GroupedItem> chunk, int64_t n, int64_t m,
+                         Ranking ranking, unsigned* infinite) {
   const int i = chunk.item_of(blockIdx.x);
   const GroupedItem& item = chunk.items[i];
   const int64_t group = int64_t{blockIdx.x - chunk.first_block[i]} * kThreads + threadIdx.x;
@@ -115,9 +116,10 @@ template <class Float>
 bool met_infinite(const RankedSegment<Float>* segments, int count, cudaStream_t stream) {
   if (count == 0) return false;
   std::vector<unsigned> flags(count);
-  check_cuda(cudaMemcpy2DAsync(flags.data(), sizeof(unsigned), &segments->infinite, sizeof(RankedSegment<Float>),
-                               sizeof(unsigned), count, cudaMemcpyDeviceToHost, stream),
-             "copy what a selection met");
+  check_cuda(
+      cudaMemcpy2DAsync(flags.data(), sizeof(unsigned), &segments->infinite, sizeof(RankedSegment<Float>),
+                        sizeof(unsigned), count, cudaMemcpyDeviceToHost, stream),
+      "copy what a selection met");
   check_cuda(cudaStreamSynchronize(stream), "finish a selection");
   return std::any_of(flags.begin(), flags.end(), [](unsigned flag) { return flag != 0; });
 }

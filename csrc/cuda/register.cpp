@@ -1,5 +1,5 @@
-// Hands the CUDA kernels to PyTorch's dispatcher, under the schemas that supermask/operators.py declares. Nothing
-// here touches a device, so the library loads on a machine without one.
+// Hands the CUDA kernels to PyTorch's dispatcher, under the schemas that supermask/operators.py declares.
+// Nothing here touches a device, so the library loads on a machine without one.
 #include "operators.h"
 
 STABLE_TORCH_LIBRARY_IMPL(supermask, CUDA, m) {

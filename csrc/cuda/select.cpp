@@ -1,7 +1,8 @@
 // Masks of the first scores in rank: select, select_into, select_global, rank_into and select_n_of_m.
 //
-// With `cuts` nothing waits for the device, so that a CUDA graph can hold the call: that a score was not finite is
-// written into `cuts`. Without, the call waits to raise the error itself, unless a graph is being captured.
+// With `cuts` nothing waits for the device, so that a CUDA graph can hold the call: that a score was not
+// finite is written into `cuts`. Without, the call waits to raise the error itself, unless a graph is being
+// captured.
 #include "operators.h"
 #include "ranked.h"
 #include "tile_memory.h"

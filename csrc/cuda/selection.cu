@@ -31,7 +31,8 @@ __global__ void __launch_bounds__(kSettlingThreads, 1)
 }
 
 template <class Item, class Rule>
-void run(const std::vector<Selected<Item>>& tensors, const Rule& rule, TileMemory memory, cudaStream_t stream) {
+void run(const std::vector<Selected<Item>>& tensors, const Rule& rule, TileMemory memory,
+         cudaStream_t stream) {
   using Tensors = Chunk<Selected<Item>>;
   for_chunks(
       tensors, [](const Selected<Item>& tensor) { return tensor.segment.tiles(); },

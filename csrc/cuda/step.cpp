@@ -18,8 +18,8 @@ float* check_state(const Scope& scope, const Tensor& tensor, const char* what, c
 }
 
 // A step with one cut over all tensors: its parts one after the other.
-void step_together(const Scope& scope, const std::vector<StepItem>& items, const Sgd& rule, const Tensors& scores,
-                   const Tensors& masks, const Counts& keep, Hint* hint) {
+void step_together(const Scope& scope, const std::vector<StepItem>& items, const Sgd& rule,
+                   const Tensors& scores, const Tensors& masks, const Counts& keep, Hint* hint) {
   std::vector<MoveItem> moved;
   std::vector<Array> arrays;
   std::vector<MaskedItem> written;

@@ -10,11 +10,13 @@ namespace supermask::cuda {
 template <class Item>
 class TileWorkspace {
  public:
-  TileWorkspace(const Scope& scope, std::vector<Selected<Item>>& tensors) : memory_(allocate(scope, tensors)) {}
+  TileWorkspace(const Scope& scope, std::vector<Selected<Item>>& tensors)
+      : memory_(allocate(scope, tensors)) {}
 
   TileMemory memory() const {
     char* data = static_cast<char*>(memory_.data_ptr());
-    return {reinterpret_cast<Tile*>(data + tiles_ * kSlots * sizeof(uint64_t)), reinterpret_cast<uint64_t*>(data)};
+    return {reinterpret_cast<Tile*>(data + tiles_ * kSlots * sizeof(uint64_t)),
+            reinterpret_cast<uint64_t*>(data)};
   }
 
  private:
@@ -23,7 +25,8 @@ class TileWorkspace {
       tensor.segment.first_tile = tiles_;
       tiles_ += tensor.segment.tiles();
     }
-    return scope.empty({tiles_ * static_cast<int64_t>(kSlots * sizeof(uint64_t) + sizeof(Tile))}, ScalarType::Byte);
+    return scope.empty({tiles_ * static_cast<int64_t>(kSlots * sizeof(uint64_t) + sizeof(Tile))},
+                       ScalarType::Byte);
   }
 
   int64_t tiles_ = 0;

@@ -1,5 +1,5 @@
-// What the CUDA kernels do, on the host: the same phases, one thread after the other, against a stable sort and
-// against the CPU kernels. Device memory is poisoned first and allocated to the element.
+// What the CUDA kernels do, on the host: the same phases, one thread after the other, against a stable sort
+// and against the CPU kernels. Device memory is poisoned first and allocated to the element.
 #include <algorithm>
 #include <array>
 #include <cstring>
@@ -62,14 +62,29 @@ std::vector<Float> draw_scores(int kind, int64_t count, uint64_t seed) {
   for (int64_t i = 0; i < count; ++i) {
     const float value = unit_uniform(random_word(seed * 1000003 + (kind == fourfold ? i / 4 : i)));
     switch (kind) {
-      case rounded: scores[i] = static_cast<int>(value * 8); break;
-      case equal: scores[i] = Float(-0.5); break;
-      case zeros: scores[i] = value > 0 ? Float(0) : -Float(0); break;
-      case denormal: scores[i] = static_cast<int>(value * 999) * std::numeric_limits<Float>::denorm_min(); break;
-      case ascending: scores[i] = static_cast<Float>(i) / count; break;
-      case heavy: scores[i] = Float(value) * value * value * value * value * 1e6f; break;
-      case skewed: scores[i] = i < count / 10 ? value + 10 : value * 1e-3f; break;
-      default: scores[i] = value;
+      case rounded:
+        scores[i] = static_cast<int>(value * 8);
+        break;
+      case equal:
+        scores[i] = Float(-0.5);
+        break;
+      case zeros:
+        scores[i] = value > 0 ? Float(0) : -Float(0);
+        break;
+      case denormal:
+        scores[i] = static_cast<int>(value * 999) * std::numeric_limits<Float>::denorm_min();
+        break;
+      case ascending:
+        scores[i] = static_cast<Float>(i) / count;
+        break;
+      case heavy:
+        scores[i] = Float(value) * value * value * value * value * 1e6f;
+        break;
+      case skewed:
+        scores[i] = i < count / 10 ? value + 10 : value * 1e-3f;
+        break;
+      default:
+        scores[i] = value;
     }
   }
   return scores;
@@ -129,7 +144,8 @@ void test_hints_hit() {
   select_within(ScoreItem{array_of(scores), mask.data()}, NoRule{}, segment, hint, false);
   std::vector<float> magnitudes(count);
   std::transform(scores.begin(), scores.end(), magnitudes.begin(), [](float s) { return s < 0 ? -s : s; });
-  std::nth_element(magnitudes.begin(), magnitudes.begin() + keep - 1, magnitudes.end(), std::greater<float>());
+  std::nth_element(magnitudes.begin(), magnitudes.begin() + keep - 1, magnitudes.end(),
+                   std::greater<float>());
   expect(hint.key == key_of(magnitudes[keep - 1]) && hint.spread == kFirst, "the hint is the cut");
   const Window<uint32_t> window = first_window(segment, hint);
   int64_t above = 0, inside = 0;
@@ -137,14 +153,16 @@ void test_hints_hit() {
     above += key_of(score) >= window.high;
     inside += key_of(score) >= window.low && key_of(score) < window.high;
   }
-  expect(above < keep && above + inside >= keep && inside < count / 20, "the window holds the cut and little else");
+  expect(above < keep && above + inside >= keep && inside < count / 20,
+         "the window holds the cut and little else");
 }
 
 void test_windows() {
   for (uint64_t i = 0; i < 20000; ++i) {
     const Hint hint = {random_word(2 * i) >> (i % 32), random_word(2 * i + 1) >> (i % 17)};
     const Window<uint32_t> window = window_of(hint);
-    const bool around = window.low <= hint.key && hint.key < window.high && window.high - window.low <= 2 * kWidest;
+    const bool around =
+        window.low <= hint.key && hint.key < window.high && window.high - window.low <= 2 * kWidest;
     expect(plausible(hint) ? around : window.low == window.high, "a window is around its hint");
     expect(window.high <= Keys<float>::infinity, "and among the finite");
   }
@@ -169,21 +187,26 @@ void test_not_finite() {
 
 void test_step(int64_t rows, int64_t columns, const Sgd& rule, bool momentum, bool transposed) {
   const int64_t count = rows * columns;
-  std::vector<float> grad = draw_scores<float>(uniform, count, 11), weight = draw_scores<float>(uniform, count, 12);
-  std::vector<float> scores = draw_scores<float>(rounded, count, 13), velocity = draw_scores<float>(uniform, count, 14);
+  std::vector<float> grad = draw_scores<float>(uniform, count, 11),
+                     weight = draw_scores<float>(uniform, count, 12);
+  std::vector<float> scores = draw_scores<float>(rounded, count, 13),
+                     velocity = draw_scores<float>(uniform, count, 14);
   std::vector<BFloat16> out = poisoned<BFloat16>(count);
   std::vector<float> theirs = scores, their_velocity = velocity;
   Mask mask(count);
   Array target = {out.data(), Dtype::bfloat16, {}};
   const std::vector<int64_t> sizes = {rows, columns};
-  make_layout(sizes, transposed ? std::vector<int64_t>{1, rows} : std::vector<int64_t>{columns, 1}, target.layout);
-  const StepItem item = {target, array_of(grad), weight.data(), scores.data(),
-                         momentum ? velocity.data() : nullptr, mask.data()};
+  make_layout(sizes, transposed ? std::vector<int64_t>{1, rows} : std::vector<int64_t>{columns, 1},
+              target.layout);
+  const StepItem item = {
+      target,     array_of(grad), weight.data(), scores.data(), momentum ? velocity.data() : nullptr,
+      mask.data()};
   Hint hint = {0, 0};
   for (int step = 0; step < 3; ++step) {
     for (int64_t begin = 0; begin < count; begin += kTile)
-      kernels().edge_popup_sgd(rule, grad.data() + begin, weight.data() + begin, std::min(kTile, count - begin),
-                               theirs.data() + begin, momentum ? their_velocity.data() + begin : nullptr);
+      kernels().edge_popup_sgd(rule, grad.data() + begin, weight.data() + begin,
+                               std::min(kTile, count - begin), theirs.data() + begin,
+                               momentum ? their_velocity.data() + begin : nullptr);
     const int64_t keep = count / 3;
     select_within(item, rule, {keep, count, 0}, hint, step % 2);
     expect(scores == theirs && velocity == their_velocity, "the step of the CPU kernels");
@@ -205,7 +228,9 @@ void test_ranking(int kind, const std::vector<int64_t>& sizes, int64_t keep, uin
                   Ranking ranking) {
   const int64_t total = std::accumulate(sizes.begin(), sizes.end(), int64_t{0});
   std::vector<Float> all = draw_scores<Float>(kind, total, seed);
-  if (infinite) all[total / 2] = seed % 3 ? -std::numeric_limits<Float>::infinity() : std::numeric_limits<Float>::quiet_NaN();
+  if (infinite)
+    all[total / 2] =
+        seed % 3 ? -std::numeric_limits<Float>::infinity() : std::numeric_limits<Float>::quiet_NaN();
   std::vector<std::vector<Float>> tensors;
   std::vector<Mask> masks;
   for (int64_t begin = 0; const int64_t size : sizes) {
@@ -237,7 +262,8 @@ void test_ranking(int kind, const std::vector<int64_t>& sizes, int64_t keep, uin
   expect(together == sorted_mask(all, keep, ranking), "selection over tensors");
 }
 
-void test_groups(int kind, int64_t outputs, int64_t inputs, int64_t inner, int64_t n, int64_t m, Ranking ranking) {
+void test_groups(int kind, int64_t outputs, int64_t inputs, int64_t inner, int64_t n, int64_t m,
+                 Ranking ranking) {
   const int64_t count = outputs * inputs * inner;
   std::vector<float> scores = draw_scores<float>(kind, count, 5);
   Mask mask(count);
@@ -300,7 +326,8 @@ void test_layout() {
   expect(dims_of({8, 3, 5, 5}, {75, 1, 15, 3}) == 3, "channels_last has three");
   expect(dims_of({2, 2, 2, 2, 2}, {1, 2, 4, 8, 16}) == 0, "five dimensions are too many");
   expect(dims_of({}, {}) == 1 && offset_of(layout, 0) == 0, "a scalar");
-  expect(dims_of({int64_t{1} << 20, 4096, 3}, {1, int64_t{1} << 20, int64_t{1} << 32}) == 3, "a large tensor");
+  expect(dims_of({int64_t{1} << 20, 4096, 3}, {1, int64_t{1} << 20, int64_t{1} << 32}) == 3,
+         "a large tensor");
   const int64_t index = (int64_t{1} << 33) + 5;
   expect(offset_of(layout, index) == index / 12288 + (index / 3 % 4096 << 20) + (index % 3 << 32), "64 bits");
 }

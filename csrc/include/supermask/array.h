@@ -78,10 +78,14 @@ template <class Float>
 SUPERMASK_HD Float load(const Array& array, int64_t index) {
   const int64_t at = offset_of(array.layout, index);
   switch (array.dtype) {
-    case Dtype::float32: return static_cast<Float>(static_cast<const float*>(array.data)[at]);
-    case Dtype::bfloat16: return static_cast<Float>(to_float(static_cast<const BFloat16*>(array.data)[at]));
-    case Dtype::float16: return static_cast<Float>(to_float(static_cast<const Float16*>(array.data)[at]));
-    case Dtype::float64: break;
+    case Dtype::float32:
+      return static_cast<Float>(static_cast<const float*>(array.data)[at]);
+    case Dtype::bfloat16:
+      return static_cast<Float>(to_float(static_cast<const BFloat16*>(array.data)[at]));
+    case Dtype::float16:
+      return static_cast<Float>(to_float(static_cast<const Float16*>(array.data)[at]));
+    case Dtype::float64:
+      break;
   }
   return static_cast<Float>(static_cast<const double*>(array.data)[at]);
 }
@@ -90,10 +94,18 @@ template <class Float>
 SUPERMASK_HD void store(const Array& array, int64_t index, Float value) {
   const int64_t at = offset_of(array.layout, index);
   switch (array.dtype) {
-    case Dtype::float32: static_cast<float*>(array.data)[at] = static_cast<float>(value); return;
-    case Dtype::bfloat16: from_float(static_cast<float>(value), static_cast<BFloat16*>(array.data)[at]); return;
-    case Dtype::float16: from_float(static_cast<float>(value), static_cast<Float16*>(array.data)[at]); return;
-    case Dtype::float64: static_cast<double*>(array.data)[at] = value; return;
+    case Dtype::float32:
+      static_cast<float*>(array.data)[at] = static_cast<float>(value);
+      return;
+    case Dtype::bfloat16:
+      from_float(static_cast<float>(value), static_cast<BFloat16*>(array.data)[at]);
+      return;
+    case Dtype::float16:
+      from_float(static_cast<float>(value), static_cast<Float16*>(array.data)[at]);
+      return;
+    case Dtype::float64:
+      static_cast<double*>(array.data)[at] = value;
+      return;
   }
 }
 

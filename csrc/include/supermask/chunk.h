@@ -1,5 +1,5 @@
-// Several tensors in one launch: what the kernel must know of each travels with its parameters, so that nothing is
-// copied beforehand and a CUDA graph holds it all.
+// Several tensors in one launch: what the kernel must know of each travels with its parameters, so that
+// nothing is copied beforehand and a CUDA graph holds it all.
 #pragma once
 
 #include <cstdint>

@@ -51,8 +51,8 @@ struct SerialGroup {
   }
 };
 
-// One thread's share of [0, count): calls use(i, read(i)) for every `threads`-th i from `thread` on. A batch is read
-// before the first of it is used, so that the reads are under way together.
+// One thread's share of [0, count): calls use(i, read(i)) for every `threads`-th i from `thread` on. A batch
+// is read before the first of it is used, so that the reads are under way together.
 template <class Read, class Use>
 SUPERMASK_HD void in_batches(int thread, int threads, int64_t count, Read read, Use use) {
   constexpr int kBatch = 4;

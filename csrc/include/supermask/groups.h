@@ -18,16 +18,19 @@ struct GroupedItem {
   SUPERMASK_MEMBER int64_t groups(int64_t m) const { return outputs * ((inputs + m - 1) / m) * inner; }
 };
 
-// Writes the mask of one group; false if a score in it is not finite. Every score counts those before it in rank:
-// groups are small.
+// Writes the mask of one group; false if a score in it is not finite. Every score counts those before it in
+// rank: groups are small.
 template <class Float>
-SUPERMASK_HD bool select_group(const GroupedItem& item, int64_t group, int64_t n, int64_t m, Ranking ranking) {
+SUPERMASK_HD bool select_group(const GroupedItem& item, int64_t group, int64_t n, int64_t m,
+                               Ranking ranking) {
   const int64_t per_row = (item.inputs + m - 1) / m;
   const int64_t row = group / item.inner / per_row, in_row = group / item.inner % per_row;
   const int64_t begin = (row * item.inputs + in_row * m) * item.inner + group % item.inner;
   const int64_t rest = item.inputs - in_row * m, size = rest < m ? rest : m;
   const int64_t kept = kept_of_group(size, n, m);
-  const auto key_at = [&](int64_t i) { return key_of(load<Float>(item.scores, begin + i * item.inner), ranking); };
+  const auto key_at = [&](int64_t i) {
+    return key_of(load<Float>(item.scores, begin + i * item.inner), ranking);
+  };
   bool finite = true;
   for (int64_t i = 0; i < size; ++i) {
     const auto key = key_at(i);

@@ -8,8 +8,8 @@
 
 namespace supermask {
 
-// The previous cut's key, 0 if there is none, and half the width of the window to try. Any content is valid and
-// changes no mask.
+// The previous cut's key, 0 if there is none, and half the width of the window to try. Any content is valid
+// and changes no mask.
 struct Hint {
   int64_t key, spread;
 };

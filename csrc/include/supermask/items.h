@@ -1,5 +1,5 @@
-// Tensors that are worked on together, and what happens to one element of each. The first two are read and written
-// element by element; selection works on the others (see segment.h).
+// Tensors that are worked on together, and what happens to one element of each. The first two are read and
+// written element by element; selection works on the others (see segment.h).
 #pragma once
 
 #include <cstdint>

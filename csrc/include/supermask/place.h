@@ -1,4 +1,5 @@
-// The order in which scores are kept, as the order of integers, and the radix search for the last one that is.
+// The order in which scores are kept, as the order of integers, and the radix search for the last one that
+// is.
 #pragma once
 
 #include <cstdint>
@@ -8,8 +9,9 @@
 
 namespace supermask {
 
-// A place has the key of a score above the complement of its index: larger scores first, and of equal ones the
-// lower index. No two places of a segment are equal, so a cut between them keeps exactly as many as it should.
+// A place has the key of a score above the complement of its index: larger scores first, and of equal ones
+// the lower index. No two places of a segment are equal, so a cut between them keeps exactly as many as it
+// should.
 template <class Float>
 struct Places;
 
@@ -26,9 +28,11 @@ struct Places<double> {
 };
 
 constexpr int64_t kLargestSegment = UINT32_MAX;  // scores that are ranked together
-constexpr uint32_t kLastIndex = UINT32_MAX - 1;   // no place has all bits set: as a cut that keeps none
+constexpr uint32_t kLastIndex = UINT32_MAX - 1;  // no place has all bits set: as a cut that keeps none
 
-SUPERMASK_HD uint64_t place_of(uint32_t key, uint32_t index) { return uint64_t{key} << 32 | (kLastIndex - index); }
+SUPERMASK_HD uint64_t place_of(uint32_t key, uint32_t index) {
+  return uint64_t{key} << 32 | (kLastIndex - index);
+}
 
 SUPERMASK_HD Places<double>::Place place_of(uint64_t key, uint32_t index) {
   return static_cast<Places<double>::Place>(key) << 32 | (kLastIndex - index);
@@ -60,7 +64,8 @@ SUPERMASK_HD RadixSearch<Float> start_search(int64_t rank, int64_t numel) {
   return {0, none ? ~Place{0} : Place{0}, rank, Places<Float>::bits, none || all};
 }
 
-// Bits of the next digit: at most 11, and shared out evenly between the passes over the key or over the index.
+// Bits of the next digit: at most 11, and shared out evenly between the passes over the key or over the
+// index.
 SUPERMASK_HD int digit_bits(int rest) {
   const int part = rest > 32 ? rest - 32 : rest, passes = (part + 10) / 11;
   return (part + passes - 1) / passes;

@@ -1,6 +1,6 @@
-// Selection without a hint, by |score| or by score, within tensors or over several ranked together: a radix search
-// in which every digit is a pass over all scores, side by side in many groups. The state of a segment, which is
-// what is ranked together, lies in global memory.
+// Selection without a hint, by |score| or by score, within tensors or over several ranked together: a radix
+// search in which every digit is a pass over all scores, side by side in many groups. The state of a segment,
+// which is what is ranked together, lies in global memory.
 #pragma once
 
 #include <cstdint>
@@ -20,7 +20,8 @@ struct RankedSegment {
   unsigned bins[kBins];
 };
 
-// The passes that find every cut: those over the key, and those over the index, which do nothing without ties.
+// The passes that find every cut: those over the key, and those over the index, which do nothing without
+// ties.
 template <class Float>
 constexpr int kPasses = 0;
 template <>
@@ -34,7 +35,8 @@ SUPERMASK_HD typename Keys<Float>::Key key_of(Float score, Ranking ranking) {
 }
 
 template <class Group, class Float>
-SUPERMASK_HD void start_ranking(const Group& group, RankedSegment<Float>& segment, int64_t keep, int64_t numel) {
+SUPERMASK_HD void start_ranking(const Group& group, RankedSegment<Float>& segment, int64_t keep,
+                                int64_t numel) {
   group.each_thread([&](int thread) {
     for (int bin = thread; bin < kBins; bin += group.threads) segment.bins[bin] = 0;
     if (thread != 0) return;

@@ -1,7 +1,8 @@
-// Selection within one tensor in one pass, where the window of its hint holds the cut. Tiles are classified side
-// by side: scores above the window stay, those below go, the candidates between are set aside. Then one group
-// settles the segment: it finds the cut among the candidates and touches them alone, or, where the window missed,
-// ranks all scores. The result is the same whatever the hint said, and in whatever order threads run.
+// Selection within one tensor in one pass, where the window of its hint holds the cut. Tiles are classified
+// side by side: scores above the window stay, those below go, the candidates between are set aside. Then one
+// group settles the segment: it finds the cut among the candidates and touches them alone, or, where the
+// window missed, ranks all scores. The result is the same whatever the hint said, and in whatever order
+// threads run.
 //
 // An item is a tensor with its mask and whatever else moves with it:
 //   Inputs read(index)                  everything to be read of an element
@@ -18,9 +19,10 @@
 
 namespace supermask {
 
-constexpr int kTileElements = 2048;    // elements of a tile
-constexpr int kSlots = 256;            // candidates of a tile that are set aside
-constexpr int kSettlingThreads = 768;  // of the group that settles a segment: 1024 would leave too few registers
+constexpr int kTileElements = 2048;  // elements of a tile
+constexpr int kSlots = 256;          // candidates of a tile that are set aside
+constexpr int kSettlingThreads =
+    768;  // of the group that settles a segment: 1024 would leave too few registers
 constexpr int64_t kSmallSegment = 8192;  // up to here all scores are ranked at once
 
 struct Segment {
@@ -42,7 +44,8 @@ SUPERMASK_HD Window<uint32_t> first_window(const Segment& segment, const Hint& h
   return window_of(hint);
 }
 
-// Classifies elements [begin, begin + count) of `item`, count <= kTileElements. `tile` is shared by the group.
+// Classifies elements [begin, begin + count) of `item`, count <= kTileElements. `tile` is shared by the
+// group.
 template <class Group, class Item, class Rule>
 SUPERMASK_HD void classify_tile(const Group& group, Tile& tile, const Item& item, const Rule& rule,
                                 Window<uint32_t> window, int64_t begin, int count, uint64_t* slots,
@@ -85,8 +88,9 @@ struct Settling {
 
 // Finds the cut of a segment whose tiles are classified, corrects the masks and renews the hint.
 template <class Group, class Item>
-SUPERMASK_HD void settle_segment(const Group& group, Settling& shared, const Item& item, const Segment& segment,
-                                 const Tile* tiles, const uint64_t* slots, Hint* hint) {
+SUPERMASK_HD void settle_segment(const Group& group, Settling& shared, const Item& item,
+                                 const Segment& segment, const Tile* tiles, const uint64_t* slots,
+                                 Hint* hint) {
   const int64_t count = segment.tiles();
   tiles += segment.first_tile;
   slots += segment.first_tile * kSlots;
