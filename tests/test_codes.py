@@ -137,6 +137,12 @@ def test_every_kernel_computes_the_dense_layer(shape, dtype):
     assert torch.allclose(y.double(), exact, atol=0.05 if dtype == torch.bfloat16 else 1e-5, rtol=0.02)
 
 
+@pytest.mark.parametrize("outputs, inputs, batch", [(0, 5, 2), (5, 0, 2), (5, 7, 0)])
+def test_empty_sizes(outputs, inputs, batch):
+    y = CodedLinear(draw_signs(outputs, inputs), 0.1)(torch.randn(batch, inputs), torch.ones(outputs))
+    assert torch.equal(y, torch.ones(batch, outputs))
+
+
 def test_which_kernel_serves():
     signs = draw_signs(64, 128)
     halves = signs.view(-1, 4) * torch.tensor([1, 0, 1, 0], dtype=torch.int8)

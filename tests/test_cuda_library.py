@@ -3,6 +3,7 @@
 import re
 import shutil
 import subprocess
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ NATIVE = (
     *("fill_philox", "fill_random", "pack_mask", "unpack_mask"),
     *("select", "select_into", "select_global", "rank_into", "select_n_of_m"),
     *("straight_through", "write_masked", "edge_popup_sgd"),
+    *("linear_from_codes", "decode_codes"),
 )
 needs_library = pytest.mark.skipif(
     operators._native_cuda is None, reason="no compiled CUDA library; nvcc and `make setup` make one"
@@ -52,8 +54,8 @@ def test_a_torch_without_cuda_says_so(monkeypatch):
         operators.is_native.cache_clear()
 
 
-# What the machine code uses. The caps leave four blocks of 256 threads on a multiprocessor, and the settling
-# of masks its one of 768.
+# What the machine code uses. The caps leave four blocks of 256 threads on a multiprocessor, two of the packed
+# layer's, and the settling of masks its one of 768.
 REGISTERS = {
     "classify_kernel": 64,
     "settle_kernel": 80,
@@ -62,6 +64,8 @@ REGISTERS = {
     "write_mask_kernel": 64,
     "select_groups_kernel": 64,
     "fill_random_kernel": 32,
+    "packed_linear_kernel": 128,
+    "decode_kernel": 64,
 }
 
 
@@ -86,3 +90,31 @@ def test_kernels_spill_nothing_and_stay_within_their_registers():
         cap = next((cap for name, cap in REGISTERS.items() if name in kernel), None)
         assert cap is None or (stack, local) == ("0", "0"), f"{kernel} spills to memory"
         assert cap is None or int(registers) <= cap, f"{kernel} takes {registers} registers, more than {cap}"
+
+
+def _instructions(architecture: str) -> dict[str, list[str]]:
+    """Kernel → the names of its instructions, in order."""
+    command = [_cuobjdump(), "--dump-sass", "-arch", architecture, str(operators._native_cuda)]
+    text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    functions = re.split(r"Function : ", text)[1:]
+    instruction = re.compile(r"^\s+/\*[0-9a-f]{4,}\*/\s+(?:@\S+\s+)?([A-Z]\w*)", re.MULTILINE)
+    return {function.split(maxsplit=1)[0]: instruction.findall(function) for function in functions}
+
+
+@needs_library
+@pytest.mark.skipif(_cuobjdump() is None, reason="needs cuobjdump, of the CUDA toolkit or of triton")
+@pytest.mark.parametrize("architecture", ["sm_80", "sm_90a"])
+def test_decoding_a_packed_weight_costs_half_an_instruction(architecture):
+    """Of sixteen weights: eight times an and, which is a LOP3, of a shifted word. Nothing counts bits."""
+    kernels = {k: code for k, code in _instructions(architecture).items() if "packed_linear_kernel" in k}
+    assert len(kernels) == 9, "three types, three sizes of a batch"
+    for kernel, code in kernels.items():
+        assert not {"POPC", "LDL", "STL"} & set(code), kernel
+        products = [place for place, name in enumerate(code) if name == "HMMA"]
+        loop = Counter(code[products[0] : products[-1]])
+        # A product has 16 x 16 weights, eight of each lane. It is made once for every eight inputs and every
+        # term of them, and its weights are decoded once.
+        batch = int(re.search(r"Li(\d+)E", kernel)[1])
+        terms = 3 if "kernelIf" in kernel else 1
+        weights = 8 * len(products) / (batch / 8 * terms)
+        assert loop["LOP3"] <= 9 * weights / 16, (kernel, weights, loop)

@@ -1,11 +1,10 @@
 // The packed linear layer for tensor cores, run thread by thread on an emulated GPU: integers give the bits of
 // a plain matrix product, so that every index of layout, fragments, staging and epilogue is right.
 #include <cmath>
-#include <cstdio>
-#include <cstdlib>
 #include <limits>
 #include <vector>
 
+#include "check.h"
 #include "emulated_gpu.h"
 #include "supermask/packed_mma.h"
 #include "supermask/philox.h"
@@ -13,13 +12,6 @@
 using namespace supermask;
 
 namespace {
-
-int failures = 0;
-
-void expect(bool holds, const char* what) {
-  if (holds) return;
-  if (++failures <= 20) std::printf("FAILED: %s\n", what);
-}
 
 int random_integer(uint64_t seed, uint64_t index, int limit) {
   return static_cast<int>(philox(seed, index).word[0] % (2 * limit + 1)) - limit;
@@ -210,6 +202,5 @@ int main() {
   test_small_shapes<float>();
   test_large_shapes<BFloat16>();
   test_large_shapes<float>();
-  std::printf(failures ? "%d checks failed\n" : "all checks passed\n", failures);
-  return failures ? EXIT_FAILURE : EXIT_SUCCESS;
+  return finish();
 }

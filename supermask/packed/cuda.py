@@ -56,7 +56,7 @@ class CodedLinear:
         """
         if torch.is_autocast_enabled(x.device.type):
             x = x.to(torch.get_autocast_dtype(x.device.type))
-        flat = x.reshape(-1, self.inputs)
+        flat = x.reshape(x.shape[:-1].numel(), self.inputs)
         kernel = self.kernel(len(flat), x.dtype, needs_gradient=torch.is_grad_enabled() and x.requires_grad)
         if kernel == "codes":
             y = torch.ops.supermask.linear_from_codes(

@@ -298,11 +298,8 @@ SUPERMASK_HD void packed_linear(Gpu& gpu, const PackedLinear& task) {
   store_sums<Shape>(gpu, sums);
   gpu.sync();
   add_warps<Shape>(gpu);
-  if (task.ranks == 1) {
-    gpu.sync();
-  } else {
-    gpu.sync_cluster();
-  }
+  // A block on its own needs no barrier here: each thread writes the totals that it added itself.
+  if (task.ranks > 1) gpu.sync_cluster();
   write_results<Shape>(gpu, task, first_output, rank);
   if (task.ranks > 1) gpu.sync_cluster();  // shared memory lives until the last neighbour has read it
 }
