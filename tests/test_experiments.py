@@ -249,6 +249,9 @@ def test_imp_plan_has_a_ticket_per_round_and_its_controls(digits):
         "layers.4.weight" if "layers.4.weight" in last.mask.keep else list(last.mask.keep)[-1]
     ] == round(1000 * 0.9**3)
     assert in_order(reversed(plan.graph))[0].method == "dense"
+    twice = plan_imp(dataclasses.replace(config, seeds=(0, 3)), digits)
+    assert twice.rows[: len(plan.rows)] == plan.rows
+    assert [spec.seed for spec in twice.rows] == [0] * 7 + [3] * 7
 
 
 def test_hashes_depend_on_all_that_matters_and_nothing_else(digits):

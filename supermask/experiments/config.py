@@ -126,10 +126,11 @@ class ImpConfig(RuleConfig):
     rewind: str = option("weights", "rewind weights, or only the learning rate", choices=("weights", "lr"))
     reinit: bool = option(False, "train the reinit control of every round as well")
     init: str = option("kaiming_normal", "distribution of the initial weights", choices=INITS)
-    seed: int = option(0, "seed of the weights and the data order")
+    seeds: tuple[int, ...] = option((0,), "seeds of the weights and the data order")
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_distinct(self, "seeds")
         for name in ("rounds", "rewind_to"):
             if getattr(self, name) < 0:
                 raise ConfigError(name, getattr(self, name), "take a number that is not negative")

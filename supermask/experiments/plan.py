@@ -1,7 +1,7 @@
 """Plans: the graph of runs behind each command, and which of them make rows of its table."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -100,18 +100,25 @@ def plan_search(config: SearchConfig, data: Dataset) -> Plan:
 
 
 def plan_imp(config: ImpConfig, data: Dataset) -> Plan:
-    """The dense network, a ticket per round, and the reinit controls if wanted."""
-    task, seed = task_of(config, data), config.seed
+    """The dense network, a ticket per round, and the reinit controls if wanted, for every seed."""
+    task = task_of(config, data)
     if config.rewind_to >= task.steps:
         raise ConfigError("rewind_to", config.rewind_to, f"stay below the {task.steps} steps of a training")
     infos = layers_of(task, data)
-    setting = Setting(task, infos, rule_of(config), config.init, seed)
+    rows: list[RunSpec] = []
+    for seed in config.seeds:
+        rows += _rounds(config, Setting(task, infos, rule_of(config), config.init, seed))
+    return Plan(tuple(rows), tuple(rows))
+
+
+def _rounds(config: ImpConfig, setting: Setting) -> Iterator[RunSpec]:
     dense = setting.train("dense", snapshots=(config.rewind_to,) if config.rewind_to else ())
     method = "lr-rewind" if config.rewind == "lr" else "imp-rewind" if config.rewind_to else "imp"
-    rows, parent = [dense], dense
+    yield dense
+    parent = dense
     for round in range(1, config.rounds + 1):
         keep = round_counts(
-            infos,
+            setting.infos,
             round,
             config.rate,
             conv_rate=config.conv_rate,
@@ -127,13 +134,16 @@ def plan_imp(config: ImpConfig, data: Dataset) -> Plan:
             method,
             weights=weights,
             mask=MaskSource(kind="magnitude", run=parent.id, keep=keep),
-            density=_density(keep, infos),
+            density=_density(keep, setting),
             start=config.rewind_to,
         )
-        rows.append(parent)
+        yield parent
         if config.reinit:
-            rows.append(setting.reinit(parent))
-    return Plan(tuple(rows), tuple(rows))
+            yield setting.reinit(parent)
+
+
+def _density(keep: dict[str, int] | int, setting: Setting) -> float:
+    return (keep if isinstance(keep, int) else sum(keep.values())) / setting.weight_count
 
 
 def plan_compare(config: CompareConfig, data: Dataset) -> Plan:
@@ -147,8 +157,3 @@ def plan_compare(config: CompareConfig, data: Dataset) -> Plan:
     rows = [row for part in parts for method in config.methods for row in METHODS[method](part)]
     rows.sort(key=lambda row: (config.methods.index(row.method), -row.density, config.seeds.index(row.seed)))
     return Plan(tuple(spec for part in parts for spec in part.graph.values()), tuple(rows))
-
-
-def _density(keep: dict[str, int] | int, infos: list[ParameterInfo]) -> float:
-    total = sum(info.tensor.numel() for info in infos)
-    return (keep if isinstance(keep, int) else sum(keep.values())) / total
