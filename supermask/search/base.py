@@ -72,7 +72,7 @@ class Search(Optimizer):
     method = "search"
     ranking = "magnitude"
     """What scores are ranked by; see `ops.select`."""
-    exact_density: ClassVar[bool] = True
+    exact_density: bool = True
     """Whether every mask keeps exactly `keep` weights; otherwise the density emerges from the scores."""
     recipe: ClassVar[Mapping[str, Any]] = {}
     """Fields of `SearchConfig` for which the method's authors recommend other values than the defaults."""
