@@ -32,7 +32,7 @@ def parse(tensors: Mapping[str, Tensor], header: Mapping[str, Any], max_paramete
     version = header.get("version")
     if header.get("format") != FORMAT:
         raise TicketError("this is not a supermask ticket")
-    if version not in range(1, VERSION + 1) or header.get("generator") != GENERATOR:
+    if type(version) is not int or not 1 <= version <= VERSION or header.get("generator") != GENERATOR:
         raise TicketError(
             f"it has version {version!r} and generator {header.get('generator')!r}; "
             f"this library reads versions 1 to {VERSION} with {GENERATOR}"
@@ -49,7 +49,7 @@ def parse(tensors: Mapping[str, Tensor], header: Mapping[str, Any], max_paramete
     _check_budget(entries, max_parameters)
     _check_tensors(entries, groups)
     _check_draws(entries, groups["mask"], max_parameters)
-    if version_of(entries) > version:  # type: ignore[operator]
+    if version_of(entries) > version:
         raise TicketError(f"it is of version {version} and has entries of version {version_of(entries)}")
     init, factory = header.get("init"), header.get("factory")
     provenance = header.get("provenance") or {}

@@ -8,6 +8,7 @@ They are found by looking at the weights, so whoever makes a ticket need not say
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import chain
 
 import torch
 from torch import Tensor
@@ -38,10 +39,14 @@ class Derivation:
 
     def weight(self, seed: int, dtype: torch.dtype, mask: Tensor | None) -> Tensor:
         """The effective values, on the CPU; +0 outside the mask."""
-        weight = self.draw.weight(seed, dtype)
         if mask is None:
-            return weight
-        kept = weight[mask]
+            return self.draw.weight(seed, dtype)
+        weight = torch.zeros(mask.shape, dtype=dtype, device="cpu")
+        return weight.masked_scatter_(mask, self.kept(seed, dtype, mask))
+
+    def kept(self, seed: int, dtype: torch.dtype, mask: Tensor) -> Tensor:
+        """The values inside the mask, flat, in row-major order."""
+        kept = self.draw.weight(seed, dtype)[mask]
         if self.generations is not None:
             numbers = generation_numbers(self.generations, len(kept))
             for number in numbers.unique().tolist():
@@ -50,7 +55,7 @@ class Derivation:
                     kept = torch.where(numbers == number, drawn, kept)
         if self.flips is not None:
             kept = torch.where(ops.unpack_mask(self.flips, len(kept)), -kept, kept)
-        return weight.zero_().masked_scatter_(mask, kept)
+        return kept
 
 
 def derive(
@@ -59,20 +64,19 @@ def derive(
     """How `weight` (contiguous, on the CPU) follows from `draw`, bit for bit; None where it does not.
 
     Args:
-        weight: Effective values, 0 outside `mask`.
+        weight: Effective values; what lies outside `mask` does not count.
         mask: Bool mask, or None for a parameter without one.
         draw: What the parameter was drawn by.
         seed: Seed of the draw.
         generations: The last generation that the values may be of.
     """
     plain = Derivation(draw)
-    if same_bits(weight, plain.weight(seed, weight.dtype, mask)):
-        return plain
-    if mask is None or not mask.any():
-        return None
-    for found in _candidates(weight[mask], mask, draw, seed, generations):
-        if same_bits(weight, found.weight(seed, weight.dtype, mask)):
-            return found
+    if mask is None:
+        return plain if same_bits(weight, draw.weight(seed, weight.dtype)) else None
+    kept = weight[mask]
+    for way in chain([plain], _candidates(kept, mask, draw, seed, generations)):
+        if same_bits(kept, way.kept(seed, kept.dtype, mask)):
+            return way
     return None
 
 
@@ -90,9 +94,13 @@ def generation_numbers(planes: Tensor, count: int) -> Tensor:
 
 
 def _candidates(kept: Tensor, mask: Tensor, draw: Draw, seed: int, generations: int) -> Iterator[Derivation]:
-    """Derivations whose kept values are worth comparing in full; `kept` is what they must give."""
+    """Derivations whose kept values are worth comparing bit by bit; `kept` is what they must give."""
+    if not len(kept):
+        return
     draw = replace(draw, binary=False, factor=1.0)
     drawn = draw.weight(seed, kept.dtype)[mask]
+    if torch.equal(drawn, kept):
+        yield Derivation(draw)
     inverted = torch.signbit(kept) != torch.signbit(drawn)
     if not inverted.any():
         if bool((kept.abs() == kept.abs()[0]).all()):
@@ -119,7 +127,7 @@ def _generations(
         hit = open_ & (draw.weight(seed, kept.dtype, generation=generation)[mask] == kept)
         numbers[hit] = generation
         open_ &= ~hit
-    if not open_.any():
+    if numbers.any() and not open_.any():
         digits = int(numbers.max()).bit_length()
         planes = [ops.pack_mask((numbers >> digit) & 1 == 1) for digit in range(digits)]
         yield Derivation(draw, generations=torch.stack(planes))
