@@ -1,11 +1,13 @@
 """How the values of a parameter follow from the seed: found out when a ticket is made, followed when read.
 
 Besides a plain draw there are four ways, for masked parameters: the draw times a factor (rescaled weights),
-the signs of the draw times a factor (binary weights), the draw with some signs inverted (signed masks; one
-bit per kept weight), and draws of several generations (iterative randomization; a number per kept weight).
+the signs of the draw times a factor (binary weights; of a signed constant, one of another scale), the draw
+with some signs inverted (signed masks; one bit per kept weight), and draws of several generations (iterative
+randomization; a number per kept weight).
 They are found by looking at the weights, so whoever makes a ticket need not say what made the network.
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import chain
@@ -104,7 +106,10 @@ def _candidates(kept: Tensor, mask: Tensor, draw: Draw, seed: int, generations: 
     inverted = torch.signbit(kept) != torch.signbit(drawn)
     if not inverted.any():
         if bool((kept.abs() == kept.abs()[0]).all()):
-            yield Derivation(replace(draw, binary=True, factor=float(kept[0].abs())))
+            magnitude = float(kept[0].abs())
+            if draw.scheme == "sign":
+                yield Derivation(replace(draw, scale=math.copysign(magnitude, draw.scale)))
+            yield Derivation(replace(draw, binary=True, factor=magnitude))
         ratio = mask.numel() / len(kept)
         for factor in (ratio, ratio**0.5):
             rounded = float(torch.tensor(factor, dtype=torch.float32))

@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 import supermask as sm
 from supermask.mask import keep_count
+from supermask.packed import PackedLinear
 
 from .test_search import KeepLargest, linear_net, train
 
@@ -62,3 +63,27 @@ def test_a_single_kept_weight_stands_as_it_is():
     search = sm.SEARCHES["biprop"](model, density=0.05, lr=0.1)
     assert int(search.mask["weight"].sum()) == 1
     assert torch.equal(model.weight.detach(), search.weights["weight"] * search.mask["weight"])
+
+
+@pytest.mark.parametrize(
+    ("method", "init"),
+    [
+        ("biprop", "kaiming_normal"),
+        ("biprop", "signed_constant"),
+        ("signed-supermask", "elus"),
+        ("zhou", "glorot_constant"),
+    ],
+)
+def test_weights_of_one_magnitude_are_packed(method, init):
+    model = sm.create_model("lenet-300-100", in_channels=1, image_size=8)
+    sm.randomize_(model, init, seed=3)
+    search = sm.SEARCHES[method](model, density=0.4, lr=0.1)
+    x = torch.randn(5, 64, generator=torch.Generator().manual_seed(0))
+    for _ in range(3):
+        search.zero_grad()
+        F.cross_entropy(model(x), torch.arange(5)).backward()
+        search.step()
+    search.settle()
+    packed = sm.pack(model, search.ticket())
+    assert any(isinstance(layer, PackedLinear) for layer in packed.modules())
+    assert torch.allclose(packed(x), model(x), rtol=1e-4, atol=1e-5)
