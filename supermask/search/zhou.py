@@ -7,8 +7,10 @@ networks; a ticket needs one mask, and we take the most likely one, p > 1/2. Its
 constant ± the standard deviation of Glorot's normal distribution: `glorot_constant`.
 
 Deviations. The paper starts at v = 0; we start at the logit of `density`, which is 0 at the density 0.5.
-Where density goes from there is the loss's choice. A layer never becomes empty: where neither the draw nor
-the threshold keeps a weight, the most likely one stays.
+Where the density goes from there is the loss's choice. A denser start learns faster: 0.8 does in ten epochs
+of MNIST what 0.5 does in twenty. The paper trains with plain SGD at the rate 100 for thousands of epochs; the
+recipe here is Adam at 0.1, for tens. A layer never becomes empty: where neither the draw nor the threshold
+keeps a weight, the most likely one stays.
 """
 
 from collections.abc import Iterator, Mapping
@@ -43,8 +45,8 @@ class Zhou(Search):
     recipe = {  # noqa: RUF012
         "init": "glorot_constant",
         "rescale": False,
-        "lr": 100.0,
-        "momentum": 0.0,
+        "optimizer": "adam",
+        "lr": 0.1,
         "weight_decay": 0.0,
     }
 
@@ -129,8 +131,8 @@ class Zhou(Search):
             key = derive_key(purpose, self.seed, name)
             ops.fill_random(uniform, key, "uniform", start=number * score.numel())
             # In double precision devices disagree about σ by far less than the grid of the draws.
-            kept = uniform < 2 * torch.sigmoid(score.double()) - 1
-            drawn[name] = masks.at_least_one(kept, score)
+            threshold = torch.sigmoid_(score.double()).mul_(2).sub_(1)
+            drawn[name] = masks.at_least_one(uniform < threshold, score)
         return drawn
 
 
