@@ -75,7 +75,7 @@ class Search(Optimizer):
     exact_density: bool = True
     """Whether every mask keeps exactly `keep` weights; otherwise the density emerges from the scores."""
     recipe: ClassVar[Mapping[str, Any]] = {}
-    """Fields of `SearchConfig` for which the method's authors recommend other values than the defaults."""
+    """Fields of `SearchConfig` for which the method does better with other values than the defaults."""
 
     def __init__(
         self,

@@ -22,7 +22,7 @@ from supermask.search.base import Search, register_search
 class Biprop(Search):
     """Multi-prize tickets; see `Search` for the arguments."""
 
-    recipe = {"init": "kaiming_normal"}  # noqa: RUF012
+    recipe = {"init": "kaiming_normal", "lr": 0.4}  # noqa: RUF012
 
     def score_gradients(
         self, grads: list[Tensor], weights: list[Tensor], scores: list[Tensor]
