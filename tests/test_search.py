@@ -211,9 +211,10 @@ def test_state_dict_continues_bit_for_bit(searcher, small_net, batch, tmp_path):
 # Groups, schedules, rankings.
 
 
-def test_n_of_m_holds_in_every_group_after_every_step(searcher, batch):
+@pytest.mark.parametrize("method", sorted(name for name, cls in sm.SEARCHES.items() if cls.exact_density))
+def test_n_of_m_holds_in_every_group_after_every_step(method, batch):
     model = sm.randomize_(conv_net(), seed=0)
-    search = searcher(model, density=0.5, lr=0.1, distribution="2:4")
+    search = sm.SEARCHES[method](model, density=0.5, lr=0.1, distribution="2:4")
     first = {name: mask.clone() for name, mask in search.mask.items()}
     for _ in range(3):
         train(model, search, batch, 1)
@@ -225,6 +226,13 @@ def test_n_of_m_holds_in_every_group_after_every_step(searcher, batch):
         for name, parameter in model.named_parameters():
             assert torch.equal(parameter != 0, search.mask[name])
     assert any(not torch.equal(first[name], mask) for name, mask in search.mask.items())
+
+
+@pytest.mark.parametrize("options", [{"distribution": "global"}, {"density_schedule": "cubic"}])
+@pytest.mark.parametrize(("method", "own"), [("zhou", {}), ("signed-supermask", {"fixed_threshold": True})])
+def test_a_density_that_emerges_is_neither_spread_nor_scheduled(small_net, method, own, options):
+    with pytest.raises(ValueError, match=f"the density of {method} emerges from its scores"):
+        sm.SEARCHES[method](sm.randomize_(small_net), density=0.5, lr=0.1, **own, **options)
 
 
 class Parts(sm.EdgePopup):

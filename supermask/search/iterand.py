@@ -8,8 +8,8 @@ seeds and the number of re-draws so far, so that a ticket stores that number for
 weight.
 
 Deviations. The authors rank the scores themselves, which start from Kaiming's uniform distribution, U(±√(6 /
-fan_in)); we rank |s| with the gradient and the scores of edge-popup, as everywhere in this library. They
-re-draw every 300 steps of some 35,000; a shorter training re-draws at every hundredth of its length.
+fan_in)); we rank |s| with the gradient and the scores of edge-popup, or s where `ranking="raw"` asks for it.
+They re-draw every 300 steps of some 35,000; a shorter training re-draws at every hundredth of its length.
 """
 
 from collections.abc import Callable
@@ -67,6 +67,7 @@ class IteRand(EdgePopup):
         self._init = self._record()
 
     def plan(self, steps: int, steps_per_epoch: int) -> None:
+        super().plan(steps, steps_per_epoch)
         if self._follows_plan:
             self.period = max(1, min(PERIOD, steps // SHARE))
 
@@ -82,7 +83,7 @@ class IteRand(EdgePopup):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         super().load_state_dict(state_dict)
-        self._note_generation((self._steps + 1) // self.period)
+        self._note_generation(self._steps // self.period)
 
     def _identity(self) -> dict[str, Any]:
         return {**super()._identity(), "period": self.period, "rate": self.rate}

@@ -32,7 +32,7 @@ class SignedSupermask(Search):
         fixed_threshold: Keep the scores above the layer's first threshold, however many they are.
     """
 
-    recipe = {"lr": 0.4}  # noqa: RUF012
+    recipe = {"lr": 0.2}  # noqa: RUF012
 
     def __init__(
         self, model: nn.Module, *, density: float, lr: float, fixed_threshold: bool = False, **options: Any

@@ -9,7 +9,7 @@ constant ± the standard deviation of Glorot's normal distribution: `glorot_cons
 Deviations. The paper starts at v = 0; we start at the logit of `density`, which is 0 at the density 0.5.
 Where the density goes from there is the loss's choice. A denser start learns faster: 0.8 does in ten epochs
 of MNIST what 0.5 does in twenty. The paper trains with plain SGD at the rate 100 for thousands of epochs; the
-recipe here is Adam at 0.1, for tens. A layer never becomes empty: where neither the draw nor the threshold
+recipe here is Adam at 0.2, for tens. A layer never becomes empty: where neither the draw nor the threshold
 keeps a weight, the most likely one stays.
 """
 
@@ -46,7 +46,7 @@ class Zhou(Search):
         "init": "glorot_constant",
         "rescale": False,
         "optimizer": "adam",
-        "lr": 0.1,
+        "lr": 0.2,
         "weight_decay": 0.0,
     }
 
@@ -131,7 +131,7 @@ class Zhou(Search):
             key = derive_key(purpose, self.seed, name)
             ops.fill_random(uniform, key, "uniform", start=number * score.numel())
             # In double precision devices disagree about σ by far less than the grid of the draws.
-            threshold = torch.sigmoid_(score.double()).mul_(2).sub_(1)
+            threshold = torch.sigmoid(score.double()).mul_(2).sub_(1)
             drawn[name] = masks.at_least_one(uniform < threshold, score)
         return drawn
 
