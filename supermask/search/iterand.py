@@ -5,7 +5,7 @@ Edge-popup whose pruned weights are drawn again from time to time: before each K
 is replaced, with probability r, by a fresh draw from the same initialization (algorithm 1). Scores and the
 base rule's state stay as they are. Both which weights change and their new values are functions of the
 seeds and the number of re-draws so far, so that a ticket stores that number for each kept weight, and no
-weight.
+weight. Of a signed constant it stores one bit: drawn again, such a weight is itself or its negative.
 
 Deviations. The authors rank the scores themselves, which start from Kaiming's uniform distribution, U(±√(6 /
 fan_in)); we rank |s| with the gradient and the scores of edge-popup, or s where `ranking="raw"` asks for it.
@@ -41,8 +41,6 @@ class IteRand(EdgePopup):
     Raises:
         ValueError: As in `Search`, a value out of range, or weights that were not drawn by `randomize_`.
     """
-
-    recipe = {"init": "kaiming_uniform"}  # noqa: RUF012
 
     def __init__(
         self,
