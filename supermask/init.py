@@ -21,9 +21,13 @@ SQRT_2 = math.sqrt(2.0)
 
 # name -> (unit distribution, scale from gain, fan-in and fan-out, default gain). Signed constant:
 # Ramanujan et al. 2020, section 3.3, with the Kaiming gain for ReLU; the others: He et al. 2015 and
-# Glorot and Bengio 2010. A uniform distribution on (-b, b) has standard deviation b / sqrt 3.
+# Glorot and Bengio 2010. Glorot constant: the signed constant of Zhou et al. 2019, which is the sign of a
+# Glorot normal weight times the standard deviation of its layer. ELUS: Koster et al. 2022, a signed constant
+# for ELU networks. A uniform distribution on (-b, b) has standard deviation b / sqrt 3.
 _SCHEMES: dict[str, tuple[str, Callable[[float, int, int], float], float]] = {
     "signed_constant": ("sign", lambda gain, i, o: gain / math.sqrt(i), SQRT_2),
+    "glorot_constant": ("sign", lambda gain, i, o: gain * math.sqrt(2.0 / (i + o)), 1.0),
+    "elus": ("sign", lambda gain, i, o: gain / math.sqrt(i), math.sqrt(3.0)),
     "kaiming_normal": ("normal", lambda gain, i, o: gain / math.sqrt(i), SQRT_2),
     "kaiming_uniform": ("uniform", lambda gain, i, o: gain * math.sqrt(3.0 / i), SQRT_2),
     "glorot_normal": ("normal", lambda gain, i, o: gain * math.sqrt(2.0 / (i + o)), 1.0),
@@ -42,6 +46,8 @@ class Draw:
         masked: Whether a mask applies to it.
         scheme: `sign`, `uniform`, `normal` (see `ops.SCHEMES`) or `constant`.
         scale: Factor on the unit draw, rounded to float32 when drawn; the value itself for `constant`.
+        binary: Whether only the sign of the draw counts: +1 for a draw of 0 or more, -1 below.
+        factor: What the draw, or its sign, is multiplied by afterwards, rounded to float32.
     """
 
     name: str
@@ -49,27 +55,65 @@ class Draw:
     masked: bool
     scheme: str
     scale: float
+    binary: bool = False
+    factor: float = 1.0
 
     def weight(
-        self, seed: int, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
+        self,
+        seed: int,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+        generation: int = 0,
     ) -> Tensor:
-        """The parameter as drawn, contiguous."""
+        """The parameter as drawn, contiguous; a later `generation` is another draw of the same kind."""
         out = torch.empty(self.shape, dtype=dtype, device=device)
         if self.scheme == "constant":
-            return out.fill_(self.scale)
-        return ops.fill_random(out, derive_key("weight", seed, self.name), self.scheme, self.scale)
+            out.fill_(self.scale)
+        else:
+            purpose = f"weight-{generation}" if generation else "weight"
+            ops.fill_random(out, derive_key(purpose, seed, self.name), self.scheme, self.scale)
+        if self.binary:
+            out = torch.where(out < 0, -1.0, 1.0).to(dtype)
+        return out if self.factor == 1 else multiply(out, self.factor)
+
+    @property
+    def magnitude(self) -> float | None:
+        """|value| of every weight where it is the same for all, as in a signed constant; otherwise None."""
+        if not self.binary and self.scheme not in ("sign", "constant"):
+            return None
+        one = torch.tensor(1.0 if self.binary else abs(self.scale))
+        return float(multiply(one, abs(self.factor)))
 
 
 @dataclass(frozen=True)
 class Init:
-    """The record `randomize_` leaves on a model: all that is needed to draw it again."""
+    """The record `randomize_` leaves on a model: all that is needed to draw it again.
+
+    Attributes:
+        init: Name of the initialization.
+        seed: Seed of every draw.
+        draws: One per parameter.
+        generations: The last generation that a weight may be of; more than 0 where a search drew some of
+            them again.
+    """
 
     init: str
     seed: int
     draws: tuple[Draw, ...]
+    generations: int = 0
 
     def named(self) -> dict[str, Draw]:
         return {draw.name: draw for draw in self.draws}
+
+
+def multiply(weight: Tensor, factor: float | Tensor) -> Tensor:
+    """`weight` times float32(`factor`): a product in float32 at least, rounded to the weight's dtype.
+
+    A factor may come as a scalar tensor, so that nobody waits for a device.
+    """
+    wide = torch.promote_types(weight.dtype, torch.float32)
+    rounded = torch.as_tensor(factor, device=weight.device).float().to(wide)
+    return (weight.to(wide) * rounded).to(weight.dtype)
 
 
 def derive_key(purpose: str, seed: int, name: str) -> int:

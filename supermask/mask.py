@@ -231,6 +231,17 @@ def _select_global(scores: list[Tensor], keep: int, cuts: Tensor | None, ranking
     return ops.select_global(lifted, keep, ranking=ranking)
 
 
+def at_least_one(mask: Tensor, score: Tensor) -> Tensor:
+    """`mask` itself, in which the entry of the largest score is set where there would be none.
+
+    Nothing waits for the device to tell whether the mask was empty.
+    """
+    flat = mask.view(-1)
+    best = score.reshape(-1).argmax()
+    flat[best] = flat[best] | ~flat.any()
+    return mask
+
+
 def warn_of_collapse(mask: Mapping[str, Tensor]) -> None:
     """Warn, by name, of layers that keep fewer than one weight for ten output units."""
     thin = [name for name, m in mask.items() if int(m.sum()) * 10 < m.shape[0]]

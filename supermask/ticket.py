@@ -10,7 +10,6 @@ import hashlib
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Self
 
@@ -18,21 +17,14 @@ import torch
 from torch import Tensor, nn
 
 from supermask import ops
-from supermask.init import GENERATOR, Draw, Init, init_of
+from supermask.init import GENERATOR, Init, init_of
 from supermask.io import DamagedFileError, load_tensors, save_tensors
 from supermask.parameters import unwrap
-from supermask.ticket_entries import (
-    Entry,
-    TicketError,
-    check_sizes,
-    entries_of_file,
-    entry_from_json,
-    entry_to_json,
-    seed_of_file,
-)
+from supermask.provenance import factory_of, versions
+from supermask.ticket_entries import FORMAT, Entry, TicketError, entry_to_json, version_of
+from supermask.ticket_reading import parse
+from supermask.ticket_values import derive, generation_numbers
 
-FORMAT = "supermask/ticket"
-VERSION = 1
 MAX_PARAMETERS = 1 << 31
 """Largest network, in parameters, that `Ticket.load` rebuilds unless told otherwise."""
 
@@ -73,8 +65,8 @@ class Ticket:
     ) -> Self:
         """The ticket of `model` as it stands, with the weights outside `mask` at zero.
 
-        Weights that equal their draw from the model's seed bit for bit cost one bit each; others are
-        stored.
+        Weights that follow from the model's seed bit for bit (see `supermask.ticket_values`) cost one bit
+        each, and another bit where signs were inverted; others are stored.
 
         Args:
             model: The network; its parameters hold effective weights.
@@ -91,26 +83,35 @@ class Ticket:
         _check_mask(parameters, mask)
         record = init_of(model) or Init("stored", 0, ())
         draws = record.named()
-        entries, packed, values = [], {}, {}
+        entries = []
+        masks: dict[str, Tensor] = {}
+        values: dict[str, Tensor] = {}
         for name, parameter in parameters.items():
-            weight, kept = parameter.detach().cpu().contiguous(), mask.get(name)
-            draw = draws.get(name)
+            weight, draw = parameter.detach().cpu().contiguous(), draws.get(name)
+            kept = mask[name].cpu() if name in mask else None
+            way = derive(weight, kept, draw, record.seed, record.generations) if draw else None
             if kept is not None:
-                packed[name] = ops.pack_mask(kept.cpu())
-            if draw is None or not _same(weight, _effective(draw, record.seed, weight.dtype, kept)):
-                draw = None
-                values[name] = (weight if kept is None else weight[kept.cpu()]).clone()
-            entries.append(Entry(name, tuple(parameter.shape), parameter.dtype, kept is not None, draw))
-        buffers = _persistent_buffers(model)
-        found = dict(factory) if factory is not None else factory_of(model)
-        facts = {"versions": _versions(found), **(provenance or {})}
-        return cls(tuple(entries), record.seed, record.init, packed, values, buffers, found, facts)
+                masks[name] = ops.pack_mask(kept)
+            if way is None:
+                values[name] = (weight if kept is None else weight[kept]).clone()
+            entries.append(Entry(name, tuple(weight.shape), weight.dtype, kept is not None, way))
+        made_by = dict(factory) if factory is not None else factory_of(model)
+        return cls(
+            entries=tuple(entries),
+            seed=record.seed,
+            init=record.init,
+            masks=masks,
+            values=values,
+            buffers=_persistent_buffers(model),
+            factory=made_by,
+            provenance={"versions": versions(made_by), **(provenance or {})},
+        )
 
     @property
     def strong(self) -> bool:
         """Whether there is a mask and every masked weight follows from the seed: none was trained."""
         masked = [entry for entry in self.entries if entry.masked]
-        return bool(masked) and all(entry.draw is not None for entry in masked)
+        return bool(masked) and all(entry.way is not None for entry in masked)
 
     @property
     def kept(self) -> dict[str, int]:
@@ -136,8 +137,8 @@ class Ticket:
         mask = None
         if entry.masked:
             mask = ops.unpack_mask(self.masks[entry.name], entry.numel).view(entry.shape)
-        if entry.draw is not None:
-            return _effective(entry.draw, self.seed, entry.dtype, mask)
+        if entry.way is not None:
+            return entry.way.weight(self.seed, entry.dtype, mask)
         if mask is None:
             return self.values[entry.name].clone()
         weight = torch.zeros(entry.shape, dtype=entry.dtype, device="cpu")
@@ -165,13 +166,18 @@ class Ticket:
         tensors = {f"mask/{name}": mask for name, mask in self.masks.items()}
         tensors |= {f"value/{name}": value for name, value in self.values.items()}
         tensors |= {f"buffer/{name}": buffer for name, buffer in self.buffers.items()}
+        for entry in self.entries:
+            if entry.way and entry.way.flips is not None:
+                tensors[f"flip/{entry.name}"] = entry.way.flips
+            if entry.way and entry.way.generations is not None:
+                tensors[f"generation/{entry.name}"] = entry.way.generations
         save_tensors(path, tensors, self._header())
         return Path(path)
 
     def _header(self) -> dict[str, Any]:
         return {
             "format": FORMAT,
-            "version": VERSION,
+            "version": version_of(self.entries),
             "generator": GENERATOR,
             "seed": self.seed,
             "init": self.init,
@@ -196,7 +202,7 @@ class Ticket:
         """
         try:
             tensors, header = load_tensors(path)
-            ticket = cls._parse(tensors, header, max_parameters)
+            ticket = cls(**parse(tensors, header, max_parameters))
             if ticket.checksum() != header.get("sha256"):
                 raise TicketError("the weights it rebuilds do not have the checksum it records")
         except (RuntimeError, OverflowError, MemoryError) as error:
@@ -205,48 +211,6 @@ class Ticket:
             prefix = "" if str(path) in str(error) else f"{path}: "
             raise TicketError(f"{prefix}{error}; get it again from its source") from None
         return ticket
-
-    @classmethod
-    def _parse(cls, tensors: dict[str, Tensor], header: dict[str, Any], max_parameters: int) -> Self:
-        if header.get("format") != FORMAT:
-            raise TicketError("this is not a supermask ticket")
-        if header.get("version") != VERSION or header.get("generator") != GENERATOR:
-            raise TicketError(
-                f"it has version {header.get('version')!r} and generator {header.get('generator')!r}; "
-                f"this library reads version {VERSION} with {GENERATOR}"
-            )
-        seed = seed_of_file(header.get("seed"))
-        entries = tuple(entry_from_json(value) for value in entries_of_file(header.get("parameters")))
-        if len({entry.name for entry in entries}) != len(entries):
-            raise TicketError("it names a parameter twice")
-        stored = sum(entry.numel for entry in entries if entry.masked or entry.draw is None)
-        total = sum(entry.numel for entry in entries)
-        # What is drawn or constant without a mask takes no bytes, so it is held to what does take some.
-        if total > max_parameters or total - stored > max(1 << 24, 64 * stored):
-            raise TicketError(f"it declares more parameters ({total}) than a file of its size should")
-        groups: dict[str, dict[str, Tensor]] = {"mask": {}, "value": {}, "buffer": {}}
-        for key, tensor in tensors.items():
-            kind, _, name = key.partition("/")
-            if kind not in groups or not name:
-                raise TicketError(f"it holds an unknown tensor {key!r}")
-            groups[kind][name] = tensor
-        check_sizes(entries, groups["mask"], groups["value"])
-        init, factory = header.get("init"), header.get("factory")
-        provenance = header.get("provenance") or {}
-        if not isinstance(init, str) or not isinstance(provenance, dict):
-            raise TicketError("its init or provenance is not of the right kind")
-        if factory is not None and not isinstance(factory, dict):
-            raise TicketError("its factory is not a JSON object")
-        return cls(
-            entries,
-            seed,
-            init,
-            groups["mask"],
-            groups["value"],
-            groups["buffer"],
-            factory,
-            provenance,
-        )
 
     def apply(self, model: nn.Module) -> nn.Module:
         """Put the ticket onto a model that somebody else built; its wrappers are looked through.
@@ -274,8 +238,20 @@ class Ticket:
                 buffers[name].copy_(buffer)
         draws = tuple(entry.draw for entry in self.entries if entry.draw is not None)
         if draws:
-            inner.supermask_init = Init(self.init, self.seed, draws)  # type: ignore[assignment]
+            record = Init(self.init, self.seed, draws, self._last_generation())
+            inner.supermask_init = record  # type: ignore[assignment]
         return model
+
+    def _last_generation(self) -> int:
+        kept = self.kept
+        return max(
+            (
+                int(generation_numbers(entry.way.generations, kept[entry.name]).max())
+                for entry in self.entries
+                if entry.way and entry.way.generations is not None
+            ),
+            default=0,
+        )
 
     def info(self) -> dict[str, Any]:
         """What the ticket is, as JSON-able facts: kind, density, layers, seed, provenance."""
@@ -310,61 +286,6 @@ def dense_bytes(model: nn.Module) -> int:
         *_persistent_buffers(unwrap(model)).values(),
     ]
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
-
-
-def factory_of(model: nn.Module) -> dict[str, Any] | None:
-    """How to build `model` again: what `create_model` recorded, or what timm did, checked by rebuilding."""
-    recorded = getattr(model, "supermask_factory", None)
-    if isinstance(recorded, dict):
-        return recorded
-    config = getattr(model, "pretrained_cfg", None)
-    architecture = config.get("architecture") if isinstance(config, dict) else None
-    classes = getattr(model, "num_classes", None)
-    if not architecture or not isinstance(classes, int):
-        return None
-    return _timm_factory(model, architecture, classes)
-
-
-def _timm_factory(model: nn.Module, architecture: str, classes: int) -> dict[str, Any] | None:
-    """timm keeps the name and not the arguments; trust them only if the same structure comes out."""
-    import timm
-
-    try:
-        with torch.device("meta"):
-            twin = timm.create_model(architecture, num_classes=classes)
-    except Exception:
-        return None
-    same = repr(twin) == repr(model) and [(n, p.shape) for n, p in twin.named_parameters()] == [
-        (n, p.shape) for n, p in model.named_parameters()
-    ]
-    if not same:
-        return None
-    size = model.pretrained_cfg["input_size"]  # type: ignore[index]
-    return {
-        "name": f"timm/{architecture}",
-        "args": {"num_classes": classes, "in_channels": size[0], "image_size": size[-1]},
-    }
-
-
-def _versions(factory: Mapping[str, Any] | None) -> dict[str, str]:
-    """Versions that made a ticket; the structure of an external network depends on its library's."""
-    packages = ["supermask", "torch"]
-    library = str((factory or {}).get("name", "")).partition("/")[0]
-    if library in ("timm", "torchvision"):
-        packages.append(library)
-    return {package: version(package) for package in packages}
-
-
-def _effective(draw: Draw, seed: int, dtype: torch.dtype, mask: Tensor | None) -> Tensor:
-    weight = draw.weight(seed, dtype)
-    if mask is not None:
-        weight.masked_fill_(~mask.cpu(), 0.0)
-    return weight
-
-
-def _same(a: Tensor, b: Tensor) -> bool:
-    """Bitwise equality."""
-    return torch.equal(a.view(-1).view(torch.uint8), b.view(-1).view(torch.uint8))
 
 
 def _persistent_buffers(model: nn.Module) -> dict[str, Tensor]:

@@ -1,51 +1,57 @@
-"""What a ticket file says of each parameter: written, and read back without trusting it."""
+"""What a ticket says of each parameter, and how a file writes it."""
 
 import math
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from supermask import ops
-from supermask.init import Draw, check_seed
+from supermask.init import Draw
 from supermask.io import DamagedFileError
+from supermask.ticket_values import Derivation
 
-_DTYPES = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32, "F64": torch.float64}
-_DTYPE_NAMES = {dtype: name for name, dtype in _DTYPES.items()}
-_SCHEMES = (*ops.SCHEMES, "constant")
+FORMAT = "supermask/ticket"
+VERSION = 2
+"""The newest version of the format. A ticket of plain draws and stored values is written as version 1."""
+DTYPES = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32, "F64": torch.float64}
+_DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 
 class TicketError(DamagedFileError):
     """A ticket is damaged, hostile, of a newer version, or does not fit the model."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Entry:
-    """One parameter of a ticket: its draw from the seed, or None where the file stores values."""
+    """One parameter of a ticket.
+
+    Attributes:
+        name: Qualified name.
+        shape: Its shape.
+        dtype: Its type.
+        masked: Whether a mask applies.
+        way: How its values follow from the seed; None where the file stores them.
+    """
 
     name: str
     shape: tuple[int, ...]
     dtype: torch.dtype
     masked: bool
-    draw: Draw | None
+    way: Derivation | None
 
     @property
     def numel(self) -> int:
         return math.prod(self.shape)
 
-
-def seed_of_file(seed: Any) -> int:
-    try:
-        return check_seed(seed)
-    except ValueError as error:
-        raise TicketError(str(error)) from None
+    @property
+    def draw(self) -> Draw | None:
+        """The draw that its values follow from; None where the file stores them."""
+        return self.way.draw if self.way else None
 
 
-def entries_of_file(value: Any) -> list[Any]:
-    if not isinstance(value, list) or not value:
-        raise TicketError("its list of parameters is missing or empty")
-    return value
+def version_of(entries: tuple[Entry, ...]) -> int:
+    """The oldest version of the format that has all that `entries` say."""
+    return 1 if all(entry.way is None or entry.way.plain for entry in entries) else 2
 
 
 def entry_to_json(entry: Entry) -> dict[str, Any]:
@@ -53,52 +59,11 @@ def entry_to_json(entry: Entry) -> dict[str, Any]:
         "name": entry.name,
         "shape": list(entry.shape),
         "dtype": _DTYPE_NAMES[entry.dtype],
+        "masked": entry.masked,
     }
-    value["masked"] = entry.masked
-    if entry.draw is not None:
-        value |= {"scheme": entry.draw.scheme, "scale": entry.draw.scale}
+    if (way := entry.way) is not None:
+        value |= {"scheme": way.draw.scheme, "scale": way.draw.scale}
+        if not way.plain:
+            value |= {"binary": way.draw.binary, "factor": way.draw.factor}
+            value |= {"flipped": way.flips is not None, "redrawn": way.generations is not None}
     return value
-
-
-def entry_from_json(value: Any) -> Entry:
-    if not isinstance(value, dict) or not isinstance(value.get("name"), str):
-        raise TicketError("an entry of its parameter list is not a named object")
-    name, shape, dtype, masked = (
-        value["name"],
-        value.get("shape"),
-        value.get("dtype"),
-        value.get("masked"),
-    )
-    whole = isinstance(shape, list) and all(type(size) is int and 0 < size < 1 << 40 for size in shape)
-    if not whole or len(shape) > 8 or dtype not in _DTYPES or not isinstance(masked, bool):  # type: ignore[arg-type]
-        raise TicketError(f"parameter {name!r} has no sound shape, dtype and masked flag")
-    draw = None
-    if "scheme" in value:
-        scheme, scale = value["scheme"], value.get("scale")
-        sound = isinstance(scale, int | float) and not isinstance(scale, bool) and abs(scale) < 3e38
-        if scheme not in _SCHEMES or not sound:
-            raise TicketError(f"parameter {name!r} has an unknown scheme {scheme!r} or scale {scale!r}")
-        draw = Draw(name, tuple(shape), masked, scheme, float(scale))  # type: ignore[arg-type]
-    return Entry(name, tuple(shape), _DTYPES[dtype], masked, draw)  # type: ignore[arg-type]
-
-
-def check_sizes(entries: tuple[Entry, ...], masks: dict[str, Tensor], values: dict[str, Tensor]) -> None:
-    """Every mask and value present, of the right type and size, and none besides."""
-    if masks.keys() != {entry.name for entry in entries if entry.masked}:
-        raise TicketError("its masks are not those of its masked parameters")
-    if values.keys() != {entry.name for entry in entries if entry.draw is None}:
-        raise TicketError("its stored values are not those of the parameters without a scheme")
-    for entry in entries:
-        count = entry.numel
-        if entry.masked:
-            mask = masks[entry.name]
-            if mask.dtype != torch.uint8 or tuple(mask.shape) != (-(-count // 8),):
-                raise TicketError(f"the mask of {entry.name} has not the {-(-count // 8)} bytes of its shape")
-            if count % 8 and int(mask[-1]) >> (count % 8):
-                raise TicketError(f"the mask of {entry.name} has bits set past its end")
-            count = int(ops.unpack_mask(mask, count).sum())
-        if entry.draw is None:
-            value = values[entry.name]
-            expected = (count,) if entry.masked else entry.shape
-            if value.dtype != entry.dtype or tuple(value.shape) != expected:
-                raise TicketError(f"the stored values of {entry.name} have not the shape {expected}")

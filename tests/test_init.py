@@ -26,6 +26,8 @@ def test_signed_constant_has_the_published_sigma():
     [
         ("kaiming_normal", math.sqrt(2 / 400)),
         ("kaiming_uniform", math.sqrt(2 / 400)),
+        ("glorot_constant", math.sqrt(2 / 700)),
+        ("elus", math.sqrt(3 / 400)),
         ("glorot_normal", math.sqrt(2 / 700)),
         ("glorot_uniform", math.sqrt(2 / 700)),
     ],

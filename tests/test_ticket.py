@@ -3,6 +3,7 @@
 import copy
 import json
 import struct
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +14,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import supermask as sm
+from supermask import ops
+from supermask.init import init_of
 from supermask.models import create_model
-from supermask.ticket import dense_bytes, factory_of
+from supermask.provenance import factory_of
+from supermask.prune import apply_mask
+from supermask.ticket import dense_bytes
 
 from .test_search import scramble
 
@@ -153,7 +158,7 @@ def set_entry(key, value):
     ("change", "message"),
     [
         (set_key("format", "other"), "not a supermask ticket"),
-        (set_key("version", 2), "reads version 1"),
+        (set_key("version", 3), "reads versions 1 to 2"),
         (set_key("generator", "mt19937"), "mt19937"),
         (set_key("seed", 1), "checksum"),
         (set_key("seed", -1), "seed must be"),
@@ -188,6 +193,99 @@ def test_a_hostile_header_is_refused(path, change, message):
     with pytest.raises(sm.TicketError, match=message) as caught:
         sm.Ticket.load(rewrite(path, change))
     assert str(path) in str(caught.value)
+
+
+@pytest.fixture
+def varied(tmp_path) -> Path:
+    """A file of version 2: inverted signs in the first layer, generations in the second."""
+    model = torch.nn.Sequential(torch.nn.Linear(30, 20, bias=False), torch.nn.Linear(20, 10, bias=False))
+    sm.randomize_(model, "kaiming_normal", seed=5)
+    draws = init_of(model).named()
+    mask = {name: torch.rand(p.shape) < 0.5 for name, p in model.named_parameters()}
+    with torch.no_grad():
+        model[0].weight.mul_(torch.where(torch.rand(20, 30) < 0.5, -1.0, 1.0))
+        fresh = draws["1.weight"].weight(5, generation=3)
+        model[1].weight.copy_(torch.where(torch.rand(10, 20) < 0.5, fresh, model[1].weight))
+    apply_mask(model, mask)
+    model.supermask_init = replace(model.supermask_init, generations=3)
+    ticket = sm.Ticket.of(model, mask)
+    assert ticket.strong
+    return ticket.save(tmp_path / "varied.ticket")
+
+
+def set_second(key, value):
+    def change(ticket):
+        ticket["parameters"][1][key] = value
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (set_key("version", 1), "is of version 1 and has entries of version 2"),
+        (set_key("version", True), "it has version True"),
+        (set_entry("factor", 0), "no sound factor"),
+        (set_entry("factor", -1.0), "no sound factor"),
+        (set_entry("factor", float("nan")), "no sound factor"),
+        (set_entry("factor", "2"), "no sound factor"),
+        (set_entry("factor", 1.5), "checksum"),
+        (set_entry("binary", 1), "no sound factor and flags"),
+        (set_entry("binary", True), "checksum"),
+        (set_entry("flipped", "yes"), "no sound factor and flags"),
+        (set_entry("flipped", False), "inverted signs are not those"),
+        (set_entry("redrawn", True), r"lacks the generations of 0\.weight"),
+        (set_second("redrawn", False), "generations are not those"),
+        (set_second("flipped", True), r"lacks the inverted signs of 1\.weight"),
+        (lambda t: t["parameters"][0].pop("scheme") and None, "stored, and yet said to vary"),
+        (set_entry("masked", False), "no kept weights to be flipped"),
+    ],
+)
+def test_a_hostile_variation_is_refused(varied, change, message):
+    with pytest.raises(sm.TicketError, match=message):
+        sm.Ticket.load(rewrite(varied, change))
+
+
+@pytest.mark.parametrize(
+    ("kind", "change", "message"),
+    [
+        ("flips", lambda bits: bits[:-1], r"inverted signs of 0\.weight has not the"),
+        ("flips", lambda bits: bits.bool(), "has not the"),
+        ("flips", lambda bits: bits | 0x80, "past its end|checksum"),
+        ("generations", lambda planes: planes[:0], "1 to 12 rows"),
+        ("generations", lambda planes: planes[0], "1 to 12 rows"),
+        ("generations", lambda planes: planes.repeat(7, 1), "1 to 12 rows"),
+        ("generations", lambda planes: planes[:, :-1], r"generations of 1\.weight has not the"),
+    ],
+)
+def test_packed_bits_of_the_wrong_size_are_refused(varied, tmp_path, kind, change, message):
+    ticket = sm.Ticket.load(varied)
+    honest = ticket.checksum()
+    entries = [
+        replace(entry, way=replace(entry.way, **{kind: change(getattr(entry.way, kind)).contiguous()}))
+        if getattr(entry.way, kind) is not None
+        else entry
+        for entry in ticket.entries
+    ]
+    forged = replace(ticket, entries=tuple(entries))
+    object.__setattr__(forged, "checksum", lambda: honest)
+    object.__setattr__(forged, "_last_generation", lambda: 0)
+    with pytest.raises(sm.TicketError, match=message):
+        sm.Ticket.load(forged.save(tmp_path / "forged.ticket"))
+
+
+def test_the_number_of_draws_is_bounded(varied, tmp_path):
+    # 800 weights, of which 200 may be of any of 2^12 generations: here every kept one is of its own.
+    ticket = sm.Ticket.load(varied)
+    kept = ticket.kept["1.weight"]
+    numbers = torch.arange(kept) + 4000
+    planes = torch.stack([ops.pack_mask((numbers >> digit) & 1 == 1) for digit in range(12)])
+    forged = replace(ticket.entries[1], way=replace(ticket.entries[1].way, generations=planes))
+    ticket = replace(ticket, entries=(ticket.entries[0], forged))
+    path = ticket.save(tmp_path / "many.ticket")
+    assert sm.Ticket.load(path, max_parameters=200 * kept).strong
+    with pytest.raises(sm.TicketError, match=r"asks for \d+ draws, more than"):
+        sm.Ticket.load(path, max_parameters=800)
 
 
 def test_huge_declared_networks_allocate_nothing(path):

@@ -20,8 +20,9 @@ S = [1.5707963705062866, -0.6459634900093079, 0.07968022674322128, -0.0046021770
 C = [1.0, -1.2337005138397217, 0.25366920232772827, -0.02086007222533226, 0.0009036316769197583]
 
 
-def words(seed: int, name: str, count: int) -> np.ndarray:
-    key = hashlib.sha256(f"supermask/1/weight/{seed}/{name}".encode()).digest()[:8]
+def words(seed: int, name: str, count: int, generation: int = 0) -> np.ndarray:
+    purpose = f"weight-{generation}" if generation else "weight"
+    key = hashlib.sha256(f"supermask/1/{purpose}/{seed}/{name}".encode()).digest()[:8]
     k0, k1 = (int(k) for k in struct.unpack("<II", key))
     b = np.arange(-(-count // 4), dtype=np.uint64)
     low, half = np.uint64(0xFFFFFFFF), np.uint64(32)
@@ -66,17 +67,39 @@ def normals(w: np.ndarray) -> np.ndarray:
     return np.stack([r * x, r * y], axis=1).reshape(-1)
 
 
-def draw(entry: dict, seed: int) -> np.ndarray:
+def draw(entry: dict, seed: int, generation: int = 0) -> np.ndarray:
     n, scale = int(np.prod(entry["shape"])), np.float32(entry["scale"])
     if entry["scheme"] == "constant":
         return np.full(n, scale)
     if entry["scheme"] == "sign":
-        bits = np.unpackbits(words(seed, entry["name"], -(-n // 32)).view(np.uint8), bitorder="little")[:n]
+        bits = np.unpackbits(
+            words(seed, entry["name"], -(-n // 32), generation).view(np.uint8), bitorder="little"
+        )[:n]
         return (np.float32(1) - np.float32(2) * bits.astype(np.float32)) * scale
     if entry["scheme"] == "uniform":
-        odd = 2 * (words(seed, entry["name"], n) >> np.uint32(8)).astype(np.int64) + 1 - 2**24
+        odd = 2 * (words(seed, entry["name"], n, generation) >> np.uint32(8)).astype(np.int64) + 1 - 2**24
         return odd.astype(np.float32) * np.float32(2.0**-24) * scale
-    return normals(words(seed, entry["name"], n + n % 2))[:n] * scale
+    return normals(words(seed, entry["name"], n + n % 2, generation))[:n] * scale
+
+
+def kept_values(entry: dict, seed: int, keep: np.ndarray, dtype: np.dtype, tensors: dict) -> np.ndarray:
+    name, count = entry["name"], int(keep.sum())
+    values = draw(entry, seed)[keep].astype(dtype)
+    if entry.get("redrawn"):
+        digits = np.unpackbits(tensors[f"generation/{name}"], axis=1, bitorder="little")[:, :count]
+        generations = (digits.astype(np.int64) << np.arange(len(digits))[:, None]).sum(axis=0)
+        for generation in np.unique(generations[generations > 0]):
+            fresh = draw(entry, seed, int(generation))[keep].astype(dtype)
+            values = np.where(generations == generation, fresh, values)
+    if entry.get("binary"):
+        values = np.where(values < 0, -1, 1).astype(dtype)
+    if entry.get("factor", 1) != 1:
+        wide = np.float64 if dtype == np.float64 else np.float32
+        values = (values.astype(wide) * wide(np.float32(entry["factor"]))).astype(dtype)
+    if entry.get("flipped"):
+        inverted = np.unpackbits(tensors[f"flip/{name}"], bitorder="little")[:count].astype(bool)
+        values = np.where(inverted, -values, values)
+    return values
 
 
 def read_ticket(path: Path) -> tuple[dict, dict[str, np.ndarray], dict[str, np.ndarray]]:
@@ -98,12 +121,13 @@ def read_ticket(path: Path) -> tuple[dict, dict[str, np.ndarray], dict[str, np.n
             keep = np.unpackbits(tensors[f"mask/{name}"], bitorder="little")[:n].astype(bool)
         weight = np.zeros(n, dtype=kinds[entry["dtype"]])
         if "scheme" in entry:
-            weight[keep] = draw(entry, ticket["seed"])[keep].astype(weight.dtype)
+            weight[keep] = kept_values(entry, ticket["seed"], keep, weight.dtype, tensors)
         else:
             weight[keep] = tensors[f"value/{name}"].reshape(-1)
         digest.update(weight.tobytes())
         weights[name] = weight.reshape(entry["shape"])
     assert digest.hexdigest() == ticket["sha256"]
+    assert ticket["version"] == (2 if any("factor" in entry for entry in ticket["parameters"]) else 1)
     buffers = {name.partition("/")[2]: value for name, value in tensors.items() if name.startswith("buffer/")}
     return ticket, weights, buffers
 
@@ -121,6 +145,46 @@ def test_a_strong_ticket_is_rebuilt_with_numpy_alone(small_net, batch, tmp_path,
     for name, buffer in model.named_buffers():
         assert np.array_equal(buffers[name], buffer.numpy())
     assert not any("value/" in name for name in header)
+
+
+VARIED = {
+    "zhou": {"density": 0.5, "lr": 100.0},
+    "signed-supermask": {"density": 0.3, "lr": 0.1},
+    "biprop": {"density": 0.3, "lr": 0.1},
+    "iterand": {"density": 0.3, "lr": 0.3, "period": 2, "rate": 0.5},
+}
+"""Searches under whose masks stand other weights than plain draws."""
+
+
+def one_bit_per_weight(path: Path, per_kept: float) -> bool:
+    """Whether the file has no more than a bit per weight, `per_kept` bits per kept one, and its header."""
+    ticket = sm.Ticket.load(path)
+    weights = sum(entry.numel for entry in ticket.entries if entry.masked)
+    buffers = sum(buffer.numel() * buffer.element_size() for buffer in ticket.buffers.values())
+    return path.stat().st_size <= (weights + per_kept * sum(ticket.kept.values())) / 8 + buffers + 3500
+
+
+@pytest.mark.parametrize("method", VARIED)
+@pytest.mark.parametrize("init", INITS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_the_ticket_of_every_search_is_strong_and_rebuilt_with_numpy(
+    small_net, batch, tmp_path, method, init, dtype
+):
+    model = sm.randomize_(small_net.to(dtype), init, seed=7)
+    search = sm.SEARCHES[method](model, **VARIED[method])
+    train(model, search, (batch[0].to(dtype), batch[1]), 8)
+    search.settle()
+    path = search.ticket().save(tmp_path / "net.ticket")
+    ticket = sm.Ticket.load(path)
+    assert ticket.strong and not ticket.values.keys() & ticket.masks.keys()
+    assert one_bit_per_weight(path, {"signed-supermask": 1, "iterand": 3}.get(method, 0))
+    for name, parameter in model.named_parameters():
+        assert torch.equal(ticket.weights()[name], parameter), name
+    if dtype != torch.bfloat16:  # which NumPy lacks
+        _, weights, _ = read_ticket(path)
+        for name, parameter in model.named_parameters():
+            assert np.array_equal(weights[name], parameter.detach().numpy()), name
+    assert ticket.save(tmp_path / "again.ticket").read_bytes() == path.read_bytes()
 
 
 def test_a_trained_ticket_is_rebuilt_with_numpy_alone(small_net, batch, tmp_path):

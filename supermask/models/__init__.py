@@ -11,10 +11,18 @@ Every module of this package is imported here, so that a new family is one new f
 from importlib import import_module
 from pkgutil import iter_modules
 
+from supermask.models.binary import binarize_activations
 from supermask.models.factory import build, create_model, list_models
 from supermask.models.registry import UnknownModelError, register_model
 
 for _module in iter_modules(__path__):
     import_module(f"{__name__}.{_module.name}")
 
-__all__ = ["UnknownModelError", "build", "create_model", "list_models", "register_model"]
+__all__ = [
+    "UnknownModelError",
+    "binarize_activations",
+    "build",
+    "create_model",
+    "list_models",
+    "register_model",
+]

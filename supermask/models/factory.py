@@ -14,16 +14,16 @@ from supermask.models.arguments import (
     check_name,
     check_positive_integer,
 )
+from supermask.models.binary import OPTION as BINARY
+from supermask.models.binary import binarize_activations
 from supermask.models.registry import (
+    FACTORY_ATTRIBUTE,
     Factory,
     UnknownModelError,
     option_defaults,
     registered,
     registered_names,
 )
-
-#: The attribute of a built network that holds its name and arguments.
-FACTORY_ATTRIBUTE = "supermask_factory"
 
 
 def create_model(
@@ -50,7 +50,8 @@ def create_model(
         image_size: Height and width of the images.
         **options: Options of the network: numbers, text, bools and short lists of those. Of the
             library's own: ``width`` (multiplier of the hidden widths), ``bias`` (LeNet, Conv-n),
-            ``affine`` (batch norms have a scale and a shift; ResNet, VGG), ``batch_norm`` (VGG).
+            ``affine`` (batch norms have a scale and a shift; ResNet, VGG), ``batch_norm`` (VGG). Of
+            every network: ``binary_activations``, which makes each activation the sign of its input.
 
     Raises:
         UnknownModelError: No network has that name.
@@ -63,6 +64,8 @@ def create_model(
         "image_size": check_positive_integer("image_size", image_size),
     }
     checked = check_arguments(options)
+    binary = checked.pop(BINARY, False)
+    check_like_default(name, BINARY, binary, False)
     factory = registered(name)
     if factory is not None:
         full_name = name
@@ -74,7 +77,7 @@ def create_model(
         arguments: dict[str, Any] = {"full_name": full_name, **shape, "options": checked}
         model = _construct(full_name, {**shape, **checked}, external.build_external, arguments)
     setattr(model, FACTORY_ATTRIBUTE, {"name": full_name, "args": {**shape, **checked}})
-    return model
+    return binarize_activations(model) if binary else model
 
 
 def build(factory: Mapping[str, object]) -> nn.Module:

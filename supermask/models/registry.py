@@ -10,6 +10,9 @@ from torch import nn
 Factory = Callable[..., nn.Module]
 FactoryT = TypeVar("FactoryT", bound=Factory)
 
+#: The attribute of a built network that holds its name and arguments.
+FACTORY_ATTRIBUTE = "supermask_factory"
+
 #: What every factory is told; its further parameters are its options.
 SHAPE_ARGUMENTS = ("num_classes", "in_channels", "image_size")
 

@@ -50,10 +50,13 @@ class PackedLinear(nn.Module):
 
     @classmethod
     def of(cls, layer: nn.Linear, draw: Draw) -> "PackedLinear | None":
-        """The packed form of `layer`, whose masked weights are those of `draw`; None where there is none."""
-        if draw.scheme != "sign":
+        """The packed form of `layer`, whose masked weights are those of `draw`; None where there is none.
+
+        There is one where they all have the same magnitude; their signs are those in the layer.
+        """
+        if draw.magnitude is None:
             return None
-        return cls(layer.weight.detach().sign().to(torch.int8), abs(draw.scale), layer.bias)
+        return cls(layer.weight.detach().sign().to(torch.int8), draw.magnitude, layer.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """x · Wᵀ + b for x of any leading dimensions and float type; sums are in float32."""

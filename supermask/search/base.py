@@ -72,10 +72,10 @@ class Search(Optimizer):
     method = "search"
     ranking = "magnitude"
     """What scores are ranked by; see `ops.select`."""
-    exact_density: ClassVar[bool] = True
+    exact_density: bool = True
     """Whether every mask keeps exactly `keep` weights; otherwise the density emerges from the scores."""
     recipe: ClassVar[Mapping[str, Any]] = {}
-    """Fields of `SearchConfig` for which the method's authors recommend other values than the defaults."""
+    """Fields of `SearchConfig` for which the method does better with other values than the defaults."""
 
     def __init__(
         self,
@@ -97,6 +97,11 @@ class Search(Optimizer):
         check_seed(seed)
         masks.check_distribution(distribution, density)
         _check_schedule(density_schedule, schedule_steps, distribution)
+        if not self.exact_density and (distribution, density_schedule) != ("uniform", "constant"):
+            raise ValueError(
+                f"the density of {self.method} emerges from its scores, so that neither distribution="
+                f"{distribution!r} nor density_schedule={density_schedule!r} can hold; leave them out"
+            )
         infos = masked(model, include, exclude)
         norms = _norm_parameters(model) if train_norms else []
         _freeze_the_rest(model, [info.tensor for info in infos], norms)

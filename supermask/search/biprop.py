@@ -1,0 +1,40 @@
+"""Biprop: Diffenderfer and Kailkhura, "Multi-Prize Lottery Ticket Hypothesis" (ICLR 2021, arXiv:2103.09377).
+
+Tickets whose weights have one bit: a layer computes with W_b = α · M ⊙ sign(W), where M keeps its k largest
+|s| and α = ‖M ⊙ W‖₁ / k is the mean magnitude of the kept weights. The gradient takes sign(W) and α for
+constants, and as in the authors' code leaves α out: dL/ds = sign(s) · |W| · sign(W) · dL/dW_b, which is
+edge-popup's rule with the gradient at the binary weights. For binary activations as well (the paper's 1/1
+networks) give the model to `supermask.models.binarize_activations` first.
+
+Deviations. The authors divide by int(k · n); we divide by the number of weights that are kept. A weight that
+is exactly 0 counts as positive.
+"""
+
+import torch
+from torch import Tensor
+
+from supermask import mask as masks
+from supermask import ops
+from supermask.search.base import Search, register_search
+
+
+@register_search("biprop")
+class Biprop(Search):
+    """Multi-prize tickets; see `Search` for the arguments."""
+
+    recipe = {"init": "kaiming_normal", "lr": 0.4}  # noqa: RUF012
+
+    def score_gradients(
+        self, grads: list[Tensor], weights: list[Tensor], scores: list[Tensor]
+    ) -> list[Tensor]:
+        return ops.straight_through(grads, weights, scores)
+
+    def effective(self, mask: masks.Mask) -> dict[str, Tensor]:
+        return {name: _binary(weight, mask[name]) for name, weight in self.weights.items()}
+
+
+def _binary(weight: Tensor, mask: Tensor) -> Tensor:
+    """α · sign(W) of a layer, with α rounded to float32."""
+    total = (weight.abs() * mask).sum(dtype=torch.float64)
+    alpha = (total / mask.sum()).float().to(weight.dtype)
+    return torch.where(weight < 0, -alpha, alpha)

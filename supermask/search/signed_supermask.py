@@ -1,0 +1,69 @@
+"""Signed supermasks: Koster, Grothe and Rettinger, "Signing the Supermask" (ICLR 2022, arXiv:2201.13361).
+
+The mask is ternary, M = sign(s) · [|s| > τ], so that a kept weight may also be inverted: W_eff = M ⊙ W. The
+gradient passes sign and threshold unchanged, to every score: dL/ds = W · dL/dW_eff. Scores start from
+Glorot's uniform distribution. A ticket takes one sign bit for each kept weight besides the mask.
+
+Deviations. The authors fix τ of a layer at the start, at 0.4 of its largest |s|, and let the density
+emerge; `fixed_threshold` does that. By default each layer keeps its k largest |s| instead, so that the
+density is what was asked for. The authors train ELU networks whose weights have the scale of the init
+`elus`; any network and init will do here. A score that is exactly 0 counts as positive.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from supermask import mask as masks
+from supermask import ops
+from supermask.init import derive_key
+from supermask.parameters import ParameterInfo
+from supermask.search.base import Search, register_search
+
+
+@register_search("signed-supermask")
+class SignedSupermask(Search):
+    """Masks that keep, drop or invert weights; see `Search` for the other arguments.
+
+    Args:
+        density: Fraction of weights kept. With `fixed_threshold`, the one kept at the start, about: each
+            layer's threshold is 1 - `density` of its largest |s|, so that 0.6 is the authors' choice.
+        fixed_threshold: Keep the scores above the layer's first threshold, however many they are.
+    """
+
+    recipe = {"lr": 0.2}  # noqa: RUF012
+
+    def __init__(
+        self, model: nn.Module, *, density: float, lr: float, fixed_threshold: bool = False, **options: Any
+    ) -> None:
+        self.fixed_threshold = fixed_threshold
+        self.exact_density = not fixed_threshold
+        super().__init__(model, density=density, lr=lr, **options)
+
+    def initial_scores(self, info: ParameterInfo, weight: Tensor) -> Tensor:
+        bound = (6 / (info.fan_in + info.fan_out)) ** 0.5
+        key = derive_key("score", self.seed, info.name)
+        return ops.fill_random(torch.empty_like(weight), key, "uniform", bound)
+
+    def score_gradients(
+        self, grads: list[Tensor], weights: list[Tensor], scores: list[Tensor]
+    ) -> list[Tensor]:
+        return [g.to(s.dtype).contiguous() * w for g, w, s in zip(grads, weights, scores, strict=True)]
+
+    def select(self) -> masks.Mask:
+        if not self.fixed_threshold:
+            return super().select()
+        masks.check_finite(self.scores)
+        return {name: self._above_threshold(p) for name, p in self._names.items()}
+
+    def effective(self, mask: masks.Mask) -> dict[str, Tensor]:
+        scores = self.scores
+        return {name: torch.where(scores[name] < 0, -weight, weight) for name, weight in self.weights.items()}
+
+    def _above_threshold(self, parameter: nn.Parameter) -> Tensor:
+        state = self.state[parameter]
+        magnitude = state["score"].abs()
+        if "threshold" not in state:
+            state["threshold"] = (1 - self.density) * magnitude.max()
+        return masks.at_least_one(magnitude > state["threshold"], magnitude)
