@@ -25,6 +25,7 @@ FLOORS = {
     "packed": 2,
     "search": 2,
     "prune": 2,
+    "anatomy": 2,
     "connectivity": 2,
     "models": 3,
     "data": 3,

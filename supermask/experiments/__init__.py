@@ -1,5 +1,6 @@
 """Experiments: graphs of runs over a store of finished runs, and the engine that executes them."""
 
+from supermask.experiments.anatomy import AnatomyConfig as AnatomyConfig
 from supermask.experiments.config import CompareConfig as CompareConfig
 from supermask.experiments.config import ConfigError as ConfigError
 from supermask.experiments.config import ImpConfig as ImpConfig

@@ -125,13 +125,16 @@ class Execution:
         """Train by `optimizer` to the end of the schedule, with checkpoints, curves and snapshots."""
         task, spec = self.spec.task, self.spec
 
-        def step_done(step: int) -> None:
+        def look(step: int) -> None:
             if step in spec.snapshots:
-                Ticket.of(self.model, mask).save(self.run.ticket_path(step))
+                present = optimizer.mask if isinstance(optimizer, Search) else mask
+                Ticket.of(self.model, present).save(self.run.ticket_path(step))
+
+        def step_done(step: int) -> None:
+            look(step)
             self._on_step(step - spec.start)
 
-        if spec.start in spec.snapshots:
-            Ticket.of(self.model, mask).save(self.run.ticket_path(spec.start))
+        look(spec.start)
         model = torch.compile(self.model) if self.environment.compile else self.model
         return fit(
             model,  # type: ignore[arg-type]

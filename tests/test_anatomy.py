@@ -1,0 +1,98 @@
+"""What a mask looks like: counts by hand, and the command on a small network."""
+
+import json
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from supermask import anatomy
+from supermask.cli import main
+from supermask.mask import random_mask
+from supermask.report import headline
+
+
+def test_paths_are_counted_and_dead_weights_found():
+    model = nn.Sequential(nn.Linear(3, 3), nn.ReLU(), nn.Linear(3, 2))
+    first = torch.tensor([[1, 1, 0], [0, 0, 0], [0, 0, 1]]).bool()
+    second = torch.tensor([[1, 1, 0], [1, 0, 0]]).bool()
+    works, paths = anatomy.effective(model, {"0.weight": first, "2.weight": second}, (3,))
+    # Unit 0 has two ways in and two out; unit 1 has none in, unit 2 none out.
+    assert works["0.weight"].tolist() == [[True, True, False], [False] * 3, [False] * 3]
+    assert works["2.weight"].tolist() == [[True, False, False], [True, False, False]]
+    assert paths == pytest.approx(math.log10(4))
+    nothing = {"0.weight": first, "2.weight": torch.zeros_like(second)}
+    assert anatomy.effective(model, nothing, (3,))[1] == -math.inf
+
+
+def test_paths_go_round_in_residual_and_normalized_networks():
+    class Residual(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem = nn.Conv2d(1, 2, 3, padding=1)
+            self.norm = nn.BatchNorm2d(2)
+            self.block = nn.Conv2d(2, 2, 3, padding=1)
+            self.head = nn.Linear(2, 2)
+
+        def forward(self, x):
+            x = self.norm(self.stem(x)).relu()
+            return self.head((x + self.block(x)).amax((2, 3)))
+
+    mask = {
+        "stem.weight": torch.ones(2, 1, 3, 3).bool(),
+        "block.weight": torch.zeros(2, 2, 3, 3).bool(),
+        "head.weight": torch.ones(2, 2).bool(),
+    }
+    works, paths = anatomy.effective(Residual(), mask, (1, 5, 5))
+    assert works["stem.weight"].all() and works["head.weight"].all() and not works["block.weight"].any()
+    assert paths > 0
+
+
+def test_vanished_units_and_kernels_are_counted():
+    linear = torch.tensor([[1, 0], [0, 0], [0, 0]]).bool()
+    convolution = torch.zeros(2, 3, 3, 3).bool()
+    convolution[0, 1, 2, 2] = convolution[0, 2] = True
+    assert anatomy.vanished({"a": linear, "b": convolution}) == {
+        "a": {"units": 2, "unit_count": 3},
+        "b": {"units": 1, "unit_count": 2, "kernels": 4, "kernel_count": 6},
+    }
+
+
+@given(st.integers(0, 1000), st.integers(1, 99), st.integers(1, 99))
+def test_overlap_is_jaccard_of_the_sets(seed, ours, theirs):
+    shapes = {"a": (10, 10)}
+    a, b = random_mask(shapes, {"a": ours}, seed), random_mask(shapes, {"a": theirs}, seed + 1)
+    sets = [set(m["a"].flatten().nonzero().flatten().tolist()) for m in (a, b)]
+    share, chance = anatomy.overlap(a, b)
+    assert share == pytest.approx(len(sets[0] & sets[1]) / len(sets[0] | sets[1]))
+    shared = ours * theirs / 100
+    assert chance == pytest.approx(shared / (ours + theirs - shared))
+    assert anatomy.overlap(a, a)[0] == 1.0
+
+
+def test_masks_of_other_layers_are_refused():
+    with pytest.raises(ValueError, match="do not have the same layers"):
+        anatomy.overlap({"a": torch.ones(2)}, {"b": torch.ones(2)})
+
+
+def test_the_command_looks_at_every_mask(tmp_path):
+    flags = ["--epochs", "1", "--seeds", "0", "1", "--densities", "0.3", "--jobs", "1"]
+    call = ["anatomy", "--methods", "edge-popup", "one-shot", *flags, "--out", str(tmp_path)]
+    assert main(call) == 0
+    document = json.loads((tmp_path / "results.json").read_text())
+    assert {(e["method"], e["seed"]) for e in document["layers"]} == {
+        (method, seed) for method in ("edge-popup", "one-shot") for seed in (0, 1)
+    }
+    for entry in document["layers"]:
+        assert entry["layer_density"] == pytest.approx(0.3, abs=0.01) and 0 < entry["effective"] <= 1
+    pairs = {(e["first"], e["second"], e["same_seed"]): e["n"] for e in document["overlaps"]}
+    assert pairs["edge-popup", "one-shot", True] == 2 and pairs["one-shot", "one-shot", False] == 1
+    moves = [e for e in document["distances"] if e["seed"] == 0]
+    assert moves[0]["from_first"] == 0 == moves[-1]["from_last"] and moves[-1]["from_first"] > 0
+    assert moves[0]["step"] == 0 and {e["method"] for e in document["distances"]} == {"edge-popup"}
+    page = (tmp_path / "report.html").read_text().replace("\N{NO-BREAK SPACE}", " ")
+    assert headline(document).replace(">", "&gt;") in page
+    assert main([*call[:1], "--methods", "dense", *flags, "--out", str(tmp_path / "dense")]) == 2
