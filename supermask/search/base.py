@@ -51,7 +51,7 @@ class Search(Optimizer):
         density: Fraction of weights kept, in (0, 1].
         lr: Learning rate of the scores.
         base: `sgd`, `adam`, `adamw` or any `torch.optim.Optimizer` class; it moves the scores.
-        distribution: `uniform`, `global` or `erk`: how the density spreads over layers.
+        distribution: `uniform`, `global`, `erk` or `epl`: how the density spreads over layers.
         seed: Seed of the initial scores.
         include: Patterns of parameter names to mask although the default would not.
         exclude: Patterns of parameter names to leave unmasked.
