@@ -54,8 +54,8 @@ def allocate(
             A `global` ranking has no counts per layer.
 
     Returns:
-        Integer counts. Under `erk` and `epl` they sum to `keep_count` of all weights together, unless the floor
-        of one weight per layer asks for more.
+        Integer counts. Under `erk` and `epl` they sum to `keep_count` of all weights together, unless the
+        floor of one weight per layer asks for more.
 
     Raises:
         ValueError: Density out of range or unknown distribution.

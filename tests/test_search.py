@@ -116,6 +116,8 @@ def searcher(request):
 @pytest.mark.parametrize("distribution", ["uniform", "global", "erk"])
 @pytest.mark.parametrize("density", [0.05, 0.3, 1.0])
 def test_density_is_exact_after_every_step(searcher, small_net, batch, density, distribution):
+    if not searcher.exact_density:
+        pytest.skip("the density of this search emerges")
     sm.randomize_(small_net, seed=0)
     search = searcher(small_net, density=density, lr=0.1, distribution=distribution)
     total = sum(w.numel() for w in search.weights.values())
@@ -135,6 +137,7 @@ def test_frozen_weights_stay_and_the_model_holds_the_masked_ones(searcher, small
     search = searcher(small_net, density=0.4, lr=0.5, momentum=0.9)
     first = {name: m.clone() for name, m in search.mask.items()}
     train(small_net, search, batch, 20)
+    search.settle()
     for name, parameter in small_net.named_parameters():
         if name in search.mask:
             assert torch.equal(search.weights[name], before[name])
@@ -147,21 +150,26 @@ def test_frozen_weights_stay_and_the_model_holds_the_masked_ones(searcher, small
 def test_a_search_is_deterministic_and_learns(searcher, small_net, batch):
     def run(seed: int) -> tuple[list[float], dict[str, Tensor]]:
         model = sm.randomize_(copy.deepcopy(small_net), seed=0, density=0.5)
-        search = searcher(model, density=0.5, lr=0.1, momentum=0.9, seed=seed)
+        adam = searcher.recipe.get("optimizer") == "adam"
+        rule = {"base": "adam"} if adam else {"momentum": 0.9}
+        search = searcher(model, density=0.5, lr=0.1, seed=seed, **rule)
         return train(model, search, batch, 60), search.scores
 
     (losses, scores), (again, same), (_, other) = run(0), run(0), run(1)
     assert losses == again and all(torch.equal(scores[name], same[name]) for name in scores)
     assert not torch.equal(scores["hidden.weight"], other["hidden.weight"])
-    assert losses[-1] < 0.5 * losses[0]
+    assert sum(losses[-5:]) / 5 < 0.5 * losses[0]
 
 
 def test_the_ticket_of_a_search_rebuilds_its_network(searcher, small_net, batch, tmp_path):
     sm.randomize_(small_net, seed=2)
     search = searcher(small_net, density=0.3, lr=0.1)
     train(small_net, search, batch)
+    search.settle()
     ticket = sm.Ticket.load(search.ticket().save(tmp_path / "net.ticket"))
-    assert ticket.strong and abs(ticket.density - 0.3) < 0.01
+    assert ticket.strong
+    if searcher.exact_density:
+        assert abs(ticket.density - 0.3) < 0.01
     assert ticket.provenance["method"] == searcher.method
     twin = ticket.apply(copy.deepcopy(small_net).apply(scramble)).eval()
     assert torch.equal(twin(batch[0]), small_net.eval()(batch[0]))
@@ -192,6 +200,21 @@ def test_state_dict_continues_bit_for_bit(searcher, small_net, batch, tmp_path):
     for name in search.scores:
         assert torch.equal(search.scores[name], resumed.scores[name])
         assert torch.equal(search.mask[name], resumed.mask[name])
+
+
+def test_evaluating_shows_the_settled_network_and_puts_training_back(searcher, small_net, batch):
+    sm.randomize_(small_net, "kaiming_normal", seed=0)
+    search = searcher(small_net, density=0.3, lr=0.1)
+    train(small_net, search, batch, 3)
+    parameters = {name: p.clone() for name, p in small_net.named_parameters()}
+    with search.evaluating():
+        shown = {name: p.clone() for name, p in small_net.named_parameters()}
+    assert all(torch.equal(parameters[name], p) for name, p in small_net.named_parameters())
+    twin = copy.deepcopy(search)
+    losses = train(small_net, search, batch, 3)
+    twin.settle()
+    assert all(torch.equal(shown[name], p) for name, p in twin.model.named_parameters())
+    assert losses
 
 
 # Errors.

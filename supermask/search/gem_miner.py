@@ -137,5 +137,3 @@ class GemMiner(CountedSearch):
         }
         for name, kept in masks.select(ranked, left).items():
             self.state[self._names[name]]["free"] = kept
-
-
