@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from supermask import ops
+from supermask.norms import batch_statistics
 from supermask.search.base import register_search
 from supermask.search.gates import GatedSearch
 from supermask.search.relaxations import Concrete
@@ -111,17 +112,13 @@ class ConcreteTicketSearch(GatedSearch):
     @contextmanager
     def dense(self) -> Iterator[None]:
         """Inside this context the model has all its weights, and its norms leave their statistics alone."""
-        norms = [m for m in self.model.modules() if getattr(m, "track_running_stats", False) and m.training]
         everything = [torch.ones_like(mask) for mask in self.mask.values()]
         with torch.no_grad():
             ops.write_masked(list(self._names.values()), list(self.weights.values()), everything)
-        for norm in norms:
-            norm.track_running_stats = False  # type: ignore[assignment]
         try:
-            yield
+            with batch_statistics(self.model):
+                yield
         finally:
-            for norm in norms:
-                norm.track_running_stats = True  # type: ignore[assignment]
             self._write(self.mask)
 
 
