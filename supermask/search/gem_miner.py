@@ -50,7 +50,8 @@ class GemMiner(CountedSearch):
     """
 
     exact_density = False
-    recipe: ClassVar[dict[str, Any]] = {"lr": 0.1, "optimizer": "sgd", "weight_decay": 0.0}
+    # The authors' SGD with lr 0.1 takes 150 epochs to move scores across (0, 1); this takes a few.
+    recipe: ClassVar[dict[str, Any]] = {"lr": 0.03, "optimizer": "adam", "weight_decay": 0.0}
 
     def __init__(
         self,
