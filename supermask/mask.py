@@ -16,7 +16,7 @@ from supermask import ops
 from supermask.init import check_seed, derive_key
 
 Mask = dict[str, Tensor]
-DISTRIBUTIONS = ("uniform", "global", "erk")
+DISTRIBUTIONS = ("uniform", "global", "erk", "epl")
 """How a density spreads over layers; N:M, as in `2:4`, is another for any whole N and M."""
 DENSITY_SCHEDULES = ("constant", "cubic")
 
@@ -94,16 +94,18 @@ def allocate(
     Args:
         shapes: Shape of each masked weight.
         density: Fraction of weights kept, in (0, 1].
-        distribution: `uniform` (the same density in every layer) or `erk` (Erdős–Rényi kernel, Evci et
+        distribution: `uniform` (the same density in every layer), `erk` (Erdős–Rényi kernel, Evci et
             al., "Rigging the Lottery", ICML 2020, equation 4: density in proportion to
-            (sum of the shape) / (product of the shape), layers that would exceed 1 kept whole) or N:M
-            such as `2:4` (see `ops.select_n_of_m`; a layer whose input dimension M does not divide
-            keeps a little more than N/M, a depthwise convolution all). A `global` ranking has no
-            counts per layer.
+            (sum of the shape) / (product of the shape)) or `epl` (edges per layer, as many weights in
+            every layer, as Otsuka et al., TMLR 2025, lay out their random patterns). Under `erk` and
+            `epl` a layer that would exceed its size is kept whole and its overflow goes to the others.
+            N:M such as `2:4` keeps N of every M inputs (see `ops.select_n_of_m`; a layer whose input
+            dimension M does not divide keeps a little more than N/M, a depthwise convolution all). A
+            `global` ranking has no counts per layer.
 
     Returns:
-        Integer counts. Under `erk` they sum to `keep_count` of all weights together, unless the floor
-        of one weight per layer asks for more.
+        Integer counts. Under `erk` and `epl` they sum to `keep_count` of all weights together, unless the
+        floor of one weight per layer asks for more.
 
     Raises:
         ValueError: Density out of range, unknown distribution, or N:M of another density.
@@ -114,10 +116,10 @@ def allocate(
     sizes = {name: math.prod(shape) for name, shape in shapes.items()}
     if distribution == "uniform":
         return {name: keep_count(size, density) for name, size in sizes.items()}
-    if distribution != "erk":
+    if distribution == "global":
         raise ValueError(f"a {distribution} ranking has no counts per layer")
     budget = keep_count(sum(sizes.values()), density)
-    raw = {name: float(sum(shape)) for name, shape in shapes.items()}
+    raw = {name: float(sum(shape)) if distribution == "erk" else 1.0 for name, shape in shapes.items()}
     whole: set[str] = set()
     while True:
         free = [name for name in shapes if name not in whole]

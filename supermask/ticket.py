@@ -290,7 +290,7 @@ def dense_bytes(model: nn.Module) -> int:
 
 def _persistent_buffers(model: nn.Module) -> dict[str, Tensor]:
     state = model.state_dict(keep_vars=True)
-    return {name: buffer.detach().cpu() for name, buffer in model.named_buffers() if name in state}
+    return {name: buffer.detach().cpu().clone() for name, buffer in model.named_buffers() if name in state}
 
 
 def _check_mask(parameters: Mapping[str, Tensor], mask: Mapping[str, Tensor]) -> None:

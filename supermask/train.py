@@ -102,6 +102,8 @@ class Progress:
 
 
 Batches = Callable[[int], tuple[Tensor, Tensor]]
+Objective = Callable[[nn.Module, Tensor, Tensor], Tensor]
+"""A model, inputs and labels → the loss to minimize, a scalar."""
 
 
 def fit(
@@ -115,13 +117,14 @@ def fit(
     amp: str = "none",
     label_smoothing: float = 0.0,
     clip: float | None = None,
+    objective: Objective | None = None,
     evaluation: Callable[[], dict[str, float]] | None = None,
     evaluate_every: int = 0,
     on_step: Callable[[int], None] | None = None,
     on_record: Callable[[list[dict[str, float]]], None] | None = None,
     checkpoint: Checkpoint | None = None,
 ) -> Progress:
-    """Train from step `start` to step `steps` by cross-entropy.
+    """Train from step `start` to step `steps`, by cross-entropy unless told otherwise.
 
     Args:
         model: Any classifier; it is put in training mode.
@@ -133,6 +136,7 @@ def fit(
         amp: `none`, `bf16` or `fp16` autocast (`fp16` with a gradient scaler).
         label_smoothing: As in `torch.nn.functional.cross_entropy`.
         clip: Largest norm of the gradient; None for no clipping.
+        objective: The loss; None for cross-entropy of the model's outputs with `label_smoothing`.
         evaluation: Called every `evaluate_every` steps and at the end; its numbers go to the history.
         on_step: Called after each step with the number of steps done.
         on_record: Called with the whole history whenever it has grown.
@@ -162,7 +166,10 @@ def fit(
             group["lr"] = rate * (schedule(progress.step) if schedule else 1.0)
         inputs, labels = batches(progress.step)
         with autocast(device, amp):
-            loss = F.cross_entropy(model(inputs), labels, label_smoothing=label_smoothing)
+            if objective is None:
+                loss = F.cross_entropy(model(inputs), labels, label_smoothing=label_smoothing)
+            else:
+                loss = objective(model, inputs, labels)
         scaler.scale(loss).backward()
         if clip is not None:
             scaler.unscale_(optimizer)

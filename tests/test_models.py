@@ -27,6 +27,11 @@ LEAST_SIZE = {
     "conv-4": 4,
     "conv-6": 8,
     "conv-8": 16,
+    "folded-resnet-20": 4,
+    "folded-resnet-32": 4,
+    "folded-resnet-44": 4,
+    "folded-resnet-56": 4,
+    "folded-resnet-110": 4,
     "resnet-20": 4,
     "resnet-32": 4,
     "resnet-44": 4,
@@ -375,11 +380,11 @@ def test_what_others_cannot_build_is_a_clear_error(
 def test_families_are_listed() -> None:
     assert list_models("lenet") == ["lenet-5", "lenet-300-100"]
     assert list_models("resnet")[-2:] == ["resnet-56", "resnet-110"]
-    assert set(OWN) == {n for f in ("lenet", "conv", "resnet", "vgg") for n in list_models(f)}
+    assert set(OWN) == {n for f in ("lenet", "conv", "folded", "resnet", "vgg") for n in list_models(f)}
     assert "timm/resnet50" in list_models("timm")
     assert "torchvision/resnet50" in list_models("torchvision")
     assert "torchvision/fasterrcnn_resnet50_fpn" not in list_models("torchvision")
-    with pytest.raises(ValueError, match="no model family 'bert'; choose from conv, lenet"):
+    with pytest.raises(ValueError, match="no model family 'bert'; choose from conv, folded, lenet"):
         list_models("bert")
 
 

@@ -148,6 +148,7 @@ class Execution:
             clip=task.clip,
             evaluation=(lambda: self._validation(optimizer)) if len(self.val_split) else None,
             evaluate_every=max(1, task.steps // EVALUATIONS),
+            objective=getattr(optimizer, "objective", None),
             on_step=step_done,
             on_record=self.run.write_history,
             checkpoint=Checkpoint(self.run.checkpoint, self.environment.checkpoint_seconds),

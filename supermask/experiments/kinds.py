@@ -125,6 +125,10 @@ def search(execution: Execution) -> Outcome:
     optimizer.plan(execution.spec.task.steps, execution.loader.steps_per_epoch)
     progress = execution.fit(optimizer, {})
     optimizer.settle()
+    if type(optimizer).settle is not Search.settle:
+        # Norms saw another network than the one that is put in place.
+        steps = min(execution.loader.steps_per_epoch, 100)
+        estimate_norm_statistics(execution.model, execution.batch, steps)
     return Outcome(optimizer.mask, progress)
 
 

@@ -112,8 +112,8 @@ def list_models(family: str | None = None) -> list[str]:
     """Return the names that ``create_model`` takes.
 
     Args:
-        family: None for all of the library's own networks; ``"lenet"``, ``"conv"``, ``"resnet"`` or
-            ``"vgg"`` for one family (the part before the first hyphen); ``"timm"`` or
+        family: None for all of the library's own networks; ``"lenet"``, ``"conv"``, ``"resnet"``,
+            ``"folded"`` or ``"vgg"`` for one family (the part before the first hyphen); ``"timm"`` or
             ``"torchvision"`` for theirs.
 
     Raises:

@@ -8,7 +8,7 @@ weights with the last layer. ResNet-18 for CIFAR is the paper's ImageNet network
 and no max-pooling, as Ramanujan et al. (arXiv:1911.13299) use it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from torch import Tensor, nn
 
@@ -47,6 +47,14 @@ class BasicBlock(nn.Module):
         return out
 
 
+def residual_stage(in_channels: int, out_channels: int, stride: int, blocks: int, affine: bool) -> nn.Module:
+    """A chain of basic blocks; the first has the stride and changes the number of channels."""
+    first = BasicBlock(in_channels, out_channels, stride, affine)
+    return nn.Sequential(
+        first, *(BasicBlock(out_channels, out_channels, 1, affine) for _ in range(blocks - 1))
+    )
+
+
 class SmallImageResNet(nn.Module):
     """A 3x3 stem, stages of basic blocks, all but the first halving the image, and one fc layer.
 
@@ -56,6 +64,7 @@ class SmallImageResNet(nn.Module):
         in_channels: Channels of the images.
         num_classes: Outputs of the last layer.
         affine: Give the batch norms a scale and a shift.
+        make_stage: Input and output channels, stride, blocks and `affine` → a stage.
     """
 
     def __init__(
@@ -66,6 +75,7 @@ class SmallImageResNet(nn.Module):
         in_channels: int,
         num_classes: int,
         affine: bool,
+        make_stage: Callable[[int, int, int, int, bool], nn.Module] = residual_stage,
     ) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(in_channels, channels[0], 3, padding=1, bias=False)
@@ -74,12 +84,8 @@ class SmallImageResNet(nn.Module):
         stages = []
         fan = channels[0]
         for index, out in enumerate(channels):
-            stage = []
-            for block in range(blocks):
-                stride = 2 if index > 0 and block == 0 else 1
-                stage.append(BasicBlock(fan, out, stride, affine))
-                fan = out
-            stages.append(nn.Sequential(*stage))
+            stages.append(make_stage(fan, out, 2 if index > 0 else 1, blocks, affine))
+            fan = out
         self.stages = nn.Sequential(*stages)
         self.average = nn.AdaptiveAvgPool2d(1)
         self.fc = nn.Linear(fan, num_classes)

@@ -51,8 +51,8 @@ class Search(Optimizer):
         density: Fraction of weights kept, in (0, 1].
         lr: Learning rate of the scores.
         base: `sgd`, `adam`, `adamw` or any `torch.optim.Optimizer` class; it moves the scores.
-        distribution: How the density spreads over layers: `uniform`, `global`, `erk`, or N:M such as
-            `2:4`: N of every M weights along the input dimension (`ops.select_n_of_m`).
+        distribution: How the density spreads over layers: `uniform`, `global`, `erk`, `epl`, or N:M such
+            as `2:4`: N of every M weights along the input dimension (`ops.select_n_of_m`).
         density_schedule: `constant`, or `cubic`: from dense to `density` by (1 - t/T)³, see
             `mask.scheduled_density`.
         schedule_steps: T, the steps until a scheduled density is reached; by default half of the steps
@@ -97,11 +97,7 @@ class Search(Optimizer):
         check_seed(seed)
         masks.check_distribution(distribution, density)
         _check_schedule(density_schedule, schedule_steps, distribution)
-        if not self.exact_density and (distribution, density_schedule) != ("uniform", "constant"):
-            raise ValueError(
-                f"the density of {self.method} emerges from its scores, so that neither distribution="
-                f"{distribution!r} nor density_schedule={density_schedule!r} can hold; leave them out"
-            )
+        self.check_spread(distribution, density_schedule)
         infos = masked(model, include, exclude)
         norms = _norm_parameters(model) if train_norms else []
         _freeze_the_rest(model, [info.tensor for info in infos], norms)
@@ -127,6 +123,14 @@ class Search(Optimizer):
         masks.warn_of_collapse(self.mask)
 
     # What an algorithm decides.
+
+    def check_spread(self, distribution: str, density_schedule: str) -> None:
+        """Refuse a distribution over layers or a schedule that the algorithm cannot keep."""
+        if not self.exact_density and (distribution, density_schedule) != ("uniform", "constant"):
+            raise ValueError(
+                f"the density of {self.method} emerges from its scores, so that neither distribution="
+                f"{distribution!r} nor density_schedule={density_schedule!r} can hold; leave them out"
+            )
 
     def initial_scores(self, info: ParameterInfo, weight: Tensor) -> Tensor:
         """Scores to start from, shaped, typed and placed like `weight`: U(±1/√fan_in), from the seed.

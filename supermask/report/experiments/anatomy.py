@@ -1,7 +1,6 @@
 """The page of `supermask anatomy`: density by layer, overlaps, and how far masks move."""
 
 from collections.abc import Mapping, Sequence
-from itertools import groupby
 from statistics import fmean
 from typing import Any
 
@@ -111,19 +110,13 @@ def _draw_distances(distances: Sequence[Entry]) -> Drawing:
     looks = methods_of(entry["method"] for entry in distances)
     figure = Figure(figsize=(WIDTH, 2.6))
     panels = figure.subplots(1, 2, sharey=True)
-    for panel, key, title in zip(
-        panels, ("from_first", "from_last"), ("from its start", "from its end"), strict=True
-    ):
+    views = (("from_first", "from its start"), ("from_last", "from its end"))
+    for panel, (key, title) in zip(panels, views, strict=True):
         panel.set_title(f"distance {title}")
         panel.set_xlabel("step")
         for (name, density), entries in _means(distances, "method", "density").items():
-            points = [
-                (step, 100 * fmean(e[key] for e in members))
-                for step, members in groupby(
-                    sorted(entries, key=lambda e: e["step"]), key=lambda e: e["step"]
-                )
-                for members in [list(members)]
-            ]
+            by_step = sorted(_means(entries, "step").items())
+            points = [(step, 100 * fmean(e[key] for e in members)) for (step,), members in by_step]
             label = f"{looks[name].label}, density {density_text(density)}"
             xs, ys = zip(*points, strict=True)
             panel.plot(xs, ys, color=looks[name].colour, lw=1.4, alpha=0.4 + 0.6 * density, label=label)

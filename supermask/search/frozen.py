@@ -1,0 +1,125 @@
+"""Partially frozen random networks: Otsuka et al., "Partially Frozen Random Networks Contain Compact
+Strong Lottery Tickets" (TMLR 2025).
+
+A random pattern T over each layer's weights settles some of the mask before the search: a weight is pruned
+(T = −1), locked in (T = +1) or searched (T = 0). The searched ones follow edge-popup; the density counts
+all weights, as in the authors' code, where frozen scores stand at ±∞ in the ranking. The pattern follows
+from the seed, so that only the searched bits of a mask carry information. How many weights of a layer are
+pruned and locked follows the layer ratios of `layout`: ERK or EPL (edges per layer), as in the paper, or
+the same everywhere.
+
+Ours: counts are exact; frozen scores get no gradient (the ranking never reads them).
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from supermask import mask as masks
+from supermask.search.base import register_search
+from supermask.search.edge_popup import EdgePopup
+
+
+@register_search("frozen")
+class Frozen(EdgePopup):
+    """Edge-popup on the weights that a random pattern leaves open; see `Search` for the other arguments.
+
+    Args:
+        pruned: Fraction of all weights that is pruned before the search; at most 1 − density. None for
+            half of that.
+        locked: Fraction of all weights that is locked in; at most `density`. None for half of that.
+        layout: `uniform`, `erk` or `epl`: how the frozen weights spread over layers. None for
+            `distribution`, or `epl` where that is `global`.
+
+    Raises:
+        ValueError: A fraction out of range, or a layer whose pattern leaves no room for its density.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        density: float,
+        distribution: str = "uniform",
+        pruned: float | None = None,
+        locked: float | None = None,
+        layout: str | None = None,
+        **options: Any,
+    ) -> None:
+        masks.check_density(density)
+        self.pruned = (1.0 - density) / 2 if pruned is None else pruned
+        self.locked = density / 2 if locked is None else locked
+        if not 0 <= self.pruned <= 1 - density or not 0 <= self.locked <= density:
+            raise ValueError(
+                f"at density {density}, pruned must lie in [0, {1 - density:g}] and locked in "
+                f"[0, {density:g}], not {self.pruned!r} and {self.locked!r}"
+            )
+        self.layout = layout or ("epl" if distribution == "global" else distribution)
+        super().__init__(model, density=density, distribution=distribution, **options)
+
+    def check_spread(self, distribution: str, density_schedule: str) -> None:
+        """The pattern fixes counts once and for all, and leaves no whole groups."""
+        if masks.group_of(distribution) or density_schedule != "constant" or self.ranking != "magnitude":
+            raise ValueError(
+                f"a partially frozen search takes no distribution={distribution!r}, density_schedule="
+                f"{density_schedule!r} and ranking={self.ranking!r} together with its random pattern; use "
+                "uniform, global, erk or epl with a constant density and magnitudes"
+            )
+
+    @property
+    def pattern(self) -> dict[str, Tensor]:
+        """Parameter name → int8 pattern T: −1 pruned, +1 locked in, 0 searched."""
+        return {name: self.state[p]["pattern"] for name, p in self._names.items()}
+
+    def score_gradients(
+        self, grads: list[Tensor], weights: list[Tensor], scores: list[Tensor]
+    ) -> list[Tensor]:
+        open_ = [self.state[p]["pattern"] == 0 for p in self._names.values() if p.grad is not None]
+        gradients = super().score_gradients(grads, weights, scores)
+        return [gradient * o for gradient, o in zip(gradients, open_, strict=True)]
+
+    def select(self) -> masks.Mask:
+        """All locked weights, no pruned one, and the largest |s| of the others up to the density."""
+        masks.check_finite(self.scores)
+        if "pattern" not in self.state[next(iter(self._names.values()))]:
+            self._draw_patterns()
+        top = torch.stack([score.abs().max() for score in self.scores.values()]).max() * 2 + 1
+        ranked = {
+            name: score.abs()
+            .clamp(min=torch.finfo(score.dtype).tiny)  # above the pruned ones, also at 0
+            .masked_fill(self.pattern[name] < 0, 0.0)
+            .masked_fill(self.pattern[name] > 0, 1.0)
+            .mul(torch.where(self.pattern[name] > 0, top, 1.0))
+            for name, score in self.scores.items()
+        }
+        return masks.select(ranked, self.keep, self._cuts)
+
+    def _identity(self) -> dict[str, Any]:
+        frozen = {"pruned": self.pruned, "locked": self.locked, "layout": self.layout}
+        return {**super()._identity(), **frozen}
+
+    def _draw_patterns(self) -> None:
+        shapes = {name: tuple(p.shape) for name, p in self._names.items()}
+        open_or_locked = masks.allocate(shapes, 1.0 - self.pruned, self.layout)
+        locked = masks.allocate(shapes, self.locked, self.layout) if self.locked else {}
+        for name, parameter in self._names.items():
+            size, most = parameter.numel(), open_or_locked[name]
+            least = min(locked.get(name, 0), most)
+            if isinstance(self.keep, dict):
+                least, most = self._fit(name, least, most, self.keep[name])
+            order = masks.permutation(size, self.seed, f"frozen/{name}")
+            flat = torch.zeros(size, dtype=torch.int8)
+            flat[order[:least]] = 1
+            flat[order[most:]] = -1
+            self.state[parameter]["pattern"] = flat.view(parameter.shape).to(parameter.device)
+
+    def _fit(self, name: str, least: int, most: int, keep: int) -> tuple[int, int]:
+        """The counts, moved by what rounding may ask for."""
+        slack = 1
+        if least > keep + slack or most < keep - slack:
+            raise ValueError(
+                f"{name} keeps {keep} weights, but the layout {self.layout!r} locks {least} and prunes all "
+                f"but {most}; lower pruned or locked, or use the layout {self.distribution!r}"
+            )
+        return min(least, keep), max(most, keep)
