@@ -34,6 +34,8 @@ _SCHEMAS = (
     "linear_from_bits(Tensor x, Tensor planes, SymInt outputs, float scale, Tensor? bias) -> Tensor",
     "linear_from_lists(Tensor x, Tensor starts, Tensor entries, SymInt outputs, float scale, Tensor? bias) "
     "-> Tensor",
+    "conv_from_lists(Tensor x, Tensor starts, Tensor entries, SymInt outputs, SymInt[] kernel, SymInt[] stride, "
+    "SymInt[] padding, SymInt[] dilation, SymInt groups, float scale, Tensor? bias) -> Tensor",
     "pack_mask(Tensor mask) -> Tensor",
     "unpack_mask(Tensor packed, SymInt numel) -> Tensor",
 )
@@ -167,6 +169,25 @@ def _(x: Tensor, planes: Tensor, outputs: int, scale: float, bias: Tensor | None
 @torch.library.register_fake("supermask::linear_from_lists", lib=_library)
 def _(x: Tensor, starts: Tensor, entries: Tensor, outputs: int, scale: float, bias: Tensor | None) -> Tensor:
     return x.new_empty(x.shape[0], outputs)
+
+
+@torch.library.register_fake("supermask::conv_from_lists", lib=_library)
+def _(
+    x: Tensor,
+    starts: Tensor,
+    entries: Tensor,
+    outputs: int,
+    kernel: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+    scale: float,
+    bias: Tensor | None,
+) -> Tensor:
+    padded = x.shape[2] + padding[0] + padding[1], x.shape[3] + padding[2] + padding[3]
+    sizes = [(padded[i] - dilation[i] * (kernel[i] - 1) - 1) // stride[i] + 1 for i in range(2)]
+    return x.new_empty(x.shape[0], outputs, *sizes)
 
 
 @torch.library.register_fake("supermask::pack_mask", lib=_library)

@@ -289,6 +289,28 @@ def _linear_from_lists(
     return _scaled_linear(x, signs_of_lists(starts, entries, outputs, x.shape[1]), scale, bias)
 
 
+def _conv_from_lists(
+    x: Tensor,
+    starts: Tensor,
+    entries: Tensor,
+    outputs: int,
+    kernel: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+    scale: float,
+    bias: Tensor | None,
+) -> Tensor:
+    channels = x.shape[1] // groups
+    depth = channels * kernel[0] * kernel[1]
+    weight = signs_of_lists(starts, entries, outputs, depth).view(outputs, channels, *kernel).float()
+    top, bottom, left, right = padding
+    padded = torch.nn.functional.pad(x.float(), (left, right, top, bottom))
+    sums = torch.nn.functional.conv2d(padded, weight, None, stride, 0, dilation, groups) * scale
+    return (sums if bias is None else sums + bias.view(-1, 1, 1)).to(x.dtype)
+
+
 # --- all of them -------------------------------------------------------------------------------------
 
 _select, _select_global = _make_select(_topk_threshold)
@@ -314,6 +336,7 @@ KERNELS: dict[str, Callable[..., Any]] = {
     "edge_popup_sgd": _edge_popup_sgd,
     "linear_from_bits": _linear_from_bits,
     "linear_from_lists": _linear_from_lists,
+    "conv_from_lists": _conv_from_lists,
     "pack_mask": _pack_mask,
     "unpack_mask": _unpack_mask,
 }

@@ -1,5 +1,6 @@
 // See kernels.h. The loops are mostly plain C++ that the compiler vectorizes; no template or inline function
 // of the standard library is used here, for the linker would merge its copies across instruction sets.
+#include "kernels_conv.h"
 #include "kernels_generator.h"
 #include "kernels_packed.h"
 #include "kernels_select.h"
@@ -41,6 +42,9 @@ const Kernels SUPERMASK_TABLE = {
     .look_up_2x4 = look_up<2, 4>,
     .add_listed_16 = add_listed<1>,
     .add_listed_64 = add_listed<4>,
+    .pack_panel = pack_panel,
+    .add_panel = {add_panel<1>, add_panel<2>, add_panel<3>, add_panel<4>},
+    .scale_rows = scale_rows,
 };
 
 }  // namespace supermask

@@ -36,6 +36,13 @@ struct SelectKernels {
   void (*store)(Dtype to, const Float* values, int64_t count, void* out);
 };
 
+// Consecutive values that lie `from` floats after the start of their source and `to` after that of their row.
+struct Run {
+  int64_t from;
+  int64_t count;
+  int64_t to;
+};
+
 struct Kernels {
   const char* name;
 
@@ -66,6 +73,16 @@ struct Kernels {
                         float* sums);
   void (*add_listed_64)(const float* inputs, const uint8_t* entries, const int32_t* starts, int64_t rows,
                         float* sums);
+
+  // Packed convolutions, packed_conv.cpp. Row r of the panel, `width` floats long, gets the runs of
+  // inputs + offsets[r]; the panel needs room for 16 floats after its last row.
+  void (*pack_panel)(const float* inputs, const int64_t* offsets, int64_t rows, const Run* runs, int64_t count,
+                     int64_t width, float* panel);
+  // sums[row] += listed rows of the panel, -= others listed; 16, 32, 48 and 64 positions side by side.
+  void (*add_panel[4])(const float* panel, const uint8_t* entries, const int32_t* starts, int64_t rows,
+                       float* sums);
+  // sums[row] = sums[row] · scale + bias[row]; bias may be null.
+  void (*scale_rows)(float* sums, int64_t rows, int64_t width, float scale, const float* bias);
 };
 
 // The best table for this machine. ATEN_CPU_CAPABILITY (avx512, avx2 or default), which limits torch's own

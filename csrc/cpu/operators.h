@@ -31,5 +31,8 @@ Tensor unpack_mask(Tensor packed, int64_t numel);
 Tensor linear_from_bits(Tensor x, Tensor planes, int64_t outputs, double scale, std::optional<Tensor> bias);
 Tensor linear_from_lists(Tensor x, Tensor starts, Tensor entries, int64_t outputs, double scale,
                          std::optional<Tensor> bias);
+Tensor conv_from_lists(Tensor x, Tensor starts, Tensor entries, int64_t outputs, Counts kernel, Counts stride,
+                       Counts padding, Counts dilation, int64_t groups, double scale,
+                       std::optional<Tensor> bias);
 
 }  // namespace supermask::op

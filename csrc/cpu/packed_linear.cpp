@@ -35,14 +35,6 @@ const float* check_inputs(const Tensor& x) {
   return static_cast<const float*>(x.data_ptr());
 }
 
-const float* check_bias(const std::optional<Tensor>& bias, int64_t outputs) {
-  if (!bias) return nullptr;
-  check(bias->is_cpu() && bias->scalar_type() == ScalarType::Float && bias->is_contiguous() &&
-            bias->numel() == outputs,
-        "bias must be a contiguous float32 tensor of ", outputs, " values on the CPU");
-  return static_cast<const float*>(bias->data_ptr());
-}
-
 // One input: 64 outputs share the loads of a table.
 void look_up_one(const uint32_t* planes, int64_t words, const float* tables, int64_t group, int64_t count,
                  float* sums) {
