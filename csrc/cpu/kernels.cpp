@@ -42,6 +42,7 @@ const Kernels SUPERMASK_TABLE = {
     .look_up_2x4 = look_up<2, 4>,
     .add_listed_16 = add_listed<1>,
     .add_listed_64 = add_listed<4>,
+    .pad_row = pad_row,
     .pack_panel = pack_panel,
     .add_panel = {add_panel<1>, add_panel<2>, add_panel<3>, add_panel<4>},
     .scale_rows = scale_rows,

@@ -36,7 +36,7 @@ struct SelectKernels {
   void (*store)(Dtype to, const Float* values, int64_t count, void* out);
 };
 
-// Consecutive values that lie `from` floats after the start of their source and `to` after that of their row.
+// At most 16 floats that lie `from` floats after the start of their source and `to` after that of their row.
 struct Run {
   int64_t from;
   int64_t count;
@@ -74,7 +74,9 @@ struct Kernels {
   void (*add_listed_64)(const float* inputs, const uint8_t* entries, const int32_t* starts, int64_t rows,
                         float* sums);
 
-  // Packed convolutions, packed_conv.cpp. Row r of the panel, `width` floats long, gets the runs of
+  // Packed convolutions, packed_conv.cpp. to[i] = row[i · step + first], or 0 where the row has no such value.
+  void (*pad_row)(const float* row, int64_t width, int64_t first, int64_t step, int64_t count, float* to);
+  // Row r of the panel, `width` floats long, gets the runs of
   // inputs + offsets[r]; the panel needs room for 16 floats after its last row.
   void (*pack_panel)(const float* inputs, const int64_t* offsets, int64_t rows, const Run* runs, int64_t count,
                      int64_t width, float* panel);

@@ -8,34 +8,65 @@
 namespace supermask {
 namespace {
 
-// Stores at most kLaneCount values past `to` + count, for which the panel has room.
+// `count` of at most 16 floats; the target has room for 16.
 inline void copy_run(const float* from, int64_t count, float* to) {
-  if (count == 4 && kLaneCount > 4) {
-    __builtin_memcpy(to, from, 16);
-    return;
-  }
-  if (count == 8 && kLaneCount > 8) {
-    __builtin_memcpy(to, from, 32);
-    return;
-  }
+#if defined(__AVX512F__)
+  const __mmask16 mask = static_cast<__mmask16>(_bzhi_u32(0xFFFFu, static_cast<unsigned>(count)));
+  store_vector(to, (Floats)_mm512_maskz_loadu_ps(mask, from));
+#else
   int64_t i = 0;
   for (; i + kLaneCount <= count; i += kLaneCount) store_vector(to + i, load_vector<Floats>(from + i));
-#if defined(__AVX512F__)
-  if (i < count) {
-    const __mmask16 rest = static_cast<__mmask16>((1u << (count - i)) - 1);
-    store_vector(to + i, (Floats)_mm512_maskz_loadu_ps(rest, from + i));
-  }
-#else
   for (; i < count; ++i) to[i] = from[i];
 #endif
 }
 
+// Runs of kCount floats each, or of their own counts where kCount is 0.
+template <int kCount>
+inline void pack_rows(const float* inputs, const int64_t* offsets, int64_t rows, const Run* runs, int64_t count,
+                      int64_t width, float* panel) {
+  // In ascending order, so that what a store leaves past its run is overwritten by what belongs there.
+  for (int64_t row = 0; row < rows; ++row, panel += width) {
+    const float* from = inputs + offsets[row];
+#pragma GCC unroll 4
+    for (int64_t run = 0; run < count; ++run)
+      if constexpr (kCount)
+        __builtin_memcpy(panel + runs[run].to, from + runs[run].from, 4 * kCount);
+      else
+        copy_run(from + runs[run].from, runs[run].count, panel + runs[run].to);
+  }
+}
+
 void pack_panel(const float* inputs, const int64_t* offsets, int64_t rows, const Run* runs, int64_t count,
                 int64_t width, float* panel) {
-  // In ascending order, so that what a store leaves past its run is overwritten by what belongs there.
-  for (int64_t row = 0; row < rows; ++row, panel += width)
-    for (int64_t run = 0; run < count; ++run)
-      copy_run(inputs + offsets[row] + runs[run].from, runs[run].count, panel + runs[run].to);
+  bool all[3] = {true, true, true};
+  for (int64_t run = 0; run < count; ++run)
+    for (int i = 0; i < 3; ++i) all[i] &= runs[run].count == 16 >> i;
+  const auto pack = all[0]   ? pack_rows<16>
+                    : all[1] ? pack_rows<8>
+                    : all[2] ? pack_rows<4>
+                             : pack_rows<0>;
+  pack(inputs, offsets, rows, runs, count, width, panel);
+}
+
+template <int64_t kStep>
+inline void copy_every(const float* from, int64_t step, int64_t count, float* to) {
+  if (kStep) step = kStep;  // known to the compiler, which vectorizes small steps
+  for (int64_t i = 0; i < count; ++i) to[i] = from[i * step];
+}
+
+// to[i] = row[i · step + first], or 0 where the row has no such value.
+void pad_row(const float* row, int64_t width, int64_t first, int64_t step, int64_t count, float* to) {
+  int64_t i = 0;
+  for (; i < count && first < 0; ++i, first += step) to[i] = 0;
+  const int64_t here = first < width ? (width - first + step - 1) / step : 0, rest = count - i;
+  const int64_t take = here < rest ? here : rest;
+  if (step == 1)
+    copy_every<1>(row + first, step, take, to + i);
+  else if (step == 2)
+    copy_every<2>(row + first, step, take, to + i);
+  else
+    copy_every<0>(row + first, step, take, to + i);
+  for (i += take; i < count; ++i) to[i] = 0;
 }
 
 // Sums of 16 · kWidth positions side by side. Several chains of additions, as many as hide their latency.

@@ -18,7 +18,7 @@
 namespace supermask::op {
 namespace {
 
-constexpr int64_t kPanelRows = 128, kPanelWidth = 64, kChunk = 16;
+constexpr int64_t kPanelRows = 128, kPanelWidth = 64, kChunk = 16, kLongestRun = 16;
 
 struct Geometry {
   int64_t images, channels, height, width, outputs, groups;
@@ -28,18 +28,21 @@ struct Geometry {
   int64_t pitch, columns;  // floats from one padded row to the next; those of one remainder
   int64_t group_channels, group_outputs, depth;
 
+  bool in_a_row;  // whether all positions of an image read neighbouring floats
+
   int64_t plane() const { return padded[0] * pitch; }
   int64_t positions() const { return images * out[0] * out[1]; }
   int64_t blocks() const { return (depth + kPanelRows - 1) / kPanelRows; }
 
-  // Where the first position finds the inputs of rows of the matrix, from row `first` on.
-  void offsets(int64_t group, int64_t first, int64_t rows, int64_t* to) const {
-    for (int64_t i = 0; i < rows; ++i) {
-      const int64_t row = first + i, taps = kernel[0] * kernel[1], tap = row % taps;
-      const int64_t y = tap / kernel[1] * dilation[0], x = tap % kernel[1] * dilation[1];
-      to[i] = (group * group_channels + row / taps) * plane() + y * pitch + x % stride[1] * columns +
-              x / stride[1];
-    }
+  // Where the first position finds the inputs of a tap, in the first channel of x.
+  std::vector<int64_t> taps() const {
+    std::vector<int64_t> offsets;
+    for (int64_t i = 0; i < kernel[0]; ++i)
+      for (int64_t j = 0; j < kernel[1]; ++j) {
+        const int64_t x = j * dilation[1];
+        offsets.push_back(i * dilation[0] * pitch + x % stride[1] * columns + x / stride[1]);
+      }
+    return offsets;
   }
 
   // Where positions [first, first + count) find theirs, relative to the first position of all.
@@ -49,11 +52,9 @@ struct Geometry {
       const int64_t position = first + done, line = position / out[1], column = position % out[1];
       const int64_t from =
           line / out[0] * channels * plane() + line % out[0] * stride[0] * pitch + column;
-      const int64_t take = std::min(count - done, out[1] - column);
-      if (!to.empty() && to.back().from + to.back().count == from)
-        to.back().count += take;
-      else
-        to.push_back({from, take, done});
+      const int64_t whole = in_a_row ? out[0] * out[1] - position % (out[0] * out[1]) : out[1] - column;
+      const int64_t take = std::min({count - done, whole, kLongestRun});
+      to.push_back({from, take, done});
       done += take;
     }
   }
@@ -90,6 +91,7 @@ Geometry check_geometry(const Tensor& x, int64_t outputs, const Counts& kernel, 
   }
   g.columns = (g.padded[1] + g.stride[1] - 1) / g.stride[1];
   g.pitch = g.columns * g.stride[1];
+  g.in_a_row = g.stride[0] == 1 && g.pitch == g.out[1];
   g.group_channels = g.channels / groups, g.group_outputs = outputs / groups;
   g.depth = g.group_channels * g.kernel[0] * g.kernel[1];
   return g;
@@ -114,10 +116,10 @@ Lists check_lists(const Geometry& g, const Tensor& starts, const Tensor& entries
   return {first, static_cast<const uint8_t*>(entries.data_ptr())};
 }
 
-// Floats at a cache line's start, zeroed.
+// Floats at a cache line's start.
 class Buffer {
  public:
-  explicit Buffer(int64_t count) : data_(new (std::align_val_t(64)) float[count]()) {}
+  explicit Buffer(int64_t count) : data_(new (std::align_val_t(64)) float[count]) {}
   ~Buffer() { ::operator delete[](data_, std::align_val_t(64)); }
   Buffer(const Buffer&) = delete;
   Buffer& operator=(const Buffer&) = delete;
@@ -127,26 +129,43 @@ class Buffer {
   float* data_;
 };
 
-// The inputs as float32 with their padding, columns sorted by their remainder.
+// Which of the padded rows or columns, modulo `period`, an output position reads.
+std::vector<char> used(const Geometry& g, int dimension, int64_t period) {
+  std::vector<char> flags(period);
+  for (int64_t tap = 0; tap < g.kernel[dimension]; ++tap)
+    for (int64_t i = 0; i < g.out[dimension]; ++i)
+      flags[(i * g.stride[dimension] + tap * g.dilation[dimension]) % period] = 1;
+  return flags;
+}
+
+// The inputs as float32 with their padding, columns sorted by their remainder; what no output reads stays as
+// it was.
 void pad(const Geometry& g, const void* x, Dtype dtype, float* padded) {
   const int64_t row_bytes = g.width * static_cast<int64_t>(size_of(dtype));
+  const std::vector<char> rows = used(g, 0, g.padded[0]), remainders = used(g, 1, g.stride[1]);
   const int64_t grain = 1 + 16384 / (g.plane() + 1);
   torch::stable::parallel_for(0, g.images * g.channels, grain, [&](int64_t from, int64_t to) {
     std::vector<float> row(g.width);
-    for (int64_t line = from * g.height; line < to * g.height; ++line) {
-      const void* source = static_cast<const char*>(x) + line * row_bytes;
-      float* target =
-          padded + line / g.height * g.plane() + (line % g.height + g.before[0]) * g.pitch;
-      if (g.stride[1] == 1) {
-        kernels().float32.load(dtype, source, g.width, target + g.before[1]);
-        continue;
+    for (int64_t plane = from; plane < to; ++plane)
+      for (int64_t y = 0; y < g.padded[0]; ++y) {
+        if (!rows[y]) continue;
+        float* target = padded + plane * g.plane() + y * g.pitch;
+        const int64_t line = y - g.before[0];
+        if (line < 0 || line >= g.height) {
+          std::fill_n(target, g.pitch, 0.0f);
+          continue;
+        }
+        const void* source = static_cast<const char*>(x) + (plane * g.height + line) * row_bytes;
+        const void* values = source;
+        if (dtype != Dtype::float32) {
+          kernels().float32.load(dtype, source, g.width, row.data());
+          values = row.data();
+        }
+        for (int64_t remainder = 0; remainder < g.stride[1]; ++remainder)
+          if (remainders[remainder])
+            kernels().pad_row(static_cast<const float*>(values), g.width, remainder - g.before[1], g.stride[1],
+                              g.columns, target + remainder * g.columns);
       }
-      kernels().float32.load(dtype, source, g.width, row.data());
-      for (int64_t i = 0; i < g.width; ++i) {
-        const int64_t column = i + g.before[1];
-        target[column % g.stride[1] * g.columns + column / g.stride[1]] = row[i];
-      }
-    }
   });
 }
 
@@ -169,6 +188,7 @@ Tensor conv_from_lists(Tensor x, Tensor starts, Tensor entries, int64_t outputs,
   if (!in_place) pad(g, x.data_ptr(), dtype, copy.get());
   const float* inputs = in_place ? static_cast<const float*>(x.data_ptr()) : copy.get();
   char* const out = static_cast<char*>(result.mutable_data_ptr());
+  const std::vector<int64_t> taps = g.taps();
   const int64_t area = g.out[0] * g.out[1], size = static_cast<int64_t>(size_of(dtype));
 
   // Outputs [from, to) of one group at one tile of positions.
@@ -178,10 +198,14 @@ Tensor conv_from_lists(Tensor x, Tensor starts, Tensor entries, int64_t outputs,
     const int64_t wide = (count + 15) / 16, width = 16 * wide, row = group * g.group_outputs + from;
     g.runs(first, count, runs);
     std::fill_n(sums, (to - from) * width, 0.0f);
-    int64_t offsets[kPanelRows];
+    int64_t offsets[kPanelRows], channel = group * g.group_channels * g.plane();
+    size_t tap = 0;
     for (int64_t block = 0; block < g.blocks(); ++block) {
       const int64_t rows = std::min(kPanelRows, g.depth - block * kPanelRows);
-      g.offsets(group, block * kPanelRows, rows, offsets);
+      for (int64_t i = 0; i < rows; ++i) {
+        offsets[i] = channel + taps[tap];
+        if (++tap == taps.size()) tap = 0, channel += g.plane();
+      }
       kernels().pack_panel(inputs, offsets, rows, runs.data(), runs.size(), width, panel);
       kernels().add_panel[wide - 1](panel, lists.entries, lists.starts + 2 * (block * outputs + row), to - from,
                                     sums);
@@ -203,6 +227,7 @@ Tensor conv_from_lists(Tensor x, Tensor starts, Tensor entries, int64_t outputs,
   torch::stable::parallel_for(0, units, grain, [&](int64_t from, int64_t to) {
     // Rows for every value of an entry, so that none, however wrong, points outside.
     const Buffer panel(256 * kPanelWidth + 16), sums(g.group_outputs * kPanelWidth);
+    std::fill_n(panel.get(), 256 * kPanelWidth + 16, 0.0f);
     std::vector<Run> runs;
     for (int64_t unit = from; unit < to;) {
       const int64_t chunk = unit % chunks, last = std::min(chunks, chunk + to - unit);
