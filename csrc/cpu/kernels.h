@@ -80,7 +80,8 @@ struct Kernels {
   // inputs + offsets[r]; the panel needs room for 16 floats after its last row.
   void (*pack_panel)(const float* inputs, const int64_t* offsets, int64_t rows, const Run* runs, int64_t count,
                      int64_t width, float* panel);
-  // sums[row] += listed rows of the panel, -= others listed; 16, 32, 48 and 64 positions side by side.
+  // sums[row] += listed rows of the panel, -= others listed; 16, 32, 48 and 64 positions side by side. There
+  // must be an entry, listed or not.
   void (*add_panel[4])(const float* panel, const uint8_t* entries, const int32_t* starts, int64_t rows,
                        float* sums);
   // sums[row] = sums[row] · scale + bias[row]; bias may be null.

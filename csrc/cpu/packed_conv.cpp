@@ -113,7 +113,8 @@ Lists check_lists(const Geometry& g, const Tensor& starts, const Tensor& entries
   int descents = 0;  // counted without a way out, which the compiler can vectorize
   for (int64_t i = 0; i + 1 < count; ++i) descents += first[i] > first[i + 1];
   check(first[0] == 0 && first[count - 1] == entries.numel() && descents == 0, "starts do not fit entries");
-  return {first, static_cast<const uint8_t*>(entries.data_ptr())};
+  static constexpr uint8_t kNone = 0;
+  return {first, entries.numel() ? static_cast<const uint8_t*>(entries.data_ptr()) : &kNone};
 }
 
 // Floats at a cache line's start.
