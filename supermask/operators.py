@@ -83,10 +83,14 @@ def reference(name: str) -> Callable[..., Any]:
 
 
 @functools.cache
+def _has_kernel(name: str, key: str) -> bool:
+    return _native is not None and torch._C._dispatch_has_kernel_for_dispatch_key(f"supermask::{name}", key)
+
+
+@torch.compiler.assume_constant_result  # the compiler cannot look into the dispatcher
 def is_native(name: str, device: torch.device) -> bool:
     """Whether a compiled kernel serves operator `name` on `device`."""
-    key = device.type.upper()
-    return _native is not None and torch._C._dispatch_has_kernel_for_dispatch_key(f"supermask::{name}", key)
+    return _has_kernel(name, device.type.upper())
 
 
 @functools.cache

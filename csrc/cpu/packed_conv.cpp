@@ -144,7 +144,7 @@ std::vector<char> used(const Geometry& g, int dimension, int64_t period) {
 void pad(const Geometry& g, const void* x, Dtype dtype, float* padded) {
   const int64_t row_bytes = g.width * static_cast<int64_t>(size_of(dtype));
   const std::vector<char> rows = used(g, 0, g.padded[0]), remainders = used(g, 1, g.stride[1]);
-  const int64_t grain = 1 + 16384 / (g.plane() + 1);
+  const int64_t grain = 1 + (1 << 16) / (g.plane() + 1);
   torch::stable::parallel_for(0, g.images * g.channels, grain, [&](int64_t from, int64_t to) {
     std::vector<float> row(g.width);
     for (int64_t plane = from; plane < to; ++plane)
@@ -224,7 +224,7 @@ Tensor conv_from_lists(Tensor x, Tensor starts, Tensor entries, int64_t outputs,
 
   // Threads share the tiles and, where those are few, the outputs of a tile.
   const int64_t chunks = (g.group_outputs + kChunk - 1) / kChunk, units = tiles * groups * chunks;
-  const int64_t grain = 1 + (1 << 19) / (kChunk * g.depth * std::min(positions, kPanelWidth));
+  const int64_t grain = 1 + (1 << 20) / (kChunk * g.depth * std::min(positions, kPanelWidth));
   torch::stable::parallel_for(0, units, grain, [&](int64_t from, int64_t to) {
     // Rows for every value of an entry, so that none, however wrong, points outside.
     const Buffer panel(256 * kPanelWidth + 16), sums(g.group_outputs * kPanelWidth);

@@ -2,28 +2,17 @@
 // integers. Buffers are allocated to the element, so that the sanitizers see every step over an end.
 #include <algorithm>
 #include <cmath>
-#include <cstdio>
-#include <cstdlib>
 #include <limits>
 #include <vector>
 
+#include "expect.h"
 #include "kernels.h"
 #include "supermask/bits.h"
 #include "supermask/distributions.h"
-#include "supermask/philox.h"
 
 using namespace supermask;
 
 namespace {
-
-int failures = 0;
-
-void expect(bool holds, const char* what) {
-  if (holds) return;
-  if (++failures <= 20) std::printf("FAILED: %s\n", what);
-}
-
-uint32_t random_word(uint64_t index) { return philox(42, index / 4).word[index % 4]; }
 
 // Known answers of the authors' Random123 library.
 void test_philox() {
@@ -185,6 +174,5 @@ int main() {
     test_packing(count);
     test_generator(count);
   }
-  std::printf(failures ? "%d checks failed\n" : "all checks passed\n", failures);
-  return failures ? EXIT_FAILURE : EXIT_SUCCESS;
+  return report();
 }

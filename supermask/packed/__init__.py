@@ -23,9 +23,7 @@ PACKERS = {nn.Linear: PackedLinear.of, nn.Conv1d: PackedConv1d.of, nn.Conv2d: Pa
 """Type of a layer (exactly, no subclass) → what packs one, given the draw of its masked weights."""
 
 
-def pack(
-    model: nn.Module, ticket: Ticket, example: Tensor | tuple[Any, ...] | None = None
-) -> nn.Module:
+def pack(model: nn.Module, ticket: Ticket, example: Tensor | tuple[Any, ...] | None = None) -> nn.Module:
     """A copy of `model` with the weights of `ticket`, its layers packed where a packed form serves them.
 
     Meant for inference: packed weights do not train, though gradients reach the layers' inputs.

@@ -20,11 +20,12 @@ from supermask import layouts, ops
 from supermask.init import Draw
 from supermask.packed.tuning import fastest
 
-# Without an example to measure: up to which density the lists serve, and how many outputs must share what
-# gathering the inputs costs. From benchmarks/packed_models.py; torch computes bfloat16 at twice the speed of float32 on
-# machines that have instructions for it.
+# Where the lists serve, without an example to measure. They gather inputs for all outputs of a group, and add
+# 16 positions of the output at once. Torch computes bfloat16 at twice the speed of float32 on machines that have
+# instructions for it.
 LISTS_UP_TO_DENSITY = {torch.float32: 0.5, torch.bfloat16: 0.25, torch.float16: 0.25}
 OUTPUTS_THAT_SHARE = 16
+FEWEST_POSITIONS = 8
 
 
 class _PackedConv(nn.Module):
@@ -87,7 +88,10 @@ class _PackedConv(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """The convolution of x, batched or not, of any float type; sums are in float32."""
         batched = x.dim() == self.dimensions + 2
-        if not (batched or x.dim() == self.dimensions + 1) or x.shape[-self.dimensions - 1] != self.in_channels:
+        if (
+            not (batched or x.dim() == self.dimensions + 1)
+            or x.shape[-self.dimensions - 1] != self.in_channels
+        ):
             raise ValueError(
                 f"x must have {self.in_channels} channels before its last {self.dimensions} dimensions, but "
                 f"has shape {tuple(x.shape)}"
@@ -119,7 +123,7 @@ class _PackedConv(nn.Module):
             (1, *self.dilation) if flat else self.dilation,
             self.groups,
             self.scale,
-            self.bias,
+            None if self.bias is None else self.bias.float(),
         )
         if flat:
             return y.squeeze(2)
@@ -131,7 +135,16 @@ class _PackedConv(nn.Module):
         trains = x.requires_grad or (self.bias is not None and self.bias.requires_grad)
         if (trains and torch.is_grad_enabled()) or not ops.is_native("conv_from_lists", x.device):
             return "dense"
+        if not torch.compiler.is_exporting() and self._positions(x) < FEWEST_POSITIONS:
+            return "dense"  # not asked of an exported network, which would be held to the answer
         return self.kernels.get(x.dtype, "dense")
+
+    def _positions(self, x: Tensor) -> int:
+        """Output positions of all images together."""
+        count = x.shape[0] if x.dim() == self.dimensions + 2 else 1
+        for size, stride in zip(x.shape[-self.dimensions :], self.stride, strict=True):
+            count *= -(-size // stride)
+        return count
 
     def tune(self, x: Tensor) -> None:
         """Measure both kernels on x and use the faster for inputs of its type from now on."""
@@ -140,10 +153,12 @@ class _PackedConv(nn.Module):
 
         def with_kernel(name: str) -> None:
             self.kernels[x.dtype] = name
-            self(x)
+            self.forward(x)  # past the hook that asks for this
 
         with torch.no_grad():
-            self.kernels[x.dtype] = fastest({name: lambda n=name: with_kernel(n) for name in ("lists", "dense")})
+            self.kernels[x.dtype] = fastest(
+                {name: lambda n=name: with_kernel(n) for name in ("lists", "dense")}
+            )
         if "dense" not in self.kernels.values():
             self._dense = None
 
@@ -154,7 +169,9 @@ class _PackedConv(nn.Module):
             shape = (self.out_channels, self.in_channels // self.groups, *self.kernel_size)
             depth = shape[1] * torch.Size(self.kernel_size).numel()
             signs = layouts.signs_of_lists(self.starts, self.entries, self.out_channels, depth)
-            dense = self._dense = signs.view(shape).to(like.device, like.dtype) * self.scale
+            dense = signs.view(shape).to(like.device, like.dtype) * self.scale
+            if not torch.compiler.is_exporting():  # an exported network has no memory but its buffers
+                self._dense = dense
         return dense
 
     def extra_repr(self) -> str:

@@ -33,9 +33,7 @@ def tune(model: nn.Module, example: Tensor | tuple[Any, ...]) -> None:
         layer.tune(*inputs)
 
     training = {module: module.training for module in model.modules()}
-    hooks = [
-        module.register_forward_pre_hook(measure) for module in training if hasattr(module, "tune")
-    ]
+    hooks = [module.register_forward_pre_hook(measure) for module in training if hasattr(module, "tune")]
     try:
         with torch.no_grad():
             model.eval()(*(example if isinstance(example, tuple) else (example,)))
