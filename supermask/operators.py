@@ -34,8 +34,9 @@ _SCHEMAS = (
     "linear_from_bits(Tensor x, Tensor planes, SymInt outputs, float scale, Tensor? bias) -> Tensor",
     "linear_from_lists(Tensor x, Tensor starts, Tensor entries, SymInt outputs, float scale, Tensor? bias) "
     "-> Tensor",
-    "conv_from_lists(Tensor x, Tensor starts, Tensor entries, SymInt outputs, SymInt[] kernel, SymInt[] stride, "
-    "SymInt[] padding, SymInt[] dilation, SymInt groups, float scale, Tensor? bias) -> Tensor",
+    "conv_from_lists(Tensor x, Tensor starts, Tensor entries, SymInt outputs, SymInt[] kernel, "
+    "SymInt[] stride, SymInt[] padding, SymInt[] dilation, SymInt groups, float scale, Tensor? bias) "
+    "-> Tensor",
     "pack_mask(Tensor mask) -> Tensor",
     "unpack_mask(Tensor packed, SymInt numel) -> Tensor",
 )

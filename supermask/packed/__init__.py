@@ -6,7 +6,6 @@ are.
 """
 
 import copy
-
 from typing import Any
 
 from torch import Tensor, nn

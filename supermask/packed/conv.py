@@ -10,6 +10,7 @@ that are unpacked on first use and kept.
 """
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -21,8 +22,8 @@ from supermask.init import Draw
 from supermask.packed.tuning import fastest
 
 # Where the lists serve, without an example to measure. They gather inputs for all outputs of a group, and add
-# 16 positions of the output at once. Torch computes bfloat16 at twice the speed of float32 on machines that have
-# instructions for it.
+# 16 positions of the output at once. Torch computes bfloat16 at twice the speed of float32 on machines that
+# have instructions for it.
 LISTS_UP_TO_DENSITY = {torch.float32: 0.5, torch.bfloat16: 0.25, torch.float16: 0.25}
 OUTPUTS_THAT_SHARE = 16
 FEWEST_POSITIONS = 8
@@ -156,9 +157,7 @@ class _PackedConv(nn.Module):
             self.forward(x)  # past the hook that asks for this
 
         with torch.no_grad():
-            self.kernels[x.dtype] = fastest(
-                {name: lambda n=name: with_kernel(n) for name in ("lists", "dense")}
-            )
+            self.kernels[x.dtype] = fastest({name: partial(with_kernel, name) for name in ("lists", "dense")})
         if "dense" not in self.kernels.values():
             self._dense = None
 
@@ -192,7 +191,8 @@ class PackedConv2d(_PackedConv):
     """`nn.Conv2d` with weights +σ, -σ and 0.
 
     Args:
-        signs: Tensor of -1, 0 and +1 (int8), shaped like the weight: outputs, inputs of a group, rows, columns.
+        signs: Tensor of -1, 0 and +1 (int8), shaped like the weight: outputs, inputs of a group, rows,
+            columns.
         scale: σ.
         bias: One value per output, or None.
         stride: As in `nn.Conv2d`, like all that follow.
