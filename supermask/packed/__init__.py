@@ -16,7 +16,7 @@ from supermask.packed.tuning import tune
 from supermask.parameters import unwrap
 from supermask.ticket import Ticket
 
-__all__ = ["PACKERS", "PackedConv1d", "PackedConv2d", "PackedLinear", "pack"]
+__all__ = ["PACKERS", "PackedConv1d", "PackedConv2d", "PackedLinear", "pack", "tune"]
 
 PACKERS = {nn.Linear: PackedLinear.of, nn.Conv1d: PackedConv1d.of, nn.Conv2d: PackedConv2d.of}
 """Type of a layer (exactly, no subclass) → what packs one, given the draw of its masked weights."""

@@ -4,9 +4,8 @@ Every output adds up the inputs under its weights +σ, subtracts those under -σ
 density 0.3 three tenths of a dense convolution's additions, and no multiplication. The lists of kept weights
 are those of `PackedLinear`, of the matrix of outputs by (channel of the group, row, column).
 
-Where the lists are not faster (see `kernels`), where a gradient is asked for, for other types than
-float32, bfloat16 and float16 and without the compiled library, torch's own convolution serves, with weights
-that are unpacked on first use and kept.
+Where the lists are not faster (see `tune`), where a gradient is asked for, for float64, and without the
+compiled library, torch's own convolution serves, with weights that are unpacked on first use and kept.
 """
 
 from collections.abc import Sequence
@@ -22,9 +21,10 @@ from supermask.init import Draw
 from supermask.packed.tuning import fastest
 
 # Where the lists serve, without an example to measure. They gather inputs for all outputs of a group, and add
-# 16 positions of the output at once. Torch computes bfloat16 at twice the speed of float32 on machines that
-# have instructions for it.
-LISTS_UP_TO_DENSITY = {torch.float32: 0.5, torch.bfloat16: 0.25, torch.float16: 0.25}
+# 16 positions of the output at once. The limits are in the order of LIST_TYPES: with AVX-512 come instructions that
+# compute bfloat16 at twice the speed of float32, and without AVX2 torch's own convolution still uses all there is.
+LIST_TYPES = (torch.float32, torch.bfloat16, torch.float16)
+LISTS_UP_TO_DENSITY = {"avx512": (0.5, 0.3, 0.3), "avx2": (0.5, 0.5, 0.5), "baseline": (0.1, 0.1, 0.1)}
 OUTPUTS_THAT_SHARE = 16
 FEWEST_POSITIONS = 8
 
@@ -60,9 +60,10 @@ class _PackedConv(nn.Module):
         self.margins = _margins(padding, self.kernel_size, self.dilation)
         self.scale = scale
         self.density = int(signs.count_nonzero()) / max(signs.numel(), 1)
+        limits = LISTS_UP_TO_DENSITY[ops.instruction_set() or "baseline"]
         self.kernels = {
             dtype: "lists" if self.density <= limit else "dense"
-            for dtype, limit in LISTS_UP_TO_DENSITY.items()
+            for dtype, limit in zip(LIST_TYPES, limits, strict=True)
         }
         starts, entries = layouts.lists_of_signs(signs.flatten(1))
         self.register_buffer("starts", starts)
@@ -158,7 +159,7 @@ class _PackedConv(nn.Module):
 
         with torch.no_grad():
             self.kernels[x.dtype] = fastest({name: partial(with_kernel, name) for name in ("lists", "dense")})
-        if "dense" not in self.kernels.values():
+        if self.kernels[x.dtype] == "lists":
             self._dense = None
 
     def weight(self, like: Tensor) -> Tensor:
