@@ -1,8 +1,8 @@
 """Whole networks at density 0.3: packed against dense, in float32 and bfloat16, eager and compiled.
 
-Every packed network is tuned on the batch that it is timed on (`sm.pack(..., example=batch)`). Dense networks hold
-the same masked weights. Bytes are those of parameters, buffers and weights that packed layers have unpacked; errors
-are relative to the same network in float64.
+Every packed network is tuned on the batch that it is timed on (`sm.pack(..., example=batch)`). Dense networks
+hold the same masked weights. Bytes are those of parameters, buffers and weights that packed layers have
+unpacked; errors are relative to the same network in float64.
 
 python benchmarks/packed_models.py [--threads 2] [--out DIR]
 """
