@@ -21,8 +21,8 @@ from supermask.init import Draw
 from supermask.packed.tuning import fastest
 
 # Where the lists serve, without an example to measure. They gather inputs for all outputs of a group, and add
-# 16 positions of the output at once. The limits are in the order of LIST_TYPES: with AVX-512 come
-# instructions that compute bfloat16 at twice the speed of float32; baseline is where oneDNN may still use more.
+# 16 positions of the output at once. Limits in the order of LIST_TYPES: with AVX-512 come instructions that
+# compute bfloat16 at twice the speed of float32, and where baseline serves us oneDNN may still use more.
 LIST_TYPES = (torch.float32, torch.bfloat16, torch.float16)
 LISTS_UP_TO_DENSITY = {"avx512": (0.5, 0.3, 0.3), "avx2": (0.5, 0.5, 0.5), "baseline": (0.1, 0.1, 0.1)}
 OUTPUTS_THAT_SHARE = 16
