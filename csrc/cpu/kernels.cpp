@@ -35,10 +35,9 @@ const Kernels SUPERMASK_TABLE = {
     .edge_popup_sgd = edge_popup_sgd_tile,
     .pack = pack,
     .unpack = unpack,
-    .subset_sums = subset_sums,
-    .look_up_4x1 = look_up<4, 1>,
-    .look_up_1x1 = look_up<1, 1>,
-    .look_up_2x4 = look_up<2, 4>,
+    .triple_sums = triple_sums,
+    .look_up_1 = look_up<1>,
+    .look_up_4 = look_up<4>,
     .add_listed_16 = add_listed<1>,
     .add_listed_64 = add_listed<4>,
 };

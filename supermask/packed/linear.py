@@ -26,7 +26,7 @@ class PackedLinear(nn.Module):
         bias: One value per output, or None.
     """
 
-    planes: Tensor
+    codes: Tensor
     starts: Tensor | None
     entries: Tensor | None
     bias: Tensor | None
@@ -40,7 +40,7 @@ class PackedLinear(nn.Module):
         self.density = int(signs.count_nonzero()) / max(signs.numel(), 1)
         lists = self.density <= LISTS_UP_TO_DENSITY
         starts, entries = layouts.lists_of_signs(signs) if lists else (None, None)
-        self.register_buffer("planes", layouts.bits_of_signs(signs))
+        self.register_buffer("codes", layouts.triples_of_signs(signs))
         self.register_buffer("starts", starts)
         self.register_buffer("entries", entries)
         self.register_buffer("bias", None if bias is None else bias.detach().clone())
@@ -55,13 +55,13 @@ class PackedLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x · Wᵀ + b for x of any leading dimensions and float type; sums are in float32."""
-        if not ops.is_native("linear_from_bits", x.device) or self.kernel(x.numel()) == "dense":
+        if not ops.is_native("linear_from_triples", x.device) or self.kernel(x.numel()) == "dense":
             bias = None if self.bias is None else self.bias.to(x.dtype)
             return nn.functional.linear(x, self.weight(x), bias)
         flat = x.reshape(-1, self.in_features).float().contiguous()
-        if self.kernel(x.numel()) == "bits":
-            y = torch.ops.supermask.linear_from_bits(
-                flat, self.planes, self.out_features, self.scale, self.bias
+        if self.kernel(x.numel()) == "triples":
+            y = torch.ops.supermask.linear_from_triples(
+                flat, self.codes, self.out_features, self.scale, self.bias
             )
         else:
             y = torch.ops.supermask.linear_from_lists(
@@ -72,14 +72,14 @@ class PackedLinear(nn.Module):
     def kernel(self, numel: int) -> str:
         """What serves an input of `numel` elements: `bits`, `lists` or `dense`."""
         if numel <= FEW_INPUTS.get(ops.instruction_set() or "", 0) * self.in_features:
-            return "bits"
+            return "triples"
         return "dense" if self.starts is None else "lists"
 
     def weight(self, like: Tensor) -> Tensor:
         """The weights as a matrix, of the type and on the device of `like`; kept once asked for."""
         dense = self._dense
         if dense is None or dense.dtype != like.dtype or dense.device != like.device:
-            signs = layouts.signs_of_bits(self.planes, self.out_features, self.in_features)
+            signs = layouts.signs_of_triples(self.codes, self.out_features, self.in_features)
             dense = self._dense = signs.to(like.device, like.dtype) * self.scale
         return dense
 
