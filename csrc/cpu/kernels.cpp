@@ -4,6 +4,7 @@
 #include "kernels_packed.h"
 #include "kernels_select.h"
 #include "kernels_tile.h"
+#include "kernels_values.h"
 
 #define SUPERMASK_JOIN_(a, b) a##b
 #define SUPERMASK_JOIN(a, b) SUPERMASK_JOIN_(a, b)
@@ -40,6 +41,8 @@ const Kernels SUPERMASK_TABLE = {
     .look_up_4 = look_up<4>,
     .add_listed_16 = add_listed<1>,
     .add_listed_64 = add_listed<4>,
+    .values_float32 = {dot_kept<float, 1>, dot_kept<float, 4>},
+    .values_bfloat16 = {dot_kept<BFloat16, 1>, dot_kept<BFloat16, 4>},
 };
 
 }  // namespace supermask

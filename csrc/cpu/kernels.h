@@ -36,6 +36,14 @@ struct SelectKernels {
   void (*store)(Dtype to, const Float* values, int64_t count, void* out);
 };
 
+// Products of the kept weights of one output with one input and with four; see kernels_values.h.
+template <class Value>
+struct ValueKernels {
+  using Dot = void (*)(const uint32_t* masks, int64_t words, const Value* values, const Value* end,
+                       const float* inputs, int64_t apart, float* sums);
+  Dot dot_1, dot_4;
+};
+
 struct Kernels {
   const char* name;
 
@@ -66,6 +74,8 @@ struct Kernels {
                         float* sums);
   void (*add_listed_64)(const float* inputs, const uint8_t* entries, const int32_t* starts, int64_t rows,
                         float* sums);
+  ValueKernels<float> values_float32;
+  ValueKernels<BFloat16> values_bfloat16;
 };
 
 // The best table for this machine. ATEN_CPU_CAPABILITY (avx512, avx2 or default), which limits torch's own
