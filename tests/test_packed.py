@@ -219,10 +219,9 @@ def test_a_packed_layer_is_its_dense_layer(scheme, density, shape, dtype):
 @pytest.mark.parametrize("scheme", ["sign", "normal"])
 def test_each_number_of_inputs_has_its_operator(scheme, monkeypatch):
     monkeypatch.setattr(linear.ops, "instruction_set", lambda: "avx512")
-    linear._most_inputs.cache_clear()
+    monkeypatch.setattr(linear, "_limits", {})
     layer = make_layer(scheme, 0.1)
     names = [layer.operator_for(torch.empty(inputs, 300)) for inputs in (1, 4, 5, 64)]
-    linear._most_inputs.cache_clear()
     if scheme == "sign":
         assert names == ["linear_from_triples"] * 3 + ["linear_from_lists"]
     else:

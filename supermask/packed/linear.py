@@ -5,8 +5,6 @@ A masked signed-constant weight is +σ, -σ or 0, so that products of three of t
 to add and to subtract are faster. Other weights are kept as bits of the mask and the values it leaves.
 """
 
-import functools
-
 import torch
 from torch import Tensor, nn
 
@@ -121,12 +119,17 @@ class PackedLinear(nn.Module):
         return f"{self.in_features}, {self.out_features}, density={self.density:.3f}"
 
 
-@functools.cache
+_limits: dict[tuple[str, torch.device, torch.dtype], int] = {}
+
+
+@torch.compiler.assume_constant_result
 def _most_inputs(operator: str, device: torch.device, dtype: torch.dtype) -> int:
     """The most inputs of that type that a compiled `operator` serves; -1 if there is none."""
-    if not ops.is_native(operator, device):
-        return -1
-    return UP_TO_INPUTS.get((operator, ops.instruction_set() or ""), {}).get(dtype.itemsize, -1)
+    key = (operator, device, dtype)
+    if key not in _limits:  # no functools.cache, which torch.compile looks through with a warning
+        limits = UP_TO_INPUTS.get((operator, ops.instruction_set() or ""), {})
+        _limits[key] = limits.get(dtype.itemsize, -1) if ops.is_native(operator, device) else -1
+    return _limits[key]
 
 
 def _check_weights(weights: Tensor, signs: bool) -> None:
