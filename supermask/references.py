@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from supermask.layouts import signs_of_bits, signs_of_lists
+from supermask.layouts import LINEAR_LAYOUTS, signs_of_lists
 
 _LOW = 0xFFFFFFFF
 _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
@@ -274,19 +274,16 @@ def _unpack_mask(packed: Tensor, numel: int) -> Tensor:
 # --- packed layers -----------------------------------------------------------------------------------
 
 
-def _scaled_linear(x: Tensor, signs: Tensor, scale: float, bias: Tensor | None) -> Tensor:
-    product = (x @ signs.to(x.dtype).t()) * scale
-    return product if bias is None else product + bias
+def _packed_linear(weights_of: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """x · Wᵀ · scale + bias, summed in float32, for the packed W that `weights_of` unpacks."""
 
+    def linear(x: Tensor, *layout_and_rest: Any) -> Tensor:
+        *layout, outputs, scale, bias = layout_and_rest
+        weights = weights_of(*layout, outputs, x.shape[-1]).float()
+        product = (x.float() @ weights.t()) * scale
+        return (product if bias is None else product + bias.float()).to(x.dtype)
 
-def _linear_from_bits(x: Tensor, planes: Tensor, outputs: int, scale: float, bias: Tensor | None) -> Tensor:
-    return _scaled_linear(x, signs_of_bits(planes, outputs, x.shape[1]), scale, bias)
-
-
-def _linear_from_lists(
-    x: Tensor, starts: Tensor, entries: Tensor, outputs: int, scale: float, bias: Tensor | None
-) -> Tensor:
-    return _scaled_linear(x, signs_of_lists(starts, entries, outputs, x.shape[1]), scale, bias)
+    return linear
 
 
 def _conv_from_lists(
@@ -334,8 +331,7 @@ KERNELS: dict[str, Callable[..., Any]] = {
     "straight_through": _straight_through,
     "write_masked": _write_masked,
     "edge_popup_sgd": _edge_popup_sgd,
-    "linear_from_bits": _linear_from_bits,
-    "linear_from_lists": _linear_from_lists,
+    **{name: _packed_linear(weights_of) for name, weights_of in LINEAR_LAYOUTS.items()},
     "conv_from_lists": _conv_from_lists,
     "pack_mask": _pack_mask,
     "unpack_mask": _unpack_mask,
