@@ -2,6 +2,7 @@
 // of the standard library is used here, for the linker would merge its copies across instruction sets.
 #include "kernels_conv.h"
 #include "kernels_generator.h"
+#include "kernels_lists.h"
 #include "kernels_packed.h"
 #include "kernels_select.h"
 #include "kernels_tile.h"

@@ -76,9 +76,10 @@ class _PackedConv(nn.Module):
         """The packed form of `layer`, whose masked weights are those of `draw`; None where there is none."""
         if draw.scheme != "sign" or layer.out_channels // layer.groups < OUTPUTS_THAT_SHARE:
             return None
+        weight = layer.weight.detach()
         return cls(
-            layer.weight.detach().sign().to(torch.int8),
-            abs(draw.scale),
+            weight.sign().to(torch.int8),
+            float(weight.abs().max()),  # σ as the weight's type rounds it
             layer.bias,
             layer.stride,
             layer.padding,
