@@ -20,9 +20,9 @@ def triples_of_signs(signs: Tensor) -> Tensor:
     """The layout of `linear_from_triples` for a matrix of -1, 0 and +1, (outputs, inputs): flat int32 words.
 
     Three weights of one output, the digits of n = w0 + 3 w1 + 9 w2, make a code of five bits: |n|, and 16
-    more where n is negative. A word holds the codes of 18 inputs of one output, six of them at `_PLACES`: 1.78
-    bits per weight. Words go by panels of 64 outputs, the last one narrower, then by inputs, then by outputs.
-    Zeros fill the inputs up to a multiple of 18, the outputs up to one of 16.
+    more where n is negative. A word holds the codes of 18 inputs of one output, six of them at `_PLACES`:
+    1.78 bits per weight. Words go by panels of 64 outputs, the last one narrower, then by inputs, then by
+    outputs. Zeros fill the inputs up to a multiple of 18, the outputs up to one of 16.
     """
     outputs, inputs = signs.shape
     padded = torch.nn.functional.pad(signs, (0, -inputs % 18, 0, -outputs % 16))
@@ -81,8 +81,8 @@ def values_of_weights(weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """The layout of `linear_from_values` for a matrix of floats, (outputs, inputs): masks, starts and values.
 
     masks[output, word] (int32), bit b: whether the weight of input 32 · word + b is kept, that is, not zero.
-    The kept weights of an output, in order, are the values from starts[output] on (int64); 32 zeros follow the
-    last, so that registers may be filled from anywhere.
+    The kept weights of an output, in order, are the values from starts[output] on (int64); 32 zeros follow
+    the last, so that registers may be filled from anywhere.
     """
     outputs, inputs = weights.shape
     kept = torch.nn.functional.pad(weights != 0, (0, -inputs % 32)).view(outputs, -1, 32)

@@ -36,8 +36,8 @@ inline Vector load_vector(const void* from) {
 
 inline void store_vector(float* to, Floats value) { __builtin_memcpy(to, &value, sizeof value); }
 
-// Sums of three inputs under all weights -1, 0 and +1, up to the sign: entry i, below 14, of a triple's table of
-// 16 is d0 x0 + d1 x1 + d2 x2, where d are the digits of i in balanced ternary.
+// Sums of three inputs under all weights -1, 0 and +1, up to the sign: entry i, below 14, of a triple's table
+// of 16 is d0 x0 + d1 x1 + d2 x2, where d are the digits of i in balanced ternary.
 void triple_sums(const float* inputs, int64_t triples, float* tables) {
   for (int part = 0; part < kParts; ++part) {
     Floats digits[3];
@@ -51,7 +51,8 @@ void triple_sums(const float* inputs, int64_t triples, float* tables) {
     }
     for (int64_t t = 0; t < triples; ++t) {
       const float* x = inputs + 3 * t;
-      store_vector(tables + 16 * t + part * kLaneCount, digits[0] * x[0] + digits[1] * x[1] + digits[2] * x[2]);
+      const Floats sums = digits[0] * x[0] + digits[1] * x[1] + digits[2] * x[2];
+      store_vector(tables + 16 * t + part * kLaneCount, sums);
     }
   }
 }
@@ -75,7 +76,9 @@ struct Table {
   Floats low, high;
 };
 
-inline Table load_table(const float* from) { return {load_vector<Floats>(from), load_vector<Floats>(from + 8)}; }
+inline Table load_table(const float* from) {
+  return {load_vector<Floats>(from), load_vector<Floats>(from + 8)};
+}
 
 inline Floats pick(const Table& table, Words32 codes) {
   const __m256 low = _mm256_permutevar8x32_ps((__m256)table.low, (__m256i)codes);
@@ -105,8 +108,10 @@ template <int kBits>
 inline Words32 shift_half(Words32 words) {
 #if defined(__AVX512F__)
   // Zen 4 shifts in the two units that permute, which are busiest here, but multiplies in others.
-  if constexpr (kBits > 0)
-    return (Words32)_mm512_mulhi_epu16((__m512i)words, _mm512_set1_epi16(static_cast<short>(1 << (16 - kBits))));
+  if constexpr (kBits > 0) {
+    const __m512i factor = _mm512_set1_epi16(static_cast<short>(1 << (16 - kBits)));
+    return (Words32)_mm512_mulhi_epu16((__m512i)words, factor);
+  }
 #endif
   return words >> kBits;
 }
@@ -136,8 +141,8 @@ constexpr int64_t kAhead = 1024;  // words to prefetch ahead of those in use: 4 
 
 // kVectors registers of outputs for kBatch inputs. A lane is an output; its word holds 18 weights.
 template <int kVectors, int kBatch>
-inline void look_up_part(const uint32_t* codes, int64_t words, int64_t stride, const float* tables, float* out,
-                         int64_t out_apart) {
+inline void look_up_part(const uint32_t* codes, int64_t words, int64_t stride, const float* tables,
+                         float* out, int64_t out_apart) {
   Floats sums[kVectors][kBatch] = {};
   const int64_t apart = 96 * words;
   for (int64_t word = 0; word < words; ++word, codes += stride, tables += 96) {
@@ -161,7 +166,8 @@ inline void look_up_part(const uint32_t* codes, int64_t words, int64_t stride, c
 template <int kGroups, int kBatch>
 void look_up_groups(const uint32_t* codes, int64_t words, const float* tables, float* out) {
   constexpr int64_t kStride = 16 * kGroups;
-  if constexpr (kParts == 1) return look_up_part<kGroups, kBatch>(codes, words, kStride, tables, out, kStride);
+  if constexpr (kParts == 1)
+    return look_up_part<kGroups, kBatch>(codes, words, kStride, tables, out, kStride);
   // 16 registers hold the sums of one group and input, or of half a group and four.
   constexpr int kVectors = kBatch == 1 ? 2 : 1;
   for (int64_t lane = 0; lane < kStride; lane += kVectors * kLaneCount)

@@ -63,8 +63,8 @@ inline Octet expand(Octet values, uint32_t bits) {
 // sums[i] = the kept weights of one output times input i; inputs are padded to whole words and lie `apart`
 // from one another. Nothing beyond end[32] is read, whatever the masks.
 template <class Value, int kBatch>
-void dot_kept(const uint32_t* masks, int64_t words, const Value* values, const Value* end, const float* inputs,
-              int64_t apart, float* sums) {
+void dot_kept(const uint32_t* masks, int64_t words, const Value* values, const Value* end,
+              const float* inputs, int64_t apart, float* sums) {
   Octet totals[kBatch][2] = {};
   for (int64_t word = 0; word < words; ++word, inputs += 32) {
     const uint32_t mask = masks[word];
@@ -72,8 +72,8 @@ void dot_kept(const uint32_t* masks, int64_t words, const Value* values, const V
     __builtin_prefetch(values + 4096 / sizeof(Value));
 #pragma GCC unroll 4
     for (int part = 0; part < 4; ++part) {
-      const uint32_t before = mask & ((1u << 8 * part) - 1);
-      const Octet weights = expand(load_octet(values + __builtin_popcount(before)), (mask >> 8 * part) & 255u);
+      const int before = __builtin_popcount(mask & ((1u << 8 * part) - 1));
+      const Octet weights = expand(load_octet(values + before), (mask >> 8 * part) & 255u);
       for (int b = 0; b < kBatch; ++b)
         totals[b][part % 2] =
             multiply_add(weights, load_octet(inputs + b * apart + 8 * part), totals[b][part % 2]);

@@ -180,7 +180,8 @@ void test_look_up(int64_t groups, int64_t words) {
   for (int64_t input = 0; input < 4; ++input)
     for (int64_t row = 0; row < outputs; ++row) {
       int sum = 0;
-      for (int64_t f = 0; f < features; ++f) sum += small_sign(row * features + f) * small_input(input * features + f);
+      for (int64_t f = 0; f < features; ++f)
+        sum += small_sign(row * features + f) * small_input(input * features + f);
       expect(four[input * outputs + row] == static_cast<float>(sum), "four inputs looked up");
       if (input == 0) expect(one[row] == static_cast<float>(sum), "one input looked up");
     }
@@ -208,8 +209,7 @@ void test_lists(int64_t rows, int64_t width) {
     }
 }
 
-// One output of 32 · words weights, of which those with small_sign != 0 are kept; the last of several, so that
-// an over-long read leaves the buffer.
+// One output of 32 · words weights, of which all or those with small_sign != 0 are kept.
 template <class Value>
 void test_kept_values(const ValueKernels<Value>& kernel, int64_t words, bool full) {
   const int64_t features = 32 * words;
@@ -233,7 +233,8 @@ void test_kept_values(const ValueKernels<Value>& kernel, int64_t words, bool ful
   kernel.dot_1(masks.data(), words, values.data(), values.data() + kept, inputs.data(), 0, &one);
   kernel.dot_4(masks.data(), words, values.data(), values.data() + kept, inputs.data(), features, four);
   expect(one == static_cast<float>(expected[0]), "kept values times one input");
-  for (int i = 0; i < 4; ++i) expect(four[i] == static_cast<float>(expected[i]), "kept values times four inputs");
+  for (int i = 0; i < 4; ++i)
+    expect(four[i] == static_cast<float>(expected[i]), "kept values times four inputs");
   // Masks that promise more values than there are.
   std::fill(masks.begin(), masks.end(), ~0u);
   kernel.dot_1(masks.data(), words, values.data() + kept, values.data() + kept, inputs.data(), 0, &one);

@@ -18,8 +18,8 @@ LAYOUTS = {
 }
 """Operator → the buffers that hold its layout."""
 
-# How many inputs at most each operator is faster for than `nn.Linear`, by instruction set and bytes of the
-# inputs' type, as benchmarks/masked_linear.py times them. Above, and where nothing is said, dense weights serve.
+# Up to how many inputs each operator is faster than `nn.Linear`, by instruction set and bytes of the inputs'
+# type, as benchmarks/masked_linear.py times them. Above, and where nothing is said, dense weights serve.
 UNLIMITED = 1 << 62
 UP_TO_INPUTS = {
     ("linear_from_triples", "avx512"): {4: UNLIMITED, 2: 64},
@@ -74,7 +74,7 @@ class PackedLinear(nn.Module):
 
     @classmethod
     def of(cls, layer: nn.Linear, draw: Draw) -> "PackedLinear | None":
-        """The packed form of `layer`, whose masked weights are those of `draw`; None where dense is better."""
+        """The packed form of `layer`, whose masked weights are those of `draw`; None if dense is better."""
         weights = layer.weight.detach()
         if weights.numel() < SMALLEST:
             return None
@@ -94,7 +94,7 @@ class PackedLinear(nn.Module):
                 bias = bias.to(x.dtype)
             return nn.functional.linear(x, self.weight(x), bias)
         layout = [buffers[name] for name in LAYOUTS[operator]]
-        return ops.packed_linear(operator, x, layout, self.out_features, self.scale, bias)
+        return ops.packed_linear(operator, x, layout, self.out_features, self.scale, bias)  # type: ignore[arg-type]
 
     def operator_for(self, x: Tensor) -> str | None:
         """The operator that serves `x`; None where dense weights are faster.
