@@ -41,13 +41,11 @@ const Kernels SUPERMASK_TABLE = {
     .triple_sums = triple_sums,
     .look_up_1 = look_up<1>,
     .look_up_4 = look_up<4>,
-    .add_listed_16 = add_listed<1>,
-    .add_listed_64 = add_listed<4>,
+    .add_listed = {add_listed<1>, add_listed<2>, add_listed<3>, add_listed<4>},
     .values_float32 = {dot_kept<float, 1>, dot_kept<float, 4>},
     .values_bfloat16 = {dot_kept<BFloat16, 1>, dot_kept<BFloat16, 4>},
     .pad_row = pad_row,
     .pack_panel = pack_panel,
-    .add_panel = {add_panel<1>, add_panel<2>, add_panel<3>, add_panel<4>},
     .scale_rows = scale_rows,
 };
 

@@ -76,10 +76,9 @@ struct Kernels {
   // out[input][group][16] of up to four groups of 16 outputs, for one input and for four.
   void (*look_up_1)(const uint32_t* codes, int64_t words, int64_t groups, const float* tables, float* out);
   void (*look_up_4)(const uint32_t* codes, int64_t words, int64_t groups, const float* tables, float* out);
-  // sums[row] += listed inputs, -= others listed; 16 and 64 inputs side by side.
-  void (*add_listed_16)(const float* inputs, const uint8_t* entries, const int32_t* starts, int64_t rows,
-                        float* sums);
-  void (*add_listed_64)(const float* inputs, const uint8_t* entries, const int32_t* starts, int64_t rows,
+  // sums[row] += listed rows of the panel, -= others listed; 16, 32, 48 and 64 columns. There must be an entry,
+  // listed or not.
+  void (*add_listed[4])(const float* panel, const uint8_t* entries, const int32_t* starts, int64_t rows,
                         float* sums);
   ValueKernels<float> values_float32;
   ValueKernels<BFloat16> values_bfloat16;
@@ -90,10 +89,6 @@ struct Kernels {
   // inputs + offsets[r]; the panel needs room for 16 floats after its last row.
   void (*pack_panel)(const float* inputs, const int64_t* offsets, int64_t rows, const Run* runs, int64_t count,
                      int64_t width, float* panel);
-  // sums[row] += listed rows of the panel, -= others listed; 16, 32, 48 and 64 positions side by side. There
-  // must be an entry, listed or not.
-  void (*add_panel[4])(const float* panel, const uint8_t* entries, const int32_t* starts, int64_t rows,
-                       float* sums);
   // sums[row] = sums[row] · scale + bias[row]; bias may be null.
   void (*scale_rows)(float* sums, int64_t rows, int64_t width, float scale, const float* bias);
 };

@@ -15,7 +15,7 @@
 namespace supermask {
 namespace {
 
-// kWidth times 16 positions side by side, as several chains of sums: enough of them to hide an addition's latency.
+// kWidth times 16 columns side by side, as several chains of sums: enough of them to hide an addition's latency.
 template <int kWidth>
 struct Sums {
   static constexpr int kVectors = kWidth * kParts;
@@ -33,7 +33,7 @@ struct Sums {
 
   // Add or subtract the panel's rows entries[from : to].
   template <bool kPlus>
-  void add_listed(const float* panel, const uint8_t* entries, int32_t from, int32_t to) {
+  void add_run(const float* panel, const uint8_t* entries, int32_t from, int32_t to) {
     constexpr int64_t kFloats = 16 * kWidth;
     for (; from + kChains <= to; from += kChains)
       for (int c = 0; c < kChains; ++c) add<kPlus>(c, panel + kFloats * entries[from + c]);
@@ -56,12 +56,12 @@ struct Sums {
 };
 
 template <int kWidth>
-void add_panel(const float* panel, const uint8_t* entries, const int32_t* starts, int64_t rows, float* sums) {
+void add_listed(const float* panel, const uint8_t* entries, const int32_t* starts, int64_t rows, float* sums) {
   for (int64_t row = 0; row < rows; ++row, starts += 2, sums += 16 * kWidth) {
     Sums<kWidth> sum = {};
     sum.template add<true>(0, sums);
-    sum.template add_listed<true>(panel, entries, starts[0], starts[1]);
-    sum.template add_listed<false>(panel, entries, starts[1], starts[2]);
+    sum.template add_run<true>(panel, entries, starts[0], starts[1]);
+    sum.template add_run<false>(panel, entries, starts[1], starts[2]);
     for (int c = 1; c < sum.kChains; ++c)
       for (int v = 0; v < sum.kVectors; ++v) sum.chains[0][v] += sum.chains[c][v];
     for (int v = 0; v < sum.kVectors; ++v) store_vector(sums + kLaneCount * v, sum.chains[0][v]);

@@ -184,22 +184,5 @@ void look_up(const uint32_t* codes, int64_t words, int64_t groups, const float* 
   }
 }
 
-// Adds and subtracts the listed rows of a block of inputs, kWidth times 16 of them side by side.
-template <int kWidth>
-void add_listed(const float* inputs, const uint8_t* entries, const int32_t* starts, int64_t rows, float* sums) {
-  constexpr int kVectors = kWidth * kParts;
-  for (int64_t row = 0; row < rows; ++row, starts += 2, sums += 16 * kWidth) {
-    Floats sum[kVectors];
-    for (int v = 0; v < kVectors; ++v) sum[v] = load_vector<Floats>(sums + kLaneCount * v);
-    for (int32_t i = starts[0]; i < starts[1]; ++i)
-      for (int v = 0; v < kVectors; ++v)
-        sum[v] += load_vector<Floats>(inputs + 16 * kWidth * entries[i] + kLaneCount * v);
-    for (int32_t i = starts[1]; i < starts[2]; ++i)
-      for (int v = 0; v < kVectors; ++v)
-        sum[v] -= load_vector<Floats>(inputs + 16 * kWidth * entries[i] + kLaneCount * v);
-    for (int v = 0; v < kVectors; ++v) store_vector(sums + kLaneCount * v, sum[v]);
-  }
-}
-
 }  // namespace
 }  // namespace supermask

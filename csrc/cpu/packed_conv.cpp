@@ -208,7 +208,7 @@ Tensor conv_from_lists(Tensor x, Tensor starts, Tensor entries, int64_t outputs,
         if (++tap == taps.size()) tap = 0, channel += g.plane();
       }
       kernels().pack_panel(inputs, offsets, rows, runs.data(), runs.size(), width, panel);
-      kernels().add_panel[wide - 1](panel, lists.entries, lists.starts + 2 * (block * outputs + row), to - from,
+      kernels().add_listed[wide - 1](panel, lists.entries, lists.starts + 2 * (block * outputs + row), to - from,
                                     sums);
     }
     kernels().scale_rows(sums, to - from, width, static_cast<float>(scale), shift ? shift + row : nullptr);

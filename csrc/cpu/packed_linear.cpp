@@ -85,18 +85,19 @@ Tensor linear_from_lists(Tensor x, Tensor starts, Tensor entries, int64_t output
   check(entries.is_cpu() && entries.scalar_type() == ScalarType::Byte && entries.is_contiguous(),
         "entries must be a contiguous uint8 tensor on the CPU");
   const int32_t* first = static_cast<const int32_t*>(starts.data_ptr());
-  const uint8_t* listed = static_cast<const uint8_t*>(entries.data_ptr());
+  static constexpr uint8_t kNone = 0;
+  const uint8_t* listed = entries.numel() ? static_cast<const uint8_t*>(entries.data_ptr()) : &kNone;
   check(first[0] == 0 && first[2 * blocks * outputs] == entries.numel() &&
             std::is_sorted(first, first + 2 * blocks * outputs + 1),
         "starts do not fit entries");
   thread_local Scratch scratch;
   for (int64_t done = 0; done < count;) {
-    const int64_t width = count - done > 32 ? 64 : 16, take = std::min(width, count - done);
+    const int64_t take = std::min<int64_t>(64, count - done), width = 16 * divide_up(take, 16);
     // One block more than there are, so that no entry, however wrong, points outside.
     float* packed = scratch.floats((blocks + 1) * kBlockInputs * width);
     std::fill_n(packed + blocks * kBlockInputs * width, kBlockInputs * width, 0.0f);
     pack_inputs(batch, done, width, packed);
-    const auto add = width == 64 ? kernels().add_listed_64 : kernels().add_listed_16;
+    const auto add = kernels().add_listed[width / 16 - 1];
     torch::stable::parallel_for(0, divide_up(outputs, kPanel), 1, [&](int64_t from, int64_t to) {
       const int64_t begin = kPanel * from, rows = std::min(kPanel * to, outputs) - begin;
       thread_local Scratch own;

@@ -48,7 +48,7 @@ void test_pack_panel(int64_t length, int64_t positions, int64_t rows) {
       expect(panel[row * width + i] == inputs[offsets[row] + i / length * pitch + i % length], "value of a panel");
 }
 
-void test_add_panel(int64_t wide, int64_t rows, int64_t listed) {
+void test_add_listed(int64_t wide, int64_t rows, int64_t listed) {
   const int64_t width = 16 * wide, panel_rows = 128;
   const std::vector<float> panel = integers(panel_rows * width), before = integers(rows * width);
   std::vector<uint8_t> entries;
@@ -60,7 +60,7 @@ void test_add_panel(int64_t wide, int64_t rows, int64_t listed) {
   }
   if (entries.empty()) entries.push_back(0);
   std::vector<float> sums = before;
-  kernels().add_panel[wide - 1](panel.data(), entries.data(), starts.data(), rows, sums.data());
+  kernels().add_listed[wide - 1](panel.data(), entries.data(), starts.data(), rows, sums.data());
   for (int64_t row = 0; row < rows; ++row)
     for (int64_t i = 0; i < width; ++i) {
       float expected = before[row * width + i];
@@ -85,6 +85,6 @@ int main() {
     for (const int64_t positions : {1, 4, 8, 15, 16, 31, 48, 64}) test_pack_panel(length, positions, 9);
   for (int64_t wide = 1; wide <= 4; ++wide)
     for (const int64_t listed : {0, 2, 5, 40})
-      for (const int64_t rows : {1, 2, 17}) test_add_panel(wide, rows, listed);
+      for (const int64_t rows : {1, 2, 17}) test_add_listed(wide, rows, listed);
   return report();
 }

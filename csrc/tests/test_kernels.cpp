@@ -187,28 +187,6 @@ void test_look_up(int64_t groups, int64_t words) {
     }
 }
 
-void test_lists(int64_t rows, int64_t width) {
-  std::vector<float> inputs(128 * width), sums(rows * width, 1.0f);
-  for (int64_t i = 0; i < 128 * width; ++i) inputs[i] = static_cast<float>(small_input(i));
-  std::vector<uint8_t> entries;
-  std::vector<int32_t> starts = {0};
-  for (int64_t row = 0; row < rows; ++row)
-    for (const int sign : {1, -1}) {
-      for (int64_t f = 0; f < 128; ++f)
-        if (small_sign(128 * row + f) == sign) entries.push_back(static_cast<uint8_t>(f));
-      starts.push_back(static_cast<int32_t>(entries.size()));
-    }
-  entries.shrink_to_fit();
-  const auto add = width == 64 ? kernels().add_listed_64 : kernels().add_listed_16;
-  add(inputs.data(), entries.data(), starts.data(), rows, sums.data());
-  for (int64_t row = 0; row < rows; ++row)
-    for (int64_t i = 0; i < width; ++i) {
-      int sum = 1;
-      for (int64_t f = 0; f < 128; ++f) sum += small_sign(128 * row + f) * small_input(f * width + i);
-      expect(sums[row * width + i] == static_cast<float>(sum), "listed inputs added");
-    }
-}
-
 // One output of 32 · words weights, of which all or those with small_sign != 0 are kept.
 template <class Value>
 void test_kept_values(const ValueKernels<Value>& kernel, int64_t words, bool full) {
@@ -262,8 +240,6 @@ int main() {
   }
   for (int64_t groups = 1; groups <= 4; ++groups)
     for (const int64_t words : {0, 1, 2, 7}) test_look_up(groups, words);
-  for (const int64_t rows : {0, 1, 5})
-    for (const int64_t width : {16, 64}) test_lists(rows, width);
   for (const int64_t words : {0, 1, 2, 9})
     for (const bool full : {false, true}) {
       test_kept_values(kernels().values_float32, words, full);
