@@ -1,7 +1,7 @@
 // Sums of the rows of a panel that a list names; see kernels.h. Included by kernels.cpp alone.
 //
 // Every addition loads a vector of the panel from the first cache, and that is the limit: a Zen 4 core at 3.7 GHz
-// loads and adds at most 3.7 G vectors of 64 bytes a second. These loops add 3.0 to 3.3 G of them, and 2.4 G where
+// loads and adds at most 3.7 G vectors of 64 bytes a second. These loops add 3.0 to 3.3 G of them, and 2.0 G where
 // a row is a single vector.
 #pragma once
 
@@ -15,11 +15,14 @@
 namespace supermask {
 namespace {
 
-// kWidth times 16 columns side by side, as several chains of sums: enough of them to hide an addition's latency.
+// Two chains of sums, as many as hide an addition's latency at most widths, and the same at every width, so that no
+// sum depends on what is computed beside it. Sixteen registers of four floats hold only one.
+constexpr int kChains = kLaneCount > 4 ? 2 : 1;
+
+// kWidth times 16 columns side by side.
 template <int kWidth>
 struct Sums {
   static constexpr int kVectors = kWidth * kParts;
-  static constexpr int kChains = kVectors >= 8 ? 1 : kVectors >= 2 ? 2 : 4;
 
   Floats chains[kChains][kVectors];
 
@@ -62,7 +65,7 @@ void add_listed(const float* panel, const uint8_t* entries, const int32_t* start
     sum.template add<true>(0, sums);
     sum.template add_run<true>(panel, entries, starts[0], starts[1]);
     sum.template add_run<false>(panel, entries, starts[1], starts[2]);
-    for (int c = 1; c < sum.kChains; ++c)
+    for (int c = 1; c < kChains; ++c)
       for (int v = 0; v < sum.kVectors; ++v) sum.chains[0][v] += sum.chains[c][v];
     for (int v = 0; v < sum.kVectors; ++v) store_vector(sums + kLaneCount * v, sum.chains[0][v]);
   }
