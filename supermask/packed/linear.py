@@ -22,7 +22,7 @@ LAYOUTS = {
 # type, as benchmarks/masked_linear.py times them. Above, and where nothing is said, dense weights serve.
 UNLIMITED = 1 << 62
 UP_TO_INPUTS = {
-    ("linear_from_triples", "avx512"): {4: UNLIMITED, 2: 64},
+    ("linear_from_triples", "avx512"): {4: UNLIMITED, 2: 32},
     ("linear_from_triples", "avx2"): {4: 8, 2: 4},
     ("linear_from_lists", "avx512"): {4: UNLIMITED, 2: UNLIMITED},
     ("linear_from_lists", "avx2"): {4: UNLIMITED},
@@ -31,9 +31,11 @@ UP_TO_INPUTS = {
 }
 LISTS_FROM_INPUTS = 48
 LISTS_UP_TO_DENSITY = 0.35
+LISTS_FROM_FEATURES = 512  # inputs and outputs; below, arranging the inputs costs too much
 VALUES_UP_TO_DENSITY = 0.6
-SMALLEST = 1 << 16
-"""Weights of the smallest layer that `PackedLinear.of` packs: what less of them saves, the call costs."""
+# Layers with fewer weights stay dense: calls cost what they save, and values only save time to memory.
+SMALLEST_SIGNS = 1 << 16
+SMALLEST_VALUES = 1 << 22
 
 
 class PackedLinear(nn.Module):
@@ -62,7 +64,7 @@ class PackedLinear(nn.Module):
             self._add_layout("linear_from_values", layouts.values_of_weights(weights))
         else:
             self._add_layout("linear_from_triples", (layouts.triples_of_signs(weights),))
-            if self.density <= LISTS_UP_TO_DENSITY:
+            if self.density <= LISTS_UP_TO_DENSITY and min(weights.shape) >= LISTS_FROM_FEATURES:
                 self._add_layout("linear_from_lists", layouts.lists_of_signs(weights))
         self.register_buffer("bias", None if bias is None else bias.detach().clone())
         self._dense: Tensor | None = None
@@ -76,11 +78,12 @@ class PackedLinear(nn.Module):
     def of(cls, layer: nn.Linear, draw: Draw) -> "PackedLinear | None":
         """The packed form of `layer`, whose masked weights are those of `draw`; None if dense is better."""
         weights = layer.weight.detach()
-        if weights.numel() < SMALLEST:
-            return None
         if draw.scheme == "sign":
+            if weights.numel() < SMALLEST_SIGNS:
+                return None
             return cls(weights.sign().to(torch.int8), abs(draw.scale), layer.bias)
-        if int(weights.count_nonzero()) > VALUES_UP_TO_DENSITY * weights.numel():
+        kept = int(weights.count_nonzero())
+        if weights.numel() < SMALLEST_VALUES or kept > VALUES_UP_TO_DENSITY * weights.numel():
             return None
         return cls(weights, None, layer.bias)
 
