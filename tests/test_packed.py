@@ -1,5 +1,8 @@
 """Layers that compute from packed masks: the same function as the dense ones, from fewer bits."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -262,6 +265,11 @@ def test_layers_export_with_a_dynamic_batch(scheme):
     for inputs in (1, 3, 100):
         x = torch.randn(inputs, 300)
         assert torch.allclose(program.module()(x), layer(x), atol=1e-4)
+
+
+def test_packed_layers_import_no_compiler():
+    code = "import sys, supermask.packed; sys.exit('torch._dynamo' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def test_wrong_weights_raise():

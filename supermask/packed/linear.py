@@ -125,7 +125,6 @@ class PackedLinear(nn.Module):
 _limits: dict[tuple[str, torch.device, torch.dtype], int] = {}
 
 
-@torch.compiler.assume_constant_result
 def _most_inputs(operator: str, device: torch.device, dtype: torch.dtype) -> int:
     """The most inputs of that type that a compiled `operator` serves; -1 if there is none."""
     key = (operator, device, dtype)
@@ -133,6 +132,10 @@ def _most_inputs(operator: str, device: torch.device, dtype: torch.dtype) -> int
         limits = UP_TO_INPUTS.get((operator, ops.instruction_set() or ""), {})
         _limits[key] = limits.get(dtype.itemsize, -1) if ops.is_native(operator, device) else -1
     return _limits[key]
+
+
+# What torch.compiler.assume_constant_result does, which takes seconds to import the compiler for it.
+_most_inputs._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def _check_weights(weights: Tensor, signs: bool) -> None:
