@@ -272,6 +272,13 @@ def test_packed_layers_import_no_compiler():
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
+@pytest.mark.parametrize("scheme", ["sign", "normal"])
+@pytest.mark.parametrize("features", [1, 299, 301])
+def test_inputs_of_another_size_raise(scheme, features):
+    with pytest.raises((ValueError, RuntimeError), match="x must have 300 features|cannot be multiplied"):
+        make_layer(scheme, 0.5)(torch.ones(1, features))
+
+
 def test_wrong_weights_raise():
     signs = draw_signs(4, 4, 0.5)
     for weights, scale, words in (

@@ -96,6 +96,10 @@ class PackedLinear(nn.Module):
             if bias is not None and bias.dtype != x.dtype:
                 bias = bias.to(x.dtype)
             return nn.functional.linear(x, self.weight(x), bias)
+        if x.shape[-1] != self.in_features:  # a layout alone tells it only up to its padding
+            raise ValueError(
+                f"x must have {self.in_features} features in its last dimension, not {x.shape[-1]}"
+            )
         layout = [buffers[name] for name in LAYOUTS[operator]]
         return ops.packed_linear(operator, x, layout, self.out_features, self.scale, bias)  # type: ignore[arg-type]
 
