@@ -275,7 +275,7 @@ def test_packed_layers_import_no_compiler():
 @pytest.mark.parametrize("scheme", ["sign", "normal"])
 @pytest.mark.parametrize("features", [1, 299, 301])
 def test_inputs_of_another_size_raise(scheme, features):
-    with pytest.raises((ValueError, RuntimeError), match="x must have 300 features|cannot be multiplied"):
+    with pytest.raises((ValueError, RuntimeError), match=r"x must have 300 features|cannot be multiplied"):
         make_layer(scheme, 0.5)(torch.ones(1, features))
 
 
