@@ -22,7 +22,7 @@ LAYOUTS = {
 # type, as benchmarks/masked_linear.py times them. Above, and where nothing is said, dense weights serve.
 UNLIMITED = 1 << 62
 UP_TO_INPUTS = {
-    ("linear_from_triples", "avx512"): {4: UNLIMITED, 2: 64},
+    ("linear_from_triples", "avx512"): {4: UNLIMITED, 2: 32},
     ("linear_from_triples", "avx2"): {4: 8, 2: 4},
     ("linear_from_lists", "avx512"): {4: UNLIMITED, 2: UNLIMITED},
     ("linear_from_lists", "avx2"): {4: UNLIMITED},
@@ -31,9 +31,11 @@ UP_TO_INPUTS = {
 }
 LISTS_FROM_INPUTS = 48
 LISTS_UP_TO_DENSITY = 0.35
+LISTS_FROM_FEATURES = 512  # inputs and outputs; below, arranging the inputs costs too much
 VALUES_UP_TO_DENSITY = 0.6
-SMALLEST = 1 << 16
-"""Weights of the smallest layer that `PackedLinear.of` packs: what less of them saves, the call costs."""
+# Layers with fewer weights stay dense: calls cost what they save, and values only save time to memory.
+SMALLEST_SIGNS = 1 << 16
+SMALLEST_VALUES = 1 << 22
 
 
 class PackedLinear(nn.Module):
@@ -62,7 +64,7 @@ class PackedLinear(nn.Module):
             self._add_layout("linear_from_values", layouts.values_of_weights(weights))
         else:
             self._add_layout("linear_from_triples", (layouts.triples_of_signs(weights),))
-            if self.density <= LISTS_UP_TO_DENSITY:
+            if self.density <= LISTS_UP_TO_DENSITY and min(weights.shape) >= LISTS_FROM_FEATURES:
                 self._add_layout("linear_from_lists", layouts.lists_of_signs(weights))
         self.register_buffer("bias", None if bias is None else bias.detach().clone())
         self._dense: Tensor | None = None
@@ -76,11 +78,12 @@ class PackedLinear(nn.Module):
     def of(cls, layer: nn.Linear, draw: Draw) -> "PackedLinear | None":
         """The packed form of `layer`, whose masked weights are those of `draw`; None if dense is better."""
         weights = layer.weight.detach()
-        if weights.numel() < SMALLEST:
-            return None
         if draw.scheme == "sign":
+            if weights.numel() < SMALLEST_SIGNS:
+                return None
             return cls(weights.sign().to(torch.int8), abs(draw.scale), layer.bias)
-        if int(weights.count_nonzero()) > VALUES_UP_TO_DENSITY * weights.numel():
+        kept = int(weights.count_nonzero())
+        if weights.numel() < SMALLEST_VALUES or kept > VALUES_UP_TO_DENSITY * weights.numel():
             return None
         return cls(weights, None, layer.bias)
 
@@ -93,6 +96,10 @@ class PackedLinear(nn.Module):
             if bias is not None and bias.dtype != x.dtype:
                 bias = bias.to(x.dtype)
             return nn.functional.linear(x, self.weight(x), bias)
+        if x.shape[-1] != self.in_features:  # a layout alone tells it only up to its padding
+            raise ValueError(
+                f"x must have {self.in_features} features in its last dimension, not {x.shape[-1]}"
+            )
         layout = [buffers[name] for name in LAYOUTS[operator]]
         return ops.packed_linear(operator, x, layout, self.out_features, self.scale, bias)  # type: ignore[arg-type]
 
@@ -122,7 +129,6 @@ class PackedLinear(nn.Module):
 _limits: dict[tuple[str, torch.device, torch.dtype], int] = {}
 
 
-@torch.compiler.assume_constant_result
 def _most_inputs(operator: str, device: torch.device, dtype: torch.dtype) -> int:
     """The most inputs of that type that a compiled `operator` serves; -1 if there is none."""
     key = (operator, device, dtype)
@@ -130,6 +136,10 @@ def _most_inputs(operator: str, device: torch.device, dtype: torch.dtype) -> int
         limits = UP_TO_INPUTS.get((operator, ops.instruction_set() or ""), {})
         _limits[key] = limits.get(dtype.itemsize, -1) if ops.is_native(operator, device) else -1
     return _limits[key]
+
+
+# What torch.compiler.assume_constant_result does, which takes seconds to import the compiler for it.
+_most_inputs._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def _check_weights(weights: Tensor, signs: bool) -> None:
