@@ -90,10 +90,14 @@ def _has_kernel(name: str, key: str) -> bool:
     return _native is not None and torch._C._dispatch_has_kernel_for_dispatch_key(f"supermask::{name}", key)
 
 
-@torch.compiler.assume_constant_result  # the compiler cannot look into the dispatcher
 def is_native(name: str, device: torch.device) -> bool:
     """Whether a compiled kernel serves operator `name` on `device`."""
     return _has_kernel(name, device.type.upper())
+
+
+# torch.compile cannot look into the dispatcher. This is what torch.compiler.assume_constant_result sets, which
+# takes seconds to import the compiler for it.
+is_native._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 @functools.cache
