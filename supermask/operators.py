@@ -95,8 +95,8 @@ def is_native(name: str, device: torch.device) -> bool:
     return _has_kernel(name, device.type.upper())
 
 
-# torch.compile cannot look into the dispatcher. This is what torch.compiler.assume_constant_result sets, which
-# takes seconds to import the compiler for it.
+# torch.compile cannot look into the dispatcher. torch.compiler.assume_constant_result says the same but takes
+# seconds to import the compiler for it.
 is_native._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
