@@ -20,12 +20,24 @@ RESULTS = Path(__file__).parent / "results"
 
 
 def interleave(
-    candidates: Mapping[str, Callable[[], Any]], seconds: float = 10.0, rounds: int = 200, device: str = "cpu"
+    candidates: Mapping[str, Callable[[], Any]],
+    seconds: float = 10.0,
+    rounds: int = 200,
+    device: str = "cpu",
+    turn: float = 0.0,
 ) -> dict[str, dict[str, float]]:
     """Time the candidates in turns, so that a change of the machine's speed meets all of them alike.
 
     On a GPU a candidate is timed as a CUDA graph that repeats it, and as its plain call where a graph cannot
     hold it; `graphed` says which.
+
+    Args:
+        candidates: Name → what to time.
+        seconds: When to stop, once each has had five turns.
+        rounds: Turns of each at most.
+        device: `cpu` or `cuda`.
+        turn: Seconds that a candidate goes on for in its turn, on a CPU; its first two calls, which find the
+            cache as the one before left it, do not count then. At 0 a turn is one call.
 
     Returns:
         For each candidate the median, the quartiles and the number of its timings, in milliseconds.
@@ -39,9 +51,7 @@ def interleave(
     deadline = time.perf_counter() + seconds
     while _go_on(times, deadline, rounds):
         for name, call in candidates.items():
-            start = time.perf_counter()
-            call()
-            times[name].append(1e3 * (time.perf_counter() - start))
+            times[name] += _turn(call, turn) if turn else [_milliseconds(call)]
     return {name: _summary(values) for name, values in times.items()}
 
 
@@ -65,6 +75,22 @@ def _interleave_graphs(
         name: {**_summary(values), "graphed": isinstance(graphs[name], Graph)}
         for name, values in times.items()
     }
+
+
+def _turn(call: Callable[[], Any], seconds: float) -> list[float]:
+    """The median of the calls of one turn, in milliseconds."""
+    call()
+    call()
+    times, deadline = [], time.perf_counter() + seconds
+    while not times or time.perf_counter() < deadline:
+        times.append(_milliseconds(call))
+    return [statistics.median(times)]
+
+
+def _milliseconds(call: Callable[[], Any]) -> float:
+    start = time.perf_counter()
+    call()
+    return 1e3 * (time.perf_counter() - start)
 
 
 def _summary(values: list[float]) -> dict[str, float]:
@@ -99,7 +125,7 @@ def _cpu_name() -> str:
 
 
 def arguments(description: str) -> argparse.Namespace:
-    """The command line of every benchmark; also fixes the number of threads."""
+    """The command line of every benchmark; also fixes the number of threads and the cores they run on."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where to run")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
@@ -107,6 +133,7 @@ def arguments(description: str) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, help="directory of the JSON file; printed only by default")
     parsed = parser.parse_args()
     torch.set_num_threads(parsed.threads)
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: parsed.threads])
     return parsed
 
 
@@ -115,16 +142,20 @@ def report(
     options: argparse.Namespace,
     rows: list[dict[str, Any]],
     label: Callable[[Mapping[str, Any]], str] | None = None,
+    **more: Any,
 ) -> None:
-    """Print the rows and, if asked, leave them in `<out>/<name>.json`; plot them too, given labels."""
+    """Print the rows and, if asked, leave them in `<out>/<name>.json`, with `more` beside them.
+
+    Given labels of rows, plot the timings too.
+    """
     for row in rows:
         print(json.dumps(row))
     if options.out:
         options.out.mkdir(parents=True, exist_ok=True)
-        content = {"benchmark": name, "machine": machine(options.threads, options.device), "rows": rows}
+        about = machine(options.threads, options.device)
+        content = {"benchmark": name, "machine": about, **more, "rows": rows}
         (options.out / f"{name}.json").write_text(json.dumps(content, indent=1) + "\n")
         if label:
-            about = machine(options.threads, options.device)
             cpu = f"{about['cpu']}, threads: {about['threads']}"
             place = cpu if options.device == "cpu" else about["gpu"]
             title = f"{name.replace('_', ' ')}: {place}, torch {about['torch']}"

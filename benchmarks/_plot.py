@@ -1,4 +1,4 @@
-"""One figure per benchmark: every timing as a dot with its quartiles, rows of the result as groups."""
+"""Figures of the benchmarks, beside their JSON: timings as dots with quartiles, or speed-ups over rivals."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -53,3 +53,28 @@ def plot_timings(
 
 def _number(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def plot_speedups(speedups: Mapping[str, Mapping[str, float]], title: str, path: Path) -> None:
+    """A line for each case, a mark for each rival, on a logarithmic axis; right of 1 is faster.
+
+    Args:
+        speedups: Case → rival → how many times faster than the rival ours is.
+        title: What the axis shows.
+        path: Where the PNG goes.
+    """
+    rivals = list(dict.fromkeys(rival for row in speedups.values() for rival in row))
+    with style():
+        figure = Figure(figsize=(WIDTH, 0.24 * len(speedups) + 1.1))
+        axes = figure.add_subplot()
+        for rival, marker in zip(rivals, "osD^vP*X", strict=False):
+            places = [(row[rival], i) for i, row in enumerate(speedups.values()) if rival in row]
+            axes.plot(*zip(*places, strict=True), marker, label=rival, alpha=0.8, ms=4.5, mec="none")
+        axes.axvline(1, color=QUIET, lw=1)
+        axes.set_xscale("log")
+        axes.set_xlabel(title)
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}×"))
+        axes.set_yticks(range(len(speedups)), list(speedups))
+        axes.invert_yaxis()
+        axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
+        figure.savefig(path, dpi=200, metadata={"Software": None})

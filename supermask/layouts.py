@@ -1,4 +1,11 @@
-"""How packed layers store a matrix of -1, 0 and +1: as planes of bits, lists of the kept inputs, or codes."""
+"""How packed layers store a masked matrix.
+
+Weights -1, 0 and +1 (times a constant) are codes of three weights each or lists of the kept inputs on a CPU,
+and codes of two bits in the order of tensor cores on a GPU. Other weights are bits of the mask and the values
+that it keeps.
+"""
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -6,27 +13,44 @@ from torch import Tensor
 BLOCK = 128
 """Inputs that the lists of `linear_from_lists` count in one uint8."""
 
+_PLACES = (0, 5, 10, 16, 21, 26)  # of the codes in a word; none crosses its halves
+_PANEL_GROUPS = 4  # of 16 outputs
 
-def bits_of_signs(signs: Tensor) -> Tensor:
-    """The layout of `linear_from_bits` for a matrix of -1, 0 and +1, (outputs, inputs): int32 words.
 
-    planes[group, word, 0 or 1, lane], bit b: whether the weight of output 16 · group + lane and input
-    32 · word + b is +1 (0) or -1 (1).
+def triples_of_signs(signs: Tensor) -> Tensor:
+    """The layout of `linear_from_triples` for a matrix of -1, 0 and +1, (outputs, inputs): flat int32 words.
+
+    Three weights of one output, the digits of n = w0 + 3 w1 + 9 w2, make a code of five bits: |n|, and 16
+    more where n is negative. A word holds the codes of 18 inputs of one output, six of them at `_PLACES`:
+    1.78 bits per weight. Words go by panels of 64 outputs, the last one narrower, then by inputs, then by
+    outputs. Zeros fill the inputs up to a multiple of 18, the outputs up to one of 16.
     """
     outputs, inputs = signs.shape
-    padded = torch.nn.functional.pad(signs, (0, -inputs % 32, 0, -outputs % 16))
-    fields = padded.view(padded.shape[0] // 16, 16, padded.shape[1] // 32, 32)
-    both = torch.stack([fields == 1, fields == -1], dim=3).long()
-    words = (both << torch.arange(32, device=signs.device)).sum(dim=-1)
-    words = torch.where(words >= 1 << 31, words - (1 << 32), words)
-    return words.permute(0, 2, 3, 1).contiguous().to(torch.int32)
+    padded = torch.nn.functional.pad(signs, (0, -inputs % 18, 0, -outputs % 16))
+    digits = padded.view(-1, 16, padded.shape[1] // 18, 6, 3)
+    numbers = (digits * digits.new_tensor([1, 3, 9])).sum(dim=-1, dtype=torch.int8)
+    codes = torch.where(numbers < 0, 16 - numbers, numbers)
+    words = torch.zeros(codes.shape[:-1], dtype=torch.int32, device=signs.device)
+    for i, place in enumerate(_PLACES):
+        words |= codes[..., i].int() << place
+    return torch.cat([panel.permute(2, 0, 1).flatten() for panel in words.split(_PANEL_GROUPS)])
 
 
-def signs_of_bits(planes: Tensor, outputs: int, inputs: int) -> Tensor:
-    """The matrix that `bits_of_signs` packed, as int8."""
-    bits = (planes.unsqueeze(-1) >> torch.arange(32, device=planes.device)) & 1
-    signs = (bits[:, :, 0] - bits[:, :, 1]).to(torch.int8).transpose(1, 2)
-    return signs.reshape(planes.shape[0] * 16, planes.shape[1] * 32)[:outputs, :inputs]
+def signs_of_triples(codes: Tensor, outputs: int, inputs: int) -> Tensor:
+    """The matrix that `triples_of_signs` packed, as int8."""
+    groups, words = -(-outputs // 16), -(-inputs // 18)
+    panels = [
+        panel.view(words, -1, 16).permute(1, 2, 0)
+        for panel in codes.split(_PANEL_GROUPS * 16 * max(words, 1))
+    ]
+    places = torch.tensor(_PLACES, device=codes.device)
+    fields = (torch.cat(panels).unsqueeze(-1) >> places) & 31
+    numbers = torch.where(fields >= 16, 16 - fields, fields)
+    low = (numbers + 1) % 3 - 1
+    rest = (numbers - low) // 3
+    middle = (rest + 1) % 3 - 1
+    digits = torch.stack([low, middle, (rest - middle) // 3], dim=-1).to(torch.int8)
+    return digits.reshape(groups * 16, words * 18)[:outputs, :inputs]
 
 
 def lists_of_signs(signs: Tensor) -> tuple[Tensor, Tensor]:
@@ -96,3 +120,36 @@ def _code_shifts(device: torch.device) -> Tensor:
     pair = torch.arange(4, dtype=torch.int32, device=device).view(4, 1)
     place = torch.arange(2, dtype=torch.int32, device=device)
     return 16 * place + 14 - 2 * (2 * pair + half)
+
+
+def values_of_weights(weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The layout of `linear_from_values` for a matrix of floats, (outputs, inputs): masks, starts and values.
+
+    masks[output, word] (int32), bit b: whether the weight of input 32 · word + b is kept, that is, not zero.
+    The kept weights of an output, in order, are the values from starts[output] on (int64); 32 zeros follow
+    the last, so that registers may be filled from anywhere.
+    """
+    outputs, inputs = weights.shape
+    kept = torch.nn.functional.pad(weights != 0, (0, -inputs % 32)).view(outputs, -1, 32)
+    words = (kept.long() << torch.arange(32, device=weights.device)).sum(dim=-1)
+    masks = torch.where(words >= 1 << 31, words - (1 << 32), words).to(torch.int32)
+    ends = kept.sum(dim=(1, 2)).cumsum(0)
+    values = torch.cat([weights[weights != 0], weights.new_zeros(32)])
+    return masks, torch.cat([ends.new_zeros(1), ends]), values
+
+
+def weights_of_values(masks: Tensor, starts: Tensor, values: Tensor, outputs: int, inputs: int) -> Tensor:
+    """The matrix that `values_of_weights` packed."""
+    kept = (masks.unsqueeze(-1) >> torch.arange(32, device=masks.device)) & 1
+    kept = kept.reshape(outputs, -1)[:, :inputs] != 0
+    weights = values.new_zeros(outputs, inputs)
+    weights[kept] = values[: len(values) - 32]
+    return weights
+
+
+LINEAR_LAYOUTS: dict[str, Callable[..., Tensor]] = {
+    "linear_from_triples": signs_of_triples,
+    "linear_from_lists": signs_of_lists,
+    "linear_from_values": weights_of_values,
+}
+"""Operator of a packed linear layer → what unpacks its layout, given also outputs and inputs."""

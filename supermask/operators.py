@@ -34,8 +34,13 @@ _SCHEMAS = (
     "edge_popup_sgd(Tensor(a!)[] out, Tensor(b!)[] masks, Tensor(c!)[] scores, Tensor(d!)[] velocities, "
     "Tensor[] grads, Tensor[] weights, int[] keep, Tensor(e!) cuts, float lr, float momentum, "
     "float dampening, float weight_decay, bool nesterov) -> ()",
-    "linear_from_bits(Tensor x, Tensor planes, SymInt outputs, float scale, Tensor? bias) -> Tensor",
+    "linear_from_triples(Tensor x, Tensor codes, SymInt outputs, float scale, Tensor? bias) -> Tensor",
     "linear_from_lists(Tensor x, Tensor starts, Tensor entries, SymInt outputs, float scale, Tensor? bias) "
+    "-> Tensor",
+    "linear_from_values(Tensor x, Tensor masks, Tensor starts, Tensor values, SymInt outputs, float scale, "
+    "Tensor? bias) -> Tensor",
+    "conv_from_lists(Tensor x, Tensor starts, Tensor entries, SymInt outputs, SymInt[] kernel, "
+    "SymInt[] stride, SymInt[] padding, SymInt[] dilation, SymInt groups, float scale, Tensor? bias) "
     "-> Tensor",
     "linear_from_codes(Tensor x, Tensor codes, SymInt outputs, float scale, Tensor? bias) -> Tensor",
     "decode_codes(Tensor codes, SymInt outputs, SymInt inputs, float scale, ScalarType dtype) -> Tensor",
@@ -89,11 +94,20 @@ def reference(name: str) -> Callable[..., Any]:
 
 
 @functools.cache
+def _has_kernel(name: str, device_type: str) -> bool:
+    library = {"cpu": _native, "cuda": _native_cuda}.get(device_type)
+    key = device_type.upper()
+    return library is not None and torch._C._dispatch_has_kernel_for_dispatch_key(f"supermask::{name}", key)
+
+
 def is_native(name: str, device: torch.device) -> bool:
     """Whether a compiled kernel serves operator `name` on `device`."""
-    library = {"cpu": _native, "cuda": _native_cuda}.get(device.type)
-    key = device.type.upper()
-    return library is not None and torch._C._dispatch_has_kernel_for_dispatch_key(f"supermask::{name}", key)
+    return _has_kernel(name, device.type)
+
+
+# torch.compile cannot look into the dispatcher. torch.compiler.assume_constant_result says the same but takes
+# seconds to import the compiler for it.
+is_native._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 @functools.cache
@@ -196,14 +210,23 @@ def _(out: Sequence[Tensor], *_: object) -> None:
     return None
 
 
-@torch.library.register_fake("supermask::linear_from_bits", lib=_library)
-def _(x: Tensor, planes: Tensor, outputs: int, scale: float, bias: Tensor | None) -> Tensor:
-    return x.new_empty(x.shape[0], outputs)
-
-
-@torch.library.register_fake("supermask::linear_from_lists", lib=_library)
-def _(x: Tensor, starts: Tensor, entries: Tensor, outputs: int, scale: float, bias: Tensor | None) -> Tensor:
-    return x.new_empty(x.shape[0], outputs)
+@torch.library.register_fake("supermask::conv_from_lists", lib=_library)
+def _(
+    x: Tensor,
+    starts: Tensor,
+    entries: Tensor,
+    outputs: int,
+    kernel: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+    scale: float,
+    bias: Tensor | None,
+) -> Tensor:
+    padded = x.shape[2] + padding[0] + padding[1], x.shape[3] + padding[2] + padding[3]
+    sizes = [(padded[i] - dilation[i] * (kernel[i] - 1) - 1) // stride[i] + 1 for i in range(2)]
+    return x.new_empty(x.shape[0], outputs, *sizes)
 
 
 @torch.library.register_fake("supermask::linear_from_codes", lib=_library)
@@ -226,58 +249,43 @@ def _(packed: Tensor, numel: int) -> Tensor:
     return torch.empty(numel, dtype=torch.bool, device=packed.device)
 
 
-# --- gradients of packed layers, to the input and the bias --------------------------------------------
+# --- packed layers: shapes, and gradients to the input and the bias -----------------------------------
 
 
-def _save_bits(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    x, planes, ctx.outputs, ctx.scale, bias = inputs
-    ctx.features, ctx.biased = x.shape[1], bias is not None
-    ctx.save_for_backward(planes)
+def _register_packed_linear(name: str, weights_of: Callable[..., Tensor]) -> None:
+    def fake(x: Tensor, *layout_and_rest: Any) -> Tensor:
+        return x.new_empty(*x.shape[:-1], layout_and_rest[-3])
 
+    def save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        x, *layout, ctx.outputs, ctx.scale, bias = inputs
+        ctx.features, ctx.bias_dtype = x.shape[-1], None if bias is None else bias.dtype
+        ctx.save_for_backward(*layout)
 
-def _bits_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    signs = layouts.signs_of_bits(ctx.saved_tensors[0], ctx.outputs, ctx.features)
-    return _input_gradient(ctx, grad, signs), None, None, None, _bias_gradient(ctx, grad)
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        weights = weights_of(*ctx.saved_tensors, ctx.outputs, ctx.features).to(grad.dtype)
+        for_bias = None
+        if ctx.bias_dtype is not None:
+            for_bias = grad.reshape(-1, ctx.outputs).sum(0).to(ctx.bias_dtype)
+        return grad @ weights * ctx.scale, *[None] * (len(ctx.saved_tensors) + 2), for_bias
 
-
-def _save_lists(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    x, starts, entries, ctx.outputs, ctx.scale, bias = inputs
-    ctx.features, ctx.biased = x.shape[1], bias is not None
-    ctx.save_for_backward(starts, entries)
-
-
-def _lists_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    starts, entries = ctx.saved_tensors
-    signs = layouts.signs_of_lists(starts, entries, ctx.outputs, ctx.features)
-    return _input_gradient(ctx, grad, signs), None, None, None, None, _bias_gradient(ctx, grad)
+    torch.library.register_fake(f"supermask::{name}", fake, lib=_library)
+    torch.library.register_autograd(f"supermask::{name}", backward, setup_context=save, lib=_library)
 
 
 def _save_codes(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    x, codes, ctx.outputs, ctx.scale, bias = inputs
-    ctx.features, ctx.biased = x.shape[1], bias is not None
+    _, codes, ctx.outputs, ctx.scale, bias = inputs
+    ctx.features, ctx.biased = inputs[0].shape[1], bias is not None
     ctx.save_for_backward(codes)
 
 
 def _codes_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     (codes,) = ctx.saved_tensors
     weight = torch.ops.supermask.decode_codes(codes, ctx.outputs, ctx.features, ctx.scale, grad.dtype)
-    return grad @ weight, None, None, None, _bias_gradient(ctx, grad)
+    return grad @ weight, None, None, None, grad.sum(0) if ctx.biased else None
 
 
-def _input_gradient(ctx: Any, grad: Tensor, signs: Tensor) -> Tensor:
-    return grad @ signs.to(grad.dtype) * ctx.scale
-
-
-def _bias_gradient(ctx: Any, grad: Tensor) -> Tensor | None:
-    return grad.sum(0) if ctx.biased else None
-
-
-torch.library.register_autograd(
-    "supermask::linear_from_bits", _bits_backward, setup_context=_save_bits, lib=_library
-)
-torch.library.register_autograd(
-    "supermask::linear_from_lists", _lists_backward, setup_context=_save_lists, lib=_library
-)
+for _name, _weights_of in layouts.LINEAR_LAYOUTS.items():
+    _register_packed_linear(_name, _weights_of)
 torch.library.register_autograd(
     "supermask::linear_from_codes", _codes_backward, setup_context=_save_codes, lib=_library
 )

@@ -235,6 +235,22 @@ def unpack_mask(packed: Tensor, numel: int) -> Tensor:
     return torch.ops.supermask.unpack_mask(packed, numel)
 
 
+def packed_linear(
+    operator: str, x: Tensor, layout: Sequence[Tensor], outputs: int, scale: float, bias: Tensor | None
+) -> Tensor:
+    """scale · x · Wᵀ + bias for packed W, by the operator for its layout (`layouts.LINEAR_LAYOUTS`).
+
+    x has any leading dimensions; the result has its type, and sums are in float32.
+    """
+    call = getattr(torch.ops.supermask, operator).default
+    if torch.compiler.is_compiling() or (torch.is_grad_enabled() and x.requires_grad):
+        return call(x, *layout, outputs, scale, bias)
+    # Gradients of operators are registered in Python, and asking for none that way costs as much as a small
+    # layer takes in all.
+    with torch._C._AutoDispatchBelowAutograd():
+        return call(x, *layout, outputs, scale, bias)
+
+
 def check_ranking(ranking: str) -> str:
     """`ranking` itself, or ValueError unless it is one of `RANKINGS`."""
     if ranking not in RANKINGS:

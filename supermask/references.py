@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from supermask.layouts import signs_of_bits, signs_of_codes, signs_of_lists
+from supermask.layouts import LINEAR_LAYOUTS, signs_of_codes, signs_of_lists
 
 _LOW = 0xFFFFFFFF
 _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
@@ -303,25 +303,39 @@ def _unpack_mask(packed: Tensor, numel: int) -> Tensor:
 # --- packed layers -----------------------------------------------------------------------------------
 
 
-def _scaled_linear(x: Tensor, signs: Tensor, scale: float, bias: Tensor | None) -> Tensor:
-    product = (x @ signs.to(x.dtype).t()) * scale
-    return product if bias is None else product + bias
+def _packed_linear(weights_of: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """x · Wᵀ · scale + bias, summed in float32 at least, for the packed W that `weights_of` unpacks."""
+
+    def linear(x: Tensor, *layout_and_rest: Any) -> Tensor:
+        *layout, outputs, scale, bias = layout_and_rest
+        wide = torch.promote_types(x.dtype, torch.float32)
+        weights = weights_of(*layout, outputs, x.shape[-1]).to(wide)
+        product = (x.to(wide) @ weights.t()) * scale
+        return (product if bias is None else product + bias.to(wide)).to(x.dtype)
+
+    return linear
 
 
-def _linear_from_bits(x: Tensor, planes: Tensor, outputs: int, scale: float, bias: Tensor | None) -> Tensor:
-    return _scaled_linear(x, signs_of_bits(planes, outputs, x.shape[1]), scale, bias)
-
-
-def _linear_from_lists(
-    x: Tensor, starts: Tensor, entries: Tensor, outputs: int, scale: float, bias: Tensor | None
+def _conv_from_lists(
+    x: Tensor,
+    starts: Tensor,
+    entries: Tensor,
+    outputs: int,
+    kernel: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+    scale: float,
+    bias: Tensor | None,
 ) -> Tensor:
-    return _scaled_linear(x, signs_of_lists(starts, entries, outputs, x.shape[1]), scale, bias)
-
-
-def _linear_from_codes(x: Tensor, codes: Tensor, outputs: int, scale: float, bias: Tensor | None) -> Tensor:
-    wide = x.to(torch.promote_types(x.dtype, torch.float32))
-    signs = signs_of_codes(codes, outputs, x.shape[1])
-    return _scaled_linear(wide, signs, scale, bias).to(x.dtype)
+    channels = x.shape[1] // groups
+    depth = channels * kernel[0] * kernel[1]
+    weight = signs_of_lists(starts, entries, outputs, depth).view(outputs, channels, *kernel).float()
+    top, bottom, left, right = padding
+    padded = torch.nn.functional.pad(x.float(), (left, right, top, bottom))
+    sums = torch.nn.functional.conv2d(padded, weight, None, stride, 0, dilation, groups) * scale
+    return (sums if bias is None else sums + bias.view(-1, 1, 1)).to(x.dtype)
 
 
 def _decode_codes(codes: Tensor, outputs: int, inputs: int, scale: float, dtype: torch.dtype) -> Tensor:
@@ -369,9 +383,9 @@ KERNELS: dict[str, Callable[..., Any]] = {
     "straight_through": _straight_through,
     "write_masked": _write_masked,
     "edge_popup_sgd": _edge_popup_sgd,
-    "linear_from_bits": _linear_from_bits,
-    "linear_from_lists": _linear_from_lists,
-    "linear_from_codes": _linear_from_codes,
+    **{name: _packed_linear(weights_of) for name, weights_of in LINEAR_LAYOUTS.items()},
+    "conv_from_lists": _conv_from_lists,
+    "linear_from_codes": _packed_linear(signs_of_codes),
     "decode_codes": _decode_codes,
     "pack_mask": _pack_mask,
     "unpack_mask": _unpack_mask,

@@ -1,5 +1,8 @@
 """Layers that compute from packed masks: the same function as the dense ones, from fewer bits."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -8,13 +11,19 @@ from torch import Tensor, nn
 
 import supermask as sm
 from supermask import layouts, ops, references
-from supermask.packed import PackedLinear, pack
+from supermask.packed import PackedLinear, linear, pack
 
 needs_native = pytest.mark.skipif(
-    not ops.is_native("linear_from_bits", torch.device("cpu")),
+    not ops.is_native("linear_from_triples", torch.device("cpu")),
     reason="no compiled library; `make setup` builds it",
 )
 native = torch.ops.supermask
+OPERATORS = tuple(layouts.LINEAR_LAYOUTS)
+PACK = {
+    "linear_from_triples": lambda weights: (layouts.triples_of_signs(weights),),
+    "linear_from_lists": layouts.lists_of_signs,
+    "linear_from_values": lambda weights: layouts.values_of_weights(weights.float()),
+}
 
 
 def draw_signs(outputs: int, inputs: int, density: float, seed: int = 0) -> Tensor:
@@ -23,15 +32,47 @@ def draw_signs(outputs: int, inputs: int, density: float, seed: int = 0) -> Tens
     return (signs * (torch.rand(outputs, inputs, generator=generator) < density)).to(torch.int8)
 
 
+def draw_weights(outputs: int, inputs: int, density: float, seed: int = 0) -> Tensor:
+    """Small integers, so that sums are exact in any order, half of them with a fraction of 1/2."""
+    generator = torch.Generator().manual_seed(seed)
+    weights = torch.randint(1, 9, (outputs, inputs), generator=generator) / 2
+    return weights * draw_signs(outputs, inputs, density, seed)
+
+
 sizes = st.one_of(st.integers(1, 70), st.sampled_from([127, 128, 129, 300]))
+batches = st.sampled_from([0, 1, 2, 3, 4, 5, 8, 15, 16, 17, 32, 33, 64, 65, 130])
+
+
+# --- layouts -----------------------------------------------------------------------------------------
 
 
 @settings(max_examples=60, deadline=None)
 @given(outputs=sizes, inputs=sizes, density=st.floats(0, 1), seed=st.integers(0, 9))
-def test_layouts_hold_every_sign(outputs, inputs, density, seed):
-    signs = draw_signs(outputs, inputs, density, seed)
-    assert torch.equal(layouts.signs_of_bits(layouts.bits_of_signs(signs), outputs, inputs), signs)
-    assert torch.equal(layouts.signs_of_lists(*layouts.lists_of_signs(signs), outputs, inputs), signs)
+def test_layouts_hold_every_weight(outputs, inputs, density, seed):
+    signs, weights = draw_signs(outputs, inputs, density, seed), draw_weights(outputs, inputs, density, seed)
+    for operator, unpack in layouts.LINEAR_LAYOUTS.items():
+        expected = weights if operator == "linear_from_values" else signs
+        packed = layouts.values_of_weights(weights) if expected is weights else PACK[operator](signs)
+        assert torch.equal(unpack(*packed, outputs, inputs), expected)
+
+
+def test_the_codes_of_triples_are_as_written_down():
+    signs = torch.zeros(17, 19, dtype=torch.int8)
+    signs[3, 0:3] = torch.tensor([1, -1, 1])  # 1 - 3 + 9 = 7
+    signs[3, 9:12] = torch.tensor([-1, 0, -1])  # -1 - 9 = -10
+    signs[16, 18] = -1  # group 1, word 1
+    words = layouts.triples_of_signs(signs).view(2, 2, 16)  # word, group, lane
+    assert words[0, 0, 3] == 7 | (16 + 10) << 16
+    assert words[1, 1, 0] == 17
+    assert words.count_nonzero() == 2
+
+
+def test_triples_take_less_than_two_bits_a_weight():
+    codes = layouts.triples_of_signs(draw_signs(160, 180, 0.5))
+    assert codes.element_size() * 8 * codes.numel() / (160 * 180) == pytest.approx(32 / 18)
+
+
+# --- kernels -----------------------------------------------------------------------------------------
 
 
 @needs_native
@@ -39,7 +80,7 @@ def test_layouts_hold_every_sign(outputs, inputs, density, seed):
 @given(
     outputs=sizes,
     inputs=sizes,
-    batch=st.sampled_from([0, 1, 2, 3, 4, 5, 8, 15, 16, 17, 32, 33, 64, 65, 130]),
+    batch=batches,
     density=st.sampled_from([0.0, 0.1, 0.5, 1.0]),
     bias=st.booleans(),
     seed=st.integers(0, 9),
@@ -50,85 +91,238 @@ def test_kernels_are_exact_on_integers(outputs, inputs, batch, density, bias, se
     x = torch.randint(-9, 10, (batch, inputs), generator=generator).float()
     b = torch.randint(-9, 10, (outputs,), generator=generator).float() if bias else None
     expected = x @ signs.float().t() * 0.5 + (0 if b is None else b)
-    planes, lists = layouts.bits_of_signs(signs), layouts.lists_of_signs(signs)
-    assert torch.equal(native.linear_from_bits(x, planes, outputs, 0.5, b), expected)
-    assert torch.equal(native.linear_from_lists(x, *lists, outputs, 0.5, b), expected)
-    assert torch.equal(references.KERNELS["linear_from_bits"](x, planes, outputs, 0.5, b), expected)
-    assert torch.equal(references.KERNELS["linear_from_lists"](x, *lists, outputs, 0.5, b), expected)
+    for operator in OPERATORS:
+        arguments = (x, *PACK[operator](signs), outputs, 0.5, b)
+        assert torch.equal(getattr(native, operator)(*arguments), expected)
+        assert torch.equal(references.KERNELS[operator](*arguments), expected)
 
 
-@pytest.mark.parametrize("density", [0.1, 0.5, 0.9])
-@pytest.mark.parametrize("shape", [(300,), (1, 300), (7, 300), (2, 30, 300)])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_a_packed_layer_is_its_dense_layer(density, shape, dtype):
-    signs, bias = draw_signs(77, 300, density), torch.randn(77)
-    layer, x = PackedLinear(signs, 0.1, bias), torch.randn(shape).to(dtype)
-    expected = nn.functional.linear(x.double(), signs.double() * 0.1, bias.double())
-    result = layer(x)
-    assert result.shape == expected.shape and result.dtype == dtype
-    assert torch.allclose(result.double(), expected, atol=1e-5 if dtype == torch.float32 else 0.05, rtol=0.02)
+@needs_native
+@settings(max_examples=40, deadline=None)
+@given(outputs=sizes, inputs=sizes, batch=batches, density=st.floats(0, 1), seed=st.integers(0, 9))
+def test_values_are_exact_in_both_types(outputs, inputs, batch, density, seed):
+    weights = draw_weights(outputs, inputs, density, seed)
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randint(-9, 10, (batch, inputs), generator=generator).float()
+    for dtype in (torch.float32, torch.bfloat16):
+        packed = layouts.values_of_weights(weights.to(dtype))
+        assert torch.equal(native.linear_from_values(x, *packed, outputs, 2.0, None), x @ weights.t() * 2)
 
 
-@pytest.mark.parametrize("batch", [2, 30])
-def test_gradients_reach_the_input(batch):
-    layer, x = PackedLinear(draw_signs(20, 40, 0.3), 0.5), torch.randn(batch, 40, requires_grad=True)
-    layer(x).square().sum().backward()
-    dense = x.detach().clone().requires_grad_()
-    nn.functional.linear(dense, layer.weight(dense)).square().sum().backward()
-    assert torch.allclose(x.grad, dense.grad, atol=1e-4)
+@needs_native
+@pytest.mark.parametrize("operator", OPERATORS)
+def test_inputs_of_any_shape_strides_and_type(operator):
+    signs, bias = draw_signs(77, 300, 0.4), torch.arange(77.0)
+    x = torch.randint(-9, 10, (3, 5, 300)).float()
+    call = lambda x, b=bias: getattr(native, operator)(x, *PACK[operator](signs), 77, 0.5, b)  # noqa: E731
+    expected = torch.nn.functional.linear(x, signs * 0.5, bias)
+    assert torch.equal(call(x), expected)
+    assert torch.equal(call(x[0, 0]), expected[0, 0])
+    assert torch.equal(call(x.transpose(0, 1)), expected.transpose(0, 1))
+    assert torch.equal(call(x[:, :0]), expected[:, :0])
+    assert torch.equal(call(x.flip(-1).contiguous().flip(-1)[:, ::2]), expected[:, ::2])
+    assert torch.equal(call(x, bias.bfloat16()), expected)
+    for dtype in (torch.bfloat16, torch.float16, torch.float64):
+        result = call(x.to(dtype))
+        assert result.dtype == dtype and torch.equal(result, expected.to(dtype))
 
 
-def test_a_packed_network_computes_what_its_ticket_does():
-    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 50), nn.ReLU(), nn.Linear(50, 3, bias=False))
-    sm.randomize_(model, seed=4)
-    ticket = sm.EdgePopup(model, density=0.3, lr=0.1).ticket()
-    packed = pack(model, ticket)
-    assert [type(m) for m in packed.modules()].count(PackedLinear) == 2
-    assert type(model[1]) is nn.Linear, "the given network stays as it is"
-    for batch in (1, 40):
-        x = torch.randn(batch, 8, 8)
-        assert torch.allclose(packed(x), model(x), atol=1e-5)
-    again = pack(model, ticket)
-    again.load_state_dict(packed.state_dict())
-
-
-def test_weights_that_are_no_signed_constant_stay_dense():
-    model = sm.randomize_(nn.Sequential(nn.Linear(8, 6), nn.Linear(6, 2)), init="kaiming_normal")
-    ticket = sm.EdgePopup(model, density=0.5, lr=0.1).ticket()
-    assert not any(isinstance(m, PackedLinear) for m in pack(model, ticket).modules())
-
-
-def test_a_tied_weight_stays_dense():
-    model = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8))
-    model[1].weight = model[0].weight
-    sm.randomize_(model)
-    ticket = sm.EdgePopup(model, density=0.5, lr=0.1).ticket()
-    assert not any(isinstance(m, PackedLinear) for m in pack(model, ticket).modules())
+@needs_native
+@pytest.mark.parametrize("operator", OPERATORS)
+def test_results_depend_neither_on_threads_nor_on_the_rest_of_the_batch(operator):
+    signs, x = draw_signs(1000, 1000, 0.3), torch.randn(70, 1000)
+    call = lambda x: getattr(native, operator)(x, *PACK[operator](signs), 1000, 0.5, None)  # noqa: E731
+    threads = torch.get_num_threads()
+    try:
+        results = []
+        for count in (1, 2, 3):
+            torch.set_num_threads(count)
+            results.append(call(x))
+    finally:
+        torch.set_num_threads(threads)
+    assert torch.equal(results[0], results[1]) and torch.equal(results[0], results[2])
+    for inputs in (1, 3, 4):
+        assert torch.equal(call(x[:inputs]), results[0][:inputs])
 
 
 @needs_native
 def test_wrong_arguments_raise_and_name_themselves():
     signs, x = draw_signs(5, 9, 0.5), torch.ones(2, 9)
-    planes, (starts, entries) = layouts.bits_of_signs(signs), layouts.lists_of_signs(signs)
-    wrong = {
-        "x": lambda: native.linear_from_bits(x.double(), planes, 5, 1.0, None),
-        "planes": lambda: native.linear_from_bits(x, planes[..., :3], 5, 1.0, None),
-        "outputs": lambda: native.linear_from_bits(x, planes, -1, 1.0, None),
-        "bias": lambda: native.linear_from_bits(x, planes, 5, 1.0, torch.ones(4)),
-        "starts": lambda: native.linear_from_lists(x, starts[1:], entries, 5, 1.0, None),
-        "starts do not fit": lambda: native.linear_from_lists(x, starts.flip(0), entries, 5, 1.0, None),
-        "entries": lambda: native.linear_from_lists(x, starts, entries.int(), 5, 1.0, None),
-    }
-    for argument, call in wrong.items():
-        with pytest.raises(RuntimeError, match=argument):
+    (codes,), (starts, entries) = PACK["linear_from_triples"](signs), PACK["linear_from_lists"](signs)
+    masks, firsts, values = PACK["linear_from_values"](signs)
+    triples, lists, kept = native.linear_from_triples, native.linear_from_lists, native.linear_from_values
+    wrong = [
+        ("x must", lambda: triples(x.long(), codes, 5, 1.0, None)),
+        ("x must", lambda: triples(torch.ones(()), codes, 5, 1.0, None)),
+        ("codes", lambda: triples(x, codes[3:], 5, 1.0, None)),
+        ("codes", lambda: triples(x, codes.long(), 5, 1.0, None)),
+        ("codes", lambda: triples(torch.ones(2, 19), codes, 5, 1.0, None)),
+        ("outputs", lambda: triples(x, codes, -1, 1.0, None)),
+        ("bias", lambda: triples(x, codes, 5, 1.0, torch.ones(4))),
+        ("bias", lambda: triples(x, codes, 5, 1.0, torch.ones(5).int())),
+        ("starts must", lambda: lists(x, starts[1:], entries, 5, 1.0, None)),
+        ("starts do not fit", lambda: lists(x, starts.flip(0), entries, 5, 1.0, None)),
+        ("entries", lambda: lists(x, starts, entries.int(), 5, 1.0, None)),
+        ("masks", lambda: kept(x, masks[1:], firsts, values, 5, 1.0, None)),
+        ("starts", lambda: kept(x, masks, firsts.int(), values, 5, 1.0, None)),
+        ("values", lambda: kept(x, masks, firsts, values.double(), 5, 1.0, None)),
+        ("values", lambda: kept(x, masks, firsts, values[:31], 5, 1.0, None)),
+    ]
+    for words, call in wrong:
+        with pytest.raises(RuntimeError, match=words):
             call()
-    # Entries beyond their block read zeros and never beyond the buffer.
-    native.linear_from_lists(x, starts, torch.full_like(entries, 255), 5, 1.0, None)
 
 
 @needs_native
-@pytest.mark.parametrize("name", ["linear_from_bits", "linear_from_lists"])
-def test_operators_pass_opcheck(name):
-    signs, x = draw_signs(5, 40, 0.5), torch.randn(3, 40, requires_grad=True)
-    layout = (layouts.bits_of_signs(signs),) if name.endswith("bits") else layouts.lists_of_signs(signs)
-    torch.library.opcheck(getattr(native, name), (x, *layout, 5, 0.5, torch.randn(5)))
+def test_damaged_layouts_read_nothing_outside():
+    signs, x = draw_signs(5, 200, 0.5), torch.ones(2, 200)
+    (codes,), (starts, entries) = PACK["linear_from_triples"](signs), PACK["linear_from_lists"](signs)
+    masks, firsts, values = PACK["linear_from_values"](signs)
+    native.linear_from_triples(x, torch.full_like(codes, -1), 5, 1.0, None)
+    native.linear_from_lists(x, starts, torch.full_like(entries, 255), 5, 1.0, None)
+    for first in (-(1 << 62), 0, 1 << 62):
+        damaged = torch.full_like(firsts, first)
+        native.linear_from_values(x, torch.full_like(masks, -1), damaged, values, 5, 1.0, None)
+
+
+@needs_native
+@pytest.mark.parametrize("shape", [(3, 40), (2, 0, 40)])
+@pytest.mark.parametrize("operator", OPERATORS)
+def test_operators_pass_opcheck(operator, shape):
+    signs, x = draw_signs(5, 40, 0.5), torch.randn(shape, requires_grad=True)
+    bias = torch.randn(5, requires_grad=True)
+    torch.library.opcheck(getattr(native, operator), (x, *PACK[operator](signs), 5, 0.5, bias))
+
+
+# --- layers ------------------------------------------------------------------------------------------
+
+
+def make_layer(scheme: str, density: float, outputs: int = 77, inputs: int = 300) -> PackedLinear:
+    bias = torch.randn(outputs, generator=torch.Generator().manual_seed(1))
+    if scheme == "sign":
+        return PackedLinear(draw_signs(outputs, inputs, density), 0.1, bias)
+    return PackedLinear(draw_weights(outputs, inputs, density) * 0.1, None, bias)
+
+
+@pytest.mark.parametrize("scheme", ["sign", "normal"])
+@pytest.mark.parametrize("density", [0.1, 0.5, 0.9])
+@pytest.mark.parametrize("shape", [(300,), (0, 300), (1, 300), (7, 300), (2, 30, 300)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_packed_layer_is_its_dense_layer(scheme, density, shape, dtype):
+    layer, x = make_layer(scheme, density), torch.randn(shape).to(dtype)
+    signed = draw_signs(77, 300, density) if scheme == "sign" else draw_weights(77, 300, density)
+    expected = nn.functional.linear(x.double(), signed.double() * 0.1, layer.bias.double())
+    result = layer(x)
+    assert result.shape == expected.shape and result.dtype == dtype
+    assert torch.allclose(result.double(), expected, atol=1e-4 if dtype == torch.float32 else 0.3, rtol=0.02)
+    assert torch.allclose(layer.weight(x).double(), signed.double() * 0.1, rtol=0.005)
+
+
+@needs_native
+@pytest.mark.parametrize("scheme", ["sign", "normal"])
+def test_each_number_of_inputs_has_its_operator(scheme, monkeypatch):
+    monkeypatch.setattr(linear.ops, "instruction_set", lambda: "avx512")
+    monkeypatch.setattr(linear, "_limits", {})
+    layer = make_layer(scheme, 0.1, 512, 600)
+    names = [layer.operator_for(torch.empty(inputs, 600)) for inputs in (1, 4, 5, 64)]
+    if scheme == "sign":
+        assert names == ["linear_from_triples"] * 3 + ["linear_from_lists"]
+    else:
+        assert names == ["linear_from_values"] * 2 + [None] * 2
+
+
+@pytest.mark.parametrize("scheme", ["sign", "normal"])
+@pytest.mark.parametrize("batch", [(), (2,), (2, 30)])
+def test_gradients_reach_the_input_and_the_bias(scheme, batch):
+    layer, x = make_layer(scheme, 0.3), torch.randn(*batch, 300, requires_grad=True)
+    layer.bias.requires_grad_()
+    layer(x).square().sum().backward()
+    dense, bias = (t.detach().clone().requires_grad_() for t in (x, layer.bias))
+    nn.functional.linear(dense, layer.weight(dense), bias).square().sum().backward()
+    assert torch.allclose(x.grad, dense.grad, atol=1e-3)
+    assert torch.allclose(layer.bias.grad, bias.grad, atol=1e-3)
+
+
+@needs_native
+@pytest.mark.parametrize("scheme", ["sign", "normal"])
+def test_layers_compile_whole(scheme):
+    layer, x = make_layer(scheme, 0.3), torch.randn(3, 300)
+    compiled = torch.compile(nn.Sequential(layer, nn.ReLU()), fullgraph=True, backend="aot_eager")
+    for inputs in (x, x[:1], torch.randn(60, 300)):
+        assert torch.equal(compiled(inputs), layer(inputs).relu())
+    x.requires_grad_()
+    (gradient,) = torch.autograd.grad(compiled(x).sum(), x)
+    assert torch.allclose(gradient, torch.autograd.grad(layer(x).relu().sum(), x)[0])
+
+
+@needs_native
+@pytest.mark.parametrize("scheme", ["sign", "normal"])
+def test_layers_export_with_a_dynamic_batch(scheme):
+    layer = make_layer(scheme, 0.3)
+    batch = torch.export.Dim("batch", min=1, max=1000)
+    program = torch.export.export(layer, (torch.randn(3, 300),), dynamic_shapes=({0: batch},))
+    assert any("linear_from" in str(node.target) for node in program.graph.nodes)
+    for inputs in (1, 3, 100):
+        x = torch.randn(inputs, 300)
+        assert torch.allclose(program.module()(x), layer(x), atol=1e-4)
+
+
+def test_packed_layers_import_no_compiler():
+    code = "import sys, supermask.packed; sys.exit('torch._dynamo' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("scheme", ["sign", "normal"])
+@pytest.mark.parametrize("features", [1, 299, 301])
+def test_inputs_of_another_size_raise(scheme, features):
+    with pytest.raises((ValueError, RuntimeError), match=r"x must have 300 features|cannot be multiplied"):
+        make_layer(scheme, 0.5)(torch.ones(1, features))
+
+
+def test_wrong_weights_raise():
+    signs = draw_signs(4, 4, 0.5)
+    for weights, scale, words in (
+        (signs[0], 1.0, "matrix"),
+        (signs * 2, 1.0, "-1, 0 or"),
+        (signs.float(), 1.0, "int8"),
+        (signs, None, "floats"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            PackedLinear(weights, scale)
+
+
+# --- networks ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("init", sm.init.INITS)
+def test_a_packed_network_computes_what_its_ticket_does(init, monkeypatch):
+    monkeypatch.setattr(linear, "SMALLEST_VALUES", linear.SMALLEST_SIGNS)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(256, 300), nn.ReLU(), nn.Linear(300, 3, bias=False))
+    sm.randomize_(model, init, seed=4)
+    ticket = sm.EdgePopup(model, density=0.3, lr=0.1).ticket()
+    packed = pack(model, ticket)
+    assert [type(m) for m in packed.modules()].count(PackedLinear) == 1, "the small layer stays dense"
+    assert type(model[1]) is nn.Linear, "the given network stays as it is"
+    for batch in (1, 40):
+        x = torch.randn(batch, 16, 16)
+        assert torch.allclose(packed(x), model(x), atol=1e-4)
+    again = pack(model, ticket)
+    again.load_state_dict(packed.state_dict())
+
+
+@pytest.mark.parametrize(
+    ("init", "size", "density"),
+    [("signed_constant", 255, 0.3), ("kaiming_normal", 2047, 0.3), ("kaiming_normal", 2048, 0.7)],
+)
+def test_layers_that_packing_would_slow_down_stay_dense(init, size, density):
+    model = sm.randomize_(nn.Sequential(nn.Linear(size, size)), init)
+    ticket = sm.EdgePopup(model, density=density, lr=0.1).ticket()
+    assert not any(isinstance(m, PackedLinear) for m in pack(model, ticket).modules())
+
+
+def test_a_tied_weight_stays_dense():
+    model = nn.Sequential(nn.Linear(256, 256), nn.Linear(256, 256))
+    model[1].weight = model[0].weight
+    sm.randomize_(model)
+    ticket = sm.EdgePopup(model, density=0.5, lr=0.1).ticket()
+    assert not any(isinstance(m, PackedLinear) for m in pack(model, ticket).modules())

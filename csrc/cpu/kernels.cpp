@@ -1,9 +1,12 @@
 // See kernels.h. The loops are mostly plain C++ that the compiler vectorizes; no template or inline function
 // of the standard library is used here, for the linker would merge its copies across instruction sets.
+#include "kernels_conv.h"
 #include "kernels_generator.h"
+#include "kernels_lists.h"
 #include "kernels_packed.h"
 #include "kernels_select.h"
 #include "kernels_tile.h"
+#include "kernels_values.h"
 
 #define SUPERMASK_JOIN_(a, b) a##b
 #define SUPERMASK_JOIN(a, b) SUPERMASK_JOIN_(a, b)
@@ -43,12 +46,15 @@ const Kernels SUPERMASK_TABLE = {
     .edge_popup_sgd = edge_popup_sgd_tile,
     .pack = pack,
     .unpack = unpack,
-    .subset_sums = subset_sums,
-    .look_up_4x1 = look_up<4, 1>,
-    .look_up_1x1 = look_up<1, 1>,
-    .look_up_2x4 = look_up<2, 4>,
-    .add_listed_16 = add_listed<1>,
-    .add_listed_64 = add_listed<4>,
+    .triple_sums = triple_sums,
+    .look_up_1 = look_up<1>,
+    .look_up_4 = look_up<4>,
+    .add_listed = {add_listed<1>, add_listed<2>, add_listed<3>, add_listed<4>},
+    .values_float32 = {dot_kept<float, 1>, dot_kept<float, 4>},
+    .values_bfloat16 = {dot_kept<BFloat16, 1>, dot_kept<BFloat16, 4>},
+    .pad_row = pad_row,
+    .pack_panel = pack_panel,
+    .scale_rows = scale_rows,
 };
 
 }  // namespace supermask

@@ -45,6 +45,21 @@ struct SelectKernels {
   void (*store)(Dtype to, const Float* values, int64_t count, void* out);
 };
 
+// At most 16 floats that lie `from` floats after the start of their source and `to` after that of their row.
+struct Run {
+  int64_t from;
+  int64_t count;
+  int64_t to;
+};
+
+// Products of the kept weights of one output with one input and with four; see kernels_values.h.
+template <class Value>
+struct ValueKernels {
+  using Dot = void (*)(const uint32_t* masks, int64_t words, const Value* values, const Value* end,
+                       const float* inputs, int64_t apart, float* sums);
+  Dot dot_1, dot_4;
+};
+
 struct Kernels {
   const char* name;
 
@@ -66,17 +81,27 @@ struct Kernels {
   void (*pack)(const bool* mask, int64_t count, uint8_t* packed);
   void (*unpack)(const uint8_t* packed, int64_t count, bool* mask);
 
-  // Packed layers; the layouts are those of packed_linear.cpp.
-  void (*subset_sums)(const float* inputs, int64_t quads, float* tables);
-  // 4 x 16 outputs of one input, 16 of one, 2 x 16 of four: out[group][input][16].
-  void (*look_up_4x1)(const uint32_t* planes, int64_t words, const float* tables, float* out);
-  void (*look_up_1x1)(const uint32_t* planes, int64_t words, const float* tables, float* out);
-  void (*look_up_2x4)(const uint32_t* planes, int64_t words, const float* tables, float* out);
-  // sums[row] += listed inputs, -= others listed; 16 and 64 inputs side by side.
-  void (*add_listed_16)(const float* inputs, const uint8_t* entries, const int32_t* starts, int64_t rows,
+  // Packed layers; the layouts are those of supermask/layouts.py.
+  // Tables of 16 sums of three inputs each.
+  void (*triple_sums)(const float* inputs, int64_t triples, float* tables);
+  // out[input][group][16] of up to four groups of 16 outputs, for one input and for four.
+  void (*look_up_1)(const uint32_t* codes, int64_t words, int64_t groups, const float* tables, float* out);
+  void (*look_up_4)(const uint32_t* codes, int64_t words, int64_t groups, const float* tables, float* out);
+  // sums[row] += listed rows of the panel, -= others listed; 16, 32, 48 and 64 columns. There must be an entry,
+  // listed or not.
+  void (*add_listed[4])(const float* panel, const uint8_t* entries, const int32_t* starts, int64_t rows,
                         float* sums);
-  void (*add_listed_64)(const float* inputs, const uint8_t* entries, const int32_t* starts, int64_t rows,
-                        float* sums);
+  ValueKernels<float> values_float32;
+  ValueKernels<BFloat16> values_bfloat16;
+
+  // Packed convolutions, packed_conv.cpp. to[i] = row[i · step + first], or 0 where the row has no such value.
+  void (*pad_row)(const float* row, int64_t width, int64_t first, int64_t step, int64_t count, float* to);
+  // Row r of the panel, `width` floats long, gets the runs of
+  // inputs + offsets[r]; the panel needs room for 16 floats after its last row.
+  void (*pack_panel)(const float* inputs, const int64_t* offsets, int64_t rows, const Run* runs, int64_t count,
+                     int64_t width, float* panel);
+  // sums[row] = sums[row] · scale + bias[row]; bias may be null.
+  void (*scale_rows)(float* sums, int64_t rows, int64_t width, float scale, const float* bias);
 };
 
 // The best table for this machine. ATEN_CPU_CAPABILITY (avx512, avx2 or default), which limits torch's own

@@ -36,88 +36,151 @@ inline Vector load_vector(const void* from) {
 
 inline void store_vector(float* to, Floats value) { __builtin_memcpy(to, &value, sizeof value); }
 
-// table[lowest four bits of each word]
-inline Floats pick(const float* table, Words32 words) {
+// Sums of three inputs under all weights -1, 0 and +1, up to the sign: entry i, below 14, of a triple's table
+// of 16 is d0 x0 + d1 x1 + d2 x2, where d are the digits of i in balanced ternary.
+void triple_sums(const float* inputs, int64_t triples, float* tables) {
+  for (int part = 0; part < kParts; ++part) {
+    Floats digits[3];
+    for (int lane = 0; lane < kLaneCount; ++lane) {
+      int number = part * kLaneCount + lane;
+      for (Floats& digit : digits) {
+        const int remainder = (number + 1) % 3 - 1;
+        digit[lane] = static_cast<float>(remainder);
+        number = (number - remainder) / 3;
+      }
+    }
+    for (int64_t t = 0; t < triples; ++t) {
+      const float* x = inputs + 3 * t;
+      const Floats sums = digits[0] * x[0] + digits[1] * x[1] + digits[2] * x[2];
+      store_vector(tables + 16 * t + part * kLaneCount, sums);
+    }
+  }
+}
+
+// A table in registers. A code says which entry in its lowest four bits, and in the next one the sign.
 #if defined(__AVX512F__)
-  return (Floats)_mm512_permutexvar_ps((__m512i)words, _mm512_loadu_ps(table));
+struct Table {
+  Floats positive, negative;
+};
+
+inline Table load_table(const float* from) {
+  const Floats positive = load_vector<Floats>(from);
+  return {positive, -positive};
+}
+
+inline Floats pick(const Table& table, Words32 codes) {
+  return (Floats)_mm512_permutex2var_ps((__m512)table.positive, (__m512i)codes, (__m512)table.negative);
+}
 #elif defined(__AVX2__)
-  const __m256i index = (__m256i)words;
-  const __m256 low = _mm256_permutevar8x32_ps(_mm256_loadu_ps(table), index);
-  const __m256 high = _mm256_permutevar8x32_ps(_mm256_loadu_ps(table + 8), index);
-  return (Floats)_mm256_blendv_ps(low, high, (__m256)_mm256_slli_epi32(index, 28));
+struct Table {
+  Floats low, high;
+};
+
+inline Table load_table(const float* from) {
+  return {load_vector<Floats>(from), load_vector<Floats>(from + 8)};
+}
+
+inline Floats pick(const Table& table, Words32 codes) {
+  const __m256 low = _mm256_permutevar8x32_ps((__m256)table.low, (__m256i)codes);
+  const __m256 high = _mm256_permutevar8x32_ps((__m256)table.high, (__m256i)codes);
+  const __m256 entry = _mm256_blendv_ps(low, high, (__m256)(codes << 28));
+  return (Floats)_mm256_xor_ps(entry, (__m256)((codes << 27) & 0x80000000u));
+}
 #else
+struct Table {
+  const float* entries;
+};
+
+inline Table load_table(const float* from) { return {from}; }
+
+inline Floats pick(const Table& table, Words32 codes) {
   Floats picked;
-  for (int lane = 0; lane < kLaneCount; ++lane) picked[lane] = table[words[lane] & 15u];
+  for (int lane = 0; lane < kLaneCount; ++lane) {
+    const float entry = table.entries[codes[lane] & 15u];
+    picked[lane] = codes[lane] & 16u ? -entry : entry;
+  }
   return picked;
+}
+#endif
+
+// Down by kBits within the lower half of each word; the upper half holds anything.
+template <int kBits>
+inline Words32 shift_half(Words32 words) {
+#if defined(__AVX512F__)
+  // Zen 4 shifts in the two units that permute, which are busiest here, but multiplies in others.
+  if constexpr (kBits > 0) {
+    const __m512i factor = _mm512_set1_epi16(static_cast<short>(1 << (16 - kBits)));
+    return (Words32)_mm512_mulhi_epu16((__m512i)words, factor);
+  }
+#endif
+  return words >> kBits;
+}
+
+// Keeps the compiler from gathering look-ups ahead of the additions, for which registers do not suffice.
+inline void settle([[maybe_unused]] Floats& sum) {
+#if defined(__AVX2__)
+  asm volatile("" : "+v"(sum));
 #endif
 }
 
-// For every four inputs the sums of all 16 subsets; bit i of a subset's number stands for input i.
-void subset_sums(const float* inputs, int64_t quads, float* tables) {
-  const Floats zero = {};
-  for (int part = 0; part < kParts; ++part) {
-    Lanes subset;
-    for (int lane = 0; lane < kLaneCount; ++lane) subset[lane] = part * kLaneCount + lane;
-    for (int64_t q = 0; q < quads; ++q) {
-      const float* x = inputs + 4 * q;
-      const Floats low = ((subset & 1) ? zero + x[0] : zero) + ((subset & 2) ? zero + x[1] : zero);
-      const Floats high = ((subset & 4) ? zero + x[2] : zero) + ((subset & 8) ? zero + x[3] : zero);
-      store_vector(tables + 16 * q + part * kLaneCount, low + high);
+template <int kCode, int kVectors, int kBatch>
+inline void look_up_code(const Words32 (&fields)[kVectors], const float* tables, int64_t tables_apart,
+                         Floats (&sums)[kVectors][kBatch]) {
+  Words32 codes[kVectors];
+  for (int v = 0; v < kVectors; ++v) codes[v] = shift_half<5 * (kCode % 3)>(fields[v]);
+  for (int b = 0; b < kBatch; ++b) {
+    const Table table = load_table(tables + b * tables_apart + 16 * kCode);
+    for (int v = 0; v < kVectors; ++v) {
+      sums[v][b] += pick(table, codes[v]);
+      settle(sums[v][b]);
     }
   }
 }
 
-// kGroups times 16 outputs for kBatch inputs: a word holds 32 weights of one output, a lane is an output,
-// and four bits of a word at a time pick one of the 16 sums.
-template <int kGroups, int kBatch>
-inline void look_up_part(const uint32_t* planes, int64_t words, const float* tables, float* out) {
-  Floats plus[kGroups][kBatch] = {}, minus[kGroups][kBatch] = {};
-  for (int64_t word = 0; word < words; ++word) {
-    Words32 kept[kGroups], negative[kGroups];
-    for (int g = 0; g < kGroups; ++g) {
-      const uint32_t* pair = planes + 32 * (g * words + word);
-      kept[g] = load_vector<Words32>(pair);
-      negative[g] = load_vector<Words32>(pair + 16);
+constexpr int64_t kAhead = 1024;  // words to prefetch ahead of those in use: 4 KB
+
+// kVectors registers of outputs for kBatch inputs. A lane is an output; its word holds 18 weights.
+template <int kVectors, int kBatch>
+inline void look_up_part(const uint32_t* codes, int64_t words, int64_t stride, const float* tables,
+                         float* out, int64_t out_apart) {
+  Floats sums[kVectors][kBatch] = {};
+  const int64_t apart = 96 * words;
+  for (int64_t word = 0; word < words; ++word, codes += stride, tables += 96) {
+    Words32 fields[kVectors];
+    for (int v = 0; v < kVectors; ++v) {
+      fields[v] = load_vector<Words32>(codes + kLaneCount * v);
+      __builtin_prefetch(codes + kLaneCount * v + kAhead);
     }
-#pragma GCC unroll 8
-    for (int quad = 0; quad < 8; ++quad)
-      for (int b = 0; b < kBatch; ++b) {
-        const float* table = tables + 128 * (b * words + word) + 16 * quad;
-        for (int g = 0; g < kGroups; ++g) {
-          plus[g][b] += pick(table, kept[g] >> (4 * quad));
-          minus[g][b] += pick(table, negative[g] >> (4 * quad));
-        }
-      }
+    look_up_code<0>(fields, tables, apart, sums);
+    look_up_code<1>(fields, tables, apart, sums);
+    look_up_code<2>(fields, tables, apart, sums);
+    for (int v = 0; v < kVectors; ++v) fields[v] >>= 16;
+    look_up_code<3>(fields, tables, apart, sums);
+    look_up_code<4>(fields, tables, apart, sums);
+    look_up_code<5>(fields, tables, apart, sums);
   }
-  for (int g = 0; g < kGroups; ++g)
-    for (int b = 0; b < kBatch; ++b) store_vector(out + 16 * (g * kBatch + b), plus[g][b] - minus[g][b]);
+  for (int b = 0; b < kBatch; ++b)
+    for (int v = 0; v < kVectors; ++v) store_vector(out + b * out_apart + kLaneCount * v, sums[v][b]);
 }
 
 template <int kGroups, int kBatch>
-void look_up(const uint32_t* planes, int64_t words, const float* tables, float* out) {
-  // With 16 registers only one group and one input at a time keep their sums in them.
-  if constexpr (kParts == 1) return look_up_part<kGroups, kBatch>(planes, words, tables, out);
-  for (int g = 0; g < kGroups; ++g)
-    for (int b = 0; b < kBatch; ++b)
-      for (int lane = 0; lane < 16; lane += kLaneCount)
-        look_up_part<1, 1>(planes + 32 * g * words + lane, words, tables + 128 * b * words,
-                           out + 16 * (g * kBatch + b) + lane);
+void look_up_groups(const uint32_t* codes, int64_t words, const float* tables, float* out) {
+  constexpr int64_t kStride = 16 * kGroups;
+  if constexpr (kParts == 1)
+    return look_up_part<kGroups, kBatch>(codes, words, kStride, tables, out, kStride);
+  // 16 registers hold the sums of one group and input, or of half a group and four.
+  constexpr int kVectors = kBatch == 1 ? 2 : 1;
+  for (int64_t lane = 0; lane < kStride; lane += kVectors * kLaneCount)
+    look_up_part<kVectors, kBatch>(codes + lane, words, kStride, tables, out + lane, kStride);
 }
 
-// Adds and subtracts the listed rows of a block of inputs, kWidth times 16 of them side by side.
-template <int kWidth>
-void add_listed(const float* inputs, const uint8_t* entries, const int32_t* starts, int64_t rows, float* sums) {
-  constexpr int kVectors = kWidth * kParts;
-  for (int64_t row = 0; row < rows; ++row, starts += 2, sums += 16 * kWidth) {
-    Floats sum[kVectors];
-    for (int v = 0; v < kVectors; ++v) sum[v] = load_vector<Floats>(sums + kLaneCount * v);
-    for (int32_t i = starts[0]; i < starts[1]; ++i)
-      for (int v = 0; v < kVectors; ++v)
-        sum[v] += load_vector<Floats>(inputs + 16 * kWidth * entries[i] + kLaneCount * v);
-    for (int32_t i = starts[1]; i < starts[2]; ++i)
-      for (int v = 0; v < kVectors; ++v)
-        sum[v] -= load_vector<Floats>(inputs + 16 * kWidth * entries[i] + kLaneCount * v);
-    for (int v = 0; v < kVectors; ++v) store_vector(sums + kLaneCount * v, sum[v]);
+template <int kBatch>
+void look_up(const uint32_t* codes, int64_t words, int64_t groups, const float* tables, float* out) {
+  switch (groups) {
+    case 1: return look_up_groups<1, kBatch>(codes, words, tables, out);
+    case 2: return look_up_groups<2, kBatch>(codes, words, tables, out);
+    case 3: return look_up_groups<3, kBatch>(codes, words, tables, out);
+    default: return look_up_groups<4, kBatch>(codes, words, tables, out);
   }
 }
 

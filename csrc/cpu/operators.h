@@ -31,9 +31,15 @@ void edge_popup_sgd(Tensors out, Tensors masks, Tensors scores, Tensors velociti
 Tensor pack_mask(Tensor mask);
 Tensor unpack_mask(Tensor packed, int64_t numel);
 
-Tensor linear_from_bits(Tensor x, Tensor planes, int64_t outputs, double scale, std::optional<Tensor> bias);
+Tensor linear_from_triples(Tensor x, Tensor codes, int64_t outputs, double scale,
+                           std::optional<Tensor> bias);
 Tensor linear_from_lists(Tensor x, Tensor starts, Tensor entries, int64_t outputs, double scale,
                          std::optional<Tensor> bias);
+Tensor linear_from_values(Tensor x, Tensor masks, Tensor starts, Tensor values, int64_t outputs, double scale,
+                          std::optional<Tensor> bias);
+Tensor conv_from_lists(Tensor x, Tensor starts, Tensor entries, int64_t outputs, Counts kernel, Counts stride,
+                       Counts padding, Counts dilation, int64_t groups, double scale,
+                       std::optional<Tensor> bias);
 
 Tensor decode_codes(Tensor codes, int64_t outputs, int64_t inputs, double scale, ScalarType dtype);
 

@@ -1,116 +1,75 @@
-// Linear layers with weights +σ, -σ and 0, computed from bits (few inputs) or from lists (many).
+// Linear layers with weights +σ, -σ and 0, from codes of triples or from lists. supermask/layouts.py says how
+// each stores them.
 //
-// Bits: planes[group][word][2][16], 32-bit words. Lane l of group g is output 16 g + l; bit b of word w is
-// input 32 w + b; the first plane holds the weights +σ, the second the weights -σ.
-//
-// Lists: inputs fall into blocks of 128. Of block b and output r the inputs with +σ are
-// entries[starts[2 i] : starts[2 i + 1]] and those with -σ entries[starts[2 i + 1] : starts[2 i + 2]], where
-// i = b · outputs + r, each as a place in its block.
+// An input's sums over the weights are taken in one order, whatever the batch and the number of threads.
 #include <algorithm>
-#include <cstring>
-#include <vector>
 
-#include "kernels.h"
+#include "batch.h"
 #include "operators.h"
 
 namespace supermask::op {
 namespace {
 
-constexpr int64_t kBlockInputs = 128;
+constexpr int64_t kBlockInputs = 128;  // inputs that lists count in one byte
 
-struct Output {
-  float scale;
-  const float* bias;  // or null
-  float* data;
-  int64_t outputs;
-
-  void write(int64_t input, int64_t row, float sum) const {
-    data[input * outputs + row] = bias ? sum * scale + bias[row] : sum * scale;
-  }
-};
-
-const float* check_inputs(const Tensor& x) {
-  check(x.is_cpu() && x.scalar_type() == ScalarType::Float && x.dim() == 2 && x.is_contiguous(),
-        "x must be a contiguous float32 tensor of two dimensions on the CPU");
-  return static_cast<const float*>(x.data_ptr());
-}
-
-const float* check_bias(const std::optional<Tensor>& bias, int64_t outputs) {
-  if (!bias) return nullptr;
-  check(bias->is_cpu() && bias->scalar_type() == ScalarType::Float && bias->is_contiguous() &&
-            bias->numel() == outputs,
-        "bias must be a contiguous float32 tensor of ", outputs, " values on the CPU");
-  return static_cast<const float*>(bias->data_ptr());
-}
-
-// One input: 64 outputs share the loads of a table.
-void look_up_one(const uint32_t* planes, int64_t words, const float* tables, int64_t group, int64_t count,
-                 float* sums) {
-  const uint32_t* first = planes + group * words * 32;
-  if (count == 4) return kernels().look_up_4x1(first, words, tables, sums);
-  for (int64_t g = 0; g < count; ++g)
-    kernels().look_up_1x1(first + g * words * 32, words, tables, sums + 16 * g);
-}
-
-// All inputs for groups [from, to): four at a time, and the rest one by one.
-void look_up_groups(const uint32_t* planes, int64_t words, const float* tables, int64_t inputs, int64_t from,
-                    int64_t to, const Output& out) {
-  alignas(64) float sums[128];
-  const auto write = [&](int64_t input, int64_t group, const float* values) {
-    const int64_t rows = std::min<int64_t>(16, out.outputs - 16 * group);
-    for (int64_t row = 0; row < rows; ++row) out.write(input, 16 * group + row, values[row]);
-  };
-  const int64_t fours = inputs / 4 * 4;
-  for (int64_t group = from; group + 2 <= to; group += 2)
-    for (int64_t input = 0; input < fours; input += 4) {
-      kernels().look_up_2x4(planes + group * words * 32, words, tables + input * words * 128, sums);
-      for (int i = 0; i < 8; ++i) write(input + i % 4, group + i / 4, sums + 16 * i);
-    }
-  for (int64_t input = 0; input < inputs; ++input) {
-    int64_t group = input < fours ? from + (to - from) / 2 * 2 : from;
-    for (; group < to; group += 4) {
-      const int64_t count = std::min<int64_t>(4, to - group);
-      look_up_one(planes, words, tables + input * words * 128, group, count, sums);
-      for (int64_t g = 0; g < count; ++g) write(input, group + g, sums + 16 * g);
-    }
-  }
+// Tables for one input; triples beyond its end hold zeros.
+void fill_tables(const float* x, int64_t features, int64_t words, float* tables) {
+  const int64_t whole = features / 3, rest = features - 3 * whole;
+  kernels().triple_sums(x, whole, tables);
+  float last[18] = {};
+  std::copy_n(x + 3 * whole, rest, last);
+  kernels().triple_sums(last, 6 * words - whole, tables + 16 * whole);
 }
 
 }  // namespace
 
-Tensor linear_from_bits(Tensor x, Tensor planes, int64_t outputs, double scale, std::optional<Tensor> bias) {
-  const float* inputs = check_inputs(x);
-  const int64_t count = x.size(0), features = x.size(1), words = (features + 31) / 32;
-  check(outputs >= 0, "outputs must not be negative, but is ", outputs);
-  const int64_t groups = (outputs + 15) / 16;
-  check(planes.is_cpu() && planes.scalar_type() == ScalarType::Int && planes.is_contiguous() &&
-            planes.numel() == groups * words * 32,
-        "planes must be a contiguous int32 tensor of ", groups * words * 32, " words on the CPU");
-  const Tensor result = torch::stable::empty({count, outputs}, ScalarType::Float);
-  const Output out = {static_cast<float>(scale), check_bias(bias, outputs),
-                      result.mutable_data_ptr<float>(), outputs};
-  std::vector<float> padded(32 * words), tables(count * words * 128);
-  for (int64_t input = 0; input < count; ++input) {
-    std::copy_n(inputs + input * features, features, padded.begin());
-    kernels().subset_sums(padded.data(), 8 * words, tables.data() + input * words * 128);
-  }
-  const uint32_t* bits = static_cast<const uint32_t*>(planes.data_ptr());
-  const int64_t chunks = (groups + 3) / 4, work = words * std::max<int64_t>(count, 1);
-  torch::stable::parallel_for(0, chunks, 1 + 2048 / std::max<int64_t>(work, 1), [&](int64_t from, int64_t to) {
-    look_up_groups(bits, words, tables.data(), count, 4 * from, std::min(4 * to, groups), out);
+Tensor linear_from_triples(Tensor x, Tensor codes, int64_t outputs, double scale,
+                           std::optional<Tensor> bias) {
+  const Batch batch(x, outputs, scale, bias);
+  const int64_t groups = divide_up(outputs, 16), words = divide_up(batch.features(), 18);
+  check(codes.is_cpu() && codes.scalar_type() == ScalarType::Int && codes.is_contiguous() &&
+            codes.numel() == groups * words * 16,
+        "codes must be a contiguous int32 tensor of ", groups * words * 16, " words on the CPU");
+  const uint32_t* packed = static_cast<const uint32_t*>(codes.data_ptr());
+  // A unit is a panel of outputs for up to four inputs; a thread makes the tables of the inputs it meets.
+  const int64_t count = batch.count(), panels = divide_up(groups, 4), units = divide_up(count, 4) * panels;
+  const int64_t work = words * 18 * kPanel * std::min<int64_t>(count, 4);
+  torch::stable::parallel_for(0, units, grain(work), [&](int64_t from, int64_t to) {
+    thread_local Scratch scratch;
+    float* tables = scratch.floats(4 * words * 96);
+    alignas(64) float sums[4 * kPanel];
+    int64_t tables_of = -1;
+    for (int64_t unit = from; unit < to; ++unit) {
+      const int64_t first = unit / panels * 4, panel = unit % panels;
+      const int64_t inputs = std::min<int64_t>(4, count - first);
+      if (tables_of != first)
+        for (int64_t i = 0; i < inputs; ++i)
+          fill_tables(batch.row(first + i), batch.features(), words, tables + i * words * 96);
+      tables_of = first;
+      const uint32_t* start = packed + panel * words * kPanel;
+      const int64_t wide = std::min<int64_t>(4, groups - 4 * panel);
+      const int64_t rows = std::min(kPanel, outputs - kPanel * panel);
+      if (inputs == 4) kernels().look_up_4(start, words, wide, tables, sums);
+      for (int64_t i = 0; i < inputs; ++i) {
+        float* own = sums + i * 16 * wide;
+        if (inputs < 4) kernels().look_up_1(start, words, wide, tables + i * words * 96, own);
+        batch.write(first + i, kPanel * panel, rows, own);
+      }
+    }
   });
-  return result;
+  return batch.result();
 }
 
 namespace {
 
 // The `width` inputs from `first` on, side by side: packed[feature][width], zeros where there is none.
-void pack_inputs(const float* x, int64_t count, int64_t features, int64_t first, int64_t width, float* packed) {
-  torch::stable::parallel_for(0, (features + 63) / 64, 4, [&](int64_t from, int64_t to) {
-    for (int64_t feature = 64 * from; feature < std::min(64 * to, features); feature += 16)
+void pack_inputs(const Batch& batch, int64_t first, int64_t width, float* packed) {
+  const int64_t features = batch.features(), padded = divide_up(features, kBlockInputs) * kBlockInputs;
+  torch::stable::parallel_for(0, padded / 64, 4, [&](int64_t from, int64_t to) {
+    for (int64_t feature = 64 * from; feature < 64 * to; feature += 16)
       for (int64_t i = 0; i < width; ++i)
-        for (int64_t f = feature; f < std::min(feature + 16, features); ++f)
-          packed[f * width + i] = first + i < count ? x[(first + i) * features + f] : 0.0f;
+        for (int64_t f = feature; f < feature + 16; ++f)
+          packed[f * width + i] = first + i < batch.count() && f < features ? batch.row(first + i)[f] : 0.0f;
   });
 }
 
@@ -118,40 +77,45 @@ void pack_inputs(const float* x, int64_t count, int64_t features, int64_t first,
 
 Tensor linear_from_lists(Tensor x, Tensor starts, Tensor entries, int64_t outputs, double scale,
                          std::optional<Tensor> bias) {
-  const float* inputs = check_inputs(x);
-  const int64_t count = x.size(0), features = x.size(1);
-  const int64_t blocks = (features + kBlockInputs - 1) / kBlockInputs;
-  check(outputs >= 0, "outputs must not be negative, but is ", outputs);
+  const Batch batch(x, outputs, scale, bias);
+  const int64_t count = batch.count(), blocks = divide_up(batch.features(), kBlockInputs);
   check(starts.is_cpu() && starts.scalar_type() == ScalarType::Int && starts.is_contiguous() &&
             starts.numel() == 2 * blocks * outputs + 1,
         "starts must be a contiguous int32 tensor of ", 2 * blocks * outputs + 1, " values on the CPU");
   check(entries.is_cpu() && entries.scalar_type() == ScalarType::Byte && entries.is_contiguous(),
         "entries must be a contiguous uint8 tensor on the CPU");
   const int32_t* first = static_cast<const int32_t*>(starts.data_ptr());
-  const uint8_t* listed = static_cast<const uint8_t*>(entries.data_ptr());
+  static constexpr uint8_t kNone = 0;
+  const uint8_t* listed = entries.numel() ? static_cast<const uint8_t*>(entries.data_ptr()) : &kNone;
   check(first[0] == 0 && first[2 * blocks * outputs] == entries.numel() &&
             std::is_sorted(first, first + 2 * blocks * outputs + 1),
         "starts do not fit entries");
-  const Tensor result = torch::stable::empty({count, outputs}, ScalarType::Float);
-  const Output out = {static_cast<float>(scale), check_bias(bias, outputs),
-                      result.mutable_data_ptr<float>(), outputs};
+  thread_local Scratch scratch;
   for (int64_t done = 0; done < count;) {
-    const int64_t width = count - done > 32 ? 64 : 16, take = std::min(width, count - done);
+    const int64_t take = std::min<int64_t>(64, count - done), width = 16 * divide_up(take, 16);
     // One block more than there are, so that no entry, however wrong, points outside.
-    std::vector<float> packed((blocks + 1) * kBlockInputs * width);
-    pack_inputs(inputs, count, features, done, width, packed.data());
-    torch::stable::parallel_for(0, outputs, 64, [&](int64_t from, int64_t to) {
-      std::vector<float> sums((to - from) * width);
-      const auto add = width == 64 ? kernels().add_listed_64 : kernels().add_listed_16;
+    float* packed = scratch.floats((blocks + 1) * kBlockInputs * width);
+    std::fill_n(packed + blocks * kBlockInputs * width, kBlockInputs * width, 0.0f);
+    pack_inputs(batch, done, width, packed);
+    const auto add = kernels().add_listed[width / 16 - 1];
+    torch::stable::parallel_for(0, divide_up(outputs, kPanel), 1, [&](int64_t from, int64_t to) {
+      const int64_t begin = kPanel * from, rows = std::min(kPanel * to, outputs) - begin;
+      thread_local Scratch own;
+      float* sums = own.floats(rows * width);
+      std::fill_n(sums, rows * width, 0.0f);
       for (int64_t block = 0; block < blocks; ++block)
-        add(packed.data() + block * kBlockInputs * width, listed, first + 2 * (block * outputs + from),
-            to - from, sums.data());
+        add(packed + block * kBlockInputs * width, listed, first + 2 * (block * outputs + begin), rows, sums);
+      float values[kPanel];
       for (int64_t i = 0; i < take; ++i)
-        for (int64_t row = from; row < to; ++row) out.write(done + i, row, sums[(row - from) * width + i]);
+        for (int64_t row = 0; row < rows; row += kPanel) {
+          const int64_t wide = std::min(kPanel, rows - row);
+          for (int64_t r = 0; r < wide; ++r) values[r] = sums[(row + r) * width + i];
+          batch.write(done + i, begin + row, wide, values);
+        }
     });
     done += take;
   }
-  return result;
+  return batch.result();
 }
 
 }  // namespace supermask::op

@@ -14,8 +14,10 @@ STABLE_TORCH_LIBRARY_IMPL(supermask, CPU, m) {
   m.impl("straight_through", TORCH_BOX(&op::straight_through));
   m.impl("write_masked", TORCH_BOX(&op::write_masked));
   m.impl("edge_popup_sgd", TORCH_BOX(&op::edge_popup_sgd));
-  m.impl("linear_from_bits", TORCH_BOX(&op::linear_from_bits));
+  m.impl("conv_from_lists", TORCH_BOX(&op::conv_from_lists));
+  m.impl("linear_from_triples", TORCH_BOX(&op::linear_from_triples));
   m.impl("linear_from_lists", TORCH_BOX(&op::linear_from_lists));
+  m.impl("linear_from_values", TORCH_BOX(&op::linear_from_values));
   m.impl("decode_codes", TORCH_BOX(&op::decode_codes));
   m.impl("pack_mask", TORCH_BOX(&op::pack_mask));
   m.impl("unpack_mask", TORCH_BOX(&op::unpack_mask));

@@ -65,6 +65,15 @@ inline void check_same_length(size_t a, const char* what_a, size_t b, const char
   check(a == b, a, " ", what_a, " but ", b, " ", what_b);
 }
 
+// The values of a packed layer's bias, or null.
+inline const float* check_bias(const std::optional<Tensor>& bias, int64_t outputs) {
+  if (!bias) return nullptr;
+  check(bias->is_cpu() && bias->scalar_type() == ScalarType::Float && bias->is_contiguous() &&
+            bias->numel() == outputs,
+        "bias must be a contiguous float32 tensor of ", outputs, " values on the CPU");
+  return static_cast<const float*>(bias->data_ptr());
+}
+
 inline Tensor check_mask(const Tensor& mask) {
   check(mask.is_cpu(), "masks must be on the CPU, like the other arguments");
   check(mask.scalar_type() == ScalarType::Bool, "masks must be bool tensors");

@@ -9,7 +9,6 @@
 #include "kernels.h"
 #include "supermask/bits.h"
 #include "supermask/distributions.h"
-#include "supermask/philox.h"
 
 using namespace supermask;
 
@@ -211,6 +210,70 @@ void test_generator(int64_t blocks) {
     expect(signs[i] == 0.5f * unit_sign(philox(3, 5 + i / 128).word[i / 32 % 4], i % 32), "sign");
 }
 
+// --- packed layers: small integers, so that every order of the sums gives the same bits
+
+int small_input(uint64_t i) { return static_cast<int>(random_word(i) % 19) - 9; }
+int small_sign(uint64_t i) { return static_cast<int>(random_word(i + 77777) % 3) - 1; }
+
+// `groups` of 16 outputs, `words` of 18 inputs, one input and four.
+void test_look_up(int64_t groups, int64_t words) {
+  const int64_t outputs = 16 * groups, features = 18 * words;
+  std::vector<uint32_t> codes(outputs * words);
+  for (int64_t row = 0; row < outputs; ++row)
+    for (int64_t triple = 0; triple < 6 * words; ++triple) {
+      const uint64_t at = row * features + 3 * triple;
+      const int number = small_sign(at) + 3 * small_sign(at + 1) + 9 * small_sign(at + 2);
+      const uint32_t code = number < 0 ? 16 - number : number;
+      const int64_t place = triple % 6;
+      codes[triple / 6 * outputs + row] |= code << (5 * (place % 3) + 16 * (place / 3));
+    }
+  std::vector<float> inputs(4 * features), tables(4 * words * 96), one(outputs), four(4 * outputs);
+  for (int64_t i = 0; i < 4 * features; ++i) inputs[i] = static_cast<float>(small_input(i));
+  kernels().triple_sums(inputs.data(), 4 * words * 6, tables.data());
+  kernels().look_up_1(codes.data(), words, groups, tables.data(), one.data());
+  kernels().look_up_4(codes.data(), words, groups, tables.data(), four.data());
+  for (int64_t input = 0; input < 4; ++input)
+    for (int64_t row = 0; row < outputs; ++row) {
+      int sum = 0;
+      for (int64_t f = 0; f < features; ++f)
+        sum += small_sign(row * features + f) * small_input(input * features + f);
+      expect(four[input * outputs + row] == static_cast<float>(sum), "four inputs looked up");
+      if (input == 0) expect(one[row] == static_cast<float>(sum), "one input looked up");
+    }
+}
+
+// One output of 32 · words weights, of which all or those with small_sign != 0 are kept.
+template <class Value>
+void test_kept_values(const ValueKernels<Value>& kernel, int64_t words, bool full) {
+  const int64_t features = 32 * words;
+  std::vector<uint32_t> masks(words);
+  std::vector<Value> values;
+  std::vector<float> inputs(4 * features);
+  for (int64_t i = 0; i < 4 * features; ++i) inputs[i] = static_cast<float>(small_input(i));
+  int expected[4] = {};
+  for (int64_t f = 0; f < features; ++f) {
+    if (!full && small_sign(f) == 0) continue;
+    const int weight = small_input(f + 9999);
+    masks[f / 32] |= 1u << (f % 32);
+    values.emplace_back();
+    from_float(static_cast<float>(weight), values.back());
+    for (int i = 0; i < 4; ++i) expected[i] += weight * small_input(i * features + f);
+  }
+  const int64_t kept = static_cast<int64_t>(values.size());
+  values.resize(kept + 32);
+  values.shrink_to_fit();
+  float one, four[4];
+  kernel.dot_1(masks.data(), words, values.data(), values.data() + kept, inputs.data(), 0, &one);
+  kernel.dot_4(masks.data(), words, values.data(), values.data() + kept, inputs.data(), features, four);
+  expect(one == static_cast<float>(expected[0]), "kept values times one input");
+  for (int i = 0; i < 4; ++i)
+    expect(four[i] == static_cast<float>(expected[i]), "kept values times four inputs");
+  // Masks that promise more values than there are.
+  std::fill(masks.begin(), masks.end(), ~0u);
+  kernel.dot_1(masks.data(), words, values.data() + kept, values.data() + kept, inputs.data(), 0, &one);
+  expect(one == 0, "nothing beyond the end");
+}
+
 }  // namespace
 
 int main() {
@@ -240,5 +303,12 @@ int main() {
     test_packing(count);
     test_generator(count);
   }
+  for (int64_t groups = 1; groups <= 4; ++groups)
+    for (const int64_t words : {0, 1, 2, 7}) test_look_up(groups, words);
+  for (const int64_t words : {0, 1, 2, 9})
+    for (const bool full : {false, true}) {
+      test_kept_values(kernels().values_float32, words, full);
+      test_kept_values(kernels().values_bfloat16, words, full);
+    }
   return finish();
 }

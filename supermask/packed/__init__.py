@@ -6,23 +6,33 @@ are.
 """
 
 import copy
+from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
+from supermask.packed.conv import PackedConv1d, PackedConv2d
 from supermask.packed.linear import PackedLinear
+from supermask.packed.tuning import tune
 from supermask.parameters import unwrap
 from supermask.ticket import Ticket
 
-__all__ = ["PACKERS", "PackedLinear", "pack"]
+__all__ = ["PACKERS", "PackedConv1d", "PackedConv2d", "PackedLinear", "pack", "tune"]
 
-PACKERS = {nn.Linear: PackedLinear.of}
+PACKERS = {nn.Linear: PackedLinear.of, nn.Conv1d: PackedConv1d.of, nn.Conv2d: PackedConv2d.of}
 """Type of a layer (exactly, no subclass) → what packs one, given the draw of its masked weights."""
 
 
-def pack(model: nn.Module, ticket: Ticket) -> nn.Module:
+def pack(model: nn.Module, ticket: Ticket, example: Tensor | tuple[Any, ...] | None = None) -> nn.Module:
     """A copy of `model` with the weights of `ticket`, its layers packed where a packed form serves them.
 
     Meant for inference: packed weights do not train, though gradients reach the layers' inputs.
+
+    Args:
+        model: The network.
+        ticket: Its ticket.
+        example: An input of the network, or a tuple of them, of the size and type that it will be used with.
+            Convolutions then measure whether packed or dense weights serve them faster; without it,
+            measurements of another machine decide. Two choices differ in the order of float32 sums.
 
     Raises:
         TicketError: The ticket is of another network.
@@ -43,7 +53,10 @@ def pack(model: nn.Module, ticket: Ticket) -> nn.Module:
             continue
         layer.train(module.training)
         if not name:
-            return layer
+            packed = layer
+            break
         parent, _, child = name.rpartition(".")
         setattr(packed.get_submodule(parent), child, layer)
+    if example is not None:
+        tune(packed, example)
     return packed

@@ -1,7 +1,8 @@
 """Linear layers that compute straight from packed masks.
 
-A masked signed-constant weight is +σ, -σ or 0, so that a product with it is an addition, a subtraction or
-nothing: two bits per weight and, for batches, lists of the kept ones serve instead of floats.
+A masked signed-constant weight is +σ, -σ or 0, so that products of three of them with their inputs are one of
+27 sums, and a code of five bits looks it up. Where few weights are kept and many inputs come, lists of what
+to add and to subtract are faster. Other weights are kept as bits of the mask and the values it leaves.
 """
 
 import torch
@@ -11,82 +12,119 @@ from supermask import layouts, ops
 from supermask.init import Draw
 from supermask.packed.cuda import CodedLinear, ordinary_tensors
 
-# Which kernel serves a batch, from benchmarks/masked_linear.py. Bits cost the same at any density but need a
-# table look-up in registers; lists cost in proportion to the density; neither beats a matrix product when
-# many inputs meet a mask that keeps most weights.
-FEW_INPUTS = {"avx512": 8, "avx2": 4}
-LISTS_UP_TO_DENSITY = 0.6
+LAYOUTS = {
+    "linear_from_triples": ("codes",),
+    "linear_from_lists": ("starts", "entries"),
+    "linear_from_values": ("masks", "firsts", "values"),
+}
+"""Operator → the buffers that hold its layout."""
+
+# Up to how many inputs each operator is faster than `nn.Linear`, by instruction set and bytes of the inputs'
+# type, as benchmarks/masked_linear.py times them. Above, and where nothing is said, dense weights serve.
+UNLIMITED = 1 << 62
+UP_TO_INPUTS = {
+    ("linear_from_triples", "avx512"): {4: UNLIMITED, 2: 32},
+    ("linear_from_triples", "avx2"): {4: 8, 2: 4},
+    ("linear_from_lists", "avx512"): {4: UNLIMITED, 2: UNLIMITED},
+    ("linear_from_lists", "avx2"): {4: UNLIMITED},
+    ("linear_from_values", "avx512"): {4: 4, 2: 1},
+    ("linear_from_values", "avx2"): {4: 4, 2: 1},
+}
+LISTS_FROM_INPUTS = 48
+LISTS_UP_TO_DENSITY = 0.35
+LISTS_FROM_FEATURES = 512  # inputs and outputs; below, arranging the inputs costs too much
+VALUES_UP_TO_DENSITY = 0.5
+# Layers with fewer weights stay dense: calls cost what they save, and values only save time to memory.
+SMALLEST_SIGNS = 1 << 16
+SMALLEST_VALUES = 1 << 22
 
 
 class PackedLinear(nn.Module):
-    """`nn.Linear` with weights +σ, -σ and 0.
+    """`nn.Linear` that computes from packed weights.
 
     Args:
-        signs: Matrix of -1, 0 and +1 (int8), outputs by inputs.
-        scale: σ.
+        weights: Matrix of outputs by inputs: -1, 0 and +1 (int8) if there is a `scale`, else floats, whose
+            zeros count as pruned.
+        scale: σ, the factor on all weights.
         bias: One value per output, or None.
+
+    Raises:
+        ValueError: `weights` are none of that.
     """
 
-    planes: Tensor
-    starts: Tensor | None
-    entries: Tensor | None
     bias: Tensor | None
 
-    def __init__(self, signs: Tensor, scale: float, bias: Tensor | None = None) -> None:
+    def __init__(self, weights: Tensor, scale: float | None = None, bias: Tensor | None = None) -> None:
         super().__init__()
-        if signs.dim() != 2 or signs.dtype != torch.int8 or bool((signs.abs() > 1).any()):
-            raise ValueError("signs must be an int8 matrix of -1, 0 and +1")
-        self.out_features, self.in_features = signs.shape
-        self.scale = scale
-        self.density = int(signs.count_nonzero()) / max(signs.numel(), 1)
-        lists = self.density <= LISTS_UP_TO_DENSITY
-        starts, entries = layouts.lists_of_signs(signs) if lists else (None, None)
-        self.register_buffer("planes", layouts.bits_of_signs(signs))
-        self.register_buffer("starts", starts)
-        self.register_buffer("entries", entries)
+        _check_weights(weights, signs=scale is not None)
+        self.out_features, self.in_features = weights.shape
+        self.scale = 1.0 if scale is None else scale
+        self.density = int(weights.count_nonzero()) / max(weights.numel(), 1)
+        self.operators: tuple[str, ...] = ()  # the first one holds the weights for good
+        if scale is None:
+            self._add_layout("linear_from_values", layouts.values_of_weights(weights))
+        else:
+            self._add_layout("linear_from_triples", (layouts.triples_of_signs(weights),))
+            if self.density <= LISTS_UP_TO_DENSITY and min(weights.shape) >= LISTS_FROM_FEATURES:
+                self._add_layout("linear_from_lists", layouts.lists_of_signs(weights))
         self.register_buffer("bias", None if bias is None else bias.detach().clone())
         self._dense: Tensor | None = None
         self._coded: CodedLinear | None = None
 
+    def _add_layout(self, operator: str, layout: tuple[Tensor, ...]) -> None:
+        for name, tensor in zip(LAYOUTS[operator], layout, strict=True):
+            self.register_buffer(name, tensor)
+        self.operators += (operator,)
+
     @classmethod
     def of(cls, layer: nn.Linear, draw: Draw) -> "PackedLinear | None":
-        """The packed form of `layer`, whose masked weights are those of `draw`; None where there is none.
+        """The packed form of `layer`, whose masked weights are those of `draw`; None if dense is better.
 
-        There is one where they all have the same magnitude; their signs are those in the layer.
+        Where they all have the same magnitude their signs are those in the layer.
         """
-        if draw.magnitude is None:
+        weights = layer.weight.detach()
+        if draw.magnitude is not None:
+            if weights.numel() < SMALLEST_SIGNS:
+                return None
+            return cls(weights.sign().to(torch.int8), draw.magnitude, layer.bias)
+        kept = int(weights.count_nonzero())
+        if weights.numel() < SMALLEST_VALUES or kept > VALUES_UP_TO_DENSITY * weights.numel():
             return None
-        return cls(layer.weight.detach().sign().to(torch.int8), draw.magnitude, layer.bias)
+        return cls(weights, None, layer.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """x · Wᵀ + b for x of any leading dimensions and float type; sums are in float32."""
-        if x.is_cuda:
-            return self.coded()(x, self.bias)
-        if not ops.is_native("linear_from_bits", x.device) or self.kernel(x.numel()) == "dense":
-            bias = None if self.bias is None else self.bias.to(x.dtype)
+        buffers = self._buffers
+        bias = buffers["bias"]
+        if x.is_cuda and self.operators[0] == "linear_from_triples":
+            return self.coded()(x, bias)
+        operator = self.operator_for(x)
+        if operator is None:
+            if bias is not None and bias.dtype != x.dtype:
+                bias = bias.to(x.dtype)
             return nn.functional.linear(x, self.weight(x), bias)
-        flat = x.reshape(-1, self.in_features).float().contiguous()
-        if self.kernel(x.numel()) == "bits":
-            y = torch.ops.supermask.linear_from_bits(
-                flat, self.planes, self.out_features, self.scale, self.bias
+        if x.shape[-1] != self.in_features:  # a layout alone tells it only up to its padding
+            raise ValueError(
+                f"x must have {self.in_features} features in its last dimension, not {x.shape[-1]}"
             )
-        else:
-            y = torch.ops.supermask.linear_from_lists(
-                flat, self.starts, self.entries, self.out_features, self.scale, self.bias
-            )
-        return y.to(x.dtype).view(*x.shape[:-1], self.out_features)
+        layout = [buffers[name] for name in LAYOUTS[operator]]
+        return ops.packed_linear(operator, x, layout, self.out_features, self.scale, bias)  # type: ignore[arg-type]
 
-    def kernel(self, numel: int) -> str:
-        """What serves an input of `numel` elements: `bits`, `lists` or `dense`."""
-        if numel <= FEW_INPUTS.get(ops.instruction_set() or "", 0) * self.in_features:
-            return "bits"
-        return "dense" if self.starts is None else "lists"
+    def operator_for(self, x: Tensor) -> str | None:
+        """The operator that serves `x`; None where dense weights are faster.
+
+        An exported program keeps the one for a single input, however many it is later given.
+        """
+        inputs = 1 if torch.compiler.is_exporting() else x.numel() // (self.in_features or 1)
+        operator = self.operators[-1 if inputs >= LISTS_FROM_INPUTS else 0]
+        return operator if inputs <= _most_inputs(operator, x.device, x.dtype) else None
 
     def coded(self) -> CodedLinear:
         """The weights as codes for a GPU, on the device of this layer; made on first use there."""
-        if self._coded is None or self._coded.codes.device != self.planes.device:
+        codes = self.get_buffer("codes")
+        if self._coded is None or self._coded.codes.device != codes.device:
             with ordinary_tensors():
-                signs = layouts.signs_of_bits(self.planes, self.out_features, self.in_features)
+                signs = layouts.signs_of_triples(codes, self.out_features, self.in_features)
                 self._coded = CodedLinear(signs, self.scale)
         return self._coded
 
@@ -94,9 +132,36 @@ class PackedLinear(nn.Module):
         """The weights as a matrix, of the type and on the device of `like`; kept once asked for."""
         dense = self._dense
         if dense is None or dense.dtype != like.dtype or dense.device != like.device:
-            signs = layouts.signs_of_bits(self.planes, self.out_features, self.in_features)
-            dense = self._dense = signs.to(like.device, like.dtype) * self.scale
+            unpack = layouts.LINEAR_LAYOUTS[self.operators[0]]
+            layout = [self.get_buffer(name) for name in LAYOUTS[self.operators[0]]]
+            weights = unpack(*layout, self.out_features, self.in_features)
+            dense = self._dense = weights.to(like.device, like.dtype) * self.scale
         return dense
 
     def extra_repr(self) -> str:
         return f"{self.in_features}, {self.out_features}, density={self.density:.3f}"
+
+
+_limits: dict[tuple[str, torch.device, torch.dtype], int] = {}
+
+
+def _most_inputs(operator: str, device: torch.device, dtype: torch.dtype) -> int:
+    """The most inputs of that type that a compiled `operator` serves; -1 if there is none."""
+    key = (operator, device, dtype)
+    if key not in _limits:  # no functools.cache, which torch.compile looks through with a warning
+        limits = UP_TO_INPUTS.get((operator, ops.instruction_set() or ""), {})
+        _limits[key] = limits.get(dtype.itemsize, -1) if ops.is_native(operator, device) else -1
+    return _limits[key]
+
+
+# What torch.compiler.assume_constant_result does, which takes seconds to import the compiler for it.
+_most_inputs._dynamo_marked_constant = True  # type: ignore[attr-defined]
+
+
+def _check_weights(weights: Tensor, signs: bool) -> None:
+    if weights.dim() != 2:
+        raise ValueError(f"weights must be a matrix, not of shape {tuple(weights.shape)}")
+    if signs and (weights.dtype != torch.int8 or bool((weights.abs() > 1).any())):
+        raise ValueError(f"with a scale, weights must be int8 and -1, 0 or +1, not {weights.dtype}")
+    if not signs and not weights.is_floating_point():
+        raise ValueError(f"without a scale, weights must be floats, not {weights.dtype}")

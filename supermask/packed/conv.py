@@ -1,0 +1,228 @@
+"""Convolutions that compute straight from packed masks.
+
+Every output adds up the inputs under its weights +σ, subtracts those under -σ and never meets the others: at
+density 0.3 three tenths of a dense convolution's additions, and no multiplication. The lists of kept weights
+are those of `PackedLinear`, of the matrix of outputs by (channel of the group, row, column).
+
+Where the lists are not faster (see `tune`), where a gradient is asked for, for float64, and without the
+compiled library, torch's own convolution serves, with weights that are unpacked on first use and kept.
+"""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from supermask import layouts, ops
+from supermask.init import Draw
+from supermask.packed.tuning import fastest
+
+# Where the lists serve, without an example to measure. They gather inputs for all outputs of a group, and add
+# 16 positions of the output at once. Limits in the order of LIST_TYPES: with AVX-512 come instructions that
+# compute bfloat16 at twice the speed of float32, and where baseline serves us oneDNN may still use more.
+LIST_TYPES = (torch.float32, torch.bfloat16, torch.float16)
+LISTS_UP_TO_DENSITY = {"avx512": (0.5, 0.3, 0.3), "avx2": (0.5, 0.5, 0.5), "baseline": (0.1, 0.1, 0.1)}
+OUTPUTS_THAT_SHARE = 16
+FEWEST_POSITIONS = 8
+
+
+class _PackedConv(nn.Module):
+    """What `PackedConv1d` and `PackedConv2d` share; their arguments are in `PackedConv2d`."""
+
+    dimensions: int
+    starts: Tensor
+    entries: Tensor
+    bias: Tensor | None
+
+    def __init__(
+        self,
+        signs: Tensor,
+        scale: float,
+        bias: Tensor | None = None,
+        stride: int | Sequence[int] = 1,
+        padding: int | Sequence[int] | str = 0,
+        dilation: int | Sequence[int] = 1,
+        groups: int = 1,
+        padding_mode: str = "zeros",
+    ) -> None:
+        super().__init__()
+        count = self.dimensions
+        if signs.dim() != count + 2 or signs.dtype != torch.int8 or bool((signs.abs() > 1).any()):
+            raise ValueError(f"signs must be an int8 tensor of -1, 0 and +1 with {count + 2} dimensions")
+        if groups < 1 or len(signs) % groups:
+            raise ValueError(f"groups must divide the {len(signs)} outputs, but is {groups}")
+        self.out_channels, self.in_channels = len(signs), signs.shape[1] * groups
+        self.kernel_size, self.groups, self.padding_mode = tuple(signs.shape[2:]), groups, padding_mode
+        self.stride, self.dilation = _each(stride, count), _each(dilation, count)
+        self.margins = _margins(padding, self.kernel_size, self.dilation)
+        self.scale = scale
+        self.density = int(signs.count_nonzero()) / max(signs.numel(), 1)
+        limits = LISTS_UP_TO_DENSITY[ops.instruction_set() or "baseline"]
+        self.kernels = {
+            dtype: "lists" if self.density <= limit else "dense"
+            for dtype, limit in zip(LIST_TYPES, limits, strict=True)
+        }
+        starts, entries = layouts.lists_of_signs(signs.flatten(1))
+        self.register_buffer("starts", starts)
+        self.register_buffer("entries", entries)
+        self.register_buffer("bias", None if bias is None else bias.detach().clone())
+        self._dense: Tensor | None = None
+
+    @classmethod
+    def of(cls, layer: Any, draw: Draw) -> "_PackedConv | None":
+        """The packed form of `layer`, whose masked weights are those of `draw`; None where there is none."""
+        if draw.magnitude is None or layer.out_channels // layer.groups < OUTPUTS_THAT_SHARE:
+            return None
+        weight = layer.weight.detach()
+        return cls(
+            weight.sign().to(torch.int8),
+            float(weight.abs().max()),  # σ as the weight's type rounds it
+            layer.bias,
+            layer.stride,
+            layer.padding,
+            layer.dilation,
+            layer.groups,
+            layer.padding_mode,
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The convolution of x, batched or not, of any float type; sums are in float32."""
+        batched = x.dim() == self.dimensions + 2
+        if (
+            not (batched or x.dim() == self.dimensions + 1)
+            or x.shape[-self.dimensions - 1] != self.in_channels
+        ):
+            raise ValueError(
+                f"x must have {self.in_channels} channels before its last {self.dimensions} dimensions, but "
+                f"has shape {tuple(x.shape)}"
+            )
+        margins = self.margins
+        if self.padding_mode != "zeros":
+            x, margins = F.pad(x, _for_pad(margins), self.padding_mode), (0,) * len(margins)
+        if self.kernel(x) == "lists":
+            y = self._from_lists(x if batched else x.unsqueeze(0), margins)
+            return y if batched else y.squeeze(0)
+        if margins[::2] == margins[1::2]:
+            padding = margins[::2]
+        else:
+            x, padding = F.pad(x, _for_pad(margins)), (0,) * self.dimensions
+        bias = None if self.bias is None else self.bias.to(x.dtype)
+        convolve = F.conv1d if self.dimensions == 1 else F.conv2d
+        return convolve(x, self.weight(x), bias, self.stride, padding, self.dilation, self.groups)
+
+    def _from_lists(self, x: Tensor, margins: tuple[int, ...]) -> Tensor:
+        flat = self.dimensions == 1  # a signal is an image of height 1
+        y = torch.ops.supermask.conv_from_lists(
+            (x.unsqueeze(2) if flat else x).contiguous(),
+            self.starts,
+            self.entries,
+            self.out_channels,
+            (1, *self.kernel_size) if flat else self.kernel_size,
+            (1, *self.stride) if flat else self.stride,
+            (0, 0, *margins) if flat else margins,
+            (1, *self.dilation) if flat else self.dilation,
+            self.groups,
+            self.scale,
+            None if self.bias is None else self.bias.float(),
+        )
+        if flat:
+            return y.squeeze(2)
+        channels_last = not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
+        return y.contiguous(memory_format=torch.channels_last) if channels_last else y
+
+    def kernel(self, x: Tensor) -> str:
+        """What serves x: `lists` or `dense`."""
+        trains = x.requires_grad or (self.bias is not None and self.bias.requires_grad)
+        if (trains and torch.is_grad_enabled()) or not ops.is_native("conv_from_lists", x.device):
+            return "dense"
+        if not torch.compiler.is_exporting() and self._positions(x) < FEWEST_POSITIONS:
+            return "dense"  # not asked of an exported network, which would be held to the answer
+        return self.kernels.get(x.dtype, "dense")
+
+    def _positions(self, x: Tensor) -> int:
+        """Output positions of all images together."""
+        count = x.shape[0] if x.dim() == self.dimensions + 2 else 1
+        for size, stride in zip(x.shape[-self.dimensions :], self.stride, strict=True):
+            count *= -(-size // stride)
+        return count
+
+    def tune(self, x: Tensor) -> None:
+        """Measure both kernels on x and use the faster for inputs of its type from now on."""
+        if x.dtype not in self.kernels or not ops.is_native("conv_from_lists", x.device):
+            return
+
+        def with_kernel(name: str) -> None:
+            self.kernels[x.dtype] = name
+            self.forward(x)  # past the hook that asks for this
+
+        with torch.no_grad():
+            self.kernels[x.dtype] = fastest({name: partial(with_kernel, name) for name in ("lists", "dense")})
+        if self.kernels[x.dtype] == "lists":
+            self._dense = None
+
+    def weight(self, like: Tensor) -> Tensor:
+        """The weights as a dense tensor, of the type and on the device of `like`; kept once asked for."""
+        dense = self._dense
+        if dense is None or dense.dtype != like.dtype or dense.device != like.device:
+            shape = (self.out_channels, self.in_channels // self.groups, *self.kernel_size)
+            depth = shape[1] * torch.Size(self.kernel_size).numel()
+            signs = layouts.signs_of_lists(self.starts, self.entries, self.out_channels, depth)
+            dense = signs.view(shape).to(like.device, like.dtype) * self.scale
+            if not torch.compiler.is_exporting():  # an exported network has no memory but its buffers
+                self._dense = dense
+        return dense
+
+    def extra_repr(self) -> str:
+        return (
+            f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, stride={self.stride}, "
+            f"padding={self.margins}, dilation={self.dilation}, groups={self.groups}, "
+            f"density={self.density:.3f}"
+        )
+
+
+class PackedConv1d(_PackedConv):
+    """`nn.Conv1d` with weights +σ, -σ and 0; arguments as in `PackedConv2d`, with one dimension less."""
+
+    dimensions = 1
+
+
+class PackedConv2d(_PackedConv):
+    """`nn.Conv2d` with weights +σ, -σ and 0.
+
+    Args:
+        signs: Tensor of -1, 0 and +1 (int8), shaped like the weight: outputs, inputs of a group, rows,
+            columns.
+        scale: σ.
+        bias: One value per output, or None.
+        stride: As in `nn.Conv2d`, like all that follow.
+        padding: Number, one number per dimension, `same` or `valid`.
+        dilation: Number or one number per dimension.
+        groups: Number of groups.
+        padding_mode: `zeros`, `reflect`, `replicate` or `circular`.
+    """
+
+    dimensions = 2
+
+
+def _each(value: int | Sequence[int], count: int) -> tuple[int, ...]:
+    return (value,) * count if isinstance(value, int) else tuple(value)
+
+
+def _margins(
+    padding: int | Sequence[int] | str, kernel: tuple[int, ...], dilation: tuple[int, ...]
+) -> tuple[int, ...]:
+    """Padding before and after each dimension, in the order of the dimensions."""
+    if padding == "same":  # torch puts the odd one at the end
+        reach = [step * (size - 1) for step, size in zip(dilation, kernel, strict=True)]
+        pairs = [(total // 2, total - total // 2) for total in reach]
+    else:
+        pairs = [(size, size) for size in _each(0 if isinstance(padding, str) else padding, len(kernel))]
+    return tuple(size for pair in pairs for size in pair)
+
+
+def _for_pad(margins: tuple[int, ...]) -> tuple[int, ...]:
+    """The order of `F.pad`: the last dimension first."""
+    return tuple(size for i in range(len(margins) - 2, -1, -2) for size in margins[i : i + 2])

@@ -1,0 +1,295 @@
+"""Convolutions that compute from packed masks, against torch's in float64."""
+
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import supermask as sm
+from supermask import layouts, ops
+from supermask.models import create_model
+from supermask.packed import PackedConv1d, PackedConv2d, pack
+from supermask.packed.tuning import fastest
+
+needs_native = pytest.mark.skipif(
+    not ops.is_native("conv_from_lists", torch.device("cpu")),
+    reason="no compiled library; `make setup` builds it",
+)
+native = torch.ops.supermask
+
+
+def draw_signs(*shape: int, density: float = 0.3, seed: int = 0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    signs = torch.randint(0, 2, shape, generator=generator) * 2 - 1
+    return (signs * (torch.rand(shape, generator=generator) < density)).to(torch.int8)
+
+
+def draw_integers(*shape: int, seed: int = 0) -> Tensor:
+    """Floats whose sums are exact in any order."""
+    return torch.randint(-9, 10, shape, generator=torch.Generator().manual_seed(seed)).float()
+
+
+def listed(layer: PackedConv1d | PackedConv2d) -> PackedConv1d | PackedConv2d:
+    """The layer, computing from its lists whatever it would choose."""
+    layer.kernel = lambda x: "lists"  # type: ignore[method-assign]
+    return layer
+
+
+@st.composite
+def convolutions(draw):
+    """Arguments of a convolution of any geometry, and the size of its input."""
+    each = st.tuples(st.integers(1, 4), st.integers(1, 4))
+    kernel, stride, dilation = draw(each), draw(each), draw(st.tuples(st.integers(1, 3), st.integers(1, 3)))
+    padding = draw(st.tuples(st.integers(0, 3), st.integers(0, 3)))
+    reach = [
+        step * (size - 1) + 1 - 2 * margin
+        for step, size, margin in zip(dilation, kernel, padding, strict=True)
+    ]
+    size = [max(least, 1) + draw(st.integers(0, 36)) for least in reach]
+    groups = draw(st.integers(1, 3))
+    channels = groups * draw(st.one_of(st.integers(1, 6), st.sampled_from([33, 64])))
+    outputs = groups * draw(st.one_of(st.integers(1, 6), st.sampled_from([16, 17])))
+    arguments = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
+    return outputs, channels, kernel, size, arguments
+
+
+@needs_native
+@settings(max_examples=120, deadline=None)
+@given(
+    convolution=convolutions(),
+    images=st.sampled_from([0, 1, 2, 5]),
+    density=st.sampled_from([0.0, 0.1, 0.5, 1.0]),
+    bias=st.booleans(),
+    seed=st.integers(0, 9),
+)
+def test_any_geometry_is_exact_on_integers(convolution, images, density, bias, seed):
+    outputs, channels, kernel, size, arguments = convolution
+    signs = draw_signs(outputs, channels // arguments["groups"], *kernel, density=density, seed=seed)
+    x, b = draw_integers(images, channels, *size, seed=seed), draw_integers(outputs) if bias else None
+    layer = PackedConv2d(signs, 0.5, b, **arguments)
+    expected = F.conv2d(x.double(), signs.double() * 0.5, None if b is None else b.double(), **arguments)
+    assert torch.equal(listed(layer)(x).double(), expected)
+    one_dimensional = {name: v[1] if isinstance(v, tuple) else v for name, v in arguments.items()}
+    flat = PackedConv1d(signs[:, :, 0], 0.5, b, **one_dimensional)
+    expected = F.conv1d(x[:, :, 0], signs[:, :, 0].float() * 0.5, b, **one_dimensional)
+    assert torch.equal(listed(flat)(x[:, :, 0]), expected)
+    lists = layouts.lists_of_signs(signs.flatten(1))
+    margins = [size for size in arguments["padding"] for _ in range(2)]
+    geometry = (kernel, arguments["stride"], margins, arguments["dilation"], arguments["groups"])
+    reference = ops.reference("conv_from_lists")(x, *lists, outputs, *geometry, 0.5, b)
+    assert torch.equal(reference, listed(layer)(x))
+
+
+@pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
+@pytest.mark.parametrize("mode", ["zeros", "reflect", "replicate", "circular"])
+@pytest.mark.parametrize("padding", [0, (1, 2), "same", "valid"])
+def test_types_and_paddings(dtype, mode, padding):
+    dense = nn.Conv2d(6, 32, (2, 3), padding=padding, dilation=(1, 2), padding_mode=mode, dtype=dtype)
+    signs = draw_signs(*dense.weight.shape, density=0.2)
+    with torch.no_grad():
+        dense.weight.copy_(signs * 0.25)
+    packed = PackedConv2d.of(dense, sm.init.Draw("weight", tuple(signs.shape), True, "sign", 0.25))
+    assert packed is not None
+    x = torch.randn(3, 6, 9, 11).to(dtype)
+    result, expected = packed(x), dense.double()(x.double())
+    tolerance = {torch.float32: 1e-5, torch.float64: 1e-12}.get(dtype, 0.02)
+    assert result.dtype == dtype and result.shape == expected.shape
+    assert torch.allclose(result.double(), expected, atol=tolerance, rtol=tolerance)
+    assert torch.equal(packed(x[0]), result[0]) or torch.allclose(packed(x[0]), result[0], atol=tolerance)
+
+
+def test_the_memory_format_of_the_input_is_kept():
+    layer, x = PackedConv2d(draw_signs(32, 8, 3, 3), 0.5, padding=1), torch.randn(2, 8, 9, 9)
+    y = layer(x.contiguous(memory_format=torch.channels_last))
+    assert y.is_contiguous(memory_format=torch.channels_last) and torch.equal(y, layer(x))
+    strided = torch.randn(2, 16, 9, 18)[:, ::2, :, ::2]
+    assert torch.equal(layer(strided), layer(strided.contiguous()))
+
+
+def test_gradients_reach_input_and_bias():
+    layer, x = PackedConv2d(draw_signs(16, 4, 3, 3), 0.5, torch.randn(16)), torch.randn(2, 4, 8, 8)
+    layer.bias.requires_grad_()
+    weight, dense = draw_signs(16, 4, 3, 3) * 0.5, x.clone().requires_grad_()
+    bias = layer.bias.detach().clone().requires_grad_()
+    F.conv2d(dense, weight, bias).square().sum().backward()
+    layer(x.requires_grad_()).square().sum().backward()
+    assert torch.allclose(x.grad, dense.grad, atol=1e-4) and torch.allclose(
+        layer.bias.grad, bias.grad, rtol=1e-5
+    )
+
+
+def test_a_packed_network_computes_what_its_ticket_does():
+    model = create_model("resnet-20", width=2).eval()
+    sm.randomize_(model, seed=3)
+    ticket = sm.EdgePopup(model, density=0.3, lr=0.1).ticket()
+    x = torch.randn(2, 3, 32, 32)
+    packed, tuned = pack(model, ticket), pack(model, ticket, example=x)
+    assert sum(isinstance(m, PackedConv2d) for m in packed.modules()) == 21
+    with torch.no_grad():
+        expected = model(x)
+        assert torch.allclose(packed(x), expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))
+        assert torch.allclose(tuned(x), expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))
+    assert not tuned.training
+    pack(model, ticket).load_state_dict(packed.state_dict())
+
+
+def test_tuning_takes_the_faster_kernel(monkeypatch):
+    layer, x = PackedConv2d(draw_signs(32, 8, 3, 3), 0.5), torch.randn(2, 8, 9, 9)
+    for chosen in ("lists", "dense"):
+        monkeypatch.setattr("supermask.packed.conv.fastest", lambda candidates, c=chosen: c)
+        layer.tune(x)
+        assert layer.kernels[torch.float32] == chosen or not ops.is_native("conv_from_lists", x.device)
+    assert fastest({"slow": lambda: time.sleep(2e-3), "fast": lambda: None}) == "fast"
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [nn.Conv2d(32, 32, 3, groups=32), nn.Conv2d(4, 4, 3), nn.ConvTranspose2d(32, 32, 3)],
+    ids=["depthwise", "few outputs", "transposed"],
+)
+def test_what_lists_would_slow_down_stays_dense(layer):
+    model = sm.randomize_(nn.Sequential(layer))
+    ticket = sm.EdgePopup(model, density=0.5, lr=0.1).ticket()
+    assert type(pack(model, ticket)[0]) is type(layer)
+
+
+def test_few_positions_are_computed_densely():
+    layer = PackedConv2d(draw_signs(32, 8, 1, 1), 0.5)
+    assert layer.kernel(torch.randn(1, 8, 1, 1)) == "dense"
+    assert layer.kernel(torch.randn(8, 1, 1)) == "dense"
+    assert not ops.is_native("conv_from_lists", torch.device("cpu")) or (
+        layer.kernel(torch.randn(2, 8, 2, 2)) == "lists"
+    )
+
+
+def test_wrong_layers_and_inputs_raise_and_name_themselves():
+    signs = draw_signs(32, 8, 3, 3)
+    with pytest.raises(ValueError, match="signs must be an int8 tensor"):
+        PackedConv2d(signs.float(), 1.0)
+    with pytest.raises(ValueError, match="signs must be an int8 tensor"):
+        PackedConv1d(signs, 1.0)
+    with pytest.raises(ValueError, match="groups must divide the 32 outputs, but is 3"):
+        PackedConv2d(signs, 1.0, groups=3)
+    for shape in [(1, 7, 9, 9), (8, 9), (1, 1, 8, 9, 9)]:
+        with pytest.raises(ValueError, match="x must have 8 channels"):
+            PackedConv2d(signs, 1.0)(torch.randn(shape))
+
+
+def arguments(signs: Tensor, **changes):
+    """Those of the operator for a 3x3 convolution with padding 1 of 2 images of 6x7, some of them changed."""
+    starts, entries = layouts.lists_of_signs(signs.flatten(1))
+    values = {
+        "x": torch.randn(2, signs.shape[1], 6, 7),
+        "starts": starts,
+        "entries": entries,
+        "outputs": len(signs),
+        "kernel": [3, 3],
+        "stride": [1, 1],
+        "padding": [1, 1, 1, 1],
+        "dilation": [1, 1],
+        "groups": 1,
+        "scale": 0.5,
+        "bias": torch.randn(len(signs)),
+    }
+    return {**values, **changes}
+
+
+@needs_native
+@pytest.mark.parametrize(
+    ("named", "changes"),
+    [
+        ("x", {"x": torch.randn(2, 8, 6, 7).double()}),
+        ("x", {"x": torch.randn(2, 8, 6)}),
+        ("x", {"x": torch.randn(2, 8, 6, 14)[..., ::2]}),
+        ("starts", {"x": torch.randn(2, 15, 6, 7)}),
+        ("starts", {"outputs": 7}),
+        ("outputs", {"outputs": -1}),
+        ("groups", {"groups": 0}),
+        ("groups", {"groups": 3}),
+        ("outputs", {"groups": 8, "outputs": 9}),
+        ("kernel", {"kernel": [3]}),
+        ("kernel", {"kernel": [3, 0]}),
+        ("kernel", {"x": torch.randn(2, 8, 6, 0)}),
+        ("kernel", {"dilation": [9, 1]}),
+        ("stride", {"stride": [0, 1]}),
+        ("padding", {"padding": [1, 1]}),
+        ("padding", {"padding": [1, 1, 1, -1]}),
+        ("dilation", {"dilation": [1, 0]}),
+        ("bias", {"bias": torch.randn(6)}),
+        ("bias", {"bias": torch.randn(5).double()}),
+        ("entries", {"entries": torch.zeros(3, dtype=torch.int32)}),
+        ("starts do not fit", {"entries": torch.zeros(3, dtype=torch.uint8)}),
+    ],
+)
+def test_wrong_arguments_raise_and_name_themselves(named, changes):
+    with pytest.raises(RuntimeError, match=named):
+        native.conv_from_lists(*arguments(draw_signs(5, 8, 3, 3), **changes).values())
+
+
+@needs_native
+def test_damaged_lists_read_no_strange_memory():
+    values = arguments(draw_signs(5, 8, 3, 3))
+    with pytest.raises(RuntimeError, match="starts do not fit entries"):
+        native.conv_from_lists(*{**values, "starts": values["starts"].flip(0)}.values())
+    beyond = {**values, "entries": torch.full_like(values["entries"], 255)}
+    assert native.conv_from_lists(*beyond.values()).isfinite().all()
+
+
+@needs_native
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_operator_passes_opcheck(dtype):
+    values = arguments(draw_signs(5, 8, 3, 3), stride=[2, 1], padding=[1, 2, 0, 1])
+    values["x"] = values["x"].to(dtype)
+    torch.library.opcheck(native.conv_from_lists.default, tuple(values.values()))
+
+
+@needs_native
+def test_layers_compile_and_export():
+    layer = PackedConv2d(draw_signs(32, 8, 3, 3), 0.5, torch.randn(32), padding=1).eval()
+    x = torch.randn(2, 8, 9, 9)
+    expected = layer(x)
+    compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
+    assert torch.equal(compiled(x), expected)
+    compiled(x.clone().requires_grad_()).sum().backward()
+    batch = torch.export.Dim("batch")
+    exported = torch.export.export(layer, (x,), dynamic_shapes=({0: batch},))
+    assert any("conv_from_lists" in str(node.target) for node in exported.graph.nodes)
+    more = torch.randn(5, 8, 9, 9)
+    assert torch.equal(exported.module()(more), layer(more))
+
+
+@needs_native
+def test_results_depend_neither_on_threads_nor_on_the_rest_of_the_batch():
+    layer = listed(PackedConv2d(draw_signs(70, 40, 3, 3), 0.1))
+    x = torch.randn(3, 40, 11, 11)  # 363 positions: five tiles of 64, and one of 43
+    one = layer(x)
+    torch.set_num_threads(2)
+    try:
+        assert torch.equal(layer(x), one)
+    finally:
+        torch.set_num_threads(1)
+    assert torch.equal(torch.cat([layer(image) for image in x.split(1)]), one)
+
+
+@needs_native
+@pytest.mark.parametrize("capability", ["default", "avx2"])
+def test_every_instruction_set_is_exact(capability):
+    code = (
+        "import torch; from supermask.packed import PackedConv2d; torch.manual_seed(0)\n"
+        "for width in (4, 7, 8, 16, 33):\n"
+        "    signs = torch.randint(-1, 2, (20, 33, 3, 3), dtype=torch.int8)\n"
+        "    x = torch.randint(-9, 10, (2, 33, 5, width)).float()\n"
+        "    layer = PackedConv2d(signs, 1.0, padding=1, stride=(1, 2)); layer.kernel = lambda x: 'lists'\n"
+        "    y = torch.nn.functional.conv2d(x, signs.float(), padding=1, stride=(1, 2))\n"
+        "    assert torch.equal(layer(x), y), width\n"
+    )
+    environment = {**os.environ, "ATEN_CPU_CAPABILITY": capability}
+    subprocess.run([sys.executable, "-c", code], env=environment, check=True)
