@@ -32,7 +32,7 @@ UP_TO_INPUTS = {
 LISTS_FROM_INPUTS = 48
 LISTS_UP_TO_DENSITY = 0.35
 LISTS_FROM_FEATURES = 512  # inputs and outputs; below, arranging the inputs costs too much
-VALUES_UP_TO_DENSITY = 0.6
+VALUES_UP_TO_DENSITY = 0.5
 # Layers with fewer weights stay dense: calls cost what they save, and values only save time to memory.
 SMALLEST_SIGNS = 1 << 16
 SMALLEST_VALUES = 1 << 22
