@@ -69,7 +69,9 @@ void dot_kept(const uint32_t* masks, int64_t words, const Value* values, const V
   for (int64_t word = 0; word < words; ++word, inputs += 32) {
     const uint32_t mask = masks[word];
     if (values > end) values = end;
-    __builtin_prefetch(values + 4096 / sizeof(Value));
+    // A word takes two lines of floats at most.
+    __builtin_prefetch(values + kAhead);
+    if constexpr (sizeof(Value) == 4) __builtin_prefetch(values + kAhead + 16);
 #pragma GCC unroll 4
     for (int part = 0; part < 4; ++part) {
       const int before = __builtin_popcount(mask & ((1u << 8 * part) - 1));
