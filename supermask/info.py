@@ -10,7 +10,7 @@ def describe() -> str:
     lines = [f"torch {torch.__version__}, {torch.get_num_threads()} threads"]
     for device in ("cpu", "cuda"):
         lines += ["", device]
-        lines += [f"  {name:<18}{backend}" for name, backend in ops.backends(device).items()]
+        lines += [f"  {name:<22}{backend}" for name, backend in ops.backends(device).items()]
     return "\n".join(lines)
 
 
