@@ -153,6 +153,9 @@ DEFAULT_METHODS = (
 )
 
 
+EVERYTHING = tuple(dict.fromkeys((*DEFAULT_METHODS, *METHODS)))
+
+
 @dataclass(frozen=True, kw_only=True)
 class CompareConfig(RuleConfig):
     """`supermask compare`: dense, strong tickets, IMP tickets and their controls, side by side."""
@@ -179,7 +182,7 @@ class CompareConfig(RuleConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.methods == ("all",):
-            object.__setattr__(self, "methods", tuple(dict.fromkeys((*DEFAULT_METHODS, *METHODS))))
+            object.__setattr__(self, "methods", EVERYTHING)
         elif "all" in self.methods:
             raise ConfigError("methods", self.methods, "give all alone, or the methods by name")
         check_densities(self)
@@ -188,6 +191,11 @@ class CompareConfig(RuleConfig):
         check_distinct(self, "methods", "densities", "seeds")
         if not 0 < self.rate < 1:
             raise ConfigError("rate", self.rate, "take a fraction in (0, 1)")
+
+    @property
+    def everything(self) -> bool:
+        """Whether all methods were asked for, so that those without meaning here are left out."""
+        return self.methods == EVERYTHING
 
 
 class ConfigError(ValueError):

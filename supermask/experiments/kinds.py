@@ -5,6 +5,7 @@ A new kind is a function from an `Execution` to an `Outcome` under `register_kin
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from statistics import fmean
 from typing import Any
 
 from torch.optim import Optimizer
@@ -15,6 +16,7 @@ from supermask.experiments.mask_sources import final_weights, mask_of
 from supermask.mask import Mask
 from supermask.prune import EarlyBird, Rewire, apply_mask, hold, pruned_values
 from supermask.search import BASES, SEARCHES, Search
+from supermask.search.zhou import Zhou
 from supermask.train import Progress, estimate_norm_statistics
 
 
@@ -39,6 +41,8 @@ class Outcome:
 
 Kind = Callable[[Execution], Outcome]
 KINDS: dict[str, Kind] = {}
+SAMPLES = 10
+"""Masks that Zhou et al. draw to measure a supermask."""
 REWIRE_EVERY, REWIRE_UNTIL = 100, 0.75
 """RigL's steps between two changes (or an epoch, where that is shorter), and the share of the training that
 has any."""
@@ -124,12 +128,16 @@ def search(execution: Execution) -> Outcome:
     )
     optimizer.plan(execution.spec.task.steps, execution.loader.steps_per_epoch)
     progress = execution.fit(optimizer, {})
+    facts = {}
+    if isinstance(optimizer, Zhou):
+        accuracies = [execution.evaluate(execution.data.test)["accuracy"] for _ in optimizer.samples(SAMPLES)]
+        facts["sampled_accuracy"] = fmean(filter(None, accuracies))
     optimizer.settle()
     if type(optimizer).settle is not Search.settle:
         # Norms saw another network than the one that is put in place.
         steps = min(execution.loader.steps_per_epoch, 100)
         estimate_norm_statistics(execution.model, execution.batch, steps)
-    return Outcome(optimizer.mask, progress)
+    return Outcome(optimizer.mask, progress, facts)
 
 
 @register_kind("path")

@@ -2,28 +2,36 @@
 
 import dataclasses
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from torch import nn
 
 from supermask.data import Dataset
 from supermask.experiments.config import CompareConfig, ConfigError, ImpConfig, SearchConfig, TaskConfig
 from supermask.experiments.datasets import split
-from supermask.experiments.methods import METHODS
+from supermask.experiments.methods import METHODS, NotApplicable
 from supermask.experiments.setting import Comparison, Setting, rescaling, rule_of, search_run
 from supermask.experiments.spec import MaskSource, RunSpec, Task, WeightSource
 from supermask.models import create_model
-from supermask.parameters import ParameterInfo, masked
+from supermask.parameters import ParameterInfo, classify, masked
 from supermask.prune import round_counts
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Runs to execute; `rows` are those that stand in the table, `graph` holds the ones they need too."""
+    """Runs to execute.
+
+    Attributes:
+        graph: All of them.
+        rows: Those that stand in the table.
+        skipped: Methods that have no meaning for the network, with the reason.
+    """
 
     graph: tuple[RunSpec, ...]
     rows: tuple[RunSpec, ...]
+    skipped: Mapping[str, str] = field(default_factory=dict)
 
 
 def task_of(config: TaskConfig, data: Dataset) -> Task:
@@ -73,15 +81,18 @@ def parse_arguments(arguments: Mapping[str, Any]) -> dict[str, Any]:
 
 def layers_of(task: Task, data: Dataset) -> list[ParameterInfo]:
     """The masked parameters of the task's network, built without memory for them."""
+    return masked(_network(task, data))
+
+
+def _network(task: Task, data: Dataset) -> nn.Module:
     with torch.device("meta"):
-        model = create_model(
+        return create_model(
             task.model,
             num_classes=data.num_classes,
             in_channels=data.in_channels,
             image_size=data.image_size,
             **task.model_args,
         )
-    return masked(model)
 
 
 def plan_search(config: SearchConfig, data: Dataset) -> Plan:
@@ -152,8 +163,16 @@ def plan_compare(config: CompareConfig, data: Dataset) -> Plan:
     rewind_to = max(1, round(0.05 * task.steps)) if config.rewind_to is None else config.rewind_to
     if not 0 < rewind_to < task.steps:
         raise ConfigError("rewind_to", rewind_to, f"take a step between 1 and {task.steps - 1}")
-    infos = layers_of(task, data)
-    parts = [Comparison(config, task, infos, rewind_to, seed) for seed in config.seeds]
-    rows = [row for part in parts for method in config.methods for row in METHODS[method](part)]
+    parameters = classify(_network(task, data))
+    parts = [Comparison(config, task, parameters, rewind_to, seed) for seed in config.seeds]
+    rows: list[RunSpec] = []
+    skipped: dict[str, str] = {}
+    for method in config.methods:
+        try:
+            rows += [row for part in parts for row in METHODS[method](part)]
+        except NotApplicable as error:
+            if not config.everything:
+                raise ConfigError("methods", method, f"leave it out: {error}") from None
+            skipped[method] = str(error)
     rows.sort(key=lambda row: (config.methods.index(row.method), -row.density, config.seeds.index(row.seed)))
-    return Plan(tuple(spec for part in parts for spec in part.graph.values()), tuple(rows))
+    return Plan(tuple(spec for part in parts for spec in part.graph.values()), tuple(rows), skipped)

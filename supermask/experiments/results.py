@@ -30,6 +30,8 @@ ROW_KEYS = (
     "ticket_bytes",
     "dense_bytes",
 )
+FURTHER_KEYS = ("sampled_accuracy", "drawn_at")
+"""What only some methods have: mean test accuracy over sampled masks, the step of an early-bird's draw."""
 
 
 def describe_rows(plan: Plan, store: Store, out: Path) -> dict[str, Any]:
@@ -41,11 +43,15 @@ def describe_rows(plan: Plan, store: Store, out: Path) -> dict[str, Any]:
         assert result is not None, f"{spec.id} is not finished"
         ticket = os.path.relpath(run.ticket_path(), out) if spec.mask.kind != "none" else None
         row = {**result, "density": spec.density, "ticket": ticket}
-        rows.append({key: row[key] for key in ROW_KEYS} | {"kept_density": result["density"], "run": spec.id})
+        further = {key: result[key] for key in FURTHER_KEYS if key in result}
+        kept = {"kept_density": result["density"], "run": spec.id}
+        rows.append({key: row[key] for key in ROW_KEYS} | kept | further)
         curves.append(
             {"method": spec.method, "density": spec.density, "seed": spec.seed, "points": run.history()}
         )
-    return {"rows": rows, "summary": summarize(rows), "curves": curves}
+    skipped = [{"method": method, "reason": reason} for method, reason in plan.skipped.items()]
+    found = {"rows": rows, "summary": summarize(rows), "curves": curves}
+    return {**found, "skipped": skipped} if skipped else found
 
 
 def summarize(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -144,14 +144,16 @@ class Comparison(Setting):
 
     Attributes:
         config: What the user said.
+        parameters: All parameters of the network.
         rewind_to: Early step that late rewinding goes back to.
     """
 
     def __init__(
-        self, config: CompareConfig, task: Task, infos: list[ParameterInfo], rewind_to: int, seed: int
+        self, config: CompareConfig, task: Task, parameters: list[ParameterInfo], rewind_to: int, seed: int
     ) -> None:
+        infos = [info for info in parameters if info.role == "masked"]
         super().__init__(task, infos, rule_of(config), config.init, seed)
-        self.config, self.rewind_to = config, rewind_to
+        self.config, self.parameters, self.rewind_to = config, parameters, rewind_to
         self._paths: dict[str, dict[float, RunSpec]] = {}
 
     @property
@@ -161,7 +163,7 @@ class Comparison(Setting):
 
     def search(self, method: str, density: float) -> RunSpec:
         """A mask search, by the method's own recipe where it has one."""
-        config, recipe = self.config, SEARCHES[method].recipe
+        config, recipe, exact = self.config, SEARCHES[method].recipe, SEARCHES[method].exact_density
         rule = Rule(
             optimizer=recipe.get("optimizer", config.search_optimizer),
             lr=recipe.get("lr", config.search_lr),
@@ -172,7 +174,7 @@ class Comparison(Setting):
         mask = MaskSource(
             kind="search",
             density=density,
-            distribution=recipe.get("distribution", config.distribution),
+            distribution=recipe.get("distribution", config.distribution if exact else "uniform"),
             options=dict(recipe.get("method_args", {})),
         )
         rescale = recipe.get("rescale", config.rescale)

@@ -10,6 +10,9 @@ Deviations. The authors divide by int(k · n); we divide by the number of weight
 is exactly 0 counts as positive.
 """
 
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
 import torch
 from torch import Tensor
 
@@ -22,7 +25,7 @@ from supermask.search.base import Search, register_search
 class Biprop(Search):
     """Multi-prize tickets; see `Search` for the arguments."""
 
-    recipe = {"init": "kaiming_normal", "lr": 0.4}  # noqa: RUF012
+    recipe: ClassVar[Mapping[str, Any]] = {"init": "kaiming_normal", "lr": 0.4}
 
     def score_gradients(
         self, grads: list[Tensor], weights: list[Tensor], scores: list[Tensor]

@@ -18,7 +18,7 @@ Ours: norms use the statistics of the batch, where the authors put the network i
 whatever schedule is given, where they divide it by 10 at 88% of the search.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, ClassVar
 
@@ -50,7 +50,7 @@ class ConcreteTicketSearch(GatedSearch):
         ValueError: Another objective, or a temperature that is not positive.
     """
 
-    recipe: ClassVar[dict[str, Any]] = {
+    recipe: ClassVar[Mapping[str, Any]] = {
         "lr": 0.1,
         "optimizer": "adam",
         "weight_decay": 0.0,

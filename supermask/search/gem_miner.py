@@ -16,6 +16,7 @@ Ours: equal scores keep the lower index; every layer keeps its best score free; 
 """
 
 import math
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -50,7 +51,7 @@ class GemMiner(Search):
 
     exact_density = False
     # The authors' SGD with lr 0.1 takes 150 epochs to move scores across (0, 1); this takes a few.
-    recipe: ClassVar[dict[str, Any]] = {"lr": 0.03, "optimizer": "adam", "weight_decay": 0.0}
+    recipe: ClassVar[Mapping[str, Any]] = {"lr": 0.03, "optimizer": "adam", "weight_decay": 0.0}
 
     def __init__(
         self,

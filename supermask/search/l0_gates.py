@@ -16,7 +16,7 @@ emerges: gates of more than 1/2 at rest stay. The final mask is 0/1 where both p
 at rest, since a ticket is one bit per weight. The last layer has no neuron gates: its units are the classes.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -45,7 +45,7 @@ class L0Gates(GatedSearch):
         ValueError: Another relaxation or kind of gate, or neuron gates on a network of one layer.
     """
 
-    recipe: ClassVar[dict[str, Any]] = {"lr": 0.1, "optimizer": "adam", "weight_decay": 0.0}
+    recipe: ClassVar[Mapping[str, Any]] = {"lr": 0.1, "optimizer": "adam", "weight_decay": 0.0}
 
     def __init__(
         self,

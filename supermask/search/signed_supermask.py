@@ -10,7 +10,8 @@ density is what was asked for. The authors train ELU networks whose weights have
 `elus`; any network and init will do here. A score that is exactly 0 counts as positive.
 """
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -32,7 +33,7 @@ class SignedSupermask(Search):
         fixed_threshold: Keep the scores above the layer's first threshold, however many they are.
     """
 
-    recipe = {"lr": 0.2}  # noqa: RUF012
+    recipe: ClassVar[Mapping[str, Any]] = {"lr": 0.2}
 
     def __init__(
         self, model: nn.Module, *, density: float, lr: float, fixed_threshold: bool = False, **options: Any

@@ -15,7 +15,7 @@ keeps a weight, the most likely one stays.
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -42,7 +42,8 @@ class Zhou(Search):
     """
 
     exact_density = False
-    recipe = {  # noqa: RUF012
+    recipe: ClassVar[Mapping[str, Any]] = {
+        "density": 0.8,
         "init": "glorot_constant",
         "rescale": False,
         "optimizer": "adam",

@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from functools import partial
 from typing import TYPE_CHECKING
 
-from supermask.experiments.methods.registry import register_method
+from supermask.experiments.methods.registry import NotApplicable, register_method
 from supermask.experiments.spec import MaskSource, RunSpec
+from supermask.init import is_norm_parameter
 
 if TYPE_CHECKING:
     from supermask.experiments.setting import Comparison
@@ -24,9 +25,15 @@ for _rule in ("set", "rigl"):
     register_method(_rule)(partial(rewired, _rule))
 
 
-@register_method("early-bird")
-def early_bird(comparison: Comparison) -> Iterator[RunSpec]:
-    """Single weights by magnitude over the whole network."""
+def early_bird(name: str, units: str, comparison: Comparison) -> Iterator[RunSpec]:
+    """Drawn when five masks agree; `density` counts weights or channels over the whole network."""
+    if units == "channels" and not any(is_norm_parameter(info) for info in comparison.parameters):
+        raise NotApplicable("it prunes the channels of norms, and the network has none")
     for density in comparison.densities:
         mask = MaskSource(kind="early-bird")
-        yield comparison.train("early-bird", kind="early-bird", mask=mask, density=density)
+        options = {"units": units}
+        yield comparison.train(name, kind="early-bird", mask=mask, density=density, options=options)
+
+
+register_method("early-bird")(partial(early_bird, "early-bird", "weights"))
+register_method("early-bird-channels")(partial(early_bird, "early-bird-channels", "channels"))

@@ -14,6 +14,10 @@ Rows = Callable[["Comparison"], Iterable[RunSpec]]
 METHODS: dict[str, Rows] = {}
 
 
+class NotApplicable(ValueError):
+    """A method has no meaning for the network at hand; the message says why."""
+
+
 def register_method(name: str) -> Callable[[Rows], Rows]:
     """Decorator for a function from a `Comparison` to the rows of the method, made by that comparison."""
 

@@ -15,13 +15,26 @@ if TYPE_CHECKING:
 
 
 def searched(name: str, comparison: Comparison) -> Iterator[RunSpec]:
-    """The search `name` at every density."""
-    for density in comparison.config.densities:
+    """The search `name` at every density, or at the one of its recipe: there it is where the scores start."""
+    recommended = SEARCHES[name].recipe.get("density")
+    for density in comparison.config.densities if recommended is None else (recommended,):
         yield comparison.search(name, density)
 
 
 for _name in SEARCHES:
     register_method(_name)(partial(searched, _name))
+
+
+def trained_after(name: str, comparison: Comparison) -> Iterator[RunSpec]:
+    """The mask that the search found, and its weights trained under it from where they stood frozen."""
+    for density in comparison.config.densities:
+        found = comparison.search(name, density)
+        mask = MaskSource(kind="same", run=found.id)
+        yield comparison.train(f"{name}-trained", weights=found.weights, mask=mask, density=density)
+
+
+for _name in ("gem-miner", "concrete"):
+    register_method(f"{_name}-trained")(partial(trained_after, _name))
 
 
 @register_method("random-mask-frozen")
