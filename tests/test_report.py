@@ -20,7 +20,9 @@ from PIL import Image
 from supermask.report import headline, summary_table, write_report
 from supermask.report import text as wording
 from supermask.report.canvas import keep_apart, themed
-from supermask.report.methods import DARK, KNOWN, methods_of
+from supermask.report.catalogue import methods_of
+from supermask.report.known import KNOWN
+from supermask.report.methods import DARK
 from supermask.report.summary import curves_of, lines_of
 from supermask.search import SEARCHES
 
