@@ -101,7 +101,9 @@ def draw_accuracies(
     axes.xaxis.set_minor_locator(NullLocator())
 
 
-def name_methods(axes: Axes, lines: Sequence[Line], across: DensityAxis, gap: float) -> bool:
+def name_methods(
+    axes: Axes, lines: Sequence[Line], across: DensityAxis, gap: float, *, small: bool = False
+) -> bool:
     """Names at the right, `gap` apart; a line that ends below the axes is named at the foot with its mean.
 
     Returns:
@@ -124,7 +126,7 @@ def name_methods(axes: Axes, lines: Sequence[Line], across: DensityAxis, gap: fl
             names.append(Name(method, method.label + suffix(last), end[1], end))
         else:
             names.append(Name(method, f"{method.label} ↓ {percent(last.mean)} %", end[1], None))
-    name_lines(axes, names, gap=gap)
+    name_lines(axes, names, gap=gap, small=small)
     return any(name.end is None for name in names)
 
 

@@ -16,9 +16,9 @@ LONGEST_LABEL = 32
 _BY_NAME = {method.name: method for method in KNOWN}
 _SIGNS: dict[str, tuple[str, str, Any, str]] = {
     "-same-sign": (", same sign", "^", (0, (5, 1.3)), "left as it was"),
-    "-diff-sign": (", sign changed", "v", (0, (1.4, 1.2)), "changed"),
+    "-diff-sign": (", new sign", "v", (0, (1.4, 1.2)), "changed"),
 }
-"""Suffix of a mask criterion → what its label ends with, marker, dashes, and what training did to the sign."""
+"""Suffix of a criterion → end of its label, marker, dashes, and what training did to the sign."""
 _FINE_TUNED = "-fine-tuned"
 
 # No known method has one of these markers, so that no look of an unlisted method is taken.
@@ -91,7 +91,7 @@ def _split_by_sign(name: str, base: str, suffix: str) -> Method | None:
     return dataclasses.replace(
         parent,
         name=name,
-        label=parent.label + label,
+        label=parent.label.removeprefix("magnitude ") + label,
         group="criteria",
         marker=marker,
         about=f"{parent.about.removesuffix('.')}; only weights whose sign training {sign} come in question.",

@@ -19,7 +19,7 @@ from supermask.report.accuracy import (
 from supermask.report.canvas import GRID, QUIET, WIDTH, Drawing, render, style
 from supermask.report.learning import draw_learning_curves
 from supermask.report.methods import GROUPS
-from supermask.report.panels import by_group, group_panels, is_crowded, label_panels, name_gap
+from supermask.report.panels import TITLE_PAD, by_group, group_panels, is_crowded, label_panels, name_gap
 from supermask.report.sizes import draw_ticket_size
 from supermask.report.summary import Line, lines_of
 from supermask.report.text import density_text, percent
@@ -91,13 +91,13 @@ def _by_group(lines: Sequence[Line]) -> tuple[Figure, str]:
         inside = [line for line in groups[group] if 100 * line.mean >= limits[0]]
         if 2 * len(inside) < len(groups[group]):
             limits, title, wide = whole_range(dense + groups[group]), f"{title} (whole range)", True
-        axes.set_title(title)
+        axes.set_title(title, pad=TITLE_PAD)
         draw_accuracies(axes, dense + groups[group], across, limits, small=True)
-    label_panels(panels, "density, sparser to the right", "test accuracy (%)")
+    label_panels(panels, "density", "test accuracy (%)")
     figure.draw_without_rendering()  # the height of the panels is only known now
     below = False
     for group, axes in panels.items():
-        below |= name_methods(axes, dense + groups[group], across, name_gap(figure, axes))
+        below |= name_methods(axes, dense + groups[group], across, name_gap(figure, axes), small=True)
     caption = _caption(lines, below, panels=True)
     if wide:
         caption += " The y axis is the same in all panels except those that say so."

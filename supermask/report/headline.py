@@ -119,7 +119,9 @@ def _trained_sentences(lines: Sequence[Line], trained: Line, say: _Accuracy, own
     if own_control and (control := _beside(lines, "reinit", trained)):
         text += f"; its mask on newly drawn weights reaches {say(control)}"
     sentences = [f"{text}."]
-    sparsest = min((line for line in lines if line.method == trained.method), key=lambda line: line.true_density)
+    sparsest = min(
+        (line for line in lines if line.method == trained.method), key=lambda line: line.true_density
+    )
     if sparsest != trained:
         density = density_text(sparsest.true_density)
         sentences.append(f"The sparsest such ticket, at density {density}, reaches {say(sparsest)}.")

@@ -33,7 +33,7 @@ STRONG = (
     ),
     Method(
         "gem-miner", "Gem-Miner", "strong", "#aa4499", "p",
-        "Scores between 0 and 1, rounded to a mask; the lowest are frozen out for good as the search goes on.",
+        "Scores between 0 and 1, rounded to a mask; the lowest are frozen out for good along the way.",
     ),
     Method(
         "frozen", "partially frozen", "strong", "#8a5a2b", "X",
@@ -143,7 +143,7 @@ ACTIONS = (
         "One-shot whose pruned weights stand still at their initial values instead of at zero.",
     ),
     Method(
-        "pruned-at-init-unless-shrunk", "initial values unless shrunk", "actions", "#44aa99", "D",
+        "pruned-at-init-unless-shrunk", "initial unless shrunk", "actions", "#44aa99", "D",
         "One-shot whose pruned weights stand at zero if training shrank them, else at their initial values.",
     ),
     Method(

@@ -13,8 +13,10 @@ from supermask.report.methods import Method
 TOGETHER = 10
 """More methods than that are shown by group: in one panel nobody could tell them apart."""
 COLUMNS = 2
-LINE = 0.145
+LINE = 0.128
 """Inches between two names."""
+TITLE_PAD = 8
+"""Points above a panel: a name may stand at its very top."""
 
 
 class Drawn(Protocol):
@@ -39,13 +41,21 @@ def by_group(items: Sequence[Item]) -> dict[str, list[Item]]:
     return groups
 
 
-def group_panels(groups: Mapping[str, Sequence[Drawn]]) -> tuple[Figure, dict[str, Axes]]:
-    """A figure with a panel for each group, as high as the names of its methods need."""
+def group_panels(
+    groups: Mapping[str, Sequence[Drawn]], *, shared: bool = False
+) -> tuple[Figure, dict[str, Axes]]:
+    """A figure with a panel for each group, as high as the names of its methods need.
+
+    Args:
+        shared: Whether the panels share both axes.
+    """
     counts = [len({item.method for item in items}) + 1 for items in groups.values()]  # with the dense network
     rows = math.ceil(len(groups) / COLUMNS)
-    heights = [max(1.3, LINE * max(counts[COLUMNS * row : COLUMNS * (row + 1)])) for row in range(rows)]
-    figure = Figure(figsize=(WIDTH, 0.4 + sum(height + 0.35 for height in heights)))
-    every = figure.subplots(rows, COLUMNS, squeeze=False, height_ratios=heights).flat
+    heights = [max(1.25, LINE * max(counts[COLUMNS * row : COLUMNS * (row + 1)])) for row in range(rows)]
+    figure = Figure(figsize=(WIDTH, 0.4 + sum(height + 0.4 for height in heights)))
+    every = figure.subplots(
+        rows, COLUMNS, sharex=shared, sharey=shared, squeeze=False, height_ratios=heights
+    ).flat
     for axes in every[len(groups) :]:
         axes.remove()
     panels = dict(zip(groups, every, strict=False))
