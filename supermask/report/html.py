@@ -16,6 +16,7 @@ from supermask.report.canvas import THEME, Drawing
 from supermask.report.catalogue import methods_of
 from supermask.report.figures import draw_figures
 from supermask.report.headline import dense_pick, headline, spread, strong_pick, subject, trained_pick
+from supermask.report.known import UNZEROED
 from supermask.report.methods import GROUPS, Method
 from supermask.report.panels import is_crowded
 from supermask.report.summary import Line, command_of, lines_of
@@ -76,6 +77,7 @@ def render_page(document: Mapping[str, Any], drawings: Mapping[str, Drawing]) ->
         group_titles=GROUPS,
         crowded=crowded,
         best=best_of(lines) if crowded else None,
+        unzeroed=[method.label for method in methods if method.name in UNZEROED],
         emerged=any(line.emerged for line in lines),
         skipped=_skipped(document),
         method_groups=_titled(methods) if crowded else [("", methods)],

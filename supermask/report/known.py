@@ -172,3 +172,6 @@ CONTROLS = (
 )  # fmt: skip
 
 KNOWN = (*DENSE, *STRONG, *TRAINED, *INITIAL, *MOVING, *CRITERIA, *ACTIONS, *CONTROLS)
+
+UNZEROED = ("pruned-at-final", "pruned-at-init", "pruned-at-init-unless-shrunk")
+"""Methods whose pruned weights are held at other values than zero: fewer weights train, none is gone."""
