@@ -93,7 +93,7 @@ MOVING = (
         "Trains under a mask that drops its smallest weights now and then and grows as many at random.",
     ),
     Method(
-        "rigl", "RigL", "moving", "#aa4499", "s",
+        "rigl", "RigL", "moving", "#b2182b", "s",
         "Trains under a mask that drops its smallest weights and grows those of largest gradient.",
     ),
     Method(
