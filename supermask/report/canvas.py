@@ -142,8 +142,11 @@ def beside(axes: Axes, vertical: Transform) -> Transform:
     return blended_transform_factory(edge, vertical)
 
 
-def name_lines(axes: Axes, names: Sequence[Name], gap: float, *, markers: bool = True) -> None:
+def name_lines(
+    axes: Axes, names: Sequence[Name], gap: float, *, markers: bool = True, small: bool = False
+) -> None:
     """Name lines at the right of `axes` in the order of their ends, `gap` apart: legend and labels in one."""
+    size, left, middle, right, start = (6.3, 0.12, 0.23, 0.34, 0.39) if small else (7, 0.15, 0.275, 0.4, 0.46)
     at = beside(axes, axes.transAxes)
     here: dict[str, Any] = {"transform": at, "clip_on": False}
     names = sorted(names, key=lambda name: name.height)
@@ -151,14 +154,23 @@ def name_lines(axes: Axes, names: Sequence[Name], gap: float, *, markers: bool =
         method = name.method
         if name.end is not None:
             leader = {"arrowstyle": "-", "color": QUIET, "lw": 0.4, "alpha": 0.8, "shrinkA": 0, "shrinkB": 0}
-            axes.annotate("", name.end, (0.12, height), "axes fraction", at, leader, annotation_clip=False)
-        axes.plot([0.15, 0.4], [height] * 2, color=method.colour, ls=method.dash, lw=1.5, **here)
+            axes.annotate(
+                "", name.end, (left - 0.03, height), "axes fraction", at, leader, annotation_clip=False
+            )
+        axes.plot([left, right], [height] * 2, color=method.colour, ls=method.dash, lw=1.5, **here)
         if markers:
             axes.plot(
-                [0.275], [height], color=method.colour, marker=method.marker, ms=4, mec=PAPER, mew=0.3, **here
+                [middle],
+                [height],
+                color=method.colour,
+                marker=method.marker,
+                ms=4,
+                mec=PAPER,
+                mew=0.3,
+                **here,
             )
-        weight = "normal" if method.group == "control" else "bold"
-        axes.text(0.46, height, name.text, va="center", fontsize=7, weight=weight, transform=at)
+        weight = "normal" if small or method.group == "control" else "bold"
+        axes.text(start, height, name.text, va="center", fontsize=size, weight=weight, transform=at)
 
 
 def keep_apart(wanted: Sequence[float], gap: float) -> list[float]:

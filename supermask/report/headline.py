@@ -59,7 +59,7 @@ def trained_pick(lines: Sequence[Line]) -> Line | None:
     Only the first trained method of the table is considered, which is IMP where there is IMP: the best of
     several methods would be no finding about any of them.
     """
-    trained = [line for line in lines if line.method.group == "trained"]
+    trained = [line for line in lines if line.method.is_trained]
     candidates = [line for line in trained if line.method == trained[0].method]
     if not candidates:
         return None
@@ -70,15 +70,15 @@ def trained_pick(lines: Sequence[Line]) -> Line | None:
             line for line in candidates if line.val_accuracy is not None and line.val_accuracy >= goal
         ]
         if matching:
-            return min(matching, key=lambda line: line.density)
+            return min(matching, key=lambda line: line.true_density)
     return best_pick(candidates)
 
 
 def best_pick(lines: Sequence[Line]) -> Line:
     """The best on the validation split; without one the densest, which needs no peeking at the test split."""
     if any(line.val_accuracy is None for line in lines):
-        return max(lines, key=lambda line: line.density)
-    return max(lines, key=lambda line: (line.val_accuracy, -line.density))
+        return max(lines, key=lambda line: line.true_density)
+    return max(lines, key=lambda line: (line.val_accuracy, -line.true_density))
 
 
 def spread(line: Line) -> str:
@@ -105,10 +105,12 @@ class _Accuracy:
 
 
 def _strong_sentence(lines: Sequence[Line], strong: Line, say: _Accuracy) -> str:
-    density = density_text(strong.density)
+    density = density_text(strong.true_density)
     text = f"An untrained subnetwork at density {density} ({strong.method.label}) reaches {say(strong)}"
     if control := _beside(lines, "random-mask-frozen", strong):
-        text += f"; a random mask on the same frozen weights reaches {say(control)}"
+        # The control has the weights that edge-popup searches; another search may draw its own.
+        weights = "the same frozen weights" if strong.method.name == "edge-popup" else "frozen weights"
+        text += f"; a random mask on {weights} reaches {say(control)}"
     return f"{text}."
 
 
@@ -117,15 +119,17 @@ def _trained_sentences(lines: Sequence[Line], trained: Line, say: _Accuracy, own
     if own_control and (control := _beside(lines, "reinit", trained)):
         text += f"; its mask on newly drawn weights reaches {say(control)}"
     sentences = [f"{text}."]
-    sparsest = min((line for line in lines if line.method == trained.method), key=lambda line: line.density)
+    sparsest = min(
+        (line for line in lines if line.method == trained.method), key=lambda line: line.true_density
+    )
     if sparsest != trained:
-        density = density_text(sparsest.density)
+        density = density_text(sparsest.true_density)
         sentences.append(f"The sparsest such ticket, at density {density}, reaches {say(sparsest)}.")
     return sentences
 
 
 def _named(line: Line) -> str:
-    return f"{line.method.label} at density {density_text(line.density)}"
+    return f"{line.method.label} at density {density_text(line.true_density)}"
 
 
 def _range(line: Line) -> str:

@@ -11,10 +11,14 @@ from jinja2 import Environment, FunctionLoader, StrictUndefined
 
 from supermask.io import write_bytes, write_text
 from supermask.report import text
+from supermask.report.best import best_of
 from supermask.report.canvas import THEME, Drawing
+from supermask.report.catalogue import methods_of
 from supermask.report.figures import draw_figures
 from supermask.report.headline import dense_pick, headline, spread, strong_pick, subject, trained_pick
-from supermask.report.methods import GROUPS
+from supermask.report.known import UNZEROED
+from supermask.report.methods import GROUPS, Method
+from supermask.report.panels import is_crowded
 from supermask.report.summary import Line, command_of, lines_of
 
 FIGURES = ("accuracy-density", "ticket-size", "learning-curves")
@@ -58,6 +62,8 @@ def render_page(document: Mapping[str, Any], drawings: Mapping[str, Drawing]) ->
     """The page as text; everything from the document is escaped, only our own SVG and CSS are not."""
     lines = lines_of(document)
     command = command_of(document)
+    methods = list(dict.fromkeys(line.method for line in lines))
+    crowded = is_crowded(lines)
     return render_template(
         "page.html.j2",
         command=command,
@@ -69,8 +75,13 @@ def render_page(document: Mapping[str, Any], drawings: Mapping[str, Drawing]) ->
         averaged=any(line.n > 1 for line in lines),
         groups=_grouped(lines),
         group_titles=GROUPS,
-        methods=list(dict.fromkeys(line.method for line in lines)),
-        labels={line.method.name: line.method.label for line in lines},
+        crowded=crowded,
+        best=best_of(lines) if crowded else None,
+        unzeroed=[method.label for method in methods if method.name in UNZEROED],
+        emerged=any(line.emerged for line in lines),
+        skipped=_skipped(document),
+        method_groups=_titled(methods) if crowded else [("", methods)],
+        labels={method.name: method.label for method in methods},
         rows=document["rows"],
         dense_bytes=next((line.dense_bytes for line in lines if line.dense_bytes), None),
         untrained=list(dict.fromkeys(line.method.label for line in lines if line.steps == 0)),
@@ -106,15 +117,25 @@ def _grouped(lines: list[Line]) -> list[tuple[str, list[list[Line]]]]:
     ]
 
 
+def _titled(methods: list[Method]) -> list[tuple[str, list[Method]]]:
+    """Title of a group → its methods."""
+    return [(GROUPS[group], list(same)) for group, same in groupby(methods, key=lambda method: method.group)]
+
+
+def _skipped(document: Mapping[str, Any]) -> list[tuple[Method, str]]:
+    """Methods that were asked for and do not apply to the network, with the reason."""
+    reasons = {entry["method"]: entry["reason"] for entry in document.get("skipped") or ()}
+    return [(method, reasons[name]) for name, method in methods_of(reasons).items()]
+
+
 def _tiles(lines: list[Line]) -> list[dict[str, Any]]:
     """The numbers of the headline, large."""
     strong, dense, trained = strong_pick(lines), dense_pick(lines), trained_pick(lines)
     tiles = []
     for line, kind in ((strong, "strong ticket"), (dense, "dense network"), (trained, "trained ticket")):
         if line is not None:
-            at = (
-                "" if line is dense else f", {line.method.label} at density {text.density_text(line.density)}"
-            )
+            density = text.density_text(line.true_density)
+            at = "" if line is dense else f", {line.method.label} at density {density}"
             tiles.append(
                 {
                     "colour": line.method.colour,

@@ -11,7 +11,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
 from supermask.report.canvas import INK, WIDTH, Drawing, Name, in_axes, name_lines, render
-from supermask.report.methods import Method
+from supermask.report.methods import GROUPS, Method
+from supermask.report.panels import TITLE_PAD, by_group, group_panels, is_crowded, label_panels, name_gap
 from supermask.report.summary import Curve, curves_of
 from supermask.report.text import density_text
 
@@ -27,11 +28,14 @@ def draw_learning_curves(document: Mapping[str, Any]) -> Drawing | None:
     """Validation accuracy, or without a validation split the training loss, against the step.
 
     With few densities there is a panel per density and a line per method; with many, a panel per method
-    and a line per density. None where no run recorded a curve.
+    and a line per density. Many methods stand in a panel per group, at the lowest density only. None where
+    no run recorded a curve.
     """
     loss = not (curves := curves_of(document, "val_accuracy"))
     if loss and not (curves := curves_of(document, "train_loss")):
         return None
+    if is_crowded(curves):
+        return _draw_groups(curves, loss)
     scale = 1 if loss else 100
     dense = [curve for curve in curves if curve.method.group == "dense"]
     others = [curve for curve in curves if curve.method.group != "dense"]
@@ -47,12 +51,41 @@ def draw_learning_curves(document: Mapping[str, Any]) -> Drawing | None:
         for curve in members:
             _draw_curve(axes, curve, scale, _DENSITY_COLOURS(1 - norm(curve.density)) if norm else None)
     _scale(grid, curves, scale, loss)
+    for axes in grid[::COLUMNS]:
+        axes.set_ylabel(_y_label(loss))
     if norm:
         _density_bar(figure, grid, norm, densities)
     else:
         _name_methods(grid[-1], dense + others, densities, scale)
     what = "Training loss" if loss else "Validation accuracy"
-    alt, caption = _alt(what, curves, by_density), _caption(what, curves, by_density)
+    panel = (
+        "panel per density, one line per method" if by_density else "panel per method, one line per density"
+    )
+    alt, caption = _alt(what, curves, panel), _caption(what, curves, by_density, loss)
+    return render(figure, "learning-curves", alt, caption)
+
+
+def _draw_groups(curves: Sequence[Curve], loss: bool) -> Drawing:
+    """A panel per group with a line per method at the lowest density, where methods differ most."""
+    scale = 1 if loss else 100
+    lowest = min(curve.density for curve in curves)
+    dense = [curve for curve in curves if curve.method.group == "dense"]
+    groups = by_group([curve for curve in curves if curve.density == lowest])
+    figure, panels = group_panels(groups, shared=True)
+    shown = [*dense, *(curve for members in groups.values() for curve in members)]
+    _scale(list(panels.values()), shown, scale, loss)
+    for group, axes in panels.items():
+        axes.set_title(GROUPS[group], pad=TITLE_PAD)
+        for curve in dense + groups[group]:
+            _draw_curve(axes, curve, scale)
+    label_panels(panels, "step", _y_label(loss))
+    figure.draw_without_rendering()  # the height of the panels is only known now
+    for group, axes in panels.items():
+        _name_methods(axes, dense + groups[group], [lowest], scale, name_gap(figure, axes), small=True)
+    what = f"{'Training loss' if loss else 'Validation accuracy'} at density {density_text(lowest)}"
+    caption = _caption(what, shown, by_density=True, loss=loss)
+    caption += " A panel for each group of methods; results.json has the curves of the other densities."
+    alt = _alt(what, shown, "panel per group of methods, one line per method")
     return render(figure, "learning-curves", alt, caption)
 
 
@@ -110,8 +143,6 @@ def _scale(panels: Sequence[Axes], curves: Sequence[Curve], scale: float, loss: 
     for axes in panels:
         axes.xaxis.set_major_locator(MaxNLocator(3, integer=True))
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
-    for axes in panels[::COLUMNS]:
-        axes.set_ylabel("training loss" if loss else "validation accuracy (%)")
     if loss:
         panels[0].set_yscale("log")
         panels[0].yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
@@ -123,7 +154,19 @@ def _scale(panels: Sequence[Axes], curves: Sequence[Curve], scale: float, loss: 
     panels[0].set_ylim(low - pad, high + pad)
 
 
-def _name_methods(axes: Axes, curves: Sequence[Curve], densities: Sequence[float], scale: float) -> None:
+def _y_label(loss: bool) -> str:
+    return "training loss" if loss else "validation accuracy (%)"
+
+
+def _name_methods(
+    axes: Axes,
+    curves: Sequence[Curve],
+    densities: Sequence[float],
+    scale: float,
+    gap: float = 0.07,
+    *,
+    small: bool = False,
+) -> None:
     """Names at the right of the last panel, also of methods that are only in the others."""
     names = []
     for curve in {curve.method: curve for curve in curves}.values():  # the sparsest of each: it came last
@@ -131,7 +174,7 @@ def _name_methods(axes: Axes, curves: Sequence[Curve], densities: Sequence[float
         here = curve.method.group == "dense" or curve.density == densities[-1]
         in_sight = here and 0 <= end[1] <= 1
         names.append(Name(curve.method, curve.method.label, end[1], end if in_sight else None))
-    name_lines(axes, names, gap=0.07, markers=False)
+    name_lines(axes, names, gap=gap, markers=False, small=small)
 
 
 def _density_bar(figure: Figure, panels: Sequence[Axes], norm: LogNorm, densities: Sequence[float]) -> None:
@@ -148,23 +191,20 @@ def _density_bar(figure: Figure, panels: Sequence[Axes], norm: LogNorm, densitie
     bar.ax.yaxis.label.set_color(INK)
 
 
-def _alt(what: str, curves: Sequence[Curve], by_density: bool) -> str:
+def _alt(what: str, curves: Sequence[Curve], panels: str) -> str:
     methods: dict[Method, None] = dict.fromkeys(curve.method for curve in curves)
-    panel = (
-        "panel per density, one line per method" if by_density else "panel per method, one line per density"
-    )
     last = max(step for curve in curves for step in curve.steps)
     names = ", ".join(method.label for method in methods)
-    return f"{what} against the step, up to step {last:,.0f}. One {panel}: {names}."
+    return f"{what} against the step, up to step {last:,.0f}. One {panels}: {names}."
 
 
-def _caption(what: str, curves: Sequence[Curve], by_density: bool) -> str:
+def _caption(what: str, curves: Sequence[Curve], by_density: bool, loss: bool) -> str:
     text = f"{what} against the step"
     if any(curve.low != curve.high for curve in curves):
         text += ", mean over seeds" + (", with a band from the worst seed to the best" if by_density else "")
     text += "."
     if any(curve.method.group == "dense" for curve in curves):
         text += " The dense network is in every panel" + ("." if by_density else ", without colour.")
-    if what == "Validation accuracy":
+    if not loss:
         text += " The first steps may lie below the frame."
     return text

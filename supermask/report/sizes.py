@@ -2,31 +2,68 @@
 
 import math
 import re
+import statistics
 from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from supermask.report.canvas import INK, QUIET, WIDTH, Drawing, beside, render
+from supermask.report.methods import GROUPS
+from supermask.report.panels import is_crowded
 from supermask.report.summary import Line
 from supermask.report.text import bytes_text, density_text, ratio_text
 
+UNTRAINED, TRAINED = "#d55e00", "#0072b2"
+"""Colours of groups: what a ticket weighs depends on whether it holds weights."""
+
+
+@dataclass(frozen=True)
+class Bar:
+    """A ticket, or several tickets of one group and density, by their median.
+
+    Attributes:
+        series: What the bar belongs to, a method or a group; bars of one stand together.
+        ratio: Dense bytes over ticket bytes.
+        least: Bytes of the smallest of the tickets.
+        most: Bytes of the largest.
+    """
+
+    series: str
+    density: float
+    colour: str
+    size: float
+    ratio: float | None
+    least: float
+    most: float
+
 
 def draw_ticket_size(lines: Sequence[Line]) -> Drawing:
-    """Bytes of each ticket beside the dense weights; controls only where there is nothing else to show."""
+    """Bytes of each ticket beside the dense weights; controls only where there is nothing else to show.
+
+    Of many methods there is a bar per group and density: within a group the files hardly differ.
+    """
     sized = [line for line in lines if line.ticket_bytes and line.method.group != "dense"]
     tickets = [line for line in sized if line.method.is_ticket] or sized
+    crowded = is_crowded(lines)
+    bars = _bars_of_groups(tickets) if crowded else [_bar([line], line.method.label) for line in tickets]
     dense = max(line.dense_bytes or line.ticket_bytes or 0 for line in lines)
-    sizes = [dense, *(line.ticket_bytes or 0 for line in tickets)]
-    # A little air where another method begins.
-    heights = [-index - 0.5 * len({line.method for line in tickets[:index]}) for index in range(len(sizes))]
+    sizes = [dense, *(bar.size for bar in bars)]
+    # A little air where another series begins.
+    heights = [-index - 0.5 * len({bar.series for bar in bars[:index]}) for index in range(len(sizes))]
     figure = Figure(figsize=(WIDTH, 0.8 + 0.19 * len(sizes)))
     axes = figure.add_subplot()
-    axes.barh(heights, sizes, height=0.74, color=[INK, *(line.method.colour for line in tickets)])
+    axes.barh(heights, sizes, height=0.74, color=[INK, *(bar.colour for bar in bars)])
+    for height, bar in zip(heights[1:], bars, strict=True):
+        if bar.least < bar.most:
+            axes.plot([bar.least, bar.most], [height] * 2, color=INK, lw=1.0, marker="|", ms=4)
     axes.axvline(dense, color=INK, lw=0.7, ls=(0, (2, 2)), zorder=0)
     axes.set_xscale("log")
-    axes.set_xlim(_round_below(min(sizes) / 1.5), max(sizes) * 1.04)
+    extremes = [*sizes, *(bar.least for bar in bars), *(bar.most for bar in bars)]
+    axes.set_xlim(_round_below(min(extremes) / 1.5), max(extremes) * 1.04)
     axes.set_ylim(heights[-1] - 0.7, heights[0] + 0.7)
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if max(sizes) < 15 * min(sizes) else (1,)))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: re.sub(r"\.0+ ", " ", bytes_text(value))))
@@ -34,26 +71,54 @@ def draw_ticket_size(lines: Sequence[Line]) -> Drawing:
     axes.set_xlabel("bytes, logarithmic")
     axes.grid(False, axis="y")
     axes.tick_params(axis="y", length=0)
-    axes.set_yticks(heights, ["dense weights", *_bar_names(tickets)])
-    ratios = ["", *(ratio_text(line.ratio) for line in tickets)]
+    axes.set_yticks(heights, ["dense weights", *_bar_names(bars)])
     _write_column(axes, 0.62, "size", heights, [bytes_text(size) for size in sizes])
-    _write_column(axes, 1.25, "smaller by", heights, ratios)
+    _write_column(axes, 1.25, "smaller by", heights, ["", *(ratio_text(bar.ratio) for bar in bars)])
     caption = (
-        "The file of each ticket, by method and density, on a logarithmic axis; the dotted line is the size "
-        "of the dense weights."
+        f"The file of {'the median' if crowded else 'each'} ticket, "
+        f"by {'group' if crowded else 'method'} and density, on a logarithmic axis; "
+        "the dotted line is the size of the dense weights."
     )
+    if crowded:
+        caption += " Thin lines reach from the smallest ticket of the group to the largest."
     if len(tickets) < len(sized):
         caption += " Controls are in the table."
     return render(figure, "ticket-size", _size_alt(tickets, dense), caption)
 
 
-def _bar_names(tickets: Sequence[Line]) -> list[str]:
-    """Method and density; the method only where it begins."""
+def _bars_of_groups(tickets: Sequence[Line]) -> list[Bar]:
+    """The tickets of one group at one density as one bar."""
+    bars = []
+    for group, members in groupby(tickets, key=lambda line: line.method.group):
+        colour = UNTRAINED if group == "strong" else TRAINED
+        same = sorted(members, key=lambda line: -line.density)
+        for _, together in groupby(same, key=lambda line: line.density):
+            bars.append(_bar(list(together), GROUPS[group].partition(":")[0], colour))
+    return bars
+
+
+def _bar(tickets: Sequence[Line], series: str, colour: str | None = None) -> Bar:
+    sizes = [line.ticket_bytes or 0 for line in tickets]
+    ratios = [line.ratio for line in tickets if line.ratio is not None]
+    first = tickets[0]
+    return Bar(
+        series=series,
+        density=first.true_density if len(tickets) == 1 else first.density,
+        colour=colour or first.method.colour,
+        size=statistics.median(sizes),
+        ratio=statistics.median(ratios) if ratios else None,
+        least=min(sizes),
+        most=max(sizes),
+    )
+
+
+def _bar_names(bars: Sequence[Bar]) -> list[str]:
+    """Series and density; the series only where it begins."""
     names, previous = [], None
-    for line in tickets:
-        name = "" if line.method == previous else f"{line.method.label}\N{EM SPACE}"
-        names.append(name + density_text(line.density))
-        previous = line.method
+    for bar in bars:
+        name = "" if bar.series == previous else f"{bar.series}\N{EM SPACE}"
+        names.append(name + density_text(bar.density))
+        previous = bar.series
     return names
 
 
@@ -80,6 +145,6 @@ def _size_alt(tickets: Sequence[Line], dense: float) -> str:
         return f"{text}."
     return (
         f"{text}, the smallest ticket {bytes_text(smallest.ticket_bytes)} "
-        f"({smallest.method.label} at density {density_text(smallest.density)}). "
+        f"({smallest.method.label} at density {density_text(smallest.true_density)}). "
         "The results table holds every number."
     )

@@ -5,7 +5,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from supermask.report.methods import Method, methods_of
+from supermask.report.catalogue import methods_of
+from supermask.report.methods import Method
 from supermask.report.text import (
     bytes_text,
     count_text,
@@ -17,6 +18,8 @@ from supermask.report.text import (
 )
 
 COMMANDS = ("compare", "search", "imp")
+ROUNDING = 0.01
+"""By how much, relatively, the kept density may differ from the density asked for without a word of it."""
 
 
 @dataclass(frozen=True)
@@ -24,6 +27,8 @@ class Line:
     """One method at one density, over its seeds. Costs and sizes are means; None where unknown.
 
     Attributes:
+        density: As asked for.
+        kept_density: As found; methods whose density emerges may come out elsewhere.
         difference: Mean test accuracy less that of the dense network.
         val_accuracy: Mean on the validation split, the only thing that choices in the text rest on.
         steps: Steps of the run itself; `total_steps` adds those of the runs that it needed.
@@ -42,6 +47,18 @@ class Line:
     seconds: float | None
     ticket_bytes: float | None
     dense_bytes: float | None
+    kept_density: float | None = None
+
+    @property
+    def emerged(self) -> bool:
+        """Whether the density came out another than asked for, by more than rounding."""
+        kept = self.kept_density
+        return kept is not None and abs(kept - self.density) > ROUNDING * self.density
+
+    @property
+    def true_density(self) -> float:
+        """What was kept where that is not what was asked for, else what was asked for."""
+        return self.kept_density if self.emerged and self.kept_density is not None else self.density
 
     @property
     def n(self) -> int:
@@ -137,7 +154,8 @@ def summary_table(document: Mapping[str, Any]) -> list[dict[str, str]]:
     return [
         {
             "method": line.method.name,
-            "density": density_text(line.density),
+            "density": density_text(line.density)
+            + (f" (kept {density_text(line.true_density)})" if line.emerged else ""),
             "seeds": str(line.n),
             "test accuracy %": percent(line.mean, 2),
             "min–max": f"{percent(line.min, 2)}–{percent(line.max, 2)}",
@@ -174,4 +192,5 @@ def _line(
         # The dense network is no ticket: what weighs is its weights.
         ticket_bytes=mean("dense_bytes" if method.group == "dense" else "ticket_bytes"),
         dense_bytes=mean("dense_bytes"),
+        kept_density=mean("kept_density"),
     )
