@@ -49,6 +49,12 @@ def group_of(distribution: str) -> tuple[int, int] | None:
     """
     if distribution in DISTRIBUTIONS:
         return None
+    if distribution == "filters":
+        raise ValueError(
+            "distribution 'filters' asks a search for a structured ticket, but the L1 norm of a filter says "
+            "nothing before training: frozen filters of a layer are draws of one law. Prune a trained network: "
+            "`compare --methods filters-l1`, or prune.filter_mask"
+        )
     if not re.fullmatch(r"[0-9]+:[0-9]+", str(distribution)):
         known = ", ".join(DISTRIBUTIONS)
         raise ValueError(f"distribution must be one of {known}, or N:M such as 2:4, not {distribution!r}")

@@ -3,9 +3,11 @@
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache, partial
 from typing import Any
 
 import torch
+from torch import nn
 
 from supermask.data import Dataset
 from supermask.experiments.config import CompareConfig, ConfigError, ImpConfig, SearchConfig, TaskConfig
@@ -15,7 +17,7 @@ from supermask.experiments.setting import Comparison, Setting, rescaling, rule_o
 from supermask.experiments.spec import MaskSource, RunSpec, Task, WeightSource
 from supermask.models import create_model
 from supermask.parameters import ParameterInfo, masked
-from supermask.prune import round_counts
+from supermask.prune import FilterLayer, filter_layers, round_counts
 
 
 @dataclass(frozen=True)
@@ -74,14 +76,23 @@ def parse_arguments(arguments: Mapping[str, Any]) -> dict[str, Any]:
 def layers_of(task: Task, data: Dataset) -> list[ParameterInfo]:
     """The masked parameters of the task's network, built without memory for them."""
     with torch.device("meta"):
-        model = create_model(
-            task.model,
-            num_classes=data.num_classes,
-            in_channels=data.in_channels,
-            image_size=data.image_size,
-            **task.model_args,
-        )
-    return masked(model)
+        return masked(_network(task, data))
+
+
+def filter_layers_of(task: Task, data: Dataset) -> dict[str, FilterLayer]:
+    """The layers of the task's network that can lose filters."""
+    example = torch.zeros(1, data.in_channels, data.image_size, data.image_size)
+    return filter_layers(_network(task, data), example)
+
+
+def _network(task: Task, data: Dataset) -> nn.Module:
+    return create_model(
+        task.model,
+        num_classes=data.num_classes,
+        in_channels=data.in_channels,
+        image_size=data.image_size,
+        **task.model_args,
+    )
 
 
 def plan_search(config: SearchConfig, data: Dataset) -> Plan:
@@ -143,7 +154,8 @@ def plan_compare(config: CompareConfig, data: Dataset) -> Plan:
     if not 0 < rewind_to < task.steps:
         raise ConfigError("rewind_to", rewind_to, f"take a step between 1 and {task.steps - 1}")
     infos = layers_of(task, data)
-    parts = [Comparison(config, task, infos, rewind_to, seed) for seed in config.seeds]
+    filters = cache(partial(filter_layers_of, task, data))
+    parts = [Comparison(config, task, infos, rewind_to, seed, filters) for seed in config.seeds]
     rows = [row for part in parts for method in config.methods for row in METHODS[method](part)]
     rows.sort(key=lambda row: (config.methods.index(row.method), -row.density, config.seeds.index(row.seed)))
     return Plan(tuple(spec for part in parts for spec in part.graph.values()), tuple(rows))
