@@ -51,9 +51,9 @@ def group_of(distribution: str) -> tuple[int, int] | None:
         return None
     if distribution == "filters":
         raise ValueError(
-            "distribution 'filters' asks a search for a structured ticket, but the L1 norm of a filter says "
-            "nothing before training: frozen filters of a layer are draws of one law. Prune a trained network: "
-            "`compare --methods filters-l1`, or prune.filter_mask"
+            "distribution 'filters': a search finds no structured tickets, because the L1 norm of a filter "
+            "means something after training only. Prune a trained network: compare --methods filters-l1, "
+            "or prune.filter_mask in Python"
         )
     if not re.fullmatch(r"[0-9]+:[0-9]+", str(distribution)):
         known = ", ".join(DISTRIBUTIONS)
