@@ -19,7 +19,7 @@ def shrink(model: nn.Module, mask: Mapping[str, Tensor], example: Tensor) -> nn.
     Args:
         model: The network; it is not changed.
         mask: Name → bool mask of the masked parameters.
-        example: A batch of inputs, of which only shape and device matter.
+        example: A batch of floating-point inputs; only its shape matters.
 
     Returns:
         The smaller network, in the mode, dtype and on the device of `model`. Outputs agree up to the order

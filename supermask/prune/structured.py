@@ -61,7 +61,7 @@ def filter_layers(model: nn.Module, example: Tensor) -> dict[str, FilterLayer]:
 
     Args:
         model: The network; it is not changed.
-        example: A batch of inputs, of which only shape and device matter; one input is enough.
+        example: A batch of floating-point inputs; only its shape matters.
 
     Returns:
         Name of the weight → layer, in the order of the parameters.

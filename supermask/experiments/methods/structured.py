@@ -3,7 +3,8 @@
 A row's density is that of weights, as in every other row: each layer that can lose filters keeps the same
 fraction of them, chosen so that the weights left come as near to the density as whole filters allow. The
 paper chooses the fraction of each layer by its sensitivity and fine-tunes at a constant low learning rate;
-here both rows train by the common rule and for as long as all others.
+here both rows train by the common rule and for as long as all others. At low densities the last
+layers get narrow: LeNet-300-100 at density 0.03 keeps a handful of neurons.
 """
 
 from __future__ import annotations
