@@ -49,6 +49,12 @@ def group_of(distribution: str) -> tuple[int, int] | None:
     """
     if distribution in DISTRIBUTIONS:
         return None
+    if distribution == "filters":
+        raise ValueError(
+            "distribution 'filters': a search finds no structured tickets, because the L1 norm of a filter "
+            "means something after training only. Prune a trained network: compare --methods filters-l1, "
+            "or prune.filter_mask in Python"
+        )
     if not re.fullmatch(r"[0-9]+:[0-9]+", str(distribution)):
         known = ", ".join(DISTRIBUTIONS)
         raise ValueError(f"distribution must be one of {known}, or N:M such as 2:4, not {distribution!r}")

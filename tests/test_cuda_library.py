@@ -47,11 +47,11 @@ def test_a_library_that_does_not_load_is_an_error(tmp_path, monkeypatch):
 def test_a_torch_without_cuda_says_so(monkeypatch):
     monkeypatch.setattr(torch.version, "cuda", None)
     monkeypatch.setattr(operators, "_native_cuda", None)
-    operators.is_native.cache_clear()
+    operators._has_kernel.cache_clear()
     try:
         assert set(ops.backends("cuda").values()) == {"reference (this torch has no CUDA)"}
     finally:
-        operators.is_native.cache_clear()
+        operators._has_kernel.cache_clear()
 
 
 # What the machine code uses. The caps leave four blocks of 256 threads on a multiprocessor, two of the packed

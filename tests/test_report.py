@@ -83,7 +83,7 @@ def make_row(method: str, density: float, index: int, seed: int, validation: boo
     nominal = ACCURACY.get(method, (0.95,))
     beyond = max(0, index - len(nominal) + 1)  # further densities lose more and more
     accuracy = round(nominal[min(index, len(nominal) - 1)] - 0.002 * beyond**1.5 + SEED_OFFSET[seed], 6)
-    untrained = method in ("edge-popup", "random-mask-frozen")
+    untrained = method in (*SEARCHES, "random-mask-frozen")
     steps = 0 if method == "random-mask-frozen" else STEPS
     return {
         "method": method,

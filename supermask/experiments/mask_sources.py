@@ -11,7 +11,17 @@ from torch import Tensor
 
 from supermask.experiments.execution import Execution
 from supermask.mask import Mask, keep_count, random_mask
-from supermask.prune import best, by_criterion, grasp, magnitude, shuffle, snip, synflow
+from supermask.prune import (
+    best,
+    by_criterion,
+    filter_layers,
+    filter_mask,
+    grasp,
+    magnitude,
+    shuffle,
+    snip,
+    synflow,
+)
 
 Source = Callable[[Execution], Mask]
 MASK_SOURCES: dict[str, Source] = {}
@@ -101,6 +111,14 @@ def criterion(execution: Execution) -> Mask:
         parent.mask() or None,
         seed=execution.spec.seed,
     )
+
+
+@register_mask_source("filters")
+def filters(execution: Execution) -> Mask:
+    """As many filters of each layer of the parent run as `keep` says, by their L1 norm."""
+    keep = execution.spec.mask.keep
+    assert isinstance(keep, dict)
+    return filter_mask(final_weights(execution), filter_layers(execution.model, execution.batch(0)[0]), keep)
 
 
 @register_mask_source("snip")

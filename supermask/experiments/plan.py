@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from supermask.experiments.setting import Comparison, Setting, rescaling, rule_o
 from supermask.experiments.spec import MaskSource, RunSpec, Task, WeightSource
 from supermask.models import create_model
 from supermask.parameters import ParameterInfo, classify, masked
-from supermask.prune import round_counts
+from supermask.prune import FilterLayer, filter_layers, round_counts
 
 
 @dataclass(frozen=True)
@@ -81,18 +82,24 @@ def parse_arguments(arguments: Mapping[str, Any]) -> dict[str, Any]:
 
 def layers_of(task: Task, data: Dataset) -> list[ParameterInfo]:
     """The masked parameters of the task's network, built without memory for them."""
-    return masked(_network(task, data))
+    with torch.device("meta"):
+        return masked(_network(task, data))
+
+
+def filter_layers_of(task: Task, data: Dataset) -> dict[str, FilterLayer]:
+    """The layers of the task's network that can lose filters."""
+    example = torch.zeros(1, data.in_channels, data.image_size, data.image_size)
+    return filter_layers(_network(task, data), example)
 
 
 def _network(task: Task, data: Dataset) -> nn.Module:
-    with torch.device("meta"):
-        return create_model(
-            task.model,
-            num_classes=data.num_classes,
-            in_channels=data.in_channels,
-            image_size=data.image_size,
-            **task.model_args,
-        )
+    return create_model(
+        task.model,
+        num_classes=data.num_classes,
+        in_channels=data.in_channels,
+        image_size=data.image_size,
+        **task.model_args,
+    )
 
 
 def plan_search(config: SearchConfig, data: Dataset) -> Plan:
@@ -163,8 +170,10 @@ def plan_compare(config: CompareConfig, data: Dataset) -> Plan:
     rewind_to = max(1, round(0.05 * task.steps)) if config.rewind_to is None else config.rewind_to
     if not 0 < rewind_to < task.steps:
         raise ConfigError("rewind_to", rewind_to, f"take a step between 1 and {task.steps - 1}")
-    parameters = classify(_network(task, data))
-    parts = [Comparison(config, task, parameters, rewind_to, seed) for seed in config.seeds]
+    with torch.device("meta"):
+        parameters = classify(_network(task, data))
+    filters = cache(partial(filter_layers_of, task, data))
+    parts = [Comparison(config, task, parameters, rewind_to, seed, filters) for seed in config.seeds]
     rows: list[RunSpec] = []
     skipped: dict[str, str] = {}
     for method in config.methods:

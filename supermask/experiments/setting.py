@@ -1,16 +1,17 @@
 """What the runs of one seed have in common, and how runs are made from it."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from types import MappingProxyType
 from typing import Any
 
 from supermask.experiments.config import CompareConfig, RuleConfig
+from supermask.experiments.methods import NotApplicable
 from supermask.experiments.spec import MaskSource, Rule, RunSpec, Task, WeightSource
 from supermask.mask import allocate, keep_count
 from supermask.parameters import ParameterInfo
-from supermask.prune import density_path
+from supermask.prune import FilterLayer, density_path, filter_counts
 from supermask.prune.controls import reinit_seed
 from supermask.search import SEARCHES
 
@@ -146,20 +147,41 @@ class Comparison(Setting):
         config: What the user said.
         parameters: All parameters of the network.
         rewind_to: Early step that late rewinding goes back to.
+        filter_layers: Finds the layers of the network that can lose filters.
     """
 
     def __init__(
-        self, config: CompareConfig, task: Task, parameters: list[ParameterInfo], rewind_to: int, seed: int
+        self,
+        config: CompareConfig,
+        task: Task,
+        parameters: list[ParameterInfo],
+        rewind_to: int,
+        seed: int,
+        filter_layers: Callable[[], dict[str, FilterLayer]],
     ) -> None:
         infos = [info for info in parameters if info.role == "masked"]
         super().__init__(task, infos, rule_of(config), config.init, seed)
         self.config, self.parameters, self.rewind_to = config, parameters, rewind_to
+        self.filter_layers = filter_layers
         self._paths: dict[str, dict[float, RunSpec]] = {}
 
     @property
     def densities(self) -> list[float]:
         """The densities of pruned networks: those below 1, if there is one."""
         return [d for d in self.config.densities if d < 1] or list(self.config.densities)
+
+    def filters(self, density: float) -> dict[str, int]:
+        """Name → filters to keep for a density of weights.
+
+        Raises:
+            NotApplicable: Even one filter in each layer leaves more weights than that, or the network has no
+                filter that could go.
+        """
+        shapes = {info.name: tuple(info.tensor.shape) for info in self.infos}
+        try:
+            return filter_counts(self.filter_layers(), shapes, density)
+        except ValueError as error:
+            raise NotApplicable(f"density {density:g}, filters of {self.task.model}: {error}") from None
 
     def search(self, method: str, density: float) -> RunSpec:
         """A mask search, by the method's own recipe where it has one."""

@@ -59,7 +59,8 @@ class MaskSource:
             its mask), `same` (the mask of `run`), `shuffle` (that mask, shuffled layer by layer) or
             `random`.
         run: Identifier of the run it starts from.
-        keep: Weights to keep, per layer or in all; for masks that no search finds.
+        keep: Weights to keep, per layer or in all; for masks that no search finds. For `filters`, how many
+            filters each layer keeps that can lose some.
         density: Fraction to keep, for `search`.
         distribution: How it spreads over layers, for `search` and `random`.
         options: Further arguments of the search.

@@ -1,4 +1,5 @@
-"""Tickets by training and pruning: criteria, IMP with its rewinds, pruning at initialization, controls."""
+"""Tickets by training and pruning: criteria, IMP with its rewinds, pruning at initialization, whole filters,
+controls."""
 
 from supermask.prune.actions import PRUNED as PRUNED
 from supermask.prune.actions import pruned_values as pruned_values
@@ -24,3 +25,9 @@ from supermask.prune.imp import snapshot as snapshot
 from supermask.prune.magnitude import density_path as density_path
 from supermask.prune.magnitude import magnitude as magnitude
 from supermask.prune.magnitude import round_counts as round_counts
+from supermask.prune.shrink import shrink as shrink
+from supermask.prune.structured import FilterLayer as FilterLayer
+from supermask.prune.structured import filter_counts as filter_counts
+from supermask.prune.structured import filter_layers as filter_layers
+from supermask.prune.structured import filter_mask as filter_mask
+from supermask.prune.structured import filter_scores as filter_scores

@@ -70,6 +70,14 @@ TRAINED = (
         "one-shot", "one-shot", "trained", "#cc79a7", "^",
         "The trained dense network pruned once to the density, then trained again from initialization.",
     ),
+    Method(
+        "filters-l1", "filters by L1", "trained", "#8a5a2b", "h",
+        "Whole filters of the trained network pruned by the sum of their weights, the rest trained on.",
+    ),
+    Method(
+        "filters-l1-reset", "filters by L1, reset", "trained", "#999933", "H",
+        "The same filters pruned, the rest trained again from initialization.",
+    ),
 )  # fmt: skip
 
 INITIAL = (
@@ -99,6 +107,10 @@ MOVING = (
     Method(
         "early-bird", "early bird", "moving", "#8a5a2b", "D",
         "The mask of largest weights, taken as soon as it hardly changes any more in training.",
+    ),
+    Method(
+        "early-bird-channels", "early bird, channels", "moving", "#44aa99", "H",
+        "The same for channels, by the scales of their norms; density counts channels.",
     ),
 )  # fmt: skip
 

@@ -25,16 +25,16 @@ for _name in SEARCHES:
     register_method(_name)(partial(searched, _name))
 
 
-def trained_after(name: str, comparison: Comparison) -> Iterator[RunSpec]:
+def fine_tuned(name: str, comparison: Comparison) -> Iterator[RunSpec]:
     """The mask that the search found, and its weights trained under it from where they stood frozen."""
     for density in comparison.config.densities:
         found = comparison.search(name, density)
         mask = MaskSource(kind="same", run=found.id)
-        yield comparison.train(f"{name}-trained", weights=found.weights, mask=mask, density=density)
+        yield comparison.train(f"{name}-fine-tuned", weights=found.weights, mask=mask, density=density)
 
 
 for _name in ("gem-miner", "concrete"):
-    register_method(f"{_name}-trained")(partial(trained_after, _name))
+    register_method(f"{_name}-fine-tuned")(partial(fine_tuned, _name))
 
 
 @register_method("random-mask-frozen")

@@ -7,7 +7,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from supermask.report.canvas import WIDTH, Drawing, render, style
-from supermask.report.methods import methods_of
+from supermask.report.catalogue import methods_of
 from supermask.report.pages import Page, Section, Table, register_page
 from supermask.report.text import density_text, percent
 
