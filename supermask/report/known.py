@@ -109,7 +109,7 @@ MOVING = (
         "The mask of largest weights, taken as soon as it hardly changes any more in training.",
     ),
     Method(
-        "early-bird-channels", "early bird, channels", "moving", "#44aa99", "H",
+        "early-bird-channels", "early bird, channels", "moving", "#332288", "H",
         "The same for channels, by the scales of their norms; density counts channels.",
     ),
 )  # fmt: skip
