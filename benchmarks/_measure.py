@@ -158,5 +158,5 @@ def report(
         if label:
             cpu = f"{about['cpu']}, threads: {about['threads']}"
             place = cpu if options.device == "cpu" else about["gpu"]
-            title = f"{name.replace('_', ' ')}: {place}, torch {about['torch']}"
+            title = f"{name.replace('_', ' ')}\n{place}, torch {about['torch']}"
             plot_timings(options.out / f"{name}.png", title, rows, label)

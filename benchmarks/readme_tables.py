@@ -2,7 +2,7 @@
 
     python benchmarks/readme_tables.py
 
-In README.md and docs/recipes.md, each `<!-- KIND: NAME -->` … `<!-- end -->` is filled from
+In README.md and the pages named below, each `<!-- KIND: NAME -->` … `<!-- end -->` is filled from
 `benchmarks/results/NAME.json`.
 """
 
@@ -11,11 +11,16 @@ from pathlib import Path
 from typing import Any
 
 from supermask.io import read_json, write_text
+from supermask.report.catalogue import methods_of
+from supermask.report.methods import GROUPS
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
-PAGES = (ROOT / "README.md", ROOT / "docs" / "recipes.md")
-MARK = re.compile(r"<!-- (table|grid|changes|steps): ([\w/-]+) -->\n.*?<!-- end -->", re.DOTALL)
+PAGES = (ROOT / "README.md", ROOT / "docs" / "recipes.md", ROOT / "docs" / "methods.md")
+MARK = re.compile(
+    r"<!-- (table|family|grid|changes|steps|linear|networks|selection): ([\w/-]+) -->\n.*?<!-- end -->",
+    re.DOTALL,
+)
 
 
 def markdown(head: list[str], rows: list[list[str]]) -> str:
@@ -107,7 +112,109 @@ def steps(document: dict[str, Any], _: str) -> str:
     )
 
 
-KINDS = {"table": comparison, "grid": grid, "changes": changes, "steps": steps}
+def where(machine: dict[str, Any], script: str) -> str:
+    """Machine and command of a benchmark."""
+    threads = f"{machine['threads']} thread{'s' if machine['threads'] > 1 else ''}"
+    command = f"`python benchmarks/{script}.py --threads {machine['threads']}`"
+    return f"{machine['cpu']}, {threads}, torch {machine['torch']}: {command}"
+
+
+def linear(document: dict[str, Any], _: str) -> str:
+    """Packed linear layers over the faster dense one."""
+    rows = []
+    for row in document["rows"]:
+        results = row["results"]
+        rows.append(
+            [
+                f"{row['outputs']}×{row['inputs']}",
+                "±σ" if row["init"] == "sign" else row["init"].replace("_", " "),
+                row["dtype"],
+                f"{row['density']:g}",
+                str(row["batch"]),
+                "memory" if row["rotated"] else "cache",
+                f"{results['packed']['median_ms']:.3f}",
+                *(f"{results[n]['median_ms']:.3f}" for n in ("eager", "onednn")),
+                f"{results['csr']['median_ms']:.3f}" if "csr" in results else "",
+                f"**{row['speedup']:.1f}×**",
+                f"{results['packed']['bits_per_weight']:.1f}",
+            ]
+        )
+    head = ["layer", "weights", "type", "density", "batch", "from", "packed, ms", "eager", "oneDNN", "CSR",
+            "over the faster dense", "bits per weight"]  # fmt: skip
+    return f"{where(document['machine'], 'masked_linear')}\n\n" + markdown(head, rows)
+
+
+def networks(document: dict[str, Any], _: str) -> str:
+    """Packed networks over dense ones."""
+    rivals = ("dense", "compiled", "dense_bf16")
+    rows = [
+        [
+            row["network"].removeprefix("timm/"),
+            str(row["batch"]),
+            f"{row['packed']['median_ms']:.2f}",
+            *(f"{row['against'][rival]:.2f}×" if rival in row["against"] else "" for rival in rivals),
+            f"{row['bytes']['dense'] / row['bytes']['packed']:.1f}×",
+        ]
+        for row in document["rows"]
+    ]
+    head = ["network", "batch", "packed fp32, ms", "over eager fp32", "over compiled fp32", "over eager bf16",
+            "less memory"]  # fmt: skip
+    return f"{where(document['machine'], 'packed_models')}; density 0.3\n\n" + markdown(head, rows)
+
+
+def selection(document: dict[str, Any], _: str) -> str:
+    """Selections over what peers call in every forward pass."""
+    rows = []
+    for row in document["rows"]:
+        ours = [name for name in ("cold", "warm", "2:4") if name in row]
+        rival = "topk" if "topk" in row else "kthvalue"
+        rows += [
+            [
+                row["what"],
+                name,
+                f"{row[name]['median_ms']:.2f}",
+                f"{row[f'{rival}/{name}']:.1f}× ({rival})",
+                f"{row[f'sort/{name}']:.1f}×",
+            ]
+            for name in ours
+        ]
+    head = ["scores", "selection", "ms", "over kthvalue or topk", "over sort"]
+    return f"{where(document['machine'], 'selection')}\n\n" + markdown(head, rows)
+
+
+def family(document: dict[str, Any], name: str) -> str:
+    """Every method under its name in the reports, by group."""
+    summary, config = document["summary"], document["config"]
+    densities = sorted({entry["density"] for entry in summary if entry["method"] != "zhou"}, reverse=True)
+    cells: dict[tuple[str, float], str] = {}
+    for entry in summary:
+        # Where the density emerges there is one row, whatever it was asked for.
+        density = entry["density"] if entry["density"] in densities else densities[1]
+        cells[entry["method"], density] = f"{100 * entry['mean']:.1f}"
+    rows, group = [], None
+    for method in methods_of(dict.fromkeys(entry["method"] for entry in summary)).values():
+        if method.group != group:
+            group = method.group
+            rows.append([f"**{GROUPS[group]}**", *[""] * (len(densities) + 1)])
+        values = [cells.get((method.name, density), "") for density in densities]
+        rows.append([f"`{method.name}`", method.about, *values])
+    title = (
+        f"**{config['data']}, {config['model']}**, {config['epochs']:g} epochs, {len(config['seeds'])} seeds: "
+        f"`python benchmarks/reproduce.py {name}`"
+    )
+    return f"{title}\n\n" + markdown(["method", "", *(f"{d:g}" for d in densities)], rows)
+
+
+KINDS = {
+    "table": comparison,
+    "family": family,
+    "grid": grid,
+    "changes": changes,
+    "steps": steps,
+    "linear": linear,
+    "networks": networks,
+    "selection": selection,
+}
 
 
 def filled(text: str) -> str:

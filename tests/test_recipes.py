@@ -21,7 +21,7 @@ KINDS = {
     "search": (SearchConfig, plan_search),
     "imp": (ImpConfig, plan_imp),
 }
-SHAPES = {"mnist": (60_000, 1, 28), "cifar10": (50_000, 3, 32)}
+SHAPES = {"digits": (1_400, 1, 8), "mnist": (60_000, 1, 28), "cifar10": (50_000, 3, 32)}
 
 
 def stand_in(name: str, count: int | None = None) -> Dataset:
