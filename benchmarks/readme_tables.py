@@ -199,8 +199,8 @@ def family(document: dict[str, Any], name: str) -> str:
         values = [cells.get((method.name, density), "") for density in densities]
         rows.append([f"`{method.name}`", method.about, *values])
     title = (
-        f"**{config['data']}, {config['model']}**, {config['epochs']:g} epochs, {len(config['seeds'])} seeds: "
-        f"`python benchmarks/reproduce.py {name}`"
+        f"**{config['data']}, {config['model']}**, {config['epochs']:g} epochs, {len(config['seeds'])} "
+        f"seeds: `python benchmarks/reproduce.py {name}`"
     )
     return f"{title}\n\n" + markdown(["method", "", *(f"{d:g}" for d in densities)], rows)
 
