@@ -83,12 +83,13 @@ def _draw_layers(layers: Sequence[Entry]) -> Drawing:
     panels = figure.subplots(len(densities), 1, sharex=True, squeeze=False)[:, 0]
     for panel, density in zip(panels, densities, strict=True):
         panel.set_title(f"density {density_text(density)}")
-        panel.set_ylabel("of the layer (%)")
+        panel.set_ylabel("on a path (%)")
         for name, method in looks.items():
             here = [e for e in layers if e["density"] == density and e["method"] == name]
             groups = _means(here, "layer")
             if groups:
-                values = [100 * fmean(e["layer_density"] for e in groups[(layer,)]) for layer in names]
+                shares = [[e["layer_density"] * e["effective"] for e in groups[(n,)]] for n in names]
+                values = [100 * fmean(share) for share in shares]
                 panel.plot(
                     range(len(names)),
                     values,
@@ -102,7 +103,10 @@ def _draw_layers(layers: Sequence[Entry]) -> Drawing:
         panel.set_ylim(bottom=0)
     panels[-1].set_xticks(range(len(names)), names, rotation=30 if len(names) > 4 else 0, ha="center")
     panels[0].legend(frameon=False, fontsize=6.5, ncols=3)
-    caption = "Weights kept in each layer, from input to output, mean over seeds."
+    caption = (
+        "Weights of each layer that are kept and lie on a path from input to output, mean over seeds; the "
+        "table has the two apart."
+    )
     return render(figure, "layer-density", f"Density of each of {len(names)} layers by method.", caption)
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from supermask.connectivity import STABLE_BELOW
 from supermask.report.canvas import INK, QUIET, WIDTH, Drawing, render, style
@@ -50,15 +51,18 @@ def headline(summary: Sequence[Mapping[str, Any]]) -> str:
         name = _name(density)
         stable = [entry["step"] for entry in members if entry["stable"]]
         first = members[0]
-        worst = f"{percent(first['mean'], 1)} points from step {first['step']}"
+        worst = f"instability {percent(first['mean'], 2)} points where copies part at step {first['step']}"
         if len(stable) == len(members):
-            sentences.append(f"The {name} is stable from step {first['step']} on ({worst}).")
+            sentences.append(f"The {name} is stable at every step looked at: {worst}.")
         elif members[-1]["stable"]:
             last_unstable = max(entry["step"] for entry in members if not entry["stable"])
             then = min(step for step in stable if step > last_unstable)
             sentences.append(f"The {name} is unstable at first ({worst}) and stable from step {then} on.")
         else:
-            sentences.append(f"The {name} is not stable at any step looked at ({worst}).")
+            count = f"{len(stable)} of {len(members)}"
+            sentences.append(
+                f"The {name} is stable at {count} steps looked at, and not at the last ({worst})."
+            )
     return " ".join(sentences)
 
 
@@ -138,6 +142,9 @@ def _draw_instability(summary: Sequence[Mapping[str, Any]], steps: int) -> Drawi
     smallest = min((entry["step"] for entry in summary if entry["step"]), default=1)
     axes.set_xscale("symlog", linthresh=smallest, linscale=0.4)
     axes.set_xlim(left=-0.1 * smallest)
+    axes.xaxis.set_major_locator(FixedLocator(_ticks(sorted({entry["step"] for entry in summary}))))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda step, _: f"{step:.0f}"))
+    axes.xaxis.set_minor_locator(NullLocator())
     axes.axhline(100 * STABLE_BELOW, color=QUIET, lw=0.9, ls=(0, (4, 2)))
     edge: dict[str, Any] = {"transform": axes.get_yaxis_transform(), "va": "bottom", "ha": "right"}
     axes.text(1.0, 100 * STABLE_BELOW, "stable below", fontsize=6.5, color=QUIET, **edge)
@@ -149,20 +156,35 @@ def _draw_instability(summary: Sequence[Mapping[str, Any]], steps: int) -> Drawi
     return render(figure, "instability", alt, caption)
 
 
+def _ticks(steps: Sequence[int]) -> list[int]:
+    """The steps whose numbers have room on a logarithmic axis."""
+    ticks: list[int] = []
+    for step in steps:
+        if not ticks or step >= 1.6 * ticks[-1]:
+            ticks.append(step)
+    return ticks
+
+
 def _table(summary: Sequence[Mapping[str, Any]]) -> Table:
     rows = [
         [
             _name(entry["density"]),
             str(entry["step"]),
-            f"{percent(entry['mean'], 2)} ({percent(entry['min'], 2)}–{percent(entry['max'], 2)})",
+            percent(entry["mean"], 2) + _range(entry),
             "stable" if entry["stable"] else "unstable",
             percent(entry["accuracy"], 2),
             str(entry["n"]),
         ]
         for entry in summary
     ]
-    columns = ("Network", "Step", "Instability, points", "", "Accuracy of the ends, %", "Lines")
+    columns = ("Network", "Step", "Instability, points", "Verdict", "Accuracy of the ends, %", "Lines")
     return Table("Mean over pairs of copies and initializations, with lowest and highest.", columns, rows)
+
+
+def _range(entry: Mapping[str, Any]) -> str:
+    if entry["n"] == 1:
+        return ""
+    return f" ({percent(entry['min'], 2)}–{percent(entry['max'], 2)})"
 
 
 def _rows(rows: Sequence[Mapping[str, Any]]) -> Table:

@@ -50,8 +50,8 @@ def headline(matrix: Sequence[Cell]) -> str:
             for wanted in (False, True)
         )
         sentences.append(
-            f"At density {density_text(density)} a ticket from elsewhere reaches {_points(foreign)} points "
-            f"against one found at the target, a random mask {_points(random)}."
+            f"At density {density_text(density)} a ticket from elsewhere is {_points(foreign)} points from "
+            f"one found at the target, a random mask {_points(random)}."
         )
     return " ".join(sentences)
 
@@ -74,10 +74,12 @@ def _draw(cells: Sequence[Cell], density: float) -> Drawing:
     figure = Figure(figsize=(min(WIDTH, 2.4 + 1.1 * len(targets)), 1.1 + 0.36 * len(sources)))
     axes = figure.add_subplot()
     colours = LinearSegmentedColormap.from_list("difference", ["#d55e00", PAPER, "#0072b2"])
-    axes.imshow(differences, cmap=colours, vmin=-limit, vmax=limit, aspect="auto")
+    # Rectangles and no image: the page shows no pixels, and a paper scales them.
+    axes.pcolormesh(differences, cmap=colours, vmin=-limit, vmax=limit, edgecolors=PAPER, linewidth=1)
+    axes.invert_yaxis()
     axes.grid(False)
-    axes.set_xticks(range(len(targets)), targets)
-    axes.set_yticks(range(len(sources)), sources)
+    axes.set_xticks([j + 0.5 for j in range(len(targets))], targets)
+    axes.set_yticks([i + 0.5 for i in range(len(sources))], sources)
     axes.tick_params(length=0)
     axes.set_xlabel("trained on")
     axes.set_ylabel("ticket found on")
@@ -85,7 +87,7 @@ def _draw(cells: Sequence[Cell], density: float) -> Drawing:
         for j, target in enumerate(targets):
             dark = abs(differences[i][j]) > 0.6 * limit
             axes.text(
-                j, i, f"{means[source, target]:.2f}", ha="center", va="center", fontsize=7,
+                j + 0.5, i + 0.5, f"{means[source, target]:.2f}", ha="center", va="center", fontsize=7,
                 color=PAPER if dark else INK,
             )  # fmt: skip
     caption = (
