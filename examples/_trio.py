@@ -123,17 +123,20 @@ def row(
     method: str,
     density: float | None,
     measures: Mapping[str, float],
-    seconds: float,
+    seconds: float | None,
     ticket: sm.Ticket | None = None,
     out: Path | None = None,
 ) -> dict[str, Any]:
-    """One line of the table, which is printed too; the ticket goes to `out`. None: nothing was masked."""
-    facts: dict[str, Any] = {"method": method, "density": density, **measures, "seconds": round(seconds, 1)}
+    """One line of the table, printed too; the ticket goes to `out`. What is no network has no density."""
+    facts: dict[str, Any] = {"method": method, "density": density, **measures}
+    if seconds is not None:
+        facts["seconds"] = round(seconds, 1)
     if ticket is not None and out is not None:
         path = ticket.save(out / f"{method}.ticket")
         facts |= {"ticket": path.name, "ticket_bytes": path.stat().st_size}
-    numbers = ", ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in measures.items())
-    print(f"{method}{f', density {density:g}' if density else ''}: {numbers}, {seconds:.0f} s", flush=True)
+    numbers = [f"{name.replace('_', ' ')} {value:.4f}" for name, value in measures.items()]
+    numbers += [] if seconds is None else [f"{seconds:.0f} s"]
+    print(f"{method}{f', density {density:g}' if density else ''}: {', '.join(numbers)}", flush=True)
     return facts
 
 

@@ -6,8 +6,9 @@ Reported are bits per character on blocks of the text that no training batch com
 characters guessed from their frequencies and from the character before.
 """
 
+import argparse
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -17,14 +18,18 @@ from _trio import Example, OnStep, parser, row, start, trio, write_result
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
 
 import supermask as sm
 from supermask.train import Schedule
 
-LENGTH, BATCH = 64, 32
-WEIGHTS = {"lr": 3e-3, "betas": (0.9, 0.98), "weight_decay": 0.01}
-DRAW = {"init": "signed_constant"}
-SCORES = {"base": "adamw", "lr": 3e-3, "betas": (0.9, 0.98), "weight_decay": 0.0}
+LENGTH, BATCH = 64, 16
+ADAM = {"betas": (0.9, 0.98)}
+RECIPE: dict[str, dict[str, Any]] = {
+    "train": {"lr": 3e-3, "weight_decay": 0.01, **ADAM},
+    "draw": {"init": "signed_constant"},
+    "search": {"base": "adamw", "lr": 3e-3, "weight_decay": 0.0, **ADAM},
+}
 
 
 class LanguageModel(nn.Module):
@@ -41,19 +46,18 @@ def train(
     model: nn.Module, optimizer: Optimizer, text: Tensor, steps: int, begin: int = 0, on_step: OnStep = id
 ) -> None:
     """Steps `begin` to `steps` over random windows of the text, the learning rate falling to zero."""
-    schedule = Schedule("cosine", steps, warmup=min(20, steps))
-    rates = [group["lr"] for group in optimizer.param_groups]
+    rate = Schedule("cosine", steps, warmup=min(20, steps))
+    schedule = LambdaLR(optimizer, lambda done: rate(begin + done))
     window = torch.arange(LENGTH + 1)
     model.train()
     for step in range(begin, steps):
-        for group, rate in zip(optimizer.param_groups, rates, strict=True):
-            group["lr"] = rate * schedule(step)
         generator = torch.Generator().manual_seed(step)
         places = torch.randint(len(text) - LENGTH, (BATCH, 1), generator=generator)
         characters = text[places + window]
         optimizer.zero_grad()
         F.cross_entropy(model(characters[:, :-1]).flatten(0, 1), characters[:, 1:].flatten()).backward()
         optimizer.step()
+        schedule.step()
         on_step(step + 1)
 
 
@@ -82,41 +86,44 @@ def by_counting(known: Tensor, text: Tensor, alphabet: int) -> dict[str, float]:
     }
 
 
-def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
-    options = start(parser(__doc__, steps=800, density=0.5), arguments)
+def run(
+    name: str,
+    network: Callable[[int], nn.Module],
+    recipe: Mapping[str, Mapping[str, Any]],
+    options: argparse.Namespace,
+) -> dict[str, Any]:
+    """Do the task with `network(alphabet)`: dense, as a ticket, never trained.
+
+    Args:
+        recipe: What `draw` gives to `randomize_`, `search` to the search and `train` to AdamW.
+    """
     corpus = documentation()
     known = corpus.split.train
     text = corpus.split.validation if options.validation else corpus.split.test
+    density, seed = options.density, options.seed
     example = Example(
-        network=lambda: LanguageModel(len(corpus.alphabet)),
-        trainer=lambda model: torch.optim.AdamW(model.parameters(), **WEIGHTS),
-        draw=lambda model: sm.randomize_(model, seed=options.seed, density=options.density, **DRAW),
-        search=lambda model: sm.EdgePopup(model, density=options.density, seed=options.seed, **SCORES),
+        network=lambda: network(len(corpus.alphabet)),
+        trainer=lambda model: torch.optim.AdamW(model.parameters(), **recipe["train"]),
+        draw=lambda model: sm.randomize_(model, seed=seed, density=density, **recipe["draw"]),
+        search=lambda model: sm.EdgePopup(model, density=density, seed=seed, **recipe["search"]),
         loop=lambda model, optimizer, begin, on_step: train(
             model, optimizer, known, options.steps, begin, on_step
         ),
         measure=lambda model: {"bits_per_character": bits_per_character(model, text)},
     )
-    found = trio(
-        example,
-        density=options.density,
-        rounds=2,
-        rewind_to=options.steps // 20,
-        seed=options.seed,
-        out=options.out,
-    )
-    for name, bits in by_counting(known, text, len(corpus.alphabet)).items():
-        found.append(row(name, None, {"bits_per_character": bits}, 0.0))
+    rewind_to = options.steps // 20
+    found = trio(example, density=density, rounds=2, rewind_to=rewind_to, seed=seed, out=options.out)
+    for rule, bits in by_counting(known, text, len(corpus.alphabet)).items():
+        found.append(row(rule, None, {"bits_per_character": bits}, None))
     about = {"task": "next character of Python's documentation", "corpus sha256": corpus.sha256}
     about |= {"characters": [len(known), len(text)], "steps": options.steps, "batch": [BATCH, LENGTH]}
-    about |= {"weights": WEIGHTS, "scores": SCORES}
-    return write_result(
-        "language_model",
-        options,
-        about=about,
-        measures={"bits_per_character": "bits per character"},
-        rows=found,
-    )
+    measures = {"bits_per_character": "bits per character"}
+    return write_result(name, options, about={**about, "recipe": recipe}, measures=measures, rows=found)
+
+
+def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
+    options = start(parser(__doc__, steps=1500, density=0.5), arguments)
+    return run("language_model", LanguageModel, RECIPE, options)
 
 
 if __name__ == "__main__":

@@ -17,14 +17,18 @@ from sklearn.naive_bayes import MultinomialNB
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
 
 import supermask as sm
 from supermask.train import Schedule
 
-LENGTH, BATCH = 32, 64
-WEIGHTS = {"lr": 1e-3, "betas": (0.9, 0.98), "weight_decay": 0.01}
-DRAW = {"init": "signed_constant"}
-SCORES = {"base": "adamw", "lr": 3e-3, "betas": (0.9, 0.98), "weight_decay": 0.0}
+LENGTH, BATCH = 32, 32
+ADAM = {"betas": (0.9, 0.98)}
+RECIPE: dict[str, dict[str, Any]] = {
+    "train": {"lr": 1e-3, "weight_decay": 0.01, **ADAM},
+    "draw": {"init": "signed_constant"},
+    "search": {"base": "adamw", "lr": 3e-3, "weight_decay": 0.0, **ADAM},
+}
 
 
 class Classifier(nn.Module):
@@ -43,16 +47,15 @@ def train(
     model: nn.Module, optimizer: Optimizer, rows: Tensor, steps: int, begin: int = 0, on_step: OnStep = id
 ) -> None:
     """Steps `begin` to `steps` over random batches of pieces, the learning rate falling to zero."""
-    schedule = Schedule("cosine", steps, warmup=min(20, steps))
-    rates = [group["lr"] for group in optimizer.param_groups]
+    rate = Schedule("cosine", steps, warmup=min(20, steps))
+    schedule = LambdaLR(optimizer, lambda done: rate(begin + done))
     model.train()
     for step in range(begin, steps):
-        for group, rate in zip(optimizer.param_groups, rates, strict=True):
-            group["lr"] = rate * schedule(step)
         chosen = rows[torch.randint(len(rows), (BATCH,), generator=torch.Generator().manual_seed(step))]
         optimizer.zero_grad()
         F.cross_entropy(model(chosen[:, :-1]), chosen[:, -1]).backward()
         optimizer.step()
+        schedule.step()
         on_step(step + 1)
 
 
@@ -81,9 +84,11 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     rows = corpus.split.validation if options.validation else corpus.split.test
     example = Example(
         network=lambda: Classifier(len(corpus.words), len(PACKAGES)),
-        trainer=lambda model: torch.optim.AdamW(model.parameters(), **WEIGHTS),
-        draw=lambda model: sm.randomize_(model, seed=options.seed, density=options.density, **DRAW),
-        search=lambda model: sm.EdgePopup(model, density=options.density, seed=options.seed, **SCORES),
+        trainer=lambda model: torch.optim.AdamW(model.parameters(), **RECIPE["train"]),
+        draw=lambda model: sm.randomize_(model, seed=options.seed, density=options.density, **RECIPE["draw"]),
+        search=lambda model: sm.EdgePopup(
+            model, density=options.density, seed=options.seed, **RECIPE["search"]
+        ),
         loop=lambda model, optimizer, begin, on_step: train(
             model, optimizer, corpus.split.train, options.steps, begin, on_step
         ),
@@ -97,14 +102,14 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
         seed=options.seed,
         out=options.out,
     )
-    found.append(row("naive Bayes", None, {"accuracy": naive_bayes(corpus, rows)}, 0.0))
+    found.append(row("naive Bayes", None, {"accuracy": naive_bayes(corpus, rows)}, None))
     about = {
         "task": "package of a stretch of source",
         "classes": list(PACKAGES),
         "corpus sha256": corpus.sha256,
     }
     about |= {"pieces": [len(corpus.split.train), len(rows)], "steps": options.steps, "batch": BATCH}
-    about |= {"weights": WEIGHTS, "scores": SCORES}
+    about |= {"recipe": RECIPE}
     return write_result(
         "text_classifier", options, about=about, measures={"accuracy": "accuracy, %"}, rows=found
     )
