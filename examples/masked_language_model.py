@@ -44,7 +44,7 @@ AGAIN = 0.3
 """Learning rate of a round of IMP, as a fraction of that of pretraining."""
 RECIPE: dict[str, dict[str, Any]] = {
     "train": {"lr": 1e-3, "weight_decay": 0.01, **ADAM},
-    "draw": {"init": "signed_constant"},
+    "draw": {"init": "signed_constant", "gain": 1.0},
     "search": {"base": "adamw", "lr": 3e-3, "weight_decay": 0.0, **ADAM},
 }
 

@@ -26,7 +26,7 @@ LENGTH, BATCH = 32, 32
 ADAM = {"betas": (0.9, 0.98)}
 RECIPE: dict[str, dict[str, Any]] = {
     "train": {"lr": 1e-3, "weight_decay": 0.01, **ADAM},
-    "draw": {"init": "signed_constant"},
+    "draw": {"init": "signed_constant", "gain": 1.0},
     "search": {"base": "adamw", "lr": 3e-3, "weight_decay": 0.0, **ADAM},
 }
 
