@@ -46,6 +46,7 @@ class Transformer(nn.Module):
     ) -> None:
         super().__init__()
         self.embedding = nn.Embedding(tokens, width)
+        nn.init.normal_(self.embedding.weight, std=0.1)
         self.blocks = nn.ModuleList(Block(width, heads) for _ in range(depth))
         self.norm = nn.LayerNorm(width)
         place = torch.arange(length)
