@@ -55,7 +55,7 @@ class Guesser(nn.Module):
 
     def __init__(self, words: int) -> None:
         super().__init__()
-        self.body = Transformer(words, length=LENGTH)
+        self.body = Transformer(words, length=LENGTH, spread=0.1)
         self.head = nn.Linear(128, words, bias=False)
 
     def forward(self, tokens: Tensor, places: Tensor) -> Tensor:

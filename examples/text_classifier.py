@@ -38,7 +38,7 @@ class Classifier(nn.Module):
 
     def __init__(self, words: int, classes: int) -> None:
         super().__init__()
-        self.body = Transformer(words, length=LENGTH)
+        self.body = Transformer(words, length=LENGTH, spread=0.1)
         self.head = nn.Linear(128, classes, bias=False)
 
     def forward(self, tokens: Tensor) -> Tensor:
