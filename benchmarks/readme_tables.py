@@ -217,6 +217,8 @@ def example(document: dict[str, Any], _: str) -> str:
         rows.append([row["method"], density, *values, size])
     threads = f"{machine['threads']} thread{'s' if machine['threads'] > 1 else ''}"
     title = f"{machine['cpu']}, {threads}, torch {machine['torch']}, Python {machine['python']}"
+    if document["split"] != "test":
+        title = f"**{document['split']} split**, {title}"
     head = ["method", "density", *measures.values(), "ticket, kB"]
     return f"{title}: `{document['command']}`\n\n" + markdown(head, rows)
 
