@@ -4,6 +4,8 @@ import importlib
 import math
 import re
 import sys
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 
@@ -32,6 +34,27 @@ def example():
     for name in set(sys.modules) - before:
         if str(getattr(sys.modules[name], "__file__", "")).startswith(str(EXAMPLES)):
             del sys.modules[name]
+
+
+@pytest.fixture
+def short(example, monkeypatch):
+    """The scripts find a small part of their corpora, so that they measure in no time."""
+    corpus = example("_corpus")
+
+    def cut(whole, part):
+        split = whole.split
+        few = corpus.Split(split.train[part], split.validation[part], split.test[part])
+        return replace(whole, split=few)
+
+    for script, name, part in (
+        ("language_model", "documentation", slice(4000)),
+        ("text_classifier", "pieces", slice(None, None, 10)),
+        ("masked_language_model", "pieces", slice(None, None, 10)),
+    ):
+        whole = getattr(corpus, name)
+        patched = partial(lambda whole, part, *length: cut(whole(*length), part), whole, part)
+        monkeypatch.setattr(example(script), name, patched)
+    return example
 
 
 # Corpora.
@@ -125,8 +148,8 @@ def test_hidden_words_alone_are_guessed(example):
 
 
 @pytest.mark.parametrize("name", ["language_model", "text_classifier", "lstm"])
-def test_a_script_does_its_task_three_ways_and_its_tickets_come_back(example, name, tmp_path):
-    module, out = example(name), tmp_path / "out"
+def test_a_script_does_its_task_three_ways_and_its_tickets_come_back(short, name, tmp_path):
+    module, out = short(name), tmp_path / "out"
     result = module.main(["--steps", "3", "--density", "0.4", "--out", str(out)])
     assert read_json(out / f"{name}.json") == result
     assert result["command"] == f"python examples/{name}.py --steps 3 --density 0.4 --out {out}"
@@ -139,7 +162,7 @@ def test_a_script_does_its_task_three_ways_and_its_tickets_come_back(example, na
         assert ticket.density == pytest.approx(0.4, abs=0.001)
         assert ticket.strong == (method != "imp")
         if method == "edge-popup":
-            model, again = rebuilt(example, name)
+            model, again = rebuilt(short, name)
             ticket.apply(model)
             assert again(model) == pytest.approx(rows[method][measure], rel=1e-6)
             untouched(model, embedding=name == "text_classifier")
@@ -149,10 +172,10 @@ def rebuilt(example, name):
     """A new network of a script, and what the script measures of it."""
     module = example(name)
     if name == "text_classifier":
-        corpus = example("_corpus").pieces(module.LENGTH)
+        corpus = module.pieces(module.LENGTH)
         model = module.Classifier(len(corpus.words), len(module.PACKAGES))
         return model, lambda model: module.accuracy(model, corpus.split.test)
-    corpus = example("_corpus").documentation()
+    corpus = example("language_model").documentation()
     network = module.RecurrentModel if name == "lstm" else module.LanguageModel
     measure = example("language_model").bits_per_character
     return network(len(corpus.alphabet)), lambda model: measure(model, corpus.split.test)
@@ -168,8 +191,8 @@ def untouched(model, embedding):
         assert draw.masked == (weight.dim() == 2 and (embedding or "embedding" not in draw.name))
 
 
-def test_masks_found_on_hidden_words_are_carried_over(example, tmp_path):
-    module = example("masked_language_model")
+def test_masks_found_on_hidden_words_are_carried_over(short, tmp_path):
+    module = short("masked_language_model")
     result = module.main(["--steps", "8", "--labelled", "64", "--out", str(tmp_path)])
     rows = {row["method"]: row for row in result["rows"]}
     trained = {"dense-unpretrained", "dense", "imp-pretraining", "imp-target", "random-mask"}
