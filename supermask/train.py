@@ -7,98 +7,23 @@ algorithm: a search is an optimizer, and a ticket is trained by an optimizer und
 import math
 import time
 from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import Optimizer
 
-from supermask.io import DamagedFileError, load_tree, save_tree
-from supermask.parameters import unwrap
-
-AMP_DTYPES = {"none": None, "bf16": torch.bfloat16, "fp16": torch.float16}
-SCHEDULES = ("cosine", "constant", "multistep")
+from supermask.checkpointing import Checkpoint as Checkpoint
+from supermask.checkpointing import Progress as Progress
+from supermask.checkpointing import restore, state_of
+from supermask.precision import AMP_DTYPES as AMP_DTYPES
+from supermask.precision import autocast
+from supermask.schedule import SCHEDULES as SCHEDULES
+from supermask.schedule import Schedule as Schedule
 
 
 class DivergedError(RuntimeError):
     """The loss is not finite any more."""
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """Learning-rate factor of each step, a pure function of the step number.
-
-    Attributes:
-        kind: `cosine` (to zero at the last step), `constant`, or `multistep` (× `decay` at each
-            milestone).
-        steps: Length of the whole schedule.
-        warmup: Steps of linear warm-up, from 1/warmup to 1.
-        milestones: Steps at which `multistep` decays.
-        decay: Factor of each decay.
-    """
-
-    kind: str
-    steps: int
-    warmup: int = 0
-    milestones: tuple[int, ...] = ()
-    decay: float = 0.1
-
-    def __post_init__(self) -> None:
-        if self.kind not in SCHEDULES:
-            raise ValueError(f"schedule must be one of {', '.join(SCHEDULES)}, not {self.kind!r}")
-
-    def __call__(self, step: int) -> float:
-        if step < self.warmup:
-            return (step + 1) / self.warmup
-        if self.kind == "cosine":
-            progress = (step - self.warmup) / max(self.steps - self.warmup, 1)
-            return 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
-        if self.kind == "multistep":
-            return self.decay ** sum(step >= milestone for milestone in self.milestones)
-        return 1.0
-
-
-@dataclass
-class Checkpoint:
-    """Where and how often `fit` saves all it needs to go on bit for bit.
-
-    Attributes:
-        path: The file; it is replaced atomically.
-        seconds: Least time between two saves.
-    """
-
-    path: Path
-    seconds: float = 30.0
-    _saved_at: float = field(default_factory=time.monotonic)
-
-    def load(self) -> dict[str, Any] | None:
-        """The saved state, or None. Raises DamagedFileError when the file is not sound."""
-        try:
-            return load_tree(self.path) if self.path.exists() else None
-        except DamagedFileError as error:
-            raise DamagedFileError(f"{error}. Delete it to begin this training again") from None
-
-    def due(self) -> bool:
-        return time.monotonic() - self._saved_at >= self.seconds
-
-    def save(self, state: dict[str, Any]) -> None:
-        save_tree(self.path, state)
-        self._saved_at = time.monotonic()
-
-
-@dataclass
-class Progress:
-    """What `fit` knows about a training so far; it is saved with every checkpoint."""
-
-    step: int
-    seconds: float = 0.0
-    loss_sum: float = 0.0
-    loss_steps: int = 0
-    history: list[dict[str, float]] = field(default_factory=list)
 
 
 Batches = Callable[[int], tuple[Tensor, Tensor]]
@@ -157,14 +82,11 @@ def fit(
     scaler = torch.amp.GradScaler(device.type, enabled=amp == "fp16")
     progress = Progress(start)
     if checkpoint and (saved := checkpoint.load()) is not None:
-        progress = _restore(saved, model, optimizer, scaler)
+        progress = restore(saved, model, optimizer, scaler)
     loss_sum = torch.tensor(progress.loss_sum, dtype=torch.float64, device=device)
-    model.train()
-    began = time.monotonic() - progress.seconds
-    while progress.step < steps:
-        for group, rate in zip(optimizer.param_groups, rates, strict=True):
-            group["lr"] = rate * (schedule(progress.step) if schedule else 1.0)
-        inputs, labels = batches(progress.step)
+
+    def train_on(inputs: Tensor, labels: Tensor) -> Tensor:
+        """One whole step; its loss, for which nothing has waited."""
         with autocast(device, amp):
             if objective is None:
                 loss = F.cross_entropy(model(inputs), labels, label_smoothing=label_smoothing)
@@ -177,7 +99,14 @@ def fit(
         scaler.step(optimizer)
         scaler.update()
         optimizer.zero_grad()
-        loss_sum += loss.detach()
+        return loss.detach()
+
+    model.train()
+    began = time.monotonic() - progress.seconds
+    while progress.step < steps:
+        for group, rate in zip(optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate * (schedule(progress.step) if schedule else 1.0)
+        loss_sum += train_on(*batches(progress.step))
         progress.loss_steps += 1
         progress.step += 1
         if on_step:
@@ -188,7 +117,7 @@ def fit(
                 on_record(progress.history)
         if checkpoint and checkpoint.due() and progress.step < steps:
             progress.seconds, progress.loss_sum = time.monotonic() - began, float(loss_sum)
-            checkpoint.save(_state(progress, model, optimizer, scaler))
+            checkpoint.save(state_of(progress, model, optimizer, scaler))
     for group, rate in zip(optimizer.param_groups, rates, strict=True):
         group["lr"] = rate
     progress.seconds = time.monotonic() - began
@@ -235,11 +164,6 @@ def estimate_norm_statistics(model: nn.Module, batches: Batches, steps: int) -> 
         model(batches(step)[0])
 
 
-def autocast(device: torch.device, amp: str) -> AbstractContextManager[Any]:
-    dtype = AMP_DTYPES[amp]
-    return nullcontext() if dtype is None else torch.autocast(device.type, dtype)
-
-
 def _record(progress: Progress, loss_sum: Tensor, evaluation: Callable[[], dict[str, float]] | None) -> None:
     mean = float(loss_sum) / max(progress.loss_steps, 1)
     if not math.isfinite(mean):
@@ -251,30 +175,3 @@ def _record(progress: Progress, loss_sum: Tensor, evaluation: Callable[[], dict[
     progress.history.append({"step": progress.step, "train_loss": mean, **numbers})
     loss_sum.zero_()
     progress.loss_steps = 0
-
-
-def _state(
-    progress: Progress, model: nn.Module, optimizer: Optimizer, scaler: torch.amp.GradScaler
-) -> dict[str, Any]:
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
-    return {
-        "progress": {**vars(progress)},
-        "model": dict(unwrap(model).state_dict()),
-        "optimizer": optimizer.state_dict(),
-        "scaler": scaler.state_dict(),
-        "rng": torch.get_rng_state(),
-        "cuda_rng": cuda,
-    }
-
-
-def _restore(
-    saved: dict[str, Any], model: nn.Module, optimizer: Optimizer, scaler: torch.amp.GradScaler
-) -> Progress:
-    unwrap(model).load_state_dict(saved["model"])
-    optimizer.load_state_dict(saved["optimizer"])
-    if saved["scaler"]:
-        scaler.load_state_dict(saved["scaler"])
-    torch.set_rng_state(saved["rng"])
-    if saved["cuda_rng"]:
-        torch.cuda.set_rng_state_all(saved["cuda_rng"])
-    return Progress(**saved["progress"])
