@@ -7,6 +7,7 @@ algorithm: a search is an optimizer, and a ticket is trained by an optimizer und
 import math
 import time
 from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +18,7 @@ from supermask.checkpointing import Checkpoint as Checkpoint
 from supermask.checkpointing import Progress as Progress
 from supermask.checkpointing import restore, state_of
 from supermask.precision import AMP_DTYPES as AMP_DTYPES
-from supermask.precision import autocast
+from supermask.precision import PURE, Bf16Weights, autocast, in_float32
 from supermask.schedule import SCHEDULES as SCHEDULES
 from supermask.schedule import Schedule as Schedule
 
@@ -58,7 +59,8 @@ def fit(
         batches: Step number → (inputs, labels) on the model's device. It must be a pure function of the
             step for a resumed training to equal an uninterrupted one.
         schedule: Learning-rate factor per step; None for constant.
-        amp: `none`, `bf16` or `fp16` autocast (`fp16` with a gradient scaler).
+        amp: `none`, `bf16` or `fp16` autocast (`fp16` with a gradient scaler), or `pure-bf16`: weights held
+            in bfloat16 while float32 ones learn, see `precision`.
         label_smoothing: As in `torch.nn.functional.cross_entropy`.
         clip: Largest norm of the gradient; None for no clipping.
         objective: The loss; None for cross-entropy of the model's outputs with `label_smoothing`.
@@ -85,6 +87,8 @@ def fit(
         progress = restore(saved, model, optimizer, scaler)
     loss_sum = torch.tensor(progress.loss_sum, dtype=torch.float64, device=device)
 
+    lowered = Bf16Weights(model, optimizer) if amp == PURE else None
+
     def train_on(inputs: Tensor, labels: Tensor) -> Tensor:
         """One whole step; its loss, for which nothing has waited."""
         with autocast(device, amp):
@@ -93,31 +97,34 @@ def fit(
             else:
                 loss = objective(model, inputs, labels)
         scaler.scale(loss).backward()
-        if clip is not None:
-            scaler.unscale_(optimizer)
-            nn.utils.clip_grad_norm_(model.parameters(), clip)
-        scaler.step(optimizer)
-        scaler.update()
-        optimizer.zero_grad()
+        with lowered.stepping() if lowered else nullcontext():
+            if clip is not None:
+                scaler.unscale_(optimizer)
+                nn.utils.clip_grad_norm_(model.parameters(), clip)
+            scaler.step(optimizer)
+            scaler.update()
+            optimizer.zero_grad()
         return loss.detach()
 
     model.train()
     began = time.monotonic() - progress.seconds
-    while progress.step < steps:
-        for group, rate in zip(optimizer.param_groups, rates, strict=True):
-            group["lr"] = rate * (schedule(progress.step) if schedule else 1.0)
-        loss_sum += train_on(*batches(progress.step))
-        progress.loss_steps += 1
-        progress.step += 1
-        if on_step:
-            on_step(progress.step)
-        if progress.step == steps or (evaluate_every and progress.step % evaluate_every == 0):
-            _record(progress, loss_sum, evaluation)
-            if on_record:
-                on_record(progress.history)
-        if checkpoint and checkpoint.due() and progress.step < steps:
-            progress.seconds, progress.loss_sum = time.monotonic() - began, float(loss_sum)
-            checkpoint.save(state_of(progress, model, optimizer, scaler))
+    with lowered or nullcontext():
+        while progress.step < steps:
+            for group, rate in zip(optimizer.param_groups, rates, strict=True):
+                group["lr"] = rate * (schedule(progress.step) if schedule else 1.0)
+            loss_sum += train_on(*batches(progress.step))
+            progress.loss_steps += 1
+            progress.step += 1
+            if on_step:
+                on_step(progress.step)
+            if progress.step == steps or (evaluate_every and progress.step % evaluate_every == 0):
+                _record(progress, loss_sum, evaluation)
+                if on_record:
+                    on_record(progress.history)
+            if checkpoint and checkpoint.due() and progress.step < steps:
+                progress.seconds, progress.loss_sum = time.monotonic() - began, float(loss_sum)
+                with in_float32(model):
+                    checkpoint.save(state_of(progress, model, optimizer, scaler))
     for group, rate in zip(optimizer.param_groups, rates, strict=True):
         group["lr"] = rate
     progress.seconds = time.monotonic() - began

@@ -18,6 +18,7 @@ from supermask.init import randomize_
 from supermask.mask import Mask
 from supermask.models import create_model
 from supermask.parameters import masked
+from supermask.precision import in_float32
 from supermask.prune import signs
 from supermask.search import Search
 from supermask.ticket import Ticket
@@ -128,7 +129,8 @@ class Execution:
         def look(step: int) -> None:
             if step in spec.snapshots:
                 present = optimizer.mask if isinstance(optimizer, Search) else mask
-                Ticket.of(self.model, present).save(self.run.ticket_path(step))
+                with in_float32(self.model):
+                    Ticket.of(self.model, present).save(self.run.ticket_path(step))
 
         def step_done(step: int) -> None:
             look(step)

@@ -232,6 +232,15 @@ class Search(Optimizer):
         masks.check_cuts(self.scores, self._cuts)
         return {name: self.state[p]["mask"] for name, p in self._names.items()}
 
+    @property
+    def masked_parameters(self) -> dict[str, Tensor]:
+        """Parameter name → the model's masked parameter, which holds the effective weights."""
+        return dict(self._names)
+
+    def rewrite(self) -> None:
+        """Write the effective weights under the present masks again, in the parameters' present dtypes."""
+        self._write(self.mask)
+
     def ticket(self, provenance: Mapping[str, Any] | None = None) -> Ticket:
         """The network as it stands: a seed and one bit per weight, where the weights follow from a seed.
 
