@@ -17,6 +17,7 @@ from torch.optim import Optimizer
 from supermask.checkpointing import Checkpoint as Checkpoint
 from supermask.checkpointing import Progress as Progress
 from supermask.checkpointing import restore, state_of
+from supermask.graphs import graphed, set_rates
 from supermask.precision import AMP_DTYPES as AMP_DTYPES
 from supermask.precision import PURE, Bf16Weights, autocast, in_float32
 from supermask.schedule import SCHEDULES as SCHEDULES
@@ -49,6 +50,7 @@ def fit(
     on_step: Callable[[int], None] | None = None,
     on_record: Callable[[list[dict[str, float]]], None] | None = None,
     checkpoint: Checkpoint | None = None,
+    cuda_graphs: bool | None = False,
 ) -> Progress:
     """Train from step `start` to step `steps`, by cross-entropy unless told otherwise.
 
@@ -68,25 +70,26 @@ def fit(
         on_step: Called after each step with the number of steps done.
         on_record: Called with the whole history whenever it has grown.
         checkpoint: Where to save and resume.
+        cuda_graphs: Replay whole steps from a CUDA graph, see `graphs`; None for wherever that is possible.
 
     Returns:
         Steps done, time and history. Each history entry has `step`, `train_loss` (mean since the entry
         before) and the numbers of `evaluation`.
 
     Raises:
+        ValueError: An unknown `amp`, or `cuda_graphs` where a graph cannot hold the step.
         DivergedError: The training loss became NaN or infinite.
         DamagedFileError: The checkpoint is not sound.
     """
     if amp not in AMP_DTYPES:
         raise ValueError(f"amp must be one of {', '.join(AMP_DTYPES)}, not {amp!r}")
-    rates = [group["lr"] for group in optimizer.param_groups]
+    rates = [float(group["lr"]) for group in optimizer.param_groups]
     device = next(model.parameters()).device
     scaler = torch.amp.GradScaler(device.type, enabled=amp == "fp16")
     progress = Progress(start)
     if checkpoint and (saved := checkpoint.load()) is not None:
         progress = restore(saved, model, optimizer, scaler)
     loss_sum = torch.tensor(progress.loss_sum, dtype=torch.float64, device=device)
-
     lowered = Bf16Weights(model, optimizer) if amp == PURE else None
 
     def train_on(inputs: Tensor, labels: Tensor) -> Tensor:
@@ -108,11 +111,11 @@ def fit(
 
     model.train()
     began = time.monotonic() - progress.seconds
-    with lowered or nullcontext():
+    with lowered or nullcontext(), graphed(train_on, model, optimizer, amp, cuda_graphs) as (step, plain):
         while progress.step < steps:
-            for group, rate in zip(optimizer.param_groups, rates, strict=True):
-                group["lr"] = rate * (schedule(progress.step) if schedule else 1.0)
-            loss_sum += train_on(*batches(progress.step))
+            factor = schedule(progress.step) if schedule else 1.0
+            set_rates(optimizer, [rate * factor for rate in rates])
+            loss_sum += step(*batches(progress.step))
             progress.loss_steps += 1
             progress.step += 1
             if on_step:
@@ -124,9 +127,9 @@ def fit(
             if checkpoint and checkpoint.due() and progress.step < steps:
                 progress.seconds, progress.loss_sum = time.monotonic() - began, float(loss_sum)
                 with in_float32(model):
-                    checkpoint.save(state_of(progress, model, optimizer, scaler))
-    for group, rate in zip(optimizer.param_groups, rates, strict=True):
-        group["lr"] = rate
+                    state = state_of(progress, model, optimizer, scaler)
+                    checkpoint.save({**state, "optimizer": plain(state["optimizer"])})
+    set_rates(optimizer, rates)
     progress.seconds = time.monotonic() - began
     return progress
 

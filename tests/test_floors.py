@@ -35,6 +35,7 @@ FLOORS = {
     "schedule": 4,
     "checkpointing": 4,
     "precision": 4,
+    "graphs": 4,
     "train": 4,
     "experiments": 5,
     "theory": 5,

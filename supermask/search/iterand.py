@@ -42,6 +42,8 @@ class IteRand(EdgePopup):
         ValueError: As in `Search`, a value out of range, or weights that were not drawn by `randomize_`.
     """
 
+    graphable = False
+
     def __init__(
         self,
         model: nn.Module,
