@@ -109,6 +109,10 @@ def _environment(config: TaskConfig) -> tuple[Environment, int]:
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise ConfigError("device", device, f"take one that exists here ({reason})") from None
+    if config.cuda_graphs and torch.device(device).type != "cuda":
+        raise ConfigError("cuda_graphs", True, f"leave it out on {device}; graphs need a GPU")
+    if config.cuda_graphs and config.amp == "fp16":
+        raise ConfigError("cuda_graphs", True, "leave it out with --amp fp16, or take --amp bf16")
     jobs = config.jobs or (1 if device != "cpu" else min(config.cores, MAX_JOBS))
     environment = Environment(
         device=device,
@@ -116,6 +120,7 @@ def _environment(config: TaskConfig) -> tuple[Environment, int]:
         data_root=config.data_root,
         channels_last=config.channels_last,
         compile=config.compile,
+        cuda_graphs=config.cuda_graphs,
         checkpoint_seconds=config.checkpoint_seconds,
     )
     return environment, jobs

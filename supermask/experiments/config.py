@@ -55,12 +55,20 @@ class TaskConfig:
     milestones: tuple[float, ...] = option((), "epochs at which a multistep schedule divides lr by 10")
     label_smoothing: float = option(0.0, "label smoothing of the training loss")
     clip: float | None = option(None, "largest norm of the gradient")
-    amp: str = option("none", "autocast dtype", choices=tuple(AMP_DTYPES))
+    amp: str = option(
+        "none",
+        "autocast dtype, or pure-bf16: bf16 weights beside float32 ones that learn",
+        choices=tuple(AMP_DTYPES),
+    )
     device: str = option("auto", "cpu, cuda, cuda:1, …; auto takes a GPU when there is one")
     threads: int = option(0, "threads per process; 0 shares the cores among the jobs")
     jobs: int = option(1, "runs at a time, each in a process of its own; 0 means one per core")
-    channels_last: bool = option(False, "keep images and convolutions in channels_last")
+    channels_last: bool | None = option(None, "images and convolutions in channels_last; auto: on a GPU")
     compile: bool = option(False, "run the network through torch.compile")
+    cuda_graphs: bool | None = option(
+        None,
+        "replay whole training steps from a CUDA graph; auto: wherever a graph can hold them",
+    )
     checkpoint_seconds: float = option(30.0, "least time between two checkpoints of a run")
     out: str = option("", "folder for results; required")
 

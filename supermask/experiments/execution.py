@@ -18,6 +18,7 @@ from supermask.init import randomize_
 from supermask.mask import Mask
 from supermask.models import create_model
 from supermask.parameters import masked
+from supermask.precision import in_float32
 from supermask.prune import signs
 from supermask.search import Search
 from supermask.ticket import Ticket
@@ -30,13 +31,17 @@ EVAL_BATCH = 500
 
 @dataclass(frozen=True)
 class Environment:
-    """Where runs execute; nothing here is part of a run's identity."""
+    """Where and how runs execute; nothing here is part of a run's identity.
+
+    `channels_last` and `cuda_graphs` are None for what suits the device.
+    """
 
     device: str = "cpu"
     threads: int = 1
     data_root: str | None = None
-    channels_last: bool = False
+    channels_last: bool | None = None
     compile: bool = False
+    cuda_graphs: bool | None = None
     checkpoint_seconds: float = 30.0
 
 
@@ -61,6 +66,9 @@ class Execution:
     ) -> None:
         self.spec, self.store, self.environment, self.run = spec, store, environment, run
         self._on_step = on_step
+        self._channels_last = environment.channels_last
+        if self._channels_last is None:
+            self._channels_last = torch.device(environment.device).type == "cuda"
         torch.set_num_threads(environment.threads)
         torch.manual_seed(spec.seed)
         self.data = dataset(spec.task.data, environment.data_root, spec.task.image_size)
@@ -90,7 +98,7 @@ class Execution:
             **task.model_args,
         )
         model = model.to(self.environment.device)
-        if self.environment.channels_last:
+        if self._channels_last:
             model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         return randomize_(model, source.init, source.seed, density=source.rescale_by)
 
@@ -128,7 +136,8 @@ class Execution:
         def look(step: int) -> None:
             if step in spec.snapshots:
                 present = optimizer.mask if isinstance(optimizer, Search) else mask
-                Ticket.of(self.model, present).save(self.run.ticket_path(step))
+                with in_float32(self.model):
+                    Ticket.of(self.model, present).save(self.run.ticket_path(step))
 
         def step_done(step: int) -> None:
             look(step)
@@ -152,6 +161,7 @@ class Execution:
             on_step=step_done,
             on_record=self.run.write_history,
             checkpoint=Checkpoint(self.run.checkpoint, self.environment.checkpoint_seconds),
+            cuda_graphs=self.environment.cuda_graphs,
         )
 
     def _validation(self, optimizer: Optimizer) -> dict[str, float]:
@@ -170,7 +180,7 @@ class Execution:
         return self._formatted(self.loader.batch(step))
 
     def _formatted(self, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-        if not self.environment.channels_last:
+        if not self._channels_last:
             return batch
         return batch[0].contiguous(memory_format=torch.channels_last), batch[1]
 
