@@ -12,6 +12,7 @@ from rich.progress import Progress as RichProgress
 from rich.progress import Task as RichTask
 from rich.text import Text
 
+from supermask.distributed import Ranks, joined, own_device
 from supermask.experiments import EXPERIMENTS
 from supermask.experiments.config import ConfigError, TaskConfig
 from supermask.experiments.datasets import dataset
@@ -22,6 +23,7 @@ from supermask.experiments.results import describe_machine, write_results
 from supermask.experiments.spec import RunSpec
 from supermask.experiments.store import Store
 from supermask.io import read_json, write_json
+from supermask.precision import PURE
 from supermask.report import write_report
 from supermask.theory.run import TheoryConfig, run_theory
 
@@ -33,6 +35,8 @@ MAX_JOBS = 8
 def run_command(command: str, config: TaskConfig, line: str, console: Console) -> dict[str, Any]:
     """Plan, execute, collect and report; returns the document of `results.json`.
 
+    Where torchrun started several processes, they execute every run together, and rank 0 writes.
+
     Args:
         command: Name of a registered experiment.
         config: Its configuration; `config.out` is the folder.
@@ -43,11 +47,20 @@ def run_command(command: str, config: TaskConfig, line: str, console: Console) -
         ConfigError: A value does not fit the data or the network.
         OSError: The folder cannot be written.
     """
+    device = _device(config)
+    with joined(device) as ranks:
+        return _run(command, config, line, console, device, ranks)
+
+
+def _run(
+    command: str, config: TaskConfig, line: str, console: Console, device: str, ranks: Ranks
+) -> dict[str, Any]:
     out = Path(config.out)
     out.mkdir(parents=True, exist_ok=True)
     _check_folder(out, command)
-    environment, jobs = _environment(config)
-    data = dataset(config.data, environment.data_root, config.image_size)
+    environment, jobs = _environment(config, device, ranks)
+    with ranks.one_per_machine_first():
+        data = dataset(config.data, environment.data_root, config.image_size)
     experiment = EXPERIMENTS[command]
     plan = experiment.plan(config, data)
     engine = LocalEngine(Store(out / "runs"), environment, jobs)
@@ -55,11 +68,17 @@ def run_command(command: str, config: TaskConfig, line: str, console: Console) -
         engine.run(plan.graph, watcher)
     recorded = {key: value for key, value in dataclasses.asdict(config).items() if key not in PLACES}
     machine = describe_machine(environment.device, environment.threads, jobs)
-    document = experiment.document(plan, engine.store, out, recorded, machine)
-    document["command"] = line
-    write_results(document, out)
-    write_report(document, out)
-    return document
+    if ranks.size > 1:
+        machine["ranks"] = ranks.size
+
+    def collect() -> dict[str, Any]:
+        document = experiment.document(plan, engine.store, out, recorded, machine)
+        document["command"] = line
+        write_results(document, out)
+        write_report(document, out)
+        return document
+
+    return ranks.from_main(collect)
 
 
 def run_theory_command(config: TheoryConfig, line: str, console: Console) -> dict[str, Any]:
@@ -100,30 +119,66 @@ def _check_folder(out: Path, command: str) -> None:
         )
 
 
-def _environment(config: TaskConfig) -> tuple[Environment, int]:
+def _device(config: TaskConfig) -> str:
     device = config.device
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
+        device = own_device(device)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise ConfigError("device", device, f"take one that exists here ({reason})") from None
+    except ValueError as error:
+        raise ConfigError("device", device, str(error)) from None
     if config.cuda_graphs and torch.device(device).type != "cuda":
         raise ConfigError("cuda_graphs", True, f"leave it out on {device}; graphs need a GPU")
     if config.cuda_graphs and config.amp == "fp16":
         raise ConfigError("cuda_graphs", True, "leave it out with --amp fp16, or take --amp bf16")
+    return device
+
+
+def _environment(config: TaskConfig, device: str, ranks: Ranks) -> tuple[Environment, int]:
     jobs = config.jobs or (1 if device != "cpu" else min(config.cores, MAX_JOBS))
+    if ranks.size > 1:
+        _check_ranks(config, ranks)
+        jobs = 1
     environment = Environment(
         device=device,
-        threads=config.threads or max(1, config.cores // jobs),
+        threads=config.threads or max(1, config.cores // (jobs * ranks.local_size)),
         data_root=config.data_root,
         channels_last=config.channels_last,
         compile=config.compile,
         cuda_graphs=config.cuda_graphs,
         checkpoint_seconds=config.checkpoint_seconds,
+        sync_norms=config.sync_norms,
+        ranks=ranks,
     )
     return environment, jobs
+
+
+def _check_ranks(config: TaskConfig, ranks: Ranks) -> None:
+    """Refuse what has no meaning where every run is spread over the processes of torchrun."""
+    together = "execute every run together, one run at a time"
+    if config.jobs > 1:
+        raise ConfigError(
+            "jobs", config.jobs, f"leave it out under torchrun, whose {ranks.size} processes {together}"
+        )
+    engine = getattr(config, "engine", None)
+    if engine not in (None, "plain", "local"):
+        raise ConfigError(
+            "engine", engine, f"leave it out under torchrun, whose {ranks.size} processes {together}"
+        )
+    if config.cuda_graphs:
+        raise ConfigError("cuda_graphs", True, "leave it out under torchrun, where gradients are exchanged")
+    if config.amp == PURE:
+        raise ConfigError("amp", PURE, "take bf16 under torchrun, where gradients are exchanged in float32")
+    if config.batch_size < ranks.size:
+        raise ConfigError(
+            "batch_size",
+            config.batch_size,
+            f"take at least {ranks.size}, one image for each process of torchrun, or start fewer",
+        )
 
 
 class _End(TimeRemainingColumn):

@@ -18,6 +18,7 @@ FLOORS = {
     "mask": 1,
     "init": 1,
     "norms": 1,
+    "synced_norms": 1,
     "ticket": 2,
     "ticket_entries": 2,
     "ticket_reading": 2,
@@ -36,6 +37,7 @@ FLOORS = {
     "checkpointing": 4,
     "precision": 4,
     "graphs": 4,
+    "distributed": 3,
     "train": 4,
     "experiments": 5,
     "theory": 5,
@@ -43,6 +45,7 @@ FLOORS = {
     "arguments": 6,
     "commands": 6,
     "cli": 6,
+    "__main__": 6,
     "info": 6,
 }
 FILES = sorted(path for path in ROOT.rglob("*.py") if path != ROOT / "__init__.py")

@@ -48,7 +48,7 @@ class TaskConfig:
     model: str = option("lenet-300-100", "network by name: ours, timm's or torchvision's")
     model_args: dict[str, str] = option({}, "further arguments of the network, as key=value")  # noqa: RUF009
     epochs: float = option(10.0, "passes over the training split")
-    batch_size: int = option(128, "images per step")
+    batch_size: int = option(128, "images per step, of all ranks together")
     augment: str = option("none", "augmentation", choices=("none", "flip", "crop-flip", "shift"))
     schedule: str = option("cosine", "learning-rate schedule", choices=SCHEDULES)
     warmup_epochs: float = option(0.0, "epochs of linear warm-up")
@@ -69,6 +69,7 @@ class TaskConfig:
         None,
         "replay whole training steps from a CUDA graph; auto: wherever a graph can hold them",
     )
+    sync_norms: bool = option(False, "under torchrun, batch norms see the batches of all ranks")
     checkpoint_seconds: float = option(30.0, "least time between two checkpoints of a run")
     out: str = option("", "folder for results; required")
 
@@ -169,7 +170,7 @@ class CompareConfig(RuleConfig):
     """`supermask compare`: dense, strong tickets, IMP tickets and their controls, side by side."""
 
     epochs: float = option(30.0, "passes over the training split")
-    batch_size: int = option(64, "images per step")
+    batch_size: int = option(64, "images per step, of all ranks together")
     jobs: int = option(0, "runs at a time, each in a process of its own; 0 means one per core, one on a GPU")
     methods: tuple[str, ...] = option(
         DEFAULT_METHODS, "what to compare; all for everything there is", choices=("all", *METHODS)

@@ -64,8 +64,10 @@ class LocalEngine:
         """Execute the graph; returns run identifier → result, in the order of `specs`."""
         ordered = in_order(specs)
         results: dict[str, dict[str, Any]] = {}
+        ranks = self.environment.ranks
+        finished = ranks.from_main(lambda: {spec.id: self.store.run(spec.id).result for spec in ordered})
         for spec in ordered:
-            if (done := self.store.run(spec.id).result) is not None:
+            if (done := finished[spec.id]) is not None:
                 results[spec.id] = done
                 watcher.finished(spec, done)
         todo = [spec for spec in ordered if spec.id not in results]
