@@ -7,8 +7,11 @@ import argparse
 import json
 import os
 import shlex
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +29,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     options = _parser().parse_args(arguments)
     try:
-        options.run(options, arguments)
+        with _terminated_as_interrupted():
+            options.run(options, arguments)
         return 0
     except KeyboardInterrupt:
         _say("interrupted; what is finished is kept, and the same command goes on from there")
@@ -35,14 +39,31 @@ def main(argv: Sequence[str] | None = None) -> int:
         code = _exit_code(error)
         if code is None:
             raise
-        _say(f"supermask: {_message(error)}")
+        _say("\n".join([f"supermask: {_message(error)}", *getattr(error, "__notes__", ())]))
         return code
+
+
+@contextmanager
+def _terminated_as_interrupted() -> Iterator[None]:
+    """SIGTERM, as job schedulers send it, ends a command as Ctrl-C does: workers end, nothing is lost."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _exit_code(error: Exception) -> int | None:
     """The code of an error that a user can mend; None for a defect of ours, which deserves a traceback."""
     from supermask.data import DamagedDataError, DataError
-    from supermask.experiments import ConfigError, WorkerDied
+    from supermask.experiments import ConfigError, EngineError
     from supermask.io import DamagedFileError
     from supermask.models import UnknownModelError
     from supermask.train import DivergedError
@@ -51,7 +72,7 @@ def _exit_code(error: Exception) -> int | None:
         return EXIT_USAGE
     if isinstance(error, DataError) and not isinstance(error, DamagedDataError):
         return EXIT_USAGE
-    failures = (DamagedFileError, DamagedDataError, DivergedError, WorkerDied, OSError, ValueError)
+    failures = (DamagedFileError, DamagedDataError, DivergedError, EngineError, OSError, ValueError)
     return EXIT_FAILURE if isinstance(error, failures) else None
 
 

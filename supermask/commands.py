@@ -15,7 +15,9 @@ from rich.text import Text
 from supermask.experiments import EXPERIMENTS
 from supermask.experiments.config import ConfigError, TaskConfig
 from supermask.experiments.datasets import dataset
-from supermask.experiments.engine import LocalEngine
+from supermask.experiments.engines import ENGINES, Engine
+from supermask.experiments.engines.local import jobs_here
+from supermask.experiments.engines.registry import Grid
 from supermask.experiments.execution import Environment
 from supermask.experiments.plan import Plan
 from supermask.experiments.results import describe_machine, write_results
@@ -25,9 +27,11 @@ from supermask.io import read_json, write_json
 from supermask.report import write_report
 from supermask.theory.run import TheoryConfig, run_theory
 
-PLACES = ("out", "jobs", "threads", "data_root", "checkpoint_seconds")
+PLACES = (
+    *("out", "jobs", "threads", "data_root", "checkpoint_seconds"),
+    *("engine", "retries", "keep_going", "gpu_share", "ray_address"),
+)
 """Fields that say where and not what; they are left out of the recorded configuration."""
-MAX_JOBS = 8
 
 
 def run_command(command: str, config: TaskConfig, line: str, console: Console) -> dict[str, Any]:
@@ -50,12 +54,13 @@ def run_command(command: str, config: TaskConfig, line: str, console: Console) -
     data = dataset(config.data, environment.data_root, config.image_size)
     experiment = EXPERIMENTS[command]
     plan = experiment.plan(config, data)
-    engine = LocalEngine(Store(out / "runs"), environment, jobs)
+    store = Store(out / "runs")
+    engine = _engine(config, store, environment, jobs)
     with ProgressWatcher(plan, console) as watcher:
         engine.run(plan.graph, watcher)
     recorded = {key: value for key, value in dataclasses.asdict(config).items() if key not in PLACES}
     machine = describe_machine(environment.device, environment.threads, jobs)
-    document = experiment.document(plan, engine.store, out, recorded, machine)
+    document = experiment.document(plan, store, out, recorded, machine)
     document["command"] = line
     write_results(document, out)
     write_report(document, out)
@@ -100,25 +105,52 @@ def _check_folder(out: Path, command: str) -> None:
         )
 
 
+def _engine(config: TaskConfig, store: Store, environment: Environment, jobs: int) -> Engine:
+    name = config.engine
+    if name == "auto":
+        name = "plain" if jobs == 1 else "local"
+    if name == "plain" and config.jobs > 1:
+        raise ConfigError("engine", name, f"take local for --jobs {config.jobs}: this process executes one")
+    grid = Grid(
+        jobs=jobs,
+        retries=config.retries,
+        keep_going=config.keep_going,
+        gpu_share=config.gpu_share,
+        ray_address=config.ray_address,
+    )
+    return ENGINES[name].make(store, environment, grid)
+
+
 def _environment(config: TaskConfig) -> tuple[Environment, int]:
+    """Where runs execute, and how many at a time; 0 where the engine finds out."""
+    elsewhere = config.engine in ENGINES and ENGINES[config.engine].elsewhere
     device = config.device
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise ConfigError("device", device, f"take one that exists here ({reason})") from None
-    jobs = config.jobs or (1 if device != "cpu" else min(config.cores, MAX_JOBS))
+    if elsewhere and device not in ("cpu", "cuda"):
+        raise ConfigError("device", device, f"take cpu or cuda with --engine {config.engine}")
+    if not elsewhere:
+        _check_device(device)
+    jobs = config.jobs if elsewhere else config.jobs or jobs_here(device, config.gpu_share)
+    if config.engine == "plain":
+        jobs = 1
     environment = Environment(
         device=device,
-        threads=config.threads or max(1, config.cores // jobs),
+        threads=config.threads or (1 if elsewhere else max(1, config.cores // jobs)),
         data_root=config.data_root,
         channels_last=config.channels_last,
         compile=config.compile,
         checkpoint_seconds=config.checkpoint_seconds,
     )
     return environment, jobs
+
+
+def _check_device(device: str) -> None:
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError("device", device, f"take one that exists here ({reason})") from None
 
 
 class _End(TimeRemainingColumn):
