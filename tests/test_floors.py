@@ -44,6 +44,7 @@ FLOORS = {
     "report": 6,
     "arguments": 6,
     "commands": 6,
+    "places": 6,
     "cli": 6,
     "__main__": 6,
     "info": 6,
