@@ -15,6 +15,8 @@ from supermask.search import Search as Search
 from supermask.search import register_search as register_search
 from supermask.ticket import Ticket as Ticket
 from supermask.ticket import TicketError as TicketError
+from supermask.together import SearchesTogether as SearchesTogether
+from supermask.together import Together as Together
 from supermask.train import evaluate as evaluate
 from supermask.train import fit as fit
 

@@ -39,6 +39,7 @@ FLOORS = {
     "graphs": 4,
     "distributed": 3,
     "train": 4,
+    "together": 4,
     "experiments": 5,
     "theory": 5,
     "report": 6,

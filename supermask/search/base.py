@@ -175,6 +175,11 @@ class Search(Optimizer):
         """Inside this context the model computes what its ticket would; afterwards it trains on."""
         yield
 
+    @property
+    def fusable(self) -> bool:
+        """Whether a step is that of edge-popup, which `fused.sgd_steps` makes in one pass."""
+        return False
+
     def fused_step(self) -> bool:
         """Do everything that `step` does in one pass if that is possible; whether it was done."""
         return False
@@ -194,13 +199,27 @@ class Search(Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        self.begin_step()
+        self.move()
+        self.end_step()
+        return loss
+
+    # The parts of a step, for those who make one over several searches.
+
+    def begin_step(self) -> None:
+        """Hand the present options to the base rule, count the step and what is to be kept after it."""
         self._share_options()
         self._follow_schedule()
+
+    def move(self) -> None:
+        """Move the scores, select the masks and write W ⊙ M."""
         if not self.fused_step():
             self._step_in_parts()
+
+    def end_step(self) -> None:
+        """Look at the masks once they have reached a scheduled density."""
         if self.density_schedule != "constant" and self._steps == self._horizon:
             masks.warn_of_collapse(self.mask)
-        return loss
 
     @property
     def current_density(self) -> float:

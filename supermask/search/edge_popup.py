@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from supermask import ops
 from supermask.search.base import Search, register_search
-from supermask.search.fused import sgd_step
+from supermask.search.fused import sgd_steps
 
 
 @register_search("edge-popup")
@@ -39,6 +39,10 @@ class EdgePopup(Search):
             ]
         return ops.straight_through(grads, weights, scores)
 
-    def fused_step(self) -> bool:
+    @property
+    def fusable(self) -> bool:
         # A subclass may have changed any part of the step.
-        return type(self) is EdgePopup and sgd_step(self)
+        return type(self) is EdgePopup
+
+    def fused_step(self) -> bool:
+        return sgd_steps([self], self._cuts)

@@ -12,7 +12,6 @@ fan_in)); we rank |s| with the gradient and the scores of edge-popup, or s where
 They re-draw every 300 steps of some 35,000; a shorter training re-draws at every hundredth of its length.
 """
 
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -23,7 +22,7 @@ from supermask import ops
 from supermask.init import Init, derive_key, init_of
 from supermask.search.base import register_search
 from supermask.search.edge_popup import EdgePopup
-from supermask.search.fused import sgd_step
+from supermask.search.fused import sgd_steps
 
 PERIOD = 300
 SHARE = 100
@@ -72,15 +71,18 @@ class IteRand(EdgePopup):
         if self._follows_plan:
             self.period = max(1, min(PERIOD, steps // SHARE))
 
-    @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+    def begin_step(self) -> None:
         # The new weights are pruned, so the model computes the same; what they change is this step's scores.
         if (self._steps + 1) % self.period == 0:
             self._draw_again()
-        return super().step(closure)
+        super().begin_step()
+
+    @property
+    def fusable(self) -> bool:
+        return type(self) is IteRand
 
     def fused_step(self) -> bool:
-        return type(self) is IteRand and sgd_step(self)
+        return sgd_steps([self], self._cuts)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         super().load_state_dict(state_dict)
