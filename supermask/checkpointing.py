@@ -53,6 +53,8 @@ class Progress:
     loss_sum: float = 0.0
     loss_steps: int = 0
     history: list[dict[str, float]] = field(default_factory=list)
+    together: int = 1
+    """Trainings that were made as one program; `seconds` is the share of one of them."""
 
 
 def state_of(

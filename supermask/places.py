@@ -13,7 +13,7 @@ from supermask.precision import PURE
 
 PLACES = (
     *("out", "jobs", "threads", "data_root", "checkpoint_seconds"),
-    *("engine", "retries", "keep_going", "gpu_share", "ray_address"),
+    *("engine", "retries", "keep_going", "gpu_share", "ray_address", "together"),
 )
 """Fields that say where and not what; they are left out of the recorded configuration."""
 
@@ -62,6 +62,7 @@ def environment_of(config: TaskConfig, device: str, ranks: Ranks) -> tuple[Envir
         cuda_graphs=config.cuda_graphs,
         checkpoint_seconds=config.checkpoint_seconds,
         sync_norms=config.sync_norms,
+        together=config.together,
         ranks=ranks,
     )
     return environment, jobs

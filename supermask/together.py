@@ -265,8 +265,12 @@ def _stack_tensor(stack: nn.Module, name: str, members: Sequence[nn.Module]) -> 
     return put, own
 
 
+def is_perceptron(model: nn.Module) -> bool:
+    """Whether a network is a chain of linear layers and ReLUs, for which `Together` needs no `vmap`."""
+    return _chain(model) is not None
+
+
 def _chain(stack: nn.Module) -> list[nn.Module] | None:
-    """The layers of a plain perceptron, which needs no `vmap`; None for another network."""
     layers = list(stack.children()) if type(stack) is nn.Sequential else []
     flat = all(
         type(layer) in (nn.Linear, nn.ReLU)
@@ -281,11 +285,13 @@ def _along_chain(layers: Sequence[nn.Module], x: Tensor) -> Tensor:
     """What `vmap` computes, with the weights as first factors, so that gradients arrive in their layout."""
     for layer in layers:
         if isinstance(layer, nn.Linear):
-            features = x.transpose(1, 2)
-            if layer.bias is None:
+            features, bias = x.transpose(1, 2), layer._parameters["bias"]
+            if bias is None:
                 x = torch.bmm(layer.weight, features).transpose(1, 2)
             else:
-                x = torch.baddbmm(layer.bias.unsqueeze(2), layer.weight, features).transpose(1, 2)
+                x = torch.baddbmm(bias.unsqueeze(2), layer.weight, features).transpose(1, 2)
+        elif isinstance(layer, nn.Flatten):
+            x = x.flatten(2)
         else:
-            x = x.flatten(2) if isinstance(layer, nn.Flatten) else torch.relu(x)
+            x = torch.relu(x)
     return x

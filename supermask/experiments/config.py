@@ -31,7 +31,9 @@ _RANGES: dict[str, tuple[Callable[[float], bool], str]] = {
     "label_smoothing": _FRACTION,
     "momentum": _FRACTION,
     **dict.fromkeys(("epochs", "batch_size", "clip", "image_size"), _POSITIVE),
-    **dict.fromkeys(("threads", "jobs", "warmup_epochs", "milestones", "checkpoint_seconds"), _NOT_NEGATIVE),
+    **dict.fromkeys(
+        ("threads", "jobs", "together", "warmup_epochs", "milestones", "checkpoint_seconds"), _NOT_NEGATIVE
+    ),
     **dict.fromkeys(("lr", "weight_decay", "search_lr", "search_weight_decay"), _NOT_NEGATIVE),
     "retries": _NOT_NEGATIVE,
     "gpu_share": (lambda value: 0 < value <= 1, "take a fraction in (0, 1]"),
@@ -83,6 +85,11 @@ class TaskConfig:
         "replay whole training steps from a CUDA graph; auto: wherever a graph can hold them",
     )
     sync_norms: bool = option(False, "under torchrun, batch norms see the batches of all ranks")
+    together: int | None = option(
+        None,
+        "runs that are trained as one program at most, if they differ in seed or density alone; 0 for none, "
+        "by default as many as pay",
+    )
     checkpoint_seconds: float = option(30.0, "least time between two checkpoints of a run")
     out: str = option("", "folder for results; required")
 

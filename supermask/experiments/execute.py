@@ -73,6 +73,7 @@ def _finish(
             "ticket_bytes": run.ticket_path().stat().st_size if outcome.ticket else None,
             "dense_bytes": dense_bytes(execution.model),
             **outcome.facts,
+            **({"together": size} if (size := outcome.progress.together) > 1 else {}),
             **({"ranks": size} if (size := execution.environment.ranks.size) > 1 else {}),
         }
     )

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from supermask.data import Images, Loader, iterate_eval
+from supermask.data import Dataset, Images, Loader, iterate_eval
 from supermask.distributed import Ranks, Share
 from supermask.experiments.datasets import dataset, split
 from supermask.experiments.spec import RunSpec, Task
@@ -46,8 +46,21 @@ class Environment:
     cuda_graphs: bool | None = None
     checkpoint_seconds: float = 30.0
     sync_norms: bool = False
+    together: int | None = 0
+    """Runs trained as one program at most, see `teams`; None for as many as pay."""
     ranks: Ranks = field(default_factory=Ranks)
     """The processes that execute every run together, all of them the same graph in the same order."""
+
+
+def network_of(task: Task, data: Dataset) -> nn.Module:
+    """The network of a task on its data set, not yet drawn from a seed."""
+    return create_model(
+        task.model,
+        num_classes=data.num_classes,
+        in_channels=data.in_channels,
+        image_size=data.image_size,
+        **task.model_args,
+    )
 
 
 class Execution:
@@ -96,13 +109,7 @@ class Execution:
 
     def _model(self, task: Task) -> nn.Module:
         source = self.spec.weights
-        model = create_model(
-            task.model,
-            num_classes=self.data.num_classes,
-            in_channels=self.data.in_channels,
-            image_size=self.data.image_size,
-            **task.model_args,
-        )
+        model = network_of(task, self.data)
         model = model.to(self.environment.device)
         if self._channels_last:
             model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -142,20 +149,14 @@ class Execution:
             return self._fit(optimizer, mask)
 
     def _fit(self, optimizer: Optimizer, mask: Mask) -> Progress:
-        task, spec, ranks = self.spec.task, self.spec, self.environment.ranks
+        spec, ranks = self.spec, self.environment.ranks
         share = Share.of(self.loader.batch_size, ranks)
 
-        def look(step: int) -> None:
-            if step in spec.snapshots and ranks.main:
-                present = optimizer.mask if isinstance(optimizer, Search) else mask
-                with in_float32(self.model):
-                    Ticket.of(self.model, present).save(self.run.ticket_path(step))
-
         def step_done(step: int) -> None:
-            look(step)
+            self.look(step, optimizer, mask)
             self._on_step(step - spec.start)
 
-        look(spec.start)
+        self.look(spec.start, optimizer, mask)
         ranks.seed_generator(spec.seed)
         wrapped = ranks.wrap(self.model)
         model = torch.compile(wrapped) if self.environment.compile else wrapped
@@ -163,23 +164,38 @@ class Execution:
             model,  # type: ignore[arg-type]
             optimizer,
             lambda step: self._formatted(self.loader.batch(step, share.rows)),
-            steps=task.steps,
-            start=spec.start,
-            schedule=Schedule(task.schedule, task.steps, task.warmup_steps, task.milestones),
-            amp=task.amp,
-            label_smoothing=task.label_smoothing,
-            clip=task.clip,
-            evaluation=(lambda: self._validation(optimizer)) if len(self.val_split) else None,
-            evaluate_every=max(1, task.steps // EVALUATIONS),
+            evaluation=(lambda: self.validation(optimizer)) if len(self.val_split) else None,
             objective=getattr(optimizer, "objective", None),
             on_step=step_done,
             on_record=self.run.write_history if ranks.main else None,
             checkpoint=Checkpoint(self.run.checkpoint, self.environment.checkpoint_seconds),
-            cuda_graphs=self.environment.cuda_graphs,
             share=share,
+            **self.training(),
         )
 
-    def _validation(self, optimizer: Optimizer) -> dict[str, float]:
+    def training(self) -> dict[str, Any]:
+        """What the task and the environment say to `fit`."""
+        task = self.spec.task
+        return {
+            "steps": task.steps,
+            "start": self.spec.start,
+            "schedule": Schedule(task.schedule, task.steps, task.warmup_steps, task.milestones),
+            "amp": task.amp,
+            "label_smoothing": task.label_smoothing,
+            "clip": task.clip,
+            "evaluate_every": max(1, task.steps // EVALUATIONS),
+            "cuda_graphs": self.environment.cuda_graphs,
+        }
+
+    def look(self, step: int, optimizer: Optimizer, mask: Mask) -> None:
+        """Save the weights for others to rewind to, if this is a step to do so."""
+        if step in self.spec.snapshots and self.environment.ranks.main:
+            present = optimizer.mask if isinstance(optimizer, Search) else mask
+            with in_float32(self.model):
+                Ticket.of(self.model, present).save(self.run.ticket_path(step))
+
+    def validation(self, optimizer: Optimizer) -> dict[str, float]:
+        """Accuracy and loss on the validation split, as a learning curve names them."""
         with optimizer.evaluating() if isinstance(optimizer, Search) else nullcontext():
             measured = self.evaluate(self.val_split)
         return {f"val_{name}": value for name, value in measured.items() if value is not None}

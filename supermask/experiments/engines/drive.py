@@ -14,6 +14,7 @@ from supermask.experiments.engines.units import Advanced, Died, Done, Outcome, U
 from supermask.experiments.execution import Environment
 from supermask.experiments.spec import RunSpec
 from supermask.experiments.store import Store
+from supermask.experiments.teams import Teams, teams_of
 
 
 class Workers(Protocol):
@@ -55,7 +56,8 @@ def drive(
             watcher.finished(spec, done)
     if len(results) < len(ordered):
         with workers() as crew:
-            _Drive(ordered, results, environment, grid, watcher).work(crew)
+            teams = teams_of(ordered, store, environment, grid.jobs)
+            _Drive(ordered, results, teams, grid, watcher).work(crew)
     return {spec.id: results[spec.id] for spec in ordered}
 
 
@@ -64,11 +66,11 @@ class _Drive:
         self,
         ordered: list[RunSpec],
         results: dict[str, dict[str, Any]],
-        environment: Environment,
+        teams: Teams,
         grid: Grid,
         watcher: Watcher,
     ) -> None:
-        self.results, self.environment, self.grid, self.watcher = results, environment, grid, watcher
+        self.results, self.teams, self.grid, self.watcher = results, teams, grid, watcher
         self.schedule = Schedule(ordered, results)
         self.specs = {spec.id: spec for spec in ordered}
         self.again: list[Unit] = []
@@ -92,7 +94,7 @@ class _Drive:
             workers.submit(self.again.pop(0))
             free -= 1
         if free > 0:
-            for unit in groups(self.schedule.ready(), self.environment)[:free]:
+            for unit in groups(self.schedule.ready(), self.schedule.waits, self.teams)[:free]:
                 self.schedule.start(unit)
                 workers.submit(unit)
 

@@ -65,6 +65,10 @@ class Schedule:
         """Runs that can start now, the most urgent first."""
         return [spec for spec in self._waiting.values() if self._finished.issuperset(spec.needs)]
 
+    def waits(self, id: str) -> bool:
+        """Whether a run has neither started nor been given up."""
+        return id in self._waiting
+
     def start(self, specs: Iterable[RunSpec]) -> None:
         """These run now."""
         for spec in specs:

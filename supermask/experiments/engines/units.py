@@ -6,6 +6,7 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from supermask.experiments.execute import execute
 from supermask.experiments.execution import Environment
 from supermask.experiments.spec import RunSpec
 from supermask.experiments.store import Store
+from supermask.experiments.teams import Teams
+from supermask.experiments.together import execute_together
 
 Unit = tuple[RunSpec, ...]
 """Runs that one worker executes together; most often one."""
@@ -48,12 +51,25 @@ class Died:
 Outcome = Done | Failed | Died
 
 
-def groups(ready: Sequence[RunSpec], environment: Environment) -> list[Unit]:
+def groups(ready: Sequence[RunSpec], waits: Callable[[str], bool], teams: Teams) -> list[Unit]:
     """The units to hand out from the runs that can start, in the same order.
 
-    The one place that decides which runs are executed as one.
+    The one place that decides which runs are executed as one: those of a team, once all that still wait of it
+    can start.
+
+    Args:
+        ready: Runs that can start.
+        waits: Whether a run has not started yet, ready or not.
+        teams: See `teams_of`.
     """
-    return [(spec,) for spec in ready]
+    startable, units = {spec.id: spec for spec in ready}, list[Unit]()
+    for spec in ready:
+        if any(spec in unit for unit in units):
+            continue
+        team = [id for id in teams.get(spec.id, (spec.id,)) if waits(id)]
+        if startable.keys() >= set(team):
+            units.append(tuple(startable[id] for id in team))
+    return units
 
 
 def self_contained(environment: Environment) -> Environment:
@@ -64,16 +80,14 @@ def self_contained(environment: Environment) -> Environment:
 
 def perform(unit: Unit, store: Store, environment: Environment, advanced: Advanced) -> Done | Failed:
     """Execute a unit here; never raises an `Exception`."""
-    results = []
-    for spec in unit:
-        try:
-            results.append(
-                execute(spec, store, environment, lambda step, id=spec.id: advanced(id, step))  # type: ignore[misc]
-            )
-        except Exception as error:
-            error.add_note(f"in run {spec.id}")
-            return Failed(unit, error)
-    return Done(unit, tuple(results))
+    try:
+        if len(unit) > 1:
+            return Done(unit, execute_together(unit, store, environment, advanced))
+        (spec,) = unit
+        return Done(unit, (execute(spec, store, environment, partial(advanced, spec.id)),))
+    except Exception as error:
+        error.add_note(f"in run {', '.join(spec.id for spec in unit)}")
+        return Failed(unit, error)
 
 
 class Elsewhere(Exception):
