@@ -24,7 +24,7 @@ from torch.optim import Optimizer
 
 import supermask as sm
 from supermask.experiments.results import describe_machine
-from supermask.io import write_json
+from supermask.io import read_json, write_json
 from supermask.mask import Mask, random_mask
 from supermask.prune import apply_mask
 
@@ -175,7 +175,7 @@ def write_result(
     measures: Mapping[str, str],
     rows: Iterable[Mapping[str, Any]],
 ) -> dict[str, Any]:
-    """Write the result of script `name` and return it.
+    """Write the result of script `name` and return it as it stands in the file.
 
     Args:
         about: The task and the settings: what somebody needs to know to judge the numbers.
@@ -197,4 +197,4 @@ def write_result(
     path.parent.mkdir(parents=True, exist_ok=True)
     write_json(path, document)
     print(f"written to {path}")
-    return document
+    return read_json(path)

@@ -192,13 +192,15 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     options = start(flags, arguments)
     found = []
     for seed in options.seeds:
+        folder = options.out / f"seed-{seed}"
+        folder.mkdir(exist_ok=True)
         found += trio(
             example(options, seed),
             density=options.density,
             rounds=options.rounds,
             rewind_to=options.steps // 20,
             seed=seed,
-            out=options.out / f"seed-{seed}",
+            out=folder,
         )
     about = {
         "task": "CartPole-v1", "moves": options.steps * GAMES * LENGTH, "seeds": options.seeds,

@@ -5,7 +5,7 @@
 SimCLR (Chen et al. 2020, arXiv 2002.05709): two views of an image, cropped, mirrored and recoloured, shall
 have similar codes, different from those of all other images of the batch. Labels are seen only afterwards:
 the encoder stands still, the projection head is thrown away, and a linear classifier is fitted to the
-features of training images. `untrained` is the dense network as initialized; random features are good ones already.
+features of training images. `untrained` is the dense network as initialized: random features are good ones.
 """
 
 from collections.abc import Callable, Sequence
@@ -58,7 +58,7 @@ def view(images: Tensor) -> Tensor:
     window[:, 1, 1] = side
     window[:, :, 2] = (1 - side[:, None]) * torch.empty(count, 2).uniform_(-1, 1)
     grid = F.affine_grid(window, list(images.shape), align_corners=False)
-    seen = F.grid_sample(images, grid, align_corners=False)
+    seen = F.grid_sample(images, grid, padding_mode="border", align_corners=False)
     grey = seen.mean(1, keepdim=True)
     saturation = draw(0.4, 1.6) * (torch.rand(count, 1, 1, 1) < 0.8)  # every fifth has no colours
     seen = grey + saturation * (seen - grey)
