@@ -17,12 +17,8 @@ from supermask.report.methods import GROUPS
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
-PAGES = (ROOT / "README.md", ROOT / "docs" / "recipes.md", ROOT / "docs" / "methods.md")
-MARK = re.compile(
-    r"<!-- (table|family|grid|changes|steps|linear|networks|selection|rounds|stability|transfer|anatomy): "
-    r"([\w/-]+) -->\n.*?<!-- end -->",
-    re.DOTALL,
-)
+PAGES = (ROOT / "README.md", *(ROOT / "docs" / f"{page}.md" for page in ("recipes", "methods", "examples")))
+MARK = re.compile(r"<!-- (\w+): ([\w/-]+) -->\n.*?<!-- end -->", re.DOTALL)
 
 
 def markdown(head: list[str], rows: list[list[str]]) -> str:
@@ -296,9 +292,31 @@ def family(document: dict[str, Any], name: str) -> str:
     return f"{heading}\n\n" + markdown(["method", "", *(f"{d:g}" for d in densities)], rows)
 
 
+def example(document: dict[str, Any], _: str) -> str:
+    """What a script of `examples/` found: a line per method, a column per measure."""
+    measures, machine = document["measures"], document["machine"]
+    rows = []
+    for row in document["rows"]:
+        values = [number(row.get(key), percent="%" in title) for key, title in measures.items()]
+        density = "" if row["density"] is None else f"{row['density']:g}"
+        size = f"{row['ticket_bytes'] / 1000:.0f}" if "ticket_bytes" in row else ""
+        rows.append([row["method"], density, *values, size])
+    threads = f"{machine['threads']} thread{'s' if machine['threads'] > 1 else ''}"
+    heading = f"{machine['cpu']}, {threads}, torch {machine['torch']}, Python {machine['python']}"
+    head = ["method", "density", *measures.values(), "ticket, kB"]
+    return f"{heading}: `{document['command']}`\n\n" + markdown(head, rows)
+
+
+def number(value: float | None, percent: bool) -> str:
+    if value is None:
+        return ""
+    return f"{100 * value:.1f}" if percent else f"{value:.3f}"
+
+
 KINDS = {
     "table": comparison,
     "family": family,
+    "example": example,
     "grid": grid,
     "changes": changes,
     "steps": steps,
