@@ -36,6 +36,7 @@ FLOORS = {
     "schedule": 4,
     "checkpointing": 4,
     "precision": 4,
+    "agreement": 3,
     "distributed": 3,
     "train": 4,
     "experiments": 5,
