@@ -19,8 +19,9 @@ import torch
 from torch import Tensor, nn
 
 import supermask as sm
+from supermask.agreement import checksum
 from supermask.cli import main
-from supermask.distributed import Pace, Ranks, Share, assert_same_masks, checksum
+from supermask.distributed import Pace, Ranks, Share, assert_same_masks
 from supermask.io import load_tree
 from supermask.train import evaluate
 from tests import distributed_worker as worker
@@ -207,7 +208,7 @@ def test_other_ranks_get_generators_that_follow_from_the_saved_one():
     saved = {"rng": torch.get_rng_state(), "cuda_rng": [], "others": []}
     drawn = []
     for rank in (0, 1, 2, 1):
-        loss_sum = Share(Ranks(rank, 3)).restore(saved, 2.5)
+        loss_sum = Share(Ranks(rank, 3)).restore(saved, 2.5, torch.device("cpu"))
         assert loss_sum == 2.5
         drawn.append(torch.rand(1).item())
     torch.manual_seed(3)
