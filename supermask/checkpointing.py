@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
+from supermask.distributed import Share, generators
 from supermask.io import DamagedFileError, load_tree, save_tree
 from supermask.parameters import unwrap
 
@@ -33,8 +34,10 @@ class Checkpoint:
         except DamagedFileError as error:
             raise DamagedFileError(f"{error}. Delete it to begin this training again") from None
 
-    def due(self) -> bool:
-        return time.monotonic() - self._saved_at >= self.seconds
+    @property
+    def elapsed(self) -> float:
+        """Seconds since the last save."""
+        return time.monotonic() - self._saved_at
 
     def save(self, state: dict[str, Any]) -> None:
         save_tree(self.path, state)
@@ -53,29 +56,35 @@ class Progress:
 
 
 def state_of(
-    progress: Progress, model: nn.Module, optimizer: Optimizer, scaler: torch.amp.GradScaler
+    progress: Progress, model: nn.Module, optimizer: Optimizer, scaler: torch.amp.GradScaler, share: Share
 ) -> dict[str, Any]:
-    """All that a training is, as a tree for `Checkpoint.save`: also the states of torch's generators."""
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
+    """All that a training is, as a tree for `Checkpoint.save`: also the states of torch's generators.
+
+    All ranks must call it; what rank 0 gets is whole.
+    """
+    device = next(model.parameters()).device
     return {
         "progress": {**vars(progress)},
         "model": dict(unwrap(model).state_dict()),
         "optimizer": optimizer.state_dict(),
         "scaler": scaler.state_dict(),
-        "rng": torch.get_rng_state(),
-        "cuda_rng": cuda,
+        **generators(device),
+        "others": share.others(progress.loss_sum, device),
     }
 
 
 def restore(
-    saved: dict[str, Any], model: nn.Module, optimizer: Optimizer, scaler: torch.amp.GradScaler
+    saved: dict[str, Any],
+    model: nn.Module,
+    optimizer: Optimizer,
+    scaler: torch.amp.GradScaler,
+    share: Share,
 ) -> Progress:
     """Put a saved training in place of the present one; returns how far it was."""
     unwrap(model).load_state_dict(saved["model"])
     optimizer.load_state_dict(saved["optimizer"])
     if saved["scaler"]:
         scaler.load_state_dict(saved["scaler"])
-    torch.set_rng_state(saved["rng"])
-    if saved["cuda_rng"]:
-        torch.cuda.set_rng_state_all(saved["cuda_rng"])
-    return Progress(**saved["progress"])
+    progress = Progress(**saved["progress"])
+    progress.loss_sum = share.restore(saved, progress.loss_sum, next(model.parameters()).device)
+    return progress

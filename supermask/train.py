@@ -17,6 +17,7 @@ from torch.optim import Optimizer
 from supermask.checkpointing import Checkpoint as Checkpoint
 from supermask.checkpointing import Progress as Progress
 from supermask.checkpointing import restore, state_of
+from supermask.distributed import Pace, Ranks, Share
 from supermask.graphs import graphed, set_rates
 from supermask.precision import AMP_DTYPES as AMP_DTYPES
 from supermask.precision import PURE, Bf16Weights, autocast, in_float32
@@ -51,6 +52,7 @@ def fit(
     on_record: Callable[[list[dict[str, float]]], None] | None = None,
     checkpoint: Checkpoint | None = None,
     cuda_graphs: bool | None = False,
+    share: Share | None = None,
 ) -> Progress:
     """Train from step `start` to step `steps`, by cross-entropy unless told otherwise.
 
@@ -71,6 +73,8 @@ def fit(
         on_record: Called with the whole history whenever it has grown.
         checkpoint: Where to save and resume.
         cuda_graphs: Replay whole steps from a CUDA graph, see `graphs`; None for wherever that is possible.
+        share: What this rank trains on, where several train together: `batches` gives its rows, `model` is
+            wrapped in `DistributedDataParallel`, and rank 0 saves. None for a process alone.
 
     Returns:
         Steps done, time and history. Each history entry has `step`, `train_loss` (mean since the entry
@@ -80,15 +84,17 @@ def fit(
         ValueError: An unknown `amp`, or `cuda_graphs` where a graph cannot hold the step.
         DivergedError: The training loss became NaN or infinite.
         DamagedFileError: The checkpoint is not sound.
+        RanksDifferError: Ranks that train together do not hold the same any more.
     """
     if amp not in AMP_DTYPES:
         raise ValueError(f"amp must be one of {', '.join(AMP_DTYPES)}, not {amp!r}")
     rates = [float(group["lr"]) for group in optimizer.param_groups]
     device = next(model.parameters()).device
     scaler = torch.amp.GradScaler(device.type, enabled=amp == "fp16")
-    progress = Progress(start)
+    progress, share = Progress(start), share or Share()
     if checkpoint and (saved := checkpoint.load()) is not None:
-        progress = restore(saved, model, optimizer, scaler)
+        progress = restore(saved, model, optimizer, scaler, share)
+    synchronize, pace = share.statistics(model), Pace(share.ranks, progress.step)
     loss_sum = torch.tensor(progress.loss_sum, dtype=torch.float64, device=device)
     lowered = Bf16Weights(model, optimizer) if amp == PURE else None
 
@@ -99,6 +105,7 @@ def fit(
                 loss = F.cross_entropy(model(inputs), labels, label_smoothing=label_smoothing)
             else:
                 loss = objective(model, inputs, labels)
+        loss = share.weigh(loss)
         scaler.scale(loss).backward()
         with lowered.stepping() if lowered else nullcontext():
             if clip is not None:
@@ -107,6 +114,7 @@ def fit(
             scaler.step(optimizer)
             scaler.update()
             optimizer.zero_grad()
+        synchronize()
         return loss.detach()
 
     model.train()
@@ -121,14 +129,18 @@ def fit(
             if on_step:
                 on_step(progress.step)
             if progress.step == steps or (evaluate_every and progress.step % evaluate_every == 0):
-                _record(progress, loss_sum, evaluation)
+                share.check(model, optimizer, progress.step)
+                _record(progress, share.mean(loss_sum), evaluation)
+                loss_sum.zero_()
                 if on_record:
                     on_record(progress.history)
-            if checkpoint and checkpoint.due() and progress.step < steps:
+            if checkpoint and progress.step < steps and pace.due(progress.step, checkpoint):
                 progress.seconds, progress.loss_sum = time.monotonic() - began, float(loss_sum)
+                share.check(model, optimizer, progress.step)
                 with in_float32(model):
-                    state = state_of(progress, model, optimizer, scaler)
-                    checkpoint.save({**state, "optimizer": plain(state["optimizer"])})
+                    state = state_of(progress, model, optimizer, scaler, share)
+                    if share.ranks.main:
+                        checkpoint.save({**state, "optimizer": plain(state["optimizer"])})
     set_rates(optimizer, rates)
     progress.seconds = time.monotonic() - began
     return progress
@@ -136,11 +148,12 @@ def fit(
 
 @torch.no_grad()
 def evaluate(
-    model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], amp: str = "none"
+    model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], amp: str = "none", ranks: Ranks | None = None
 ) -> dict[str, float]:
     """Accuracy (fraction correct) and mean cross-entropy over `batches`, in evaluation mode.
 
-    The mode of every module is as before afterwards.
+    The mode of every module is as before afterwards. With `ranks`, each brings batches of its own, and all
+    get the answer over all of them.
 
     Raises:
         ValueError: There is no batch.
@@ -150,7 +163,7 @@ def evaluate(
     device = next(model.parameters()).device
     correct = torch.zeros((), dtype=torch.int64, device=device)
     loss = torch.zeros((), dtype=torch.float64, device=device)
-    count = 0
+    count = torch.zeros((), dtype=torch.int64, device=device)
     for inputs, labels in batches:
         with autocast(device, amp):
             logits = model(inputs)
@@ -159,9 +172,10 @@ def evaluate(
         count += len(labels)
     for module, training in modes:
         module.training = training
+    correct, loss, count = map((ranks or Ranks()).sum, (correct, loss, count))
     if count == 0:
         raise ValueError("nothing to evaluate: the split is empty")
-    return {"accuracy": int(correct) / count, "loss": float(loss) / count}
+    return {"accuracy": int(correct) / int(count), "loss": float(loss) / int(count)}
 
 
 @torch.no_grad()
@@ -174,8 +188,8 @@ def estimate_norm_statistics(model: nn.Module, batches: Batches, steps: int) -> 
         model(batches(step)[0])
 
 
-def _record(progress: Progress, loss_sum: Tensor, evaluation: Callable[[], dict[str, float]] | None) -> None:
-    mean = float(loss_sum) / max(progress.loss_steps, 1)
+def _record(progress: Progress, loss_sum: float, evaluation: Callable[[], dict[str, float]] | None) -> None:
+    mean = loss_sum / max(progress.loss_steps, 1)
     if not math.isfinite(mean):
         raise DivergedError(
             f"the training loss is {mean} before step {progress.step}; lower lr, add warm-up or clip the "
@@ -183,5 +197,4 @@ def _record(progress: Progress, loss_sum: Tensor, evaluation: Callable[[], dict[
         )
     numbers = evaluation() if evaluation else {}
     progress.history.append({"step": progress.step, "train_loss": mean, **numbers})
-    loss_sum.zero_()
     progress.loss_steps = 0

@@ -8,7 +8,7 @@ import torch
 from supermask.cli import main
 from supermask.data import load_data
 from supermask.experiments import CompareConfig, ImpConfig, SearchConfig
-from supermask.experiments.engine import in_order
+from supermask.experiments.engines.schedule import in_order
 from supermask.experiments.execute import execute
 from supermask.experiments.execution import Environment
 from supermask.experiments.plan import plan_compare, plan_imp, plan_search
