@@ -2,7 +2,7 @@
 
     python examples/cartpole.py --out runs/cartpole
 
-CartPole-v1 by gymnasium (`pip install gymnasium`); proximal policy optimization (Schulman et al. 2017,
+CartPole-v1 by gymnasium (`pip install .[examples]`); proximal policy optimization (Schulman et al. 2017,
 arXiv 1707.06347) with generalized advantages (Schulman et al. 2016, arXiv 1506.02438). Actor and critic are
 one network with two halves, and a mask or a ticket covers both. Rewards are scaled by 1 - discount, so that
 values lie between 0 and 1; a fifth input that is always 1 stands for the biases, which a frozen network does
