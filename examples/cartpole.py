@@ -21,6 +21,7 @@ from _trio import Example, OnStep, parser, start, trio, write_result
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
 
 import supermask as sm
 from supermask.train import Schedule
@@ -119,11 +120,9 @@ def loop(
 ) -> None:
     """Play and learn, `steps` times; the learning rate falls to zero."""
     torch.manual_seed(seed)
-    player, schedule = Player(seed), Schedule("cosine", steps)
-    rates = [group["lr"] for group in optimizer.param_groups]
+    player, rate = Player(seed), Schedule("cosine", steps)
+    schedule = LambdaLR(optimizer, lambda done: rate(first + done))
     for step in range(first, steps):
-        for group, rate in zip(optimizer.param_groups, rates, strict=True):
-            group["lr"] = rate * schedule(step)
         played = player.play(agent)
         for _ in range(PASSES):
             for chosen in torch.randperm(len(played[0])).split(BATCH):
@@ -131,6 +130,7 @@ def loop(
                 surrogate(agent, tuple(x[chosen] for x in played)).backward()
                 nn.utils.clip_grad_norm_(agent.parameters(), 0.5)
                 optimizer.step()
+        schedule.step()
         on_step(step + 1)
 
 
