@@ -184,7 +184,7 @@ def over_seeds(found: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     flags = parser(__doc__, steps=120, density=0.5)
-    flags.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
+    flags.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     flags.add_argument("--width", type=int, default=128)
     flags.add_argument("--lr", type=float, default=1e-3, help="of the weights")
     flags.add_argument("--search-lr", type=float, default=1e-3, help="of the scores")

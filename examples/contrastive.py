@@ -132,12 +132,12 @@ def measure(model: nn.Module, known: Images, seen: Images) -> dict[str, float]:
 
 
 def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
-    flags = parser(__doc__, steps=250, density=0.5)
+    flags = parser(__doc__, steps=500, density=0.5)
     flags.add_argument("--data", default="mnist", choices=("mnist", "cifar10", "digits"))
     flags.add_argument("--data-root", help="where data sets lie (else $SUPERMASK_DATA)")
-    flags.add_argument("--width", type=int, default=64, help="channels of the first convolution")
-    flags.add_argument("--lr", type=float, default=1e-3, help="of the weights")
-    flags.add_argument("--search-lr", type=float, default=1e-3, help="of the scores")
+    flags.add_argument("--width", type=int, default=32, help="channels of the first convolution")
+    flags.add_argument("--lr", type=float, default=2e-3, help="of the weights")
+    flags.add_argument("--search-lr", type=float, default=1e-2, help="of the scores")
     flags.add_argument("--rounds", type=int, default=2, help="of IMP")
     flags.add_argument("--labelled", type=int, default=20_000, help="images that the classifier is fitted to")
     options = start(flags, arguments)
