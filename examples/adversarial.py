@@ -19,6 +19,7 @@ from _trio import Example, OnStep, parser, row, start, trio, write_result
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
 
 import supermask as sm
 from supermask.data import Dataset, Images, Loader, iterate_eval, load_data
@@ -96,16 +97,15 @@ def loop(
 ) -> None:
     """Attack, then learn; the radius grows over the first third, the learning rate falls to zero."""
     torch.manual_seed(first)
-    schedule = Schedule("cosine", steps, warmup=steps // 20)
-    rates = [group["lr"] for group in optimizer.param_groups]
+    rate = Schedule("cosine", steps, warmup=steps // 20)
+    schedule = LambdaLR(optimizer, lambda done: rate(first + done))
     for step in range(first, steps):
-        for group, rate in zip(optimizer.param_groups, rates, strict=True):
-            group["lr"] = rate * schedule(step)
         images, labels = batches(step)
         attacked = attack(model, images, labels, eps * min(1.0, 3 * (step + 1) / steps))
         optimizer.zero_grad()
         F.cross_entropy(model(attacked), labels).backward()
         optimizer.step()
+        schedule.step()
         on_step(step + 1)
 
 
@@ -114,7 +114,7 @@ def measure(model: nn.Module, images: Images, eps: float) -> dict[str, float]:
     torch.manual_seed(0)
     correct = dict.fromkeys(("clean", "robust"), 0)
     unit = [0.0] * images.pixels.shape[1], [1.0] * images.pixels.shape[1]
-    for inputs, labels in iterate_eval(images, 500, *unit):
+    for inputs, labels in iterate_eval(images, 200, *unit):
         for name, seen in (("clean", inputs), ("robust", test_attack(model, inputs, labels, eps))):
             with torch.no_grad():
                 correct[name] += int((model(seen).argmax(1) == labels).sum())
@@ -128,7 +128,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     flags.add_argument("--eps", type=float, default=0.2, help="radius of the ball, of pixels in [0, 1]")
     flags.add_argument("--width", type=int, default=24)
     flags.add_argument("--lr", type=float, default=2e-3, help="of the weights")
-    flags.add_argument("--search-lr", type=float, default=0.1, help="of the scores")
+    flags.add_argument("--search-lr", type=float, default=3e-3, help="of the scores")
     flags.add_argument("--rounds", type=int, default=2, help="of IMP")
     flags.add_argument("--images", type=int, default=10_000, help="most images to measure on")
     options = start(flags, arguments)
@@ -142,12 +142,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
         trainer=lambda model: torch.optim.Adam(model.parameters(), lr=options.lr),
         draw=lambda model: sm.randomize_(model, seed=options.seed, density=options.density),
         search=lambda model: sm.EdgePopup(
-            model,
-            density=options.density,
-            lr=options.search_lr,
-            momentum=0.9,
-            weight_decay=5e-4,
-            seed=options.seed,
+            model, density=options.density, lr=options.search_lr, base="adam", seed=options.seed
         ),
         loop=partial(loop, batches=loader.batch, steps=options.steps, eps=options.eps),
         measure=partial(measure, images=measured, eps=options.eps),

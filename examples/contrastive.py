@@ -1,6 +1,6 @@
 """Contrastive learning without labels: an untrained subnetwork whose features serve a linear classifier.
 
-    python examples/contrastive.py --data cifar10 --out runs/contrastive
+    python examples/contrastive.py --data mnist --out runs/contrastive
 
 SimCLR (Chen et al. 2020, arXiv 2002.05709): two views of an image, cropped, mirrored and recoloured, shall
 have similar codes, different from those of all other images of the batch. Labels are seen only afterwards:
@@ -18,6 +18,7 @@ from adversarial import Normalize, spread
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
 
 import supermask as sm
 from supermask.data import Dataset, Images, Loader, iterate_eval, load_data
@@ -86,17 +87,16 @@ def loop(
 ) -> None:
     """Two views, their codes, a step; the learning rate falls to zero."""
     torch.manual_seed(first)
-    schedule = Schedule("cosine", steps, warmup=steps // 20)
-    rates = [group["lr"] for group in optimizer.param_groups]
+    rate = Schedule("cosine", steps, warmup=steps // 20)
+    schedule = LambdaLR(optimizer, lambda done: rate(first + done))
     for step in range(first, steps):
-        for group, rate in zip(optimizer.param_groups, rates, strict=True):
-            group["lr"] = rate * schedule(step)
         images, _ = batches(step)
         with autocast(images.device, "bf16"):
             codes = model(torch.cat([view(images), view(images)]))
         optimizer.zero_grad()
         nt_xent(*codes.float().chunk(2)).backward()
         optimizer.step()
+        schedule.step()
         on_step(step + 1)
 
 
@@ -132,12 +132,12 @@ def measure(model: nn.Module, known: Images, seen: Images) -> dict[str, float]:
 
 
 def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
-    flags = parser(__doc__, steps=250, density=0.5)
-    flags.add_argument("--data", default="cifar10", choices=("cifar10", "mnist", "digits"))
+    flags = parser(__doc__, steps=500, density=0.5)
+    flags.add_argument("--data", default="mnist", choices=("mnist", "cifar10", "digits"))
     flags.add_argument("--data-root", help="where data sets lie (else $SUPERMASK_DATA)")
-    flags.add_argument("--width", type=int, default=64, help="channels of the first convolution")
-    flags.add_argument("--lr", type=float, default=1e-3, help="of the weights")
-    flags.add_argument("--search-lr", type=float, default=1e-3, help="of the scores")
+    flags.add_argument("--width", type=int, default=32, help="channels of the first convolution")
+    flags.add_argument("--lr", type=float, default=2e-3, help="of the weights")
+    flags.add_argument("--search-lr", type=float, default=1e-2, help="of the scores")
     flags.add_argument("--rounds", type=int, default=2, help="of IMP")
     flags.add_argument("--labelled", type=int, default=20_000, help="images that the classifier is fitted to")
     options = start(flags, arguments)
