@@ -51,14 +51,18 @@ class TaskConfig:
     model: str = option("lenet-300-100", "network by name: ours, timm's or torchvision's")
     model_args: dict[str, str] = option({}, "further arguments of the network, as key=value")  # noqa: RUF009
     epochs: float = option(10.0, "passes over the training split")
-    batch_size: int = option(128, "images per step")
+    batch_size: int = option(128, "images per step, of all ranks together")
     augment: str = option("none", "augmentation", choices=("none", "flip", "crop-flip", "shift"))
     schedule: str = option("cosine", "learning-rate schedule", choices=SCHEDULES)
     warmup_epochs: float = option(0.0, "epochs of linear warm-up")
     milestones: tuple[float, ...] = option((), "epochs at which a multistep schedule divides lr by 10")
     label_smoothing: float = option(0.0, "label smoothing of the training loss")
     clip: float | None = option(None, "largest norm of the gradient")
-    amp: str = option("none", "autocast dtype", choices=tuple(AMP_DTYPES))
+    amp: str = option(
+        "none",
+        "autocast dtype, or pure-bf16: bf16 weights beside float32 ones that learn",
+        choices=tuple(AMP_DTYPES),
+    )
     device: str = option("auto", "cpu, cuda, cuda:1, …; auto takes a GPU when there is one")
     threads: int = option(0, "threads per process; 0 shares the cores among the jobs")
     jobs: int = option(1, "runs at a time; 0 means one per core, on GPUs one per GPU")
@@ -72,8 +76,13 @@ class TaskConfig:
     keep_going: bool = option(False, "when a run fails, execute those that do not need it all the same")
     gpu_share: float = option(1.0, "part of a GPU that a run takes: 0.5 puts two on each")
     ray_address: str = option("local", "Ray cluster: local starts one, auto or host:port joins one that runs")
-    channels_last: bool = option(False, "keep images and convolutions in channels_last")
+    channels_last: bool | None = option(None, "images and convolutions in channels_last; auto: on a GPU")
     compile: bool = option(False, "run the network through torch.compile")
+    cuda_graphs: bool | None = option(
+        None,
+        "replay whole training steps from a CUDA graph; auto: wherever a graph can hold them",
+    )
+    sync_norms: bool = option(False, "under torchrun, batch norms see the batches of all ranks")
     checkpoint_seconds: float = option(30.0, "least time between two checkpoints of a run")
     out: str = option("", "folder for results; required")
 
@@ -174,7 +183,7 @@ class CompareConfig(RuleConfig):
     """`supermask compare`: dense, strong tickets, IMP tickets and their controls, side by side."""
 
     epochs: float = option(30.0, "passes over the training split")
-    batch_size: int = option(64, "images per step")
+    batch_size: int = option(64, "images per step, of all ranks together")
     jobs: int = option(0, "runs at a time; 0 means one per core, on GPUs one per GPU")
     methods: tuple[str, ...] = option(
         DEFAULT_METHODS, "what to compare; all for everything there is", choices=("all", *METHODS)
