@@ -281,11 +281,12 @@ def test_gpus_are_those_that_this_process_may_see(monkeypatch):
 
 
 def test_the_command_line_chooses_the_engine(tmp_path, capsys):
-    from supermask.commands import _engine, _environment
+    from supermask.distributed import Ranks
+    from supermask.places import device_of, engine_of, environment_of
 
     def chosen(**options):
         config = CompareConfig(out="x", **options)
-        return _engine(config, Store(tmp_path), *_environment(config))
+        return engine_of(config, Store(tmp_path), *environment_of(config, device_of(config), Ranks()))
 
     assert type(chosen(jobs=1)) is PlainEngine and type(chosen(jobs=2, device="cpu")) is LocalEngine
     engine = chosen(jobs=3, engine="local", retries=5, keep_going=True, gpu_share=0.5)
