@@ -249,6 +249,42 @@ def networks(document: dict[str, Any], _: str) -> str:
     return f"{where(document['machine'], 'packed_models')}; density 0.3\n\n" + markdown(head, rows)
 
 
+def rounded(value: float) -> str:
+    """Three significant digits."""
+    return f"{float(f'{value:.3g}'):,g}"
+
+
+def throughput(document: dict[str, Any], _: str) -> str:
+    """Images per second of whole trainings, and the time of a figure of many."""
+    kinds = ("dense", "edge-popup", "imp", "sort", "dataloader")
+    rows = [
+        [
+            row["network"].removeprefix("torchvision/"),
+            str(row["image_size"]),
+            str(row["batch_size"]),
+            *(rounded(row[kind]["images_per_second"]) for kind in kinds),
+            f"{row['dataloader/dense']:.2f}×",
+            f"{row['sort/edge-popup']:.2f}×",
+        ]
+        for row in document["rows"]
+    ]
+    head = ["network", "pixels", "batch", "dense", "edge-popup", "IMP", "sort in every forward",
+            "dense, DataLoader", "dense over DataLoader", "edge-popup over sort"]  # fmt: skip
+    figure, machine = document["survey_figure_1"], document["machine"]
+    summary = (
+        f"{figure['rounds']} rounds of IMP with the reinit control of each, {figure['seeds']} seeds, "
+        f"{figure['network']}, CIFAR-10, {figure['epochs']} epochs: {figure['hours']:,.0f} hours, against "
+        f"{figure['hours_by_dataloader']:,.0f} by the plain loop (extrapolated from measured steps, "
+        f"{figure['steps']:,} in all; without evaluations)."
+    )
+    script = where(machine, "throughput")
+    if machine["gpu"]:
+        script = (
+            f"{machine['gpu']}, torch {machine['torch']}: `python benchmarks/throughput.py --device cuda`"
+        )
+    return f"{script}; amp {document['amp']}\n\n{markdown(head, rows)}\n\n{summary}"
+
+
 def selection(document: dict[str, Any], _: str) -> str:
     """Selections over what peers call in every forward pass."""
     rows = []
@@ -323,6 +359,7 @@ KINDS = {
     "linear": linear,
     "networks": networks,
     "selection": selection,
+    "throughput": throughput,
     "rounds": rounds,
     "stability": stability,
     "transfer": transfer,

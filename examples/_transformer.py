@@ -32,7 +32,12 @@ class Block(nn.Module):
 
 
 class Transformer(nn.Module):
-    """Tokens (batch × length, at most `length`) to features (batch × length × `width`)."""
+    """Tokens (batch × length, at most `length`) to features (batch × length × `width`).
+
+    Args:
+        causal: Whether a place sees only what is to its left.
+        spread: Standard deviation of the embedding, where it is trained.
+    """
 
     def __init__(
         self,
@@ -43,9 +48,11 @@ class Transformer(nn.Module):
         depth: int = 2,
         heads: int = 4,
         causal: bool = False,
+        spread: float = 1.0,
     ) -> None:
         super().__init__()
         self.embedding = nn.Embedding(tokens, width)
+        nn.init.normal_(self.embedding.weight, std=spread)
         self.blocks = nn.ModuleList(Block(width, heads) for _ in range(depth))
         self.norm = nn.LayerNorm(width)
         place = torch.arange(length)

@@ -44,6 +44,7 @@ class Example:
         loop: `loop(model, optimizer, start, on_step)` trains from step `start` of the schedule to the end
             and calls `on_step(done)` after every step. It never asks which kind of optimizer it has.
         measure: What is reported of a network, by name.
+        include: Patterns of weights that IMP prunes too, where the search masks more than the default.
     """
 
     network: Callable[[], nn.Module]
@@ -52,6 +53,7 @@ class Example:
     search: Callable[[nn.Module], sm.Search]
     loop: Callable[[nn.Module, Optimizer, int, OnStep], object]
     measure: Callable[[nn.Module], Measures]
+    include: Sequence[str] = ()
 
 
 def trio(
@@ -96,7 +98,8 @@ def trained(
     model = example.network()
     rows, seconds = [], 0.0
     rate = 1 - density ** (1 / rounds)
-    for found in sm.imp(model, under_mask(example), rounds=rounds, rate=rate, rewind_to=rewind_to):
+    options = {"rounds": rounds, "rate": rate, "rewind_to": rewind_to, "include": example.include}
+    for found in sm.imp(model, under_mask(example), **options):
         seconds += found.result
         if found.round == 0:
             rows.append(row("dense", 1.0, example.measure(model), seconds))

@@ -26,9 +26,9 @@ from supermask.train import Schedule
 LENGTH, BATCH = 64, 16
 ADAM = {"betas": (0.9, 0.98)}
 RECIPE: dict[str, dict[str, Any]] = {
-    "train": {"lr": 3e-3, "weight_decay": 0.01, **ADAM},
+    "train": {"lr": 6e-3, "weight_decay": 0.01, **ADAM},
     "draw": {"init": "signed_constant", "gain": 1.0},
-    "search": {"base": "adamw", "lr": 3e-3, "weight_decay": 0.0, **ADAM},
+    "search": {"base": "adamw", "lr": 6e-3, "weight_decay": 0.0, **ADAM},
 }
 
 

@@ -7,8 +7,8 @@ at the size of a few minutes. An encoder is pretrained to guess hidden words of 
 that task and goes back to the pretrained weights; the ticket (`imp-pretraining`) then learns another task,
 that of text_classifier.py from few labelled pieces, with a new head. Beside it stand the ticket that IMP
 finds on the classification itself (`imp-target`), a random mask of the pretrained weights, and the whole
-network with and without pretraining. Neither head nor embedding is pruned. We hide words by the mask token
-alone and prune in two rounds.
+network with and without pretraining. The head is never pruned; unlike theirs, the embedding is. We hide
+words by the mask token alone and prune in two rounds.
 
 The same is asked of weights that are never trained: a mask found by guessing words under a new head, the only
 thing trained (`edge-popup-head`); its scores, searched on for the classification with a new head drawn like
@@ -25,7 +25,7 @@ import torch
 from _corpus import MASK, PACKAGES, pieces
 from _transformer import Transformer
 from _trio import OnStep, parser, row, start, write_result
-from text_classifier import ADAM, BATCH, LENGTH, Classifier, accuracy, train
+from text_classifier import ADAM, BATCH, EMBEDDING, LENGTH, Classifier, accuracy, train
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import Optimizer
@@ -39,13 +39,14 @@ from supermask.train import Schedule
 HIDDEN = 0.15
 """Fraction of words that are to be guessed."""
 HEAD = ["head.weight"]
+BODY = {"include": EMBEDDING, "exclude": HEAD}
 ROUNDS = 2
 AGAIN = 0.3
 """Learning rate of a round of IMP, as a fraction of that of pretraining."""
 RECIPE: dict[str, dict[str, Any]] = {
-    "train": {"lr": 1e-3, "weight_decay": 0.01, **ADAM},
-    "draw": {"init": "signed_constant", "gain": 1.0},
-    "search": {"base": "adamw", "lr": 3e-3, "weight_decay": 0.0, **ADAM},
+    "train": {"lr": 3e-3, "weight_decay": 0.01, **ADAM},
+    "draw": {"init": "signed_constant", "gain": 1.0, "include": EMBEDDING},
+    "search": {"base": "adamw", "lr": 3e-3, "weight_decay": 0.0, "include": EMBEDDING, **ADAM},
 }
 
 
@@ -54,7 +55,7 @@ class Guesser(nn.Module):
 
     def __init__(self, words: int) -> None:
         super().__init__()
-        self.body = Transformer(words, length=LENGTH)
+        self.body = Transformer(words, length=LENGTH, spread=0.1)
         self.head = nn.Linear(128, words, bias=False)
 
     def forward(self, tokens: Tensor, places: Tensor) -> Tensor:
@@ -175,7 +176,7 @@ class Transfer:
 
         torch.manual_seed(self.seed)
         guesser = Guesser(self.words)
-        *_, found = sm.imp(guesser, guessing, rounds=ROUNDS, rate=rate, rewind_to=self.before, exclude=HEAD)
+        *_, found = sm.imp(guesser, guessing, rounds=ROUNDS, rate=rate, rewind_to=self.before, **BODY)
         bits.append(self.bits(guesser))
         for method, weights, mask, its_bits in (
             ("dense-unpretrained", None, {}, None),
@@ -186,7 +187,7 @@ class Transfer:
             self.classify(model, held(model, mask))
             self.report(method, model, mask, its_bits)
         model = self.classifier(body)
-        for found in sm.imp(model, classifying, rounds=ROUNDS, rate=rate, exclude=HEAD):
+        for found in sm.imp(model, classifying, rounds=ROUNDS, rate=rate, **BODY):
             if found.round == 0:
                 self.report("dense", model, None, bits[0])
         self.report("imp-target", model, found.mask)

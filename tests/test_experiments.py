@@ -15,13 +15,15 @@ from supermask.experiments import (
     EXPERIMENTS,
     CompareConfig,
     ConfigError,
+    Grid,
     ImpConfig,
     LocalEngine,
+    PlainEngine,
     SearchConfig,
     WorkerDied,
 )
 from supermask.experiments.config import DEFAULT_METHODS
-from supermask.experiments.engine import in_order
+from supermask.experiments.engines.schedule import in_order
 from supermask.experiments.execute import execute
 from supermask.experiments.execution import Environment
 from supermask.experiments.plan import Plan, plan_compare, plan_imp, plan_search, task_of
@@ -58,7 +60,7 @@ def comparison(tmp_path_factory, digits) -> tuple[Plan, Store]:
     config = CompareConfig(densities=(0.5, 0.2), seeds=(0,), **SHORT)
     plan = plan_compare(config, digits)
     store = Store(tmp_path_factory.mktemp("store"))
-    LocalEngine(store, Environment()).run(plan.graph, Watch())
+    PlainEngine(store, Environment()).run(plan.graph, Watch())
     return plan, store
 
 
@@ -186,7 +188,7 @@ def test_a_second_execution_computes_nothing(comparison):
     plan, store = comparison
     watch = Watch()
     stamps = {path: path.stat().st_mtime_ns for path in store.root.rglob("*") if path.suffix != ".lock"}
-    LocalEngine(store, Environment()).run(plan.graph, watch)
+    PlainEngine(store, Environment()).run(plan.graph, watch)
     assert not watch.steps and len(watch.done) == len({spec.id for spec in plan.graph})
     assert stamps == {path: path.stat().st_mtime_ns for path in stamps}
 
@@ -196,7 +198,7 @@ def test_two_processes_give_the_same_bytes_as_one(comparison, tmp_path):
     graph = [spec for spec in plan.graph if spec.method in ("dense", "edge-popup", "one-shot")]
     other = Store(tmp_path)
     watch = Watch()
-    LocalEngine(other, Environment(), jobs=2).run(graph, watch)
+    LocalEngine(other, Environment(), Grid(jobs=2)).run(graph, watch)
     assert sorted(watch.done) == sorted(spec.id for spec in graph)
     for spec in graph:
         assert other.run(spec.id).ticket_path().read_bytes() == store.run(spec.id).ticket_path().read_bytes()
@@ -215,7 +217,7 @@ def test_a_worker_that_dies_ends_the_job_with_the_reason(digits, tmp_path):
             for child in multiprocessing.active_children():
                 child.kill()
 
-    engine = LocalEngine(Store(tmp_path), Environment(checkpoint_seconds=0.1), jobs=2)
+    engine = LocalEngine(Store(tmp_path), Environment(checkpoint_seconds=0.1), Grid(jobs=2, retries=0))
     with pytest.raises(WorkerDied, match="the same command goes on"):
         engine.run(plan.graph, Killer())
 
@@ -309,7 +311,7 @@ def test_the_control_of_a_search_keeps_its_counts_per_layer(digits, tmp_path, di
     )
     plan = plan_compare(config, digits)
     store = Store(tmp_path)
-    LocalEngine(store, Environment()).run(plan.graph, Watch())
+    PlainEngine(store, Environment()).run(plan.graph, Watch())
     found, control = (store.run(spec.id).ticket() for spec in plan.rows)
     assert found.kept == control.kept and distance(found.mask(), control.mask()) > 0.05
     if distribution == "2:4":

@@ -105,8 +105,12 @@ class Loader:
         self._normalize = Normalizer(mean, std, device, dtype)
         self._order: tuple[int, NDArray[np.int64]] | None = None
 
-    def batch(self, step: int) -> tuple[Tensor, Tensor]:
+    def batch(self, step: int, rows: slice = slice(None)) -> tuple[Tensor, Tensor]:
         """Return the batch of a step, counted from 0 over all epochs.
+
+        Args:
+            step: Its number.
+            rows: Which rows of it; the others are not made.
 
         Returns:
             Normalized images (B, C, H, W) of the loader's dtype, labels (B,) int64, on its device.
@@ -118,7 +122,7 @@ class Loader:
             raise ValueError(f"steps count from 0, and {step} is below it")
         epoch, position = divmod(step, self.steps_per_epoch)
         first = position * self.batch_size
-        indices = self._epoch_order(epoch)[first : first + self.batch_size]
+        indices = self._epoch_order(epoch)[first : first + self.batch_size][rows]
         if self._augment == "none":
             chosen = self._images.take(self._to_device(indices))
             return self._normalize(chosen.pixels), chosen.labels
@@ -126,9 +130,9 @@ class Loader:
             self._augment,
             seed=self._seed,
             step=step,
-            count=len(indices),
+            count=self.batch_size,
             padding=self._padding,
-        )
+        )[:, rows]
         # One copy to the device for everything that was drawn.
         decisions = self._to_device(np.concatenate([indices[None], draws]))
         chosen = self._images.take(decisions[0])
@@ -160,6 +164,7 @@ def iterate_eval(
     std: Sequence[float],
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
+    turn: tuple[int, int] = (0, 1),
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Iterate over every image once, in order and unchanged but for normalization.
 
@@ -170,6 +175,7 @@ def iterate_eval(
         std: Standard deviation of each channel, likewise.
         device: Where the batches are wanted.
         dtype: Of the images in a batch.
+        turn: Rank and number of those who share the batches; each gets whole ones, in turn.
 
     Returns:
         An iterator over batches: normalized images (B, C, H, W), labels (B,) int64.
@@ -181,7 +187,8 @@ def iterate_eval(
     normalize = Normalizer(mean, std, device, dtype)
 
     def batches() -> Iterator[tuple[Tensor, Tensor]]:
-        for first in range(0, len(images), batch_size):
+        rank, size = turn
+        for first in range(rank * batch_size, len(images), size * batch_size):
             window = slice(first, first + batch_size)
             pixels, labels = images.pixels[window].to(device), images.labels[window].to(device)
             yield normalize(pixels), labels

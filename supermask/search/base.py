@@ -76,6 +76,8 @@ class Search(Optimizer):
     """What scores are ranked by; see `ops.select`."""
     exact_density: bool = True
     """Whether every mask keeps exactly `keep` weights; otherwise the density emerges from the scores."""
+    graphable: bool = False
+    """Whether a step launches the same kernels with the same arguments every time; see `graph_obstacle`."""
     recipe: ClassVar[Mapping[str, Any]] = {}
     """Fields of `SearchConfig` for which the method does better with other values than the defaults."""
 
@@ -235,6 +237,38 @@ class Search(Optimizer):
         """Parameter name → bool mask, True where the weight is kept."""
         masks.check_cuts(self.scores, self._cuts)
         return {name: self.state[p]["mask"] for name, p in self._names.items()}
+
+    @property
+    def masked_parameters(self) -> dict[str, Tensor]:
+        """Parameter name → the model's masked parameter, which holds the effective weights."""
+        return dict(self._names)
+
+    def rewrite(self) -> None:
+        """Write the effective weights under the present masks again, in the parameters' present dtypes."""
+        self._write(self.mask)
+
+    @property
+    def steps(self) -> int:
+        """Steps done."""
+        return self._steps
+
+    @steps.setter
+    def steps(self, count: int) -> None:
+        self._steps = count
+
+    @property
+    def graph_obstacle(self) -> str | None:
+        """Why a CUDA graph cannot hold a step; None where all steps launch the same work and look at none."""
+        if not self.graphable:
+            return f"{self.method} draws or decides something on the host in its steps"
+        if self.density_schedule != "constant":
+            return f"density_schedule={self.density_schedule!r} changes what a step keeps"
+        if self._group or self.distribution == "global":
+            return f"distribution={self.distribution!r} looks at the scores on the host in every step"
+        device = next(iter(self.scores.values())).device
+        if not ops.is_native("select_into", device):
+            return f"there are no compiled kernels for {device.type}, and the references wait for the device"
+        return None
 
     def ticket(self, provenance: Mapping[str, Any] | None = None) -> Ticket:
         """The network as it stands: a seed and one bit per weight, where the weights follow from a seed.
