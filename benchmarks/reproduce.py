@@ -69,7 +69,8 @@ def main() -> None:
         os.environ["SUPERMASK_DATA"] = options.data_root
     command, recipe = recipe_of(options.name)
     out = Path("runs") / options.name
-    code = supermask([command, *recipe, "--jobs", options.jobs, "--out", str(out)])
+    jobs = [] if command == "theory" else ["--jobs", options.jobs]  # it has no runs to share out
+    code = supermask([command, *recipe, *jobs, "--out", str(out)])
     if code:
         raise SystemExit(code)
     keep(out, options.name)

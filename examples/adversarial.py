@@ -122,13 +122,14 @@ def measure(model: nn.Module, images: Images, eps: float) -> dict[str, float]:
 
 
 def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
-    flags = parser(__doc__, steps=600, density=0.5)
+    flags = parser(__doc__, steps=600, density=0.3)
     flags.add_argument("--data", default="mnist", choices=("mnist", "cifar10", "digits"))
     flags.add_argument("--data-root", help="where data sets lie (else $SUPERMASK_DATA)")
     flags.add_argument("--eps", type=float, default=0.2, help="radius of the ball, of pixels in [0, 1]")
     flags.add_argument("--width", type=int, default=24)
-    flags.add_argument("--lr", type=float, default=2e-3, help="of the weights")
+    flags.add_argument("--lr", type=float, default=5e-3, help="of the weights")
     flags.add_argument("--search-lr", type=float, default=3e-3, help="of the scores")
+    flags.add_argument("--gain", type=float, default=0.7, help="of the frozen weights; lower is less sure")
     flags.add_argument("--rounds", type=int, default=2, help="of IMP")
     flags.add_argument("--images", type=int, default=10_000, help="most images to measure on")
     options = start(flags, arguments)
@@ -140,7 +141,9 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     task = Example(
         network=partial(network, data, options.width),
         trainer=lambda model: torch.optim.Adam(model.parameters(), lr=options.lr),
-        draw=lambda model: sm.randomize_(model, seed=options.seed, density=options.density),
+        draw=lambda model: sm.randomize_(
+            model, seed=options.seed, density=options.density, gain=options.gain
+        ),
         search=lambda model: sm.EdgePopup(
             model, density=options.density, lr=options.search_lr, base="adam", seed=options.seed
         ),
@@ -162,7 +165,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     about = {
         "task": f"{data.name} under attack", "eps": options.eps, "steps": options.steps, "batch": BATCH,
         "images": len(measured), "width": options.width, "lr": options.lr, "search_lr": options.search_lr,
-        "rounds": options.rounds,
+        "gain": options.gain, "rounds": options.rounds,
     }  # fmt: skip
     measures = {"clean_accuracy": "clean accuracy, %", "robust_accuracy": "under attack, %"}
     return write_result("adversarial", options, about=about, measures=measures, rows=rows)

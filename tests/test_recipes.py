@@ -13,9 +13,10 @@ from supermask.experiments import EXPERIMENTS, ImpConfig, execution, transfer
 from supermask.experiments.execute import execute
 from supermask.experiments.plan import plan_imp
 from supermask.experiments.store import Store
+from supermask.theory.run import TheoryConfig
 
 FOLDER = Path(__file__).parent.parent / "recipes"
-RECIPES = sorted(FOLDER.glob("*/*.toml"))
+RECIPES = sorted(path for path in FOLDER.glob("*/*.toml") if path.parent.name != "theory")
 SHAPES = {"digits": (1_400, 1, 8), "mnist": (60_000, 1, 28), "cifar10": (50_000, 3, 32)}
 SHAPES["imagenette"] = (9_469, 3, 32)  # where a recipe asks for 32 pixels
 
@@ -50,6 +51,12 @@ def test_a_recipe_runs(path, tmp_path, monkeypatch):
     short = dataclasses.replace(first, task=task, snapshots=())
     result = execute(short, Store(tmp_path), execution.Environment())
     assert 0 <= result["test_accuracy"] <= 1 and result["steps"] == 2
+
+
+def test_the_recipe_of_theory_is_its_defaults():
+    for path in (FOLDER / "theory").glob("*.toml"):
+        assert f"theory --config recipes/theory/{path.name}" in path.read_text()
+        assert read_config(TheoryConfig, Namespace(config=str(path), out="x")) == TheoryConfig(out="x")
 
 
 def test_published_numbers_of_steps():
