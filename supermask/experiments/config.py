@@ -76,7 +76,9 @@ class TaskConfig:
     keep_going: bool = option(False, "when a run fails, execute those that do not need it all the same")
     gpu_share: float = option(1.0, "part of a GPU that a run takes: 0.5 puts two on each")
     ray_address: str = option("local", "Ray cluster: local starts one, auto or host:port joins one that runs")
-    channels_last: bool | None = option(None, "images and convolutions in channels_last; auto: on a GPU")
+    channels_last: bool | None = option(
+        None, "images and convolutions in channels_last; auto: if the network has convolutions"
+    )
     compile: bool = option(False, "run the network through torch.compile")
     cuda_graphs: bool | None = option(
         None,

@@ -35,7 +35,8 @@ EVAL_BATCH = 500
 class Environment:
     """Where and how runs execute; nothing here is part of a run's identity.
 
-    `channels_last` and `cuda_graphs` are None for what suits the device.
+    `channels_last` is None for wherever the network has convolutions over images, `cuda_graphs` for wherever
+    a graph can hold the training step.
     """
 
     device: str = "cpu"
@@ -71,9 +72,6 @@ class Execution:
     ) -> None:
         self.spec, self.store, self.environment, self.run = spec, store, environment, run
         self._on_step = on_step
-        self._channels_last = environment.channels_last
-        if self._channels_last is None:
-            self._channels_last = torch.device(environment.device).type == "cuda"
         torch.set_num_threads(environment.threads)
         torch.manual_seed(spec.seed)
         with environment.ranks.one_per_machine_first():
@@ -104,6 +102,9 @@ class Execution:
             **task.model_args,
         )
         model = model.to(self.environment.device)
+        self._channels_last = self.environment.channels_last
+        if self._channels_last is None:
+            self._channels_last = any(parameter.dim() == 4 for parameter in model.parameters())
         if self._channels_last:
             model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         return randomize_(model, source.init, source.seed, density=source.rescale_by)
