@@ -387,16 +387,16 @@ def tickets(out: Path) -> dict[str, bytes]:
 @pytest.mark.slow
 def test_a_killed_rank_ends_the_job_and_a_restart_goes_on_to_the_same_bytes(tmp_path):
     whole, killed, restarted = (tmp_path / name for name in ("whole", "killed", "restarted"))
-    finish(torchrun(3, *compare(whole, "--epochs", 4)))
+    finish(torchrun(3, *compare(whole, "--epochs", 2)))
 
-    job = torchrun(3, *compare(killed, "--epochs", 4))
+    job = torchrun(3, *compare(killed, "--epochs", 2))
     kill_one(job, killed, rank=1)
     output = finish(job, code=1)
     assert re.search(r"rank\s*: 1 ", output) and "SIGKILL" in output
     assert not (killed / "results.json").exists()
     # The same command goes on, and torchrun's restart does the same by itself.
-    finish(torchrun(3, *compare(killed, "--epochs", 4)))
-    job = torchrun(3, "--max-restarts=1", *compare(restarted, "--epochs", 4))
+    finish(torchrun(3, *compare(killed, "--epochs", 2)))
+    job = torchrun(3, "--max-restarts=1", *compare(restarted, "--epochs", 2))
     kill_one(job, restarted, rank=0)
     finish(job)
     expected = tickets(whole)
