@@ -7,7 +7,9 @@ import argparse
 import json
 import os
 import shlex
+import signal
 import sys
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
@@ -35,7 +37,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if launched() and options.run is not _run_experiment:
             raise FlagError(f"{options.command} runs in one process; start it without torchrun")
-        options.run(options, arguments)
+        with _terminated_as_interrupted():
+            options.run(options, arguments)
         return 0
     except KeyboardInterrupt:
         if rank() == 0:
@@ -47,7 +50,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             time.sleep(GRACE)  # torchrun ends this process as soon as rank 0 has ended
         if code is None:
             raise
-        _say(f"supermask{f' (rank {rank()})' if rank() else ''}: {_message(error)}")
+        said = f"supermask{f' (rank {rank()})' if rank() else ''}: {_message(error)}"
+        _say("\n".join([said, *getattr(error, "__notes__", ())]))
         return code
 
 
@@ -67,11 +71,28 @@ def _only_rank_0_speaks() -> Iterator[None]:
         raise
 
 
+@contextmanager
+def _terminated_as_interrupted() -> Iterator[None]:
+    """SIGTERM, as job schedulers send it, ends a command as Ctrl-C does: workers end, nothing is lost."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def _exit_code(error: Exception) -> int | None:
     """The code of an error that a user can mend; None for a defect of ours, which deserves a traceback."""
     from supermask.data import DamagedDataError, DataError
     from supermask.distributed import RankLostError, RanksDifferError
-    from supermask.experiments import ConfigError, WorkerDied
+    from supermask.experiments import ConfigError, EngineError
     from supermask.io import DamagedFileError
     from supermask.models import UnknownModelError
     from supermask.train import DivergedError
@@ -80,7 +101,7 @@ def _exit_code(error: Exception) -> int | None:
         return EXIT_USAGE
     if isinstance(error, DataError) and not isinstance(error, DamagedDataError):
         return EXIT_USAGE
-    failures = (DamagedFileError, DamagedDataError, DivergedError, WorkerDied, OSError, ValueError)
+    failures = (DamagedFileError, DamagedDataError, DivergedError, EngineError, OSError, ValueError)
     ranks_failed = isinstance(error, RankLostError | RanksDifferError)
     return EXIT_FAILURE if ranks_failed or isinstance(error, failures) else None
 

@@ -5,30 +5,24 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
 from rich.progress import Task as RichTask
 from rich.text import Text
 
-from supermask.distributed import Ranks, joined, own_device
+from supermask.distributed import Ranks, joined
 from supermask.experiments import EXPERIMENTS
 from supermask.experiments.config import ConfigError, TaskConfig
 from supermask.experiments.datasets import dataset
-from supermask.experiments.engine import LocalEngine
-from supermask.experiments.execution import Environment
 from supermask.experiments.plan import Plan
 from supermask.experiments.results import describe_machine, write_results
 from supermask.experiments.spec import RunSpec
 from supermask.experiments.store import Store
 from supermask.io import read_json, write_json
+from supermask.places import PLACES, device_of, engine_of, environment_of
 from supermask.report import write_report
 from supermask.theory.run import TheoryConfig, run_theory
-
-PLACES = ("out", "jobs", "threads", "data_root", "checkpoint_seconds")
-"""Fields that say where and not what; they are left out of the recorded configuration."""
-MAX_JOBS = 8
 
 
 def run_command(command: str, config: TaskConfig, line: str, console: Console) -> dict[str, Any]:
@@ -46,7 +40,7 @@ def run_command(command: str, config: TaskConfig, line: str, console: Console) -
         ConfigError: A value does not fit the data or the network.
         OSError: The folder cannot be written.
     """
-    device = _device(config)
+    device = device_of(config)
     with joined(device) as ranks:
         return _run(command, config, line, console, device, ranks)
 
@@ -57,12 +51,13 @@ def _run(
     out = Path(config.out)
     out.mkdir(parents=True, exist_ok=True)
     _check_folder(out, command)
-    environment, jobs = _environment(config, device, ranks)
+    environment, jobs = environment_of(config, device, ranks)
     with ranks.one_per_machine_first():
         data = dataset(config.data, environment.data_root, config.image_size)
     experiment = EXPERIMENTS[command]
     plan = experiment.plan(config, data)
-    engine = LocalEngine(Store(out / "runs"), environment, jobs)
+    store = Store(out / "runs")
+    engine = engine_of(config, store, environment, jobs)
     with ProgressWatcher(plan, console) as watcher:
         engine.run(plan.graph, watcher)
     recorded = {key: value for key, value in dataclasses.asdict(config).items() if key not in PLACES}
@@ -71,7 +66,7 @@ def _run(
         machine["ranks"] = ranks.size
 
     def collect() -> dict[str, Any]:
-        document = experiment.document(plan, engine.store, out, recorded, machine)
+        document = experiment.document(plan, store, out, recorded, machine)
         document["command"] = line
         write_results(document, out)
         write_report(document, out)
@@ -115,59 +110,6 @@ def _check_folder(out: Path, command: str) -> None:
     if schema != f"supermask/{command}/1":
         raise ConfigError(
             "out", str(out), f"it holds results of another command ({schema}); name another folder"
-        )
-
-
-def _device(config: TaskConfig) -> str:
-    device = config.device
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = own_device(device)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise ConfigError("device", device, f"take one that exists here ({reason})") from None
-    except ValueError as error:
-        raise ConfigError("device", device, str(error)) from None
-    return device
-
-
-def _environment(config: TaskConfig, device: str, ranks: Ranks) -> tuple[Environment, int]:
-    jobs = config.jobs or (1 if device != "cpu" else min(config.cores, MAX_JOBS))
-    if ranks.size > 1:
-        _check_ranks(config, ranks)
-        jobs = 1
-    environment = Environment(
-        device=device,
-        threads=config.threads or max(1, config.cores // (jobs * ranks.local_size)),
-        data_root=config.data_root,
-        channels_last=config.channels_last,
-        compile=config.compile,
-        checkpoint_seconds=config.checkpoint_seconds,
-        sync_norms=config.sync_norms,
-        ranks=ranks,
-    )
-    return environment, jobs
-
-
-def _check_ranks(config: TaskConfig, ranks: Ranks) -> None:
-    """Refuse what has no meaning where every run is spread over the processes of torchrun."""
-    together = "execute every run together, one run at a time"
-    if config.jobs > 1:
-        raise ConfigError(
-            "jobs", config.jobs, f"leave it out under torchrun, whose {ranks.size} processes {together}"
-        )
-    engine = getattr(config, "engine", None)
-    if engine not in (None, "plain", "local"):
-        raise ConfigError(
-            "engine", engine, f"leave it out under torchrun, whose {ranks.size} processes {together}"
-        )
-    if config.batch_size < ranks.size:
-        raise ConfigError(
-            "batch_size",
-            config.batch_size,
-            f"take at least {ranks.size}, one image for each process of torchrun, or start fewer",
         )
 
 

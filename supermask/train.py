@@ -7,6 +7,7 @@ algorithm: a search is an optimizer, and a ticket is trained by an optimizer und
 import math
 import time
 from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -17,8 +18,9 @@ from supermask.checkpointing import Checkpoint as Checkpoint
 from supermask.checkpointing import Progress as Progress
 from supermask.checkpointing import restore, state_of
 from supermask.distributed import Pace, Ranks, Share
+from supermask.graphs import graphed, set_rates
 from supermask.precision import AMP_DTYPES as AMP_DTYPES
-from supermask.precision import autocast
+from supermask.precision import PURE, Bf16Weights, autocast, in_float32
 from supermask.schedule import SCHEDULES as SCHEDULES
 from supermask.schedule import Schedule as Schedule
 
@@ -49,6 +51,7 @@ def fit(
     on_step: Callable[[int], None] | None = None,
     on_record: Callable[[list[dict[str, float]]], None] | None = None,
     checkpoint: Checkpoint | None = None,
+    cuda_graphs: bool | None = False,
     share: Share | None = None,
 ) -> Progress:
     """Train from step `start` to step `steps`, by cross-entropy unless told otherwise.
@@ -60,7 +63,8 @@ def fit(
         batches: Step number → (inputs, labels) on the model's device. It must be a pure function of the
             step for a resumed training to equal an uninterrupted one.
         schedule: Learning-rate factor per step; None for constant.
-        amp: `none`, `bf16` or `fp16` autocast (`fp16` with a gradient scaler).
+        amp: `none`, `bf16` or `fp16` autocast (`fp16` with a gradient scaler), or `pure-bf16`: weights held
+            in bfloat16 while float32 ones learn, see `precision`.
         label_smoothing: As in `torch.nn.functional.cross_entropy`.
         clip: Largest norm of the gradient; None for no clipping.
         objective: The loss; None for cross-entropy of the model's outputs with `label_smoothing`.
@@ -68,6 +72,7 @@ def fit(
         on_step: Called after each step with the number of steps done.
         on_record: Called with the whole history whenever it has grown.
         checkpoint: Where to save and resume.
+        cuda_graphs: Replay whole steps from a CUDA graph, see `graphs`; None for wherever that is possible.
         share: What this rank trains on, where several train together: `batches` gives its rows, `model` is
             wrapped in `DistributedDataParallel`, and rank 0 saves. None for a process alone.
 
@@ -76,13 +81,14 @@ def fit(
         before) and the numbers of `evaluation`.
 
     Raises:
+        ValueError: An unknown `amp`, or `cuda_graphs` where a graph cannot hold the step.
         DivergedError: The training loss became NaN or infinite.
         DamagedFileError: The checkpoint is not sound.
         RanksDifferError: Ranks that train together do not hold the same any more.
     """
     if amp not in AMP_DTYPES:
         raise ValueError(f"amp must be one of {', '.join(AMP_DTYPES)}, not {amp!r}")
-    rates = [group["lr"] for group in optimizer.param_groups]
+    rates = [float(group["lr"]) for group in optimizer.param_groups]
     device = next(model.parameters()).device
     scaler = torch.amp.GradScaler(device.type, enabled=amp == "fp16")
     progress, share = Progress(start), share or Share()
@@ -90,6 +96,7 @@ def fit(
         progress = restore(saved, model, optimizer, scaler, share)
     synchronize, pace = share.statistics(model), Pace(share.ranks, progress.step)
     loss_sum = torch.tensor(progress.loss_sum, dtype=torch.float64, device=device)
+    lowered = Bf16Weights(model, optimizer) if amp == PURE else None
 
     def train_on(inputs: Tensor, labels: Tensor) -> Tensor:
         """One whole step; its loss, for which nothing has waited."""
@@ -100,39 +107,41 @@ def fit(
                 loss = objective(model, inputs, labels)
         loss = share.weigh(loss)
         scaler.scale(loss).backward()
-        if clip is not None:
-            scaler.unscale_(optimizer)
-            nn.utils.clip_grad_norm_(model.parameters(), clip)
-        scaler.step(optimizer)
-        scaler.update()
-        optimizer.zero_grad()
+        with lowered.stepping() if lowered else nullcontext():
+            if clip is not None:
+                scaler.unscale_(optimizer)
+                nn.utils.clip_grad_norm_(model.parameters(), clip)
+            scaler.step(optimizer)
+            scaler.update()
+            optimizer.zero_grad()
         synchronize()
         return loss.detach()
 
     model.train()
     began = time.monotonic() - progress.seconds
-    while progress.step < steps:
-        for group, rate in zip(optimizer.param_groups, rates, strict=True):
-            group["lr"] = rate * (schedule(progress.step) if schedule else 1.0)
-        loss_sum += train_on(*batches(progress.step))
-        progress.loss_steps += 1
-        progress.step += 1
-        if on_step:
-            on_step(progress.step)
-        if progress.step == steps or (evaluate_every and progress.step % evaluate_every == 0):
-            share.check(model, optimizer, progress.step)
-            _record(progress, share.mean(loss_sum), evaluation)
-            loss_sum.zero_()
-            if on_record:
-                on_record(progress.history)
-        if checkpoint and progress.step < steps and pace.due(progress.step, checkpoint):
-            progress.seconds, progress.loss_sum = time.monotonic() - began, float(loss_sum)
-            share.check(model, optimizer, progress.step)
-            state = state_of(progress, model, optimizer, scaler, share)
-            if share.ranks.main:
-                checkpoint.save(state)
-    for group, rate in zip(optimizer.param_groups, rates, strict=True):
-        group["lr"] = rate
+    with lowered or nullcontext(), graphed(train_on, model, optimizer, amp, cuda_graphs) as (step, plain):
+        while progress.step < steps:
+            factor = schedule(progress.step) if schedule else 1.0
+            set_rates(optimizer, [rate * factor for rate in rates])
+            loss_sum += step(*batches(progress.step))
+            progress.loss_steps += 1
+            progress.step += 1
+            if on_step:
+                on_step(progress.step)
+            if progress.step == steps or (evaluate_every and progress.step % evaluate_every == 0):
+                share.check(model, optimizer, progress.step)
+                _record(progress, share.mean(loss_sum), evaluation)
+                loss_sum.zero_()
+                if on_record:
+                    on_record(progress.history)
+            if checkpoint and progress.step < steps and pace.due(progress.step, checkpoint):
+                progress.seconds, progress.loss_sum = time.monotonic() - began, float(loss_sum)
+                share.check(model, optimizer, progress.step)
+                with in_float32(model):
+                    state = state_of(progress, model, optimizer, scaler, share)
+                    if share.ranks.main:
+                        checkpoint.save({**state, "optimizer": plain(state["optimizer"])})
+    set_rates(optimizer, rates)
     progress.seconds = time.monotonic() - began
     return progress
 

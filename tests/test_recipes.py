@@ -9,19 +9,16 @@ import torch
 
 from supermask.arguments import read_config
 from supermask.data import Dataset, Images
-from supermask.experiments import CompareConfig, ImpConfig, SearchConfig, execution
+from supermask.experiments import EXPERIMENTS, ImpConfig, execution, transfer
 from supermask.experiments.execute import execute
-from supermask.experiments.plan import plan_compare, plan_imp, plan_search
+from supermask.experiments.plan import plan_imp
 from supermask.experiments.store import Store
+from supermask.theory.run import TheoryConfig
 
 FOLDER = Path(__file__).parent.parent / "recipes"
-RECIPES = sorted(FOLDER.glob("*/*.toml"))
-KINDS = {
-    "compare": (CompareConfig, plan_compare),
-    "search": (SearchConfig, plan_search),
-    "imp": (ImpConfig, plan_imp),
-}
+RECIPES = sorted(path for path in FOLDER.glob("*/*.toml") if path.parent.name != "theory")
 SHAPES = {"digits": (1_400, 1, 8), "mnist": (60_000, 1, 28), "cifar10": (50_000, 3, 32)}
+SHAPES["imagenette"] = (9_469, 3, 32)  # where a recipe asks for 32 pixels
 
 
 def stand_in(name: str, count: int | None = None) -> Dataset:
@@ -42,9 +39,10 @@ def test_there_are_recipes():
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: f"{path.parent.name}/{path.stem}")
 def test_a_recipe_runs(path, tmp_path, monkeypatch):
-    config_type, plan = KINDS[path.parent.name]
-    config = read_config(config_type, Namespace(config=str(path)))
-    graph = plan(config, stand_in(config.data)).graph
+    experiment = EXPERIMENTS[path.parent.name]
+    config = read_config(experiment.config, Namespace(config=str(path)))
+    monkeypatch.setattr(transfer, "dataset", lambda name, *_: stand_in(name))
+    graph = experiment.plan(config, stand_in(config.data)).graph
     assert f"{path.parent.name} --config recipes/{path.relative_to(FOLDER)}" in path.read_text()
     monkeypatch.setattr(execution, "dataset", lambda *_: stand_in(config.data, count=40))
     monkeypatch.setattr(execution, "EVALUATIONS", 1)
@@ -53,6 +51,12 @@ def test_a_recipe_runs(path, tmp_path, monkeypatch):
     short = dataclasses.replace(first, task=task, snapshots=())
     result = execute(short, Store(tmp_path), execution.Environment())
     assert 0 <= result["test_accuracy"] <= 1 and result["steps"] == 2
+
+
+def test_the_recipe_of_theory_is_its_defaults():
+    for path in (FOLDER / "theory").glob("*.toml"):
+        assert f"theory --config recipes/theory/{path.name}" in path.read_text()
+        assert read_config(TheoryConfig, Namespace(config=str(path), out="x")) == TheoryConfig(out="x")
 
 
 def test_published_numbers_of_steps():

@@ -19,6 +19,7 @@ from supermask.init import randomize_
 from supermask.mask import Mask
 from supermask.models import create_model
 from supermask.parameters import masked
+from supermask.precision import in_float32
 from supermask.prune import signs
 from supermask.search import Search
 from supermask.synced_norms import synced_norms
@@ -32,13 +33,17 @@ EVAL_BATCH = 500
 
 @dataclass(frozen=True)
 class Environment:
-    """Where runs execute; nothing here is part of a run's identity."""
+    """Where and how runs execute; nothing here is part of a run's identity.
+
+    `channels_last` and `cuda_graphs` are None for what suits the device.
+    """
 
     device: str = "cpu"
     threads: int = 1
     data_root: str | None = None
-    channels_last: bool = False
+    channels_last: bool | None = None
     compile: bool = False
+    cuda_graphs: bool | None = None
     checkpoint_seconds: float = 30.0
     sync_norms: bool = False
     ranks: Ranks = field(default_factory=Ranks)
@@ -66,6 +71,9 @@ class Execution:
     ) -> None:
         self.spec, self.store, self.environment, self.run = spec, store, environment, run
         self._on_step = on_step
+        self._channels_last = environment.channels_last
+        if self._channels_last is None:
+            self._channels_last = torch.device(environment.device).type == "cuda"
         torch.set_num_threads(environment.threads)
         torch.manual_seed(spec.seed)
         with environment.ranks.one_per_machine_first():
@@ -96,7 +104,7 @@ class Execution:
             **task.model_args,
         )
         model = model.to(self.environment.device)
-        if self.environment.channels_last:
+        if self._channels_last:
             model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         return randomize_(model, source.init, source.seed, density=source.rescale_by)
 
@@ -140,7 +148,8 @@ class Execution:
         def look(step: int) -> None:
             if step in spec.snapshots and ranks.main:
                 present = optimizer.mask if isinstance(optimizer, Search) else mask
-                Ticket.of(self.model, present).save(self.run.ticket_path(step))
+                with in_float32(self.model):
+                    Ticket.of(self.model, present).save(self.run.ticket_path(step))
 
         def step_done(step: int) -> None:
             look(step)
@@ -166,6 +175,7 @@ class Execution:
             on_step=step_done,
             on_record=self.run.write_history if ranks.main else None,
             checkpoint=Checkpoint(self.run.checkpoint, self.environment.checkpoint_seconds),
+            cuda_graphs=self.environment.cuda_graphs,
             share=share,
         )
 
@@ -193,7 +203,7 @@ class Execution:
         return self._formatted(self.loader.batch(step))
 
     def _formatted(self, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-        if not self.environment.channels_last:
+        if not self._channels_last:
             return batch
         return batch[0].contiguous(memory_format=torch.channels_last), batch[1]
 
