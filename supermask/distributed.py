@@ -98,11 +98,12 @@ class Ranks:
     @contextmanager
     def one_per_machine_first(self) -> Iterator[None]:
         """Inside this context the first rank of each machine goes ahead, to fill a cache, say."""
-        if self.size > 1 and self.local_rank > 0:
-            dist.barrier()
+        # A sum on the CPU waits for all; NCCL's barrier would ask for a device.
+        if self.local_rank > 0:
+            self.sum(torch.zeros(1))
         yield
-        if self.size > 1 and self.local_rank == 0:
-            dist.barrier()
+        if self.local_rank == 0:
+            self.sum(torch.zeros(1))
 
     def wrap(self, model: nn.Module) -> nn.Module:
         """The model in `DistributedDataParallel`; itself where there is one rank.
