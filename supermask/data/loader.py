@@ -7,6 +7,7 @@ rounded, so all devices see the same batches to the last bit.
 """
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,42 +15,19 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from supermask.data.augment import (
+    RESIZED_CROPS,
     Augmentation,
     check_augmentation,
     crop_and_flip,
     crop_padding,
     draw_augmentation,
 )
+from supermask.data.boxes import draw_boxes, middle_box
+from supermask.data.colour import adjust_, draw_colours
 from supermask.data.dataset import Images
 from supermask.data.draws import Stream, permutation
-
-
-class Normalizer:
-    """Turns bytes into floats of mean 0 and standard deviation 1: (x/255 - mean) / std.
-
-    Args:
-        mean: Mean of each channel, of pixel values in [0, 1].
-        std: Standard deviation of each channel, likewise.
-        device: Where the pixels are.
-        dtype: Of the result.
-    """
-
-    def __init__(
-        self,
-        mean: Sequence[float],
-        std: Sequence[float],
-        device: torch.device | str,
-        dtype: torch.dtype,
-    ) -> None:
-        self._dtype = dtype
-        centre, factor = [255 * m for m in mean], [1 / (255 * s) for s in std]
-        self._centre = torch.tensor(centre, dtype=torch.float32, device=device).view(1, -1, 1, 1)
-        self._factor = torch.tensor(factor, dtype=torch.float32, device=device).view(1, -1, 1, 1)
-
-    def __call__(self, pixels: Tensor) -> Tensor:
-        """Return uint8 pixels (B, C, H, W) as normalized floats of the same shape."""
-        # Two operations, not a fused multiply-add: that rounds differently from device to device.
-        return pixels.to(torch.float32).sub_(self._centre).mul_(self._factor).to(self._dtype)
+from supermask.data.normalize import Normalizer
+from supermask.data.resample import resample
 
 
 class Loader:
@@ -65,12 +43,16 @@ class Loader:
         seed: Of order and augmentation, from 0 to 2^64 - 1.
         mean: Mean of each channel, of pixel values in [0, 1].
         std: Standard deviation of each channel, likewise.
-        augment: ``"none"``, ``"flip"`` (mirror images), ``"shift"`` (random crops with a black
-        frame
-            of one eighth of the image), or ``"crop-flip"`` (both).
+        augment: ``"none"``, ``"flip"`` (mirror images), ``"shift"`` (random crops with a black frame of one
+            eighth of the image), ``"crop-flip"`` (both), ``"resized-crop"`` (a random box of the image,
+            scaled, and mirror images), or ``"resized-crop-colour"`` (with random brightness, contrast and
+            saturation).
+        image_size: Height and width of the images in a batch, by default and at most those of ``images``. A
+            resized crop is scaled to it; anything else takes the middle of each image first.
         shuffle: False visits the images in their own order every epoch.
         device: Where the batches are wanted.
         dtype: Of the images in a batch.
+        channels_last: Memory format of the images in a batch.
 
     Raises:
         ValueError: An argument does not fit.
@@ -85,11 +67,13 @@ class Loader:
         mean: Sequence[float],
         std: Sequence[float],
         augment: Augmentation = "none",
+        image_size: int | None = None,
         shuffle: bool = True,
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
+        channels_last: bool = False,
     ) -> None:
-        _check(images, batch_size, mean, std)
+        _check(images, batch_size, mean, std, image_size)
         check_augmentation(augment)
         if not 0 <= seed < 2**64:
             raise ValueError(f"seed is a whole number from 0 to 2^64 - 1, not {seed}")
@@ -100,9 +84,10 @@ class Loader:
         self._images = images.to(device)
         self._seed = seed
         self._augment = augment
-        self._padding = crop_padding(images.pixels.shape[2])
+        self._stored = images.pixels.shape[2]
+        self._image_size = image_size or self._stored
         self._shuffle = shuffle
-        self._normalize = Normalizer(mean, std, device, dtype)
+        self._normalize = Normalizer(mean, std, device, dtype, channels_last)
         self._order: tuple[int, NDArray[np.int64]] | None = None
 
     def batch(self, step: int) -> tuple[Tensor, Tensor]:
@@ -119,21 +104,37 @@ class Loader:
         epoch, position = divmod(step, self.steps_per_epoch)
         first = position * self.batch_size
         indices = self._epoch_order(epoch)[first : first + self.batch_size]
+        if self._augment in RESIZED_CROPS:
+            return self._resized_crops(step, indices)
         if self._augment == "none":
             chosen = self._images.take(self._to_device(indices))
-            return self._normalize(chosen.pixels), chosen.labels
+            return self._normalize(self._middle(chosen.pixels)), chosen.labels
+        padding = crop_padding(self._image_size)
         draws = draw_augmentation(
             self._augment,
             seed=self._seed,
             step=step,
             count=len(indices),
-            padding=self._padding,
+            padding=padding,
         )
         # One copy to the device for everything that was drawn.
         decisions = self._to_device(np.concatenate([indices[None], draws]))
         chosen = self._images.take(decisions[0])
-        pixels = crop_and_flip(chosen.pixels, decisions[1:], self._padding)
+        pixels = crop_and_flip(self._middle(chosen.pixels), decisions[1:], padding)
         return self._normalize(pixels), chosen.labels
+
+    def _resized_crops(self, step: int, indices: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
+        drawn = {"seed": self._seed, "step": step, "count": len(indices)}
+        decisions = self._to_device(np.concatenate([indices[None], draw_boxes(side=self._stored, **drawn)]))
+        pixels = resample(self._images.pixels, decisions[0], decisions[1:], self._image_size)
+        labels = self._images.labels.index_select(0, decisions[0])
+        if self._augment != "resized-crop-colour":
+            return self._normalize(pixels), labels
+        factors = self._to_device(draw_colours(**drawn))
+        return self._normalize(pixels, lambda levels, window: adjust_(levels, factors[:, window])), labels
+
+    def _middle(self, pixels: Tensor) -> Tensor:
+        return pixels[(..., *middle_box(self._stored, self._image_size))]
 
     def _epoch_order(self, epoch: int) -> NDArray[np.int64]:
         if self._order is None or self._order[0] != epoch:
@@ -145,7 +146,7 @@ class Loader:
             self._order = (epoch, order)
         return self._order[1]
 
-    def _to_device(self, array: NDArray[np.int64]) -> Tensor:
+    def _to_device(self, array: NDArray[Any]) -> Tensor:
         tensor = torch.from_numpy(array)
         if self._images.labels.is_cuda:
             # From pinned memory the copy overlaps with what the device is doing.
@@ -160,8 +161,11 @@ def iterate_eval(
     std: Sequence[float],
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
+    *,
+    image_size: int | None = None,
+    channels_last: bool = False,
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Iterate over every image once, in order and unchanged but for normalization.
+    """Iterate over the middle of every image once, in order.
 
     Args:
         images: The images, on any device; none of them gives no batch.
@@ -170,6 +174,8 @@ def iterate_eval(
         std: Standard deviation of each channel, likewise.
         device: Where the batches are wanted.
         dtype: Of the images in a batch.
+        image_size: Height and width of the middle that is taken of each image; by default all of it.
+        channels_last: Memory format of the images in a batch.
 
     Returns:
         An iterator over batches: normalized images (B, C, H, W), labels (B,) int64.
@@ -177,20 +183,24 @@ def iterate_eval(
     Raises:
         ValueError: An argument does not fit.
     """
-    _check(images, batch_size, mean, std)
-    normalize = Normalizer(mean, std, device, dtype)
+    _check(images, batch_size, mean, std, image_size)
+    normalize = Normalizer(mean, std, device, dtype, channels_last)
+    stored = images.pixels.shape[2]
+    middle = middle_box(stored, image_size or stored)
 
     def batches() -> Iterator[tuple[Tensor, Tensor]]:
         for first in range(0, len(images), batch_size):
             window = slice(first, first + batch_size)
             pixels, labels = images.pixels[window].to(device), images.labels[window].to(device)
-            yield normalize(pixels), labels
+            yield normalize(pixels[(..., *middle)]), labels
 
     # A generator of its own, so that wrong arguments are refused now and not at the first batch.
     return batches()
 
 
-def _check(images: Images, batch_size: int, mean: Sequence[float], std: Sequence[float]) -> None:
+def _check(
+    images: Images, batch_size: int, mean: Sequence[float], std: Sequence[float], image_size: int | None
+) -> None:
     if batch_size < 1:
         raise ValueError(f"batch_size is at least 1, not {batch_size}")
     channels = images.pixels.shape[1]
@@ -201,3 +211,9 @@ def _check(images: Images, batch_size: int, mean: Sequence[float], std: Sequence
         )
     if min(std) <= 0:
         raise ValueError(f"std is above 0 for every channel, and is {tuple(std)}")
+    stored = images.pixels.shape[2]
+    if image_size is not None and not 1 <= image_size <= stored:
+        raise ValueError(
+            f"image_size is a number of pixels from 1 to the {stored} of the images, not {image_size}; store "
+            "larger images, or take smaller ones of them"
+        )

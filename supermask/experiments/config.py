@@ -4,8 +4,9 @@ import math
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, get_args
 
+from supermask.data.augment import Augmentation
 from supermask.experiments.methods import METHODS
 from supermask.init import INITS
 from supermask.mask import check_density, check_distribution
@@ -49,7 +50,7 @@ class TaskConfig:
     model_args: dict[str, str] = option({}, "further arguments of the network, as key=value")  # noqa: RUF009
     epochs: float = option(10.0, "passes over the training split")
     batch_size: int = option(128, "images per step")
-    augment: str = option("none", "augmentation", choices=("none", "flip", "crop-flip", "shift"))
+    augment: str = option("none", "augmentation", choices=get_args(Augmentation))
     schedule: str = option("cosine", "learning-rate schedule", choices=SCHEDULES)
     warmup_epochs: float = option(0.0, "epochs of linear warm-up")
     milestones: tuple[float, ...] = option((), "epochs at which a multistep schedule divides lr by 10")

@@ -78,6 +78,7 @@ class Execution:
             std=self.data.std,
             augment=task.augment,  # type: ignore[arg-type]  # checked by the loader
             device=self.environment.device,
+            channels_last=self.environment.channels_last,
         )
 
     def _model(self, task: Task) -> nn.Module:
