@@ -21,7 +21,13 @@ KINDS = {
     "search": (SearchConfig, plan_search),
     "imp": (ImpConfig, plan_imp),
 }
-SHAPES = {"digits": (1_400, 1, 8), "mnist": (60_000, 1, 28), "cifar10": (50_000, 3, 32)}
+# Of the larger images fewer: their steps are not counted here.
+SHAPES = {
+    "digits": (1_400, 1, 8),
+    "mnist": (60_000, 1, 28),
+    "cifar10": (50_000, 3, 32),
+    "imagenette": (1_000, 3, 128),
+}
 
 
 def stand_in(name: str, count: int | None = None) -> Dataset:
