@@ -3,7 +3,8 @@
 The images lie on the device as bytes. A batch costs one small copy from the host (which images, how
 each is cropped), a gather, and two passes of arithmetic. There is no state to save: whoever knows
 the step can go on from it. Every random choice is made on the CPU and the arithmetic is exactly
-rounded, so all devices see the same batches to the last bit.
+rounded, so all devices see the same batches to the last bit. (But for random colours, whose means may
+differ in the last bits.) Images that do not fit stay in their file and are read ahead of the training.
 """
 
 from collections.abc import Iterator, Sequence
@@ -26,7 +27,9 @@ from supermask.data.boxes import draw_boxes, middle_box
 from supermask.data.colour import adjust_, draw_colours
 from supermask.data.dataset import Images
 from supermask.data.draws import Stream, permutation
+from supermask.data.mapped import MappedImages
 from supermask.data.normalize import Normalizer
+from supermask.data.read_ahead import ReadAhead, fits
 from supermask.data.resample import resample
 
 
@@ -38,7 +41,7 @@ class Loader:
     one batch make one smaller batch.
 
     Args:
-        images: The images, at least one; they are copied to ``device`` once.
+        images: The images, at least one; they are copied to ``device`` once, if they fit.
         batch_size: Images in a batch.
         seed: Of order and augmentation, from 0 to 2^64 - 1.
         mean: Mean of each channel, of pixel values in [0, 1].
@@ -53,6 +56,10 @@ class Loader:
         device: Where the batches are wanted.
         dtype: Of the images in a batch.
         channels_last: Memory format of the images in a batch.
+        stream: Leave images of a mapped file there and read them batch by batch; by default where half of
+            the device's free memory would not hold them.
+        workers: Threads that read ahead of a stream.
+        ahead: Batches that they read ahead.
 
     Raises:
         ValueError: An argument does not fit.
@@ -72,6 +79,9 @@ class Loader:
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
         channels_last: bool = False,
+        stream: bool | None = None,
+        workers: int = 2,
+        ahead: int = 2,
     ) -> None:
         _check(images, batch_size, mean, std, image_size)
         check_augmentation(augment)
@@ -81,14 +91,23 @@ class Loader:
             raise ValueError("there are no images to make batches of; a loader needs at least one")
         self.batch_size = min(batch_size, len(images))
         self.steps_per_epoch = len(images) // self.batch_size
-        self._images = images.to(device)
+        if workers < 0 or ahead < 0:
+            raise ValueError(f"workers and ahead are not negative, and are {workers} and {ahead}")
+        self._stored = images.shape[1]
+        self._image_size = image_size or self._stored
         self._seed = seed
         self._augment = augment
-        self._stored = images.pixels.shape[2]
-        self._image_size = image_size or self._stored
         self._shuffle = shuffle
+        self._device = torch.device(device)
         self._normalize = Normalizer(mean, std, device, dtype, channels_last)
-        self._order: tuple[int, NDArray[np.int64]] | None = None
+        self._orders: dict[int, NDArray[np.int64]] = {}
+        self._labels = images.labels.to(device)
+        self._read_ahead: ReadAhead | None = None
+        if isinstance(images, MappedImages) and (stream or (stream is None and not fits(images, device))):
+            self._read_ahead = ReadAhead(images, self._indices, device, workers=workers, ahead=ahead)
+            self._images: Images = images
+        else:
+            self._images = images.to(device)
 
     def batch(self, step: int) -> tuple[Tensor, Tensor]:
         """Return the batch of a step, counted from 0 over all epochs.
@@ -101,57 +120,65 @@ class Loader:
         """
         if step < 0:
             raise ValueError(f"steps count from 0, and {step} is below it")
-        epoch, position = divmod(step, self.steps_per_epoch)
-        first = position * self.batch_size
-        indices = self._epoch_order(epoch)[first : first + self.batch_size]
-        if self._augment in RESIZED_CROPS:
-            return self._resized_crops(step, indices)
-        if self._augment == "none":
-            chosen = self._images.take(self._to_device(indices))
-            return self._normalize(self._middle(chosen.pixels)), chosen.labels
+        indices = self._indices(step)
+        drawn = {"seed": self._seed, "step": step, "count": len(indices)}
         padding = crop_padding(self._image_size)
-        draws = draw_augmentation(
-            self._augment,
-            seed=self._seed,
-            step=step,
-            count=len(indices),
-            padding=padding,
-        )
+        draws = np.empty((0, len(indices)), dtype=np.int64)
+        if self._augment in RESIZED_CROPS:
+            draws = draw_boxes(side=self._stored, **drawn)
+        elif self._augment != "none":
+            draws = draw_augmentation(self._augment, padding=padding, **drawn)
         # One copy to the device for everything that was drawn.
         decisions = self._to_device(np.concatenate([indices[None], draws]))
-        chosen = self._images.take(decisions[0])
-        pixels = crop_and_flip(self._middle(chosen.pixels), decisions[1:], padding)
-        return self._normalize(pixels), chosen.labels
-
-    def _resized_crops(self, step: int, indices: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
-        drawn = {"seed": self._seed, "step": step, "count": len(indices)}
-        decisions = self._to_device(np.concatenate([indices[None], draw_boxes(side=self._stored, **drawn)]))
-        pixels = resample(self._images.pixels, decisions[0], decisions[1:], self._image_size)
-        labels = self._images.labels.index_select(0, decisions[0])
+        rows, draws_there = decisions[0], decisions[1:]
+        labels = self._labels.index_select(0, rows)
+        if self._augment in RESIZED_CROPS:
+            pixels = resample(*self._located(step, rows), draws_there, self._image_size)
+        else:
+            pixels = self._middle(self._chosen(step, rows))
+            if self._augment != "none":
+                pixels = crop_and_flip(pixels, draws_there, padding)
         if self._augment != "resized-crop-colour":
             return self._normalize(pixels), labels
         factors = self._to_device(draw_colours(**drawn))
         return self._normalize(pixels, lambda levels, window: adjust_(levels, factors[:, window])), labels
 
+    def _chosen(self, step: int, rows: Tensor) -> Tensor:
+        """The images of a step: uint8, (B, C, H, W)."""
+        return self._read_ahead(step) if self._read_ahead else self._images.take(rows).pixels
+
+    def _located(self, step: int, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Images, and which of them are those of a step."""
+        if self._read_ahead:
+            return self._read_ahead(step), torch.arange(len(rows), device=rows.device)
+        return self._images.locate(rows)
+
     def _middle(self, pixels: Tensor) -> Tensor:
         return pixels[(..., *middle_box(self._stored, self._image_size))]
 
+    def _indices(self, step: int) -> NDArray[np.int64]:
+        """Which images the batch of a step has."""
+        epoch, position = divmod(step, self.steps_per_epoch)
+        first = position * self.batch_size
+        return self._epoch_order(epoch)[first : first + self.batch_size]
+
     def _epoch_order(self, epoch: int) -> NDArray[np.int64]:
-        if self._order is None or self._order[0] != epoch:
-            count = len(self._images)
+        if epoch not in self._orders:
+            # Two at a time: a stream reads ahead into the next epoch.
+            self._orders = dict(list(self._orders.items())[-1:])
+            count = len(self._labels)
             if self._shuffle:
-                order = permutation(self._seed, Stream.EPOCH_ORDER, epoch, count)
+                self._orders[epoch] = permutation(self._seed, Stream.EPOCH_ORDER, epoch, count)
             else:
-                order = np.arange(count)
-            self._order = (epoch, order)
-        return self._order[1]
+                self._orders[epoch] = np.arange(count)
+        return self._orders[epoch]
 
     def _to_device(self, array: NDArray[Any]) -> Tensor:
         tensor = torch.from_numpy(array)
-        if self._images.labels.is_cuda:
+        if self._device.type == "cuda":
             # From pinned memory the copy overlaps with what the device is doing.
-            return tensor.pin_memory().to(self._images.labels.device, non_blocking=True)
-        return tensor.to(self._images.labels.device)
+            return tensor.pin_memory().to(self._device, non_blocking=True)
+        return tensor.to(self._device)
 
 
 def iterate_eval(
@@ -185,14 +212,13 @@ def iterate_eval(
     """
     _check(images, batch_size, mean, std, image_size)
     normalize = Normalizer(mean, std, device, dtype, channels_last)
-    stored = images.pixels.shape[2]
+    stored = images.shape[1]
     middle = middle_box(stored, image_size or stored)
 
     def batches() -> Iterator[tuple[Tensor, Tensor]]:
         for first in range(0, len(images), batch_size):
-            window = slice(first, first + batch_size)
-            pixels, labels = images.pixels[window].to(device), images.labels[window].to(device)
-            yield normalize(pixels[(..., *middle)]), labels
+            chosen = images.take(torch.arange(first, min(first + batch_size, len(images))))
+            yield normalize(chosen.pixels.to(device)[(..., *middle)]), chosen.labels.to(device)
 
     # A generator of its own, so that wrong arguments are refused now and not at the first batch.
     return batches()
@@ -203,7 +229,7 @@ def _check(
 ) -> None:
     if batch_size < 1:
         raise ValueError(f"batch_size is at least 1, not {batch_size}")
-    channels = images.pixels.shape[1]
+    channels = images.shape[0]
     if len(mean) != channels or len(std) != channels:
         raise ValueError(
             f"mean and std need {channels} numbers, one for each channel, not {len(mean)} and "
@@ -211,7 +237,7 @@ def _check(
         )
     if min(std) <= 0:
         raise ValueError(f"std is above 0 for every channel, and is {tuple(std)}")
-    stored = images.pixels.shape[2]
+    stored = images.shape[1]
     if image_size is not None and not 1 <= image_size <= stored:
         raise ValueError(
             f"image_size is a number of pixels from 1 to the {stored} of the images, not {image_size}; store "
