@@ -25,7 +25,7 @@ from supermask.io import read_json, write_json
 from supermask.report import write_report
 from supermask.theory.run import TheoryConfig, run_theory
 
-PLACES = ("out", "jobs", "threads", "data_root", "checkpoint_seconds")
+PLACES = ("out", "jobs", "threads", "data_root", "cache", "stream", "checkpoint_seconds")
 """Fields that say where and not what; they are left out of the recorded configuration."""
 MAX_JOBS = 8
 
@@ -47,7 +47,7 @@ def run_command(command: str, config: TaskConfig, line: str, console: Console) -
     out.mkdir(parents=True, exist_ok=True)
     _check_folder(out, command)
     environment, jobs = _environment(config)
-    data = dataset(config.data, environment.data_root, config.image_size)
+    data = dataset(config.data, environment.data_root, config.image_size, config.selection, environment.cache)
     experiment = EXPERIMENTS[command]
     plan = experiment.plan(config, data)
     engine = LocalEngine(Store(out / "runs"), environment, jobs)
@@ -114,6 +114,8 @@ def _environment(config: TaskConfig) -> tuple[Environment, int]:
         device=device,
         threads=config.threads or max(1, config.cores // jobs),
         data_root=config.data_root,
+        cache=config.cache,
+        stream=config.stream,
         channels_last=config.channels_last,
         compile=config.compile,
         checkpoint_seconds=config.checkpoint_seconds,

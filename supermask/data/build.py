@@ -33,6 +33,7 @@ _CHUNK = 1024
 _MOST_THREADS = 64
 #: Names of corrupt images in an error.
 _SHOWN = 10
+REMEDY = "Replace or delete them, or leave them out with allow_corrupt"
 
 
 def build_cache(
@@ -153,7 +154,7 @@ class _Builder:
         if not allowed:
             raise DamagedDataError(
                 f"{len(reasons)} of {len(self._listing.files)} images are corrupt: "
-                f"{'; '.join(reasons[:_SHOWN])}{more}. Or allow corrupt images, which leaves them out"
+                f"{'; '.join(reasons[:_SHOWN])}{more}. {REMEDY}"
             )
         split_ends = np.cumsum([0, *map(sum, self._listing.counts)])
         for split, counts in enumerate(self._counts(corrupt)):

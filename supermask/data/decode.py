@@ -109,4 +109,4 @@ def _cover(pixels: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
 
 
 def _unreadable(path: Path, error: Exception) -> UnreadableImageError:
-    return UnreadableImageError(f"{path} cannot be read as an image ({error}); replace the file or delete it")
+    return UnreadableImageError(f"{path} cannot be read as an image ({error})")

@@ -11,10 +11,11 @@ from pathlib import Path
 
 import torch
 
-from supermask.data.build import build_cache
+from supermask.data.build import REMEDY, build_cache
 from supermask.data.cache import FORMAT, Cache, cache_folder, open_cache
 from supermask.data.dataset import Dataset
 from supermask.data.decode import size_of
+from supermask.data.errors import DamagedDataError
 from supermask.data.listing import list_folder
 from supermask.data.mapped import MappedImages
 from supermask.data.selection import Selection
@@ -63,19 +64,18 @@ def load_folder(
         size = (stored, stored) if stored else size_of(path / listing.files[0])
         fit, corrupt = stored is not None, selection.allow_corrupt
         opened = build_cache(file, listing, classes, size, fit=fit, allow_corrupt=corrupt)
+    header = opened.header
+    if header.left_out and not selection.allow_corrupt:
+        raise DamagedDataError(
+            f"{header.left_out} corrupt images were left out of the decoded images of {path}: "
+            f"{', '.join(header.left_out_names[:10])}. {REMEDY}"
+        )
     return _dataset(name, opened, image_size if image_size != stored else None)
 
 
 def _key(path: Path, stored: int | None, selection: Selection, classes: list[str]) -> str:
     """What tells apart the caches of one name."""
-    parts = (
-        FORMAT,
-        str(path.resolve()),
-        stored,
-        selection.per_class_fraction,
-        selection.allow_corrupt,
-        classes,
-    )
+    parts = (FORMAT, str(path.resolve()), stored, selection.per_class_fraction, classes)
     return hashlib.sha256(repr(parts).encode(errors="surrogateescape")).hexdigest()[:12]
 
 

@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 
 from supermask.data import Images, Loader, iterate_eval
 from supermask.experiments.datasets import dataset, split
-from supermask.experiments.spec import RunSpec, Task
+from supermask.experiments.spec import RunSpec, Task, specified
 from supermask.experiments.store import Run, Store
 from supermask.init import randomize_
 from supermask.mask import Mask
@@ -35,6 +35,8 @@ class Environment:
     device: str = "cpu"
     threads: int = 1
     data_root: str | None = None
+    cache: str | None = None
+    stream: str = "auto"
     channels_last: bool = False
     compile: bool = False
     checkpoint_seconds: float = 30.0
@@ -63,10 +65,13 @@ class Execution:
         self._on_step = on_step
         torch.set_num_threads(environment.threads)
         torch.manual_seed(spec.seed)
-        self.data = dataset(spec.task.data, environment.data_root, spec.task.image_size)
-        self.train_split, self.val_split = split(self.data, spec.task.val_fraction)
-        self.loader = self._loader(spec.task)
-        self.model = self._model(spec.task)
+        task = spec.task
+        self.data = dataset(
+            task.data, environment.data_root, task.image_size, task.selection, environment.cache
+        )
+        self.train_split, self.val_split = split(self.data, task.val_fraction)
+        self.loader = self._loader(task)
+        self.model = self._model(task)
         self.initial_weights = self.masked_weights()
 
     def _loader(self, task: Task) -> Loader:
@@ -78,7 +83,9 @@ class Execution:
             std=self.data.std,
             augment=task.augment,  # type: ignore[arg-type]  # checked by the loader
             device=self.environment.device,
+            image_size=self.data.image_size,
             channels_last=self.environment.channels_last,
+            stream={"always": True, "never": False}.get(self.environment.stream),
         )
 
     def _model(self, task: Task) -> nn.Module:
@@ -162,24 +169,30 @@ class Execution:
 
     def evaluate(self, images: Images) -> dict[str, float | None]:
         """Accuracy and loss; a loss that is not finite, as fp16 can give, is None."""
-        batches = iterate_eval(images, EVAL_BATCH, self.data.mean, self.data.std, self.environment.device)
-        measured = evaluate(self.model, map(self._formatted, batches), self.spec.task.amp)
+        batches = iterate_eval(
+            images,
+            EVAL_BATCH,
+            self.data.mean,
+            self.data.std,
+            self.environment.device,
+            image_size=self.data.image_size,
+            channels_last=self.environment.channels_last,
+        )
+        measured = evaluate(self.model, batches, self.spec.task.amp)
         return {name: value if math.isfinite(value) else None for name, value in measured.items()}
 
     def batch(self, step: int) -> tuple[Tensor, Tensor]:
         """Inputs and labels of a step, a pure function of the step number."""
-        return self._formatted(self.loader.batch(step))
-
-    def _formatted(self, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-        if not self.environment.channels_last:
-            return batch
-        return batch[0].contiguous(memory_format=torch.channels_last), batch[1]
+        return self.loader.batch(step)
 
     def provenance(self) -> dict[str, Any]:
         """What the run's ticket records about its making."""
-        return {
+        about = {
             "run": self.spec.id,
             "method": self.spec.method,
             "data": self.spec.task.data,
             "image_size": self.spec.task.image_size,
         }
+        if chosen := specified(self.spec.task.selection):
+            about["selection"] = chosen
+        return about | ({"corrupt_images_left_out": self.data.left_out} if self.data.left_out else {})
