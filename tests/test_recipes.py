@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from supermask.arguments import read_config
-from supermask.data import Dataset, Images
+from supermask.data import Dataset
+from supermask.data.mapped import MappedImages
 from supermask.experiments import CompareConfig, ImpConfig, SearchConfig, execution
 from supermask.experiments.execute import execute
 from supermask.experiments.plan import plan_compare, plan_imp, plan_search
@@ -21,32 +22,35 @@ KINDS = {
     "search": (SearchConfig, plan_search),
     "imp": (ImpConfig, plan_imp),
 }
-# Of the larger images fewer: their steps are not counted here.
 SHAPES = {
     "digits": (1_400, 1, 8),
     "mnist": (60_000, 1, 28),
     "cifar10": (50_000, 3, 32),
-    "imagenette": (1_000, 3, 128),
+    "imagenette": (9_469, 3, 128),
+    "imagenet": (1_281_167, 3, 224),
 }
+SLOW = {"imagenette-resnet-50", "imagenet-resnet-50", "imagenet-wide-resnet-50"}
+MARKED = [pytest.param(path, marks=pytest.mark.slow if path.stem in SLOW else ()) for path in RECIPES]
 
 
 def stand_in(name: str, count: int | None = None) -> Dataset:
-    """Images of the shape of a data set, as many as it has or `count`."""
+    """Images of the shape of a data set, as many as it has or `count`, all of them the same ten."""
     full, channels, size = SHAPES[name]
-    count = full if count is None else count
-    pixels = torch.zeros(count, channels, size, size, dtype=torch.uint8)
-    pixels[:, :, ::2, ::3] = 200
-    train = Images(pixels, torch.arange(count) % 10)
-    test = Images(pixels[:10].clone(), torch.arange(10))
+    pixels = torch.zeros(10, size, size, channels, dtype=torch.uint8)
+    pixels[:, ::2, ::3] = 200
+    labels = torch.arange(full if count is None else count) % 10
+    train = MappedImages(pixels, labels, labels)
+    test = MappedImages(pixels, torch.arange(10), torch.arange(10))
     classes = tuple(map(str, range(10)))
-    return Dataset(name, train, test, classes, (0.5,) * channels, (0.25,) * channels)
+    mean, std = (0.5,) * channels, (0.25,) * channels
+    return Dataset(name, train, test, classes, mean, std, known_fingerprint=f"{name}-{len(labels)}")
 
 
 def test_there_are_recipes():
     assert len(RECIPES) >= 10
 
 
-@pytest.mark.parametrize("path", RECIPES, ids=lambda path: f"{path.parent.name}/{path.stem}")
+@pytest.mark.parametrize("path", MARKED, ids=lambda path: f"{path.parent.name}/{path.stem}")
 def test_a_recipe_runs(path, tmp_path, monkeypatch):
     config_type, plan = KINDS[path.parent.name]
     config = read_config(config_type, Namespace(config=str(path)))
@@ -66,6 +70,7 @@ def test_published_numbers_of_steps():
         ("mnist-lenet-300-100", 50_000),
         ("cifar10-conv-4", 25_000),
         ("cifar10-resnet-20", 62_400),
+        ("imagenet-resnet-50", 112_590),
     ):
         config = read_config(ImpConfig, Namespace(config=str(FOLDER / "imp" / f"{name}.toml")))
         planned = plan_imp(config, stand_in(config.data)).graph[0].task.steps
