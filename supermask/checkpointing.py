@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from supermask.distributed import Share
+from supermask.distributed import Share, generators
 from supermask.io import DamagedFileError, load_tree, save_tree
 from supermask.parameters import unwrap
 
@@ -64,15 +64,14 @@ def state_of(
 
     All ranks must call it; what rank 0 gets is whole.
     """
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
+    device = next(model.parameters()).device
     return {
         "progress": {**vars(progress)},
         "model": dict(unwrap(model).state_dict()),
         "optimizer": optimizer.state_dict(),
         "scaler": scaler.state_dict(),
-        "rng": torch.get_rng_state(),
-        "cuda_rng": cuda,
-        "others": share.others(progress.loss_sum),
+        **generators(device),
+        "others": share.others(progress.loss_sum, device),
     }
 
 
@@ -89,5 +88,5 @@ def restore(
     if saved["scaler"]:
         scaler.load_state_dict(saved["scaler"])
     progress = Progress(**saved["progress"])
-    progress.loss_sum = share.restore(saved, progress.loss_sum)
+    progress.loss_sum = share.restore(saved, progress.loss_sum, next(model.parameters()).device)
     return progress

@@ -222,7 +222,13 @@ def _add_eval(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("ticket", help="ticket file")
     parser.add_argument("--data", help="data set; by default the one the ticket was made on")
     parser.add_argument("--data-root", help="where data sets lie (else $SUPERMASK_DATA, else ./data)")
-    parser.add_argument("--image-size", type=int, help="resize images to this many pixels a side")
+    parser.add_argument("--image-size", type=int, help="pixels a side of the images that the network sees")
+    parser.add_argument("--stored-size", type=int, help="pixels a side that a folder's images are stored at")
+    parser.add_argument("--classes", nargs="+", help="classes of a folder: names, or files that list them")
+    parser.add_argument("--allow-corrupt", action="store_true", help="leave out images that are corrupt")
+    parser.add_argument(
+        "--cache", help="where decoded images lie (else $SUPERMASK_CACHE, else ~/.cache/supermask)"
+    )
     parser.add_argument("--batch-size", type=int, default=500, help="images at a time (default: 500)")
     parser.add_argument("--device", default="cpu", help="cpu, cuda, … (default: cpu)")
     parser.add_argument("--json", action="store_true", help="print JSON")
@@ -240,15 +246,41 @@ def _run_eval(options: argparse.Namespace, _: list[str]) -> None:
         raise FlagError("--data is missing, and the ticket does not record the data set it was made on")
     recorded = ticket.provenance.get("image_size")
     size = options.image_size or (recorded if isinstance(recorded, int) else None)
-    data = load_data(name, options.data_root, size)
+    selection = _selection(options, ticket.provenance.get("selection"))
+    data = load_data(name, options.data_root, size, selection=selection, cache=options.cache)
     _check_fit(ticket.factory, data)
-    batches = iterate_eval(data.test, options.batch_size, data.mean, data.std, options.device)
+    batches = iterate_eval(
+        data.test, options.batch_size, data.mean, data.std, options.device, image_size=data.image_size
+    )
     result = evaluate(network_of(ticket, options.device), batches)
     if options.json:
         print(json.dumps({"data": name, "images": len(data.test), **result}))
     else:
         print(f"{100 * result['accuracy']:.2f} % of {len(data.test)} test images of {name}", end="")
         print(f", mean loss {result['loss']:.4f}")
+
+
+def _selection(options: argparse.Namespace, recorded: Any) -> Any:
+    """What is taken of a folder of images: what the ticket records, and what flags say instead.
+
+    Of another data set than the ticket's, flags alone count.
+    """
+    from supermask.data import Selection
+    from supermask.data.selection import read_classes
+
+    chosen = dict(recorded) if isinstance(recorded, dict) and not options.data else {}
+    if options.stored_size:
+        chosen["stored_size"] = options.stored_size
+    if options.classes:
+        chosen["classes"] = read_classes(options.classes)
+    if options.allow_corrupt:
+        chosen["allow_corrupt"] = True
+    if "classes" in chosen:
+        chosen["classes"] = tuple(chosen["classes"])
+    try:
+        return Selection(**chosen)
+    except TypeError:
+        raise FlagError(f"{options.ticket} records a selection of images that is not understood") from None
 
 
 def _check_fit(factory: dict[str, Any] | None, data: Any) -> None:

@@ -53,7 +53,9 @@ def _run(
     _check_folder(out, command)
     environment, jobs = environment_of(config, device, ranks)
     with ranks.one_per_machine_first():
-        data = dataset(config.data, environment.data_root, config.image_size)
+        data = dataset(
+            config.data, environment.data_root, config.image_size, config.selection, environment.cache
+        )
     experiment = EXPERIMENTS[command]
     plan = experiment.plan(config, data)
     store = Store(out / "runs")

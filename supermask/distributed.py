@@ -9,7 +9,6 @@ own generator draws (dropout) differs from rank to rank.
 import inspect
 import os
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -21,6 +20,9 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from supermask.agreement import RanksDifferError as RanksDifferError
+from supermask.agreement import assert_same, checksum, of_search
+from supermask.agreement import assert_same_masks as assert_same_masks
 from supermask.init import derive_key
 from supermask.parameters import unwrap
 from supermask.search.base import Search
@@ -35,10 +37,6 @@ _FORWARD_SYNC = next(
     if name in inspect.signature(nn.parallel.DistributedDataParallel).parameters
 )
 _LOST = ("closed by peer", "reset by peer", "Broken pipe", "Timed out waiting", "monitoredBarrier", "NCCL")
-
-
-class RanksDifferError(RuntimeError):
-    """The ranks of one training do not hold the same bits any more."""
 
 
 class RankLostError(RuntimeError):
@@ -100,11 +98,12 @@ class Ranks:
     @contextmanager
     def one_per_machine_first(self) -> Iterator[None]:
         """Inside this context the first rank of each machine goes ahead, to fill a cache, say."""
-        if self.size > 1 and self.local_rank > 0:
-            dist.barrier()
+        # A sum on the CPU waits for all; NCCL's barrier would ask for a device.
+        if self.local_rank > 0:
+            self.sum(torch.zeros(1))
         yield
-        if self.size > 1 and self.local_rank == 0:
-            dist.barrier()
+        if self.local_rank == 0:
+            self.sum(torch.zeros(1))
 
     def wrap(self, model: nn.Module) -> nn.Module:
         """The model in `DistributedDataParallel`; itself where there is one rank.
@@ -277,34 +276,36 @@ class Share:
         """
         if self.ranks.size > 1:
             inner = unwrap(model)
-            tensors = _of_search(optimizer) if isinstance(optimizer, Search) else {}
+            tensors = of_search(optimizer) if isinstance(optimizer, Search) else {}
             for name, tensor in (*inner.named_parameters(), *inner.named_buffers()):
                 tensors[f"values of {name}"] = tensor
             assert_same(tensors, step)
 
-    def others(self, loss_sum: float) -> list[dict[str, Any]]:
+    def others(self, loss_sum: float, device: torch.device) -> list[dict[str, Any]]:
         """What a checkpoint keeps of the ranks from 1 on; empty but on rank 0."""
-        return self.ranks.gather({"loss_sum": loss_sum, **_generators()})[1:]
+        return self.ranks.gather({"loss_sum": loss_sum, **generators(device)})[1:]
 
-    def restore(self, saved: dict[str, Any], loss_sum: float) -> float:
+    def restore(self, saved: dict[str, Any], loss_sum: float, device: torch.device) -> float:
         """Bring torch's generators to where a checkpoint has them; returns this rank's sum of losses.
 
         Saved by as many ranks, each gets its own back. Otherwise rank 0 gets its own, the others new ones
         that follow from it, and each the mean of the sums.
 
         Args:
-            saved: The checkpoint, with `rng` and `cuda_rng` of rank 0, `others`, and the step in `progress`.
+            saved: The checkpoint: what `generators` gave on rank 0, and `others`.
             loss_sum: That of rank 0.
+            device: Where this rank trains.
         """
         others = saved["others"]
         if len(others) + 1 == self.ranks.size:
             if self.ranks.main:
-                _set_generators(saved)
+                _set_generators(saved, device)
                 return loss_sum
-            _set_generators(others[self.ranks.rank - 1])
-            return float(others[self.ranks.rank - 1]["loss_sum"])
+            own = others[self.ranks.rank - 1]
+            _set_generators(own, device)
+            return float(own["loss_sum"])
         if self.ranks.main:
-            _set_generators(saved)
+            _set_generators(saved, device)
         else:
             state = int(checksum(saved["rng"])) % (1 << 63)
             torch.manual_seed(derive_key(f"rank/{self.ranks.size}", state, str(self.ranks.rank)))
@@ -356,83 +357,6 @@ class Pace:
         return due
 
 
-# Agreement.
-
-
-def assert_same_masks(search: Search, step: int | None = None) -> None:
-    """Refuse to go on from ranks whose masks or scores differ in a bit. All ranks must call it.
-
-    It reads scores and masks once and exchanges eight bytes for each: a few times per epoch is cheap. With
-    one process, or without a process group, there is nothing to compare.
-
-    Args:
-        search: This rank's search.
-        step: Named in the message.
-
-    Raises:
-        RanksDifferError: They differ; the message names parameter and ranks.
-    """
-    assert_same(_of_search(search), step)
-
-
-def assert_same(tensors: Mapping[str, Tensor], step: int | None = None) -> None:
-    """Refuse to go on from ranks whose tensors differ in a bit; see `assert_same_masks`.
-
-    Args:
-        tensors: What it is, in words → tensor; the same names in the same order on all ranks.
-        step: Named in the message.
-
-    Raises:
-        RanksDifferError: They differ.
-    """
-    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1 or not tensors:
-        return
-    device = next(iter(tensors.values())).device
-    own = torch.stack([checksum(tensor).to(device) for tensor in tensors.values()])
-    gathered = [torch.empty_like(own) for _ in range(dist.get_world_size())]
-    dist.all_gather(gathered, own)
-    sums = torch.stack(gathered).cpu()
-    different = (sums != sums[0]).any(dim=0).nonzero().flatten().tolist()
-    if not different:
-        return
-    column = sums[:, different[0]].tolist()
-    usual = Counter(column).most_common(1)[0][0]  # of equally common ones the first, that of rank 0
-    odd = ", ".join(str(rank) for rank, value in enumerate(column) if value != usual)
-    more = f", and {len(different) - 1} further tensors differ" if len(different) > 1 else ""
-    when = "" if step is None else f" at step {step}"
-    raise RanksDifferError(
-        f"the {list(tensors)[different[0]]} on rank {odd} differ from those of the other ranks{when}{more}. "
-        "Something that acts on one rank alone changed them (code of one's own, another version or machine, "
-        "damaged memory); go on from the last checkpoint, which was compared before it was written"
-    )
-
-
-_BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-_CHUNK = 1 << 20
-_ODD = 0x9E3779B97F4A7C15 - (1 << 64)
-
-
-def checksum(tensor: Tensor) -> Tensor:
-    """An int64 scalar on the tensor's device, in which every single bit and its place counts.
-
-    The sum of the elements' bit patterns, each times an odd number of its own, modulo 2^64.
-    """
-    flat = tensor.detach().contiguous().flatten()
-    if flat.is_complex():
-        flat = torch.view_as_real(flat).flatten()
-    bits = flat.view(_BITS[flat.element_size()])
-    total = torch.zeros((), dtype=torch.int64, device=tensor.device)
-    for chunk in bits.split(_CHUNK):
-        places = torch.arange(1, 2 * len(chunk), 2, device=tensor.device)
-        total = total * _ODD + (chunk.long() * places).sum()
-    return total
-
-
-def _of_search(search: Search) -> dict[str, Tensor]:
-    masks = {f"masks of {name}": mask for name, mask in search.mask.items()}
-    return masks | {f"scores of {name}": score for name, score in search.scores.items()}
-
-
 Groups = dict[torch.dtype, list[Tensor]]
 
 
@@ -459,14 +383,13 @@ def _together(tensors: list[Tensor], change: Callable[[Tensor], object]) -> None
     torch._foreach_copy_(tensors, [p.view_as(t) for p, t in zip(parts, tensors, strict=True)])
 
 
-def _generators() -> dict[str, Any]:
-    cuda = [torch.cuda.get_rng_state()] if torch.cuda.is_initialized() else []
+def generators(device: torch.device) -> dict[str, Any]:
+    """The states of torch's generators that a training on `device` draws from."""
+    cuda = [torch.cuda.get_rng_state(device)] if device.type == "cuda" else []
     return {"rng": torch.get_rng_state(), "cuda_rng": cuda}
 
 
-def _set_generators(saved: Mapping[str, Any]) -> None:
+def _set_generators(saved: Mapping[str, Any], device: torch.device) -> None:
     torch.set_rng_state(saved["rng"])
-    if len(saved["cuda_rng"]) == 1:
-        torch.cuda.set_rng_state(saved["cuda_rng"][0])
-    elif saved["cuda_rng"]:
-        torch.cuda.set_rng_state_all(saved["cuda_rng"])
+    if saved["cuda_rng"] and device.type == "cuda":
+        torch.cuda.set_rng_state(saved["cuda_rng"][0], device)

@@ -193,7 +193,6 @@ _OPTIONS = ("lr", "fused", "capturable", "foreach")
 @contextmanager
 def _device_options(optimizer: Optimizer) -> Iterator[Callable[[dict[str, Any]], dict[str, Any]]]:
     """Inside this context learning rates are tensors on the device, read by the fused step of the rule."""
-    # A search takes its step in parts then: its own fused step reads lr on the host (search/fused.py).
     rules = [optimizer, optimizer.base] if isinstance(optimizer, Search) else [optimizer]
     groups = [group for rule in rules for group in rule.param_groups]
     device = optimizer.param_groups[0]["params"][0].device

@@ -12,7 +12,7 @@ from supermask.experiments.store import Store
 from supermask.precision import PURE
 
 PLACES = (
-    *("out", "jobs", "threads", "data_root", "checkpoint_seconds"),
+    *("out", "jobs", "threads", "data_root", "cache", "stream", "checkpoint_seconds"),
     *("engine", "retries", "keep_going", "gpu_share", "ray_address", "together"),
 )
 """Fields that say where and not what; they are left out of the recorded configuration."""
@@ -57,6 +57,8 @@ def environment_of(config: TaskConfig, device: str, ranks: Ranks) -> tuple[Envir
         device=device,
         threads=config.threads or threads,
         data_root=config.data_root,
+        cache=config.cache,
+        stream=config.stream,
         channels_last=config.channels_last,
         compile=config.compile,
         cuda_graphs=config.cuda_graphs,

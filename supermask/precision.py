@@ -49,8 +49,8 @@ class Bf16Weights:
         inner = getattr(model, "_orig_mod", model)
         if isinstance(inner, nn.parallel.DistributedDataParallel):
             raise ValueError(
-                f"{PURE} changes the types of parameters, which DDP fixed when it wrapped the model; enter "
-                "Bf16Weights(model, search) before wrapping it, or take amp bf16"
+                f"amp {PURE} changes the types of parameters between steps, and DDP holds on to the first; "
+                "take amp bf16, which rounds alike and costs casts"
             )
         self.model = unwrap(model)
         self.search = optimizer if isinstance(optimizer, Search) else None

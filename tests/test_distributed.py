@@ -16,13 +16,24 @@ from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 import supermask as sm
+from supermask.agreement import checksum
 from supermask.cli import main
-from supermask.distributed import Pace, Ranks, Share, assert_same_masks, checksum
+from supermask.distributed import (
+    Pace,
+    RankLostError,
+    Ranks,
+    Share,
+    assert_same_masks,
+    joined,
+    own_device,
+)
+from supermask.experiments.config import EVERYTHING
 from supermask.io import load_tree
-from supermask.train import evaluate
+from supermask.train import DivergedError, evaluate
 from tests import distributed_worker as worker
 
 ROOT = Path(__file__).parent.parent
@@ -207,7 +218,7 @@ def test_other_ranks_get_generators_that_follow_from_the_saved_one():
     saved = {"rng": torch.get_rng_state(), "cuda_rng": [], "others": []}
     drawn = []
     for rank in (0, 1, 2, 1):
-        loss_sum = Share(Ranks(rank, 3)).restore(saved, 2.5)
+        loss_sum = Share(Ranks(rank, 3)).restore(saved, 2.5, torch.device("cpu"))
         assert loss_sum == 2.5
         drawn.append(torch.rand(1).item())
     torch.manual_seed(3)
@@ -275,6 +286,46 @@ def test_synced_norms_leave_the_model_as_it_was():
         pass
 
 
+def as_rank(monkeypatch, rank: int, size: int, local_size: int) -> None:
+    """The environment that torchrun gives, without torchrun."""
+    names = {
+        "RANK": rank,
+        "WORLD_SIZE": size,
+        "LOCAL_RANK": rank % local_size,
+        "LOCAL_WORLD_SIZE": local_size,
+    }
+    for name, value in {**names, "MASTER_ADDR": "localhost", "MASTER_PORT": 1}.items():
+        monkeypatch.setenv(name, str(value))
+
+
+def test_a_lost_rank_is_told_from_other_errors(monkeypatch):
+    as_rank(monkeypatch, rank=1, size=3, local_size=3)
+    ended = []
+    monkeypatch.setattr(dist, "init_process_group", lambda *_, **__: None)
+    monkeypatch.setattr(dist, "destroy_process_group", lambda: ended.append(True))
+    message = "[gloo/transport/tcp/pair.cc:547] Connection closed by peer [127.0.0.1]:5555"
+    for error in (RuntimeError(message), dist.DistBackendError("NCCL communicator was aborted")):
+        with pytest.raises(RankLostError, match=r"rank 1 of 3 lost contact.*--max-restarts"), joined("cpu"):
+            raise error
+    with pytest.raises(DivergedError), joined("cpu"):
+        raise DivergedError("the training loss is nan")
+    assert not ended
+    with joined("cpu") as ranks:
+        assert ranks == Ranks(1, 3, 1, 3)
+    assert ended
+
+
+def test_each_rank_of_a_machine_has_a_gpu_of_its_own(monkeypatch):
+    assert own_device("cuda") == "cuda" and own_device("cuda:3") == "cuda:3"  # without torchrun
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    as_rank(monkeypatch, rank=6, size=8, local_size=4)
+    assert own_device("cuda") == "cuda:2" and own_device("cpu") == "cpu"
+    with pytest.raises(ValueError, match="cuda without a number"):
+        own_device("cuda:0")
+    as_rank(monkeypatch, rank=1, size=2, local_size=1)
+    assert own_device("cuda:3") == "cuda:3"
+
+
 # The command line.
 
 
@@ -336,16 +387,16 @@ def tickets(out: Path) -> dict[str, bytes]:
 @pytest.mark.slow
 def test_a_killed_rank_ends_the_job_and_a_restart_goes_on_to_the_same_bytes(tmp_path):
     whole, killed, restarted = (tmp_path / name for name in ("whole", "killed", "restarted"))
-    finish(torchrun(3, *compare(whole, "--epochs", 4)))
+    finish(torchrun(3, *compare(whole, "--epochs", 2)))
 
-    job = torchrun(3, *compare(killed, "--epochs", 4))
+    job = torchrun(3, *compare(killed, "--epochs", 2))
     kill_one(job, killed, rank=1)
     output = finish(job, code=1)
     assert re.search(r"rank\s*: 1 ", output) and "SIGKILL" in output
     assert not (killed / "results.json").exists()
     # The same command goes on, and torchrun's restart does the same by itself.
-    finish(torchrun(3, *compare(killed, "--epochs", 4)))
-    job = torchrun(3, "--max-restarts=1", *compare(restarted, "--epochs", 4))
+    finish(torchrun(3, *compare(killed, "--epochs", 2)))
+    job = torchrun(3, "--max-restarts=1", *compare(restarted, "--epochs", 2))
     kill_one(job, restarted, rank=0)
     finish(job)
     expected = tickets(whole)
@@ -353,3 +404,16 @@ def test_a_killed_rank_ends_the_job_and_a_restart_goes_on_to_the_same_bytes(tmp_
     assert tickets(killed) == expected == tickets(restarted)
     for out in (killed, restarted):
         assert not [path for path in out.rglob("*") if path.suffix in (".tmp", ".safetensors")]
+
+
+@pytest.mark.slow
+def test_all_methods_run_over_ranks(tmp_path):
+    """Every kind of run and every source of masks; the ranks stop with an error where they differ."""
+    options = ["--methods", "all", "--epochs", 1, "--seeds", 0, "--model", "resnet-20"]
+    finish(torchrun(2, *COMPARE, *options, "--out", tmp_path), timeout=550)
+    document = json.loads((tmp_path / "results.json").read_text())
+    methods = {row["method"] for row in document["rows"]}
+    assert methods | {entry["method"] for entry in document["skipped"]} == set(EVERYTHING)
+    assert len(methods) > 25
+    for row in document["rows"]:
+        assert json.loads((tmp_path / "runs" / row["run"] / "result.json").read_text())["ranks"] == 2

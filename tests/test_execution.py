@@ -14,6 +14,7 @@ from supermask.experiments.execution import Environment
 from supermask.experiments.plan import plan_compare, plan_imp, plan_search
 from supermask.experiments.spec import RunSpec
 from supermask.experiments.store import Store
+from supermask.train import Progress
 
 from .test_train import Stop
 
@@ -21,10 +22,10 @@ SHORT = {"model": "conv-2", "model_args": {"width": "0.25"}, "epochs": 0.6, "bat
 
 
 def run_of(kind: str, **options: object) -> RunSpec:
-    digits = load_data("digits")
+    digits, options = load_data("digits"), SHORT | options
     if kind == "search":
-        return plan_search(SearchConfig(**SHORT, **options), digits).graph[0]
-    return plan_imp(ImpConfig(rounds=0, rewind_to=4, **SHORT, **options), digits).graph[0]
+        return plan_search(SearchConfig(**options), digits).graph[0]
+    return plan_imp(ImpConfig(rounds=0, rewind_to=4, **options), digits).graph[0]
 
 
 def files(store: Store, spec: RunSpec) -> dict[str, bytes]:
@@ -59,8 +60,8 @@ COMPILED = pytest.param(
     ("options", "place"),
     [
         ({"amp": "pure-bf16"}, {}),
-        ({}, {"channels_last": True}),
-        ({"amp": "pure-bf16"}, {"channels_last": True}),
+        ({}, {"channels_last": False}),
+        ({"amp": "pure-bf16"}, {"channels_last": False}),
         COMPILED,
     ],
 )
@@ -122,5 +123,24 @@ def test_the_help_says_what_auto_means(capsys):
     with pytest.raises(SystemExit):
         main(["search", "--help"])
     text = " ".join(capsys.readouterr().out.split())
-    assert "auto: on a GPU (default: auto)" in text
+    assert "auto: if the network has convolutions (default: auto)" in text
     assert "--no-channels-last" in text and "--no-cuda-graphs" in text
+
+
+@pytest.mark.parametrize(
+    ("model", "asked", "expected"),
+    [("conv-2", None, True), ("conv-2", False, False), ("lenet-300-100", None, False)],
+)
+def test_convolutions_are_in_channels_last_unless_told_otherwise(
+    tmp_path, monkeypatch, model, asked, expected
+):
+    spec, seen = run_of("search", model=model, model_args={}), []
+
+    def spy(model, optimizer, batches, **options):
+        weights = [p for p in model.parameters() if p.dim() == 4 and p.shape[1] > 1]
+        seen.extend(not w.is_contiguous() for w in weights)
+        return Progress(1)
+
+    monkeypatch.setattr("supermask.experiments.execution.fit", spy)
+    execute(spec, Store(tmp_path), Environment(channels_last=asked))
+    assert any(seen) == expected

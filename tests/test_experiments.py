@@ -4,6 +4,7 @@ import dataclasses
 import json
 import signal
 import time
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -254,6 +255,17 @@ def test_imp_plan_has_a_ticket_per_round_and_its_controls(digits):
     twice = plan_imp(dataclasses.replace(config, seeds=(0, 3)), digits)
     assert twice.rows[: len(plan.rows)] == plan.rows
     assert [spec.seed for spec in twice.rows] == [0] * 7 + [3] * 7
+
+
+def test_learning_rate_rewinding_goes_on_from_the_round_before(digits):
+    config = CompareConfig(methods=("lr-rewind",), densities=(0.5, 0.3), seeds=(0,), rate=0.3, **SHORT)
+    plan = plan_compare(config, digits)
+    dense, *rounds = plan.graph
+    assert dense.method == "dense" and [spec.density for spec in plan.rows] == [0.5, 0.3]
+    assert len(rounds) == 3 and tuple(rounds[1:]) == plan.rows
+    for before, spec in pairwise(plan.graph):
+        assert spec.weights.run == spec.mask.run == before.id and spec.weights.step is None
+        assert spec.start == 0
 
 
 def test_hashes_depend_on_all_that_matters_and_nothing_else(digits):

@@ -178,7 +178,7 @@ def test_data_parallel_wrappers_are_refused(small_net, tmp_path):
     torch.distributed.init_process_group("gloo", rank=0, world_size=1, init_method=f"file://{tmp_path}/meet")
     try:
         model = nn.parallel.DistributedDataParallel(small_net)
-        with pytest.raises(ValueError, match="before wrapping"):
+        with pytest.raises(ValueError, match="take amp bf16"):
             fit(model, torch.optim.SGD(model.parameters(), lr=0.1), batches, steps=1, amp="pure-bf16")
     finally:
         torch.distributed.destroy_process_group()

@@ -3,8 +3,11 @@
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, get_args
 
+from supermask.data import Selection
+from supermask.data.augment import Augmentation
+from supermask.data.selection import read_classes
 from supermask.experiments.engines import ENGINES
 from supermask.experiments.engines.local import cores_here
 from supermask.experiments.methods import METHODS
@@ -23,6 +26,9 @@ def option(default: Any, help: str, *, choices: tuple[str, ...] = ()) -> Any:
     return field(default=default, metadata=metadata)
 
 
+STREAMS = ("auto", "always", "never")
+"""Whether images are read batch by batch from their file."""
+
 _FRACTION = (lambda value: 0 <= value < 1, "take a fraction in [0, 1)")
 _POSITIVE = (lambda value: value > 0, "take a positive number")
 _NOT_NEGATIVE = (lambda value: value >= 0, "take a number that is not negative")
@@ -30,7 +36,8 @@ _RANGES: dict[str, tuple[Callable[[float], bool], str]] = {
     "val_fraction": _FRACTION,
     "label_smoothing": _FRACTION,
     "momentum": _FRACTION,
-    **dict.fromkeys(("epochs", "batch_size", "clip", "image_size"), _POSITIVE),
+    "per_class_fraction": (lambda value: 0 < value <= 1, "take a fraction in (0, 1]"),
+    **dict.fromkeys(("epochs", "batch_size", "clip", "image_size", "stored_size"), _POSITIVE),
     **dict.fromkeys(
         ("threads", "jobs", "together", "warmup_epochs", "milestones", "checkpoint_seconds"), _NOT_NEGATIVE
     ),
@@ -48,13 +55,26 @@ class TaskConfig:
 
     data: str = option("digits", "data set by name, or a folder with train/ and test/ or val/")
     data_root: str | None = option(None, "where data sets lie (else $SUPERMASK_DATA, else ./data)")
-    image_size: int | None = option(None, "resize images to this many pixels a side")
+    image_size: int | None = option(None, "pixels a side of the images that the network sees")
+    stored_size: int | None = option(
+        None,
+        "pixels a side that a folder's images are stored at, for resized crops; by default the image size",
+    )
+    classes: tuple[str, ...] = option((), "classes of a folder: names, or files with a name on each line")
+    per_class_fraction: float = option(1.0, "share of each class's training images that is used")
+    allow_corrupt: bool = option(False, "leave out images that cannot be decoded, where they are an error")
+    cache: str | None = option(
+        None, "where decoded images lie (else $SUPERMASK_CACHE, else ~/.cache/supermask)"
+    )
+    stream: str = option(
+        "auto", "read a folder's images batch by batch; auto does if they do not fit", choices=STREAMS
+    )
     val_fraction: float = option(0.1, "share of the training split held out for validation")
     model: str = option("lenet-300-100", "network by name: ours, timm's or torchvision's")
     model_args: dict[str, str] = option({}, "further arguments of the network, as key=value")  # noqa: RUF009
     epochs: float = option(10.0, "passes over the training split")
     batch_size: int = option(128, "images per step, of all ranks together")
-    augment: str = option("none", "augmentation", choices=("none", "flip", "crop-flip", "shift"))
+    augment: str = option("none", "augmentation", choices=get_args(Augmentation))
     schedule: str = option("cosine", "learning-rate schedule", choices=SCHEDULES)
     warmup_epochs: float = option(0.0, "epochs of linear warm-up")
     milestones: tuple[float, ...] = option((), "epochs at which a multistep schedule divides lr by 10")
@@ -78,7 +98,9 @@ class TaskConfig:
     keep_going: bool = option(False, "when a run fails, execute those that do not need it all the same")
     gpu_share: float = option(1.0, "part of a GPU that a run takes: 0.5 puts two on each")
     ray_address: str = option("local", "Ray cluster: local starts one, auto or host:port joins one that runs")
-    channels_last: bool | None = option(None, "images and convolutions in channels_last; auto: on a GPU")
+    channels_last: bool | None = option(
+        None, "images and convolutions in channels_last; auto: if the network has convolutions"
+    )
     compile: bool = option(False, "run the network through torch.compile")
     cuda_graphs: bool | None = option(
         None,
@@ -99,8 +121,22 @@ class TaskConfig:
             for value in given if isinstance(given, tuple) else (given,):
                 if value is not None and not (math.isfinite(value) and fits(value)):
                     raise ConfigError(name, value, remedy)
+        if self.stored_size is not None and (self.image_size or 0) > self.stored_size:
+            raise ConfigError(
+                "stored_size", self.stored_size, f"take at least --image-size {self.image_size}"
+            )
         if getattr(self, "nesterov", False) and not getattr(self, "momentum", 0):
             raise ConfigError("nesterov", True, "give a --momentum above 0 with it")
+
+    @property
+    def selection(self) -> Selection:
+        """What is taken of a folder of images; reads the files that name classes."""
+        return Selection(
+            stored_size=self.stored_size if self.stored_size != self.image_size else None,
+            classes=read_classes(self.classes),
+            per_class_fraction=self.per_class_fraction,
+            allow_corrupt=self.allow_corrupt,
+        )
 
     @property
     def cores(self) -> int:

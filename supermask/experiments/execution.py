@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 from supermask.data import Dataset, Images, Loader, iterate_eval
 from supermask.distributed import Ranks, Share
 from supermask.experiments.datasets import dataset, split
-from supermask.experiments.spec import RunSpec, Task
+from supermask.experiments.spec import RunSpec, Task, specified
 from supermask.experiments.store import Run, Store
 from supermask.init import randomize_
 from supermask.mask import Mask
@@ -35,12 +35,15 @@ EVAL_BATCH = 500
 class Environment:
     """Where and how runs execute; nothing here is part of a run's identity.
 
-    `channels_last` and `cuda_graphs` are None for what suits the device.
+    `channels_last` is None for wherever the network has convolutions over images, `cuda_graphs` for wherever
+    a graph can hold the training step.
     """
 
     device: str = "cpu"
     threads: int = 1
     data_root: str | None = None
+    cache: str | None = None
+    stream: str = "auto"
     channels_last: bool | None = None
     compile: bool = False
     cuda_graphs: bool | None = None
@@ -84,16 +87,16 @@ class Execution:
     ) -> None:
         self.spec, self.store, self.environment, self.run = spec, store, environment, run
         self._on_step = on_step
-        self._channels_last = environment.channels_last
-        if self._channels_last is None:
-            self._channels_last = torch.device(environment.device).type == "cuda"
         torch.set_num_threads(environment.threads)
         torch.manual_seed(spec.seed)
+        task = spec.task
         with environment.ranks.one_per_machine_first():
-            self.data = dataset(spec.task.data, environment.data_root, spec.task.image_size)
-        self.train_split, self.val_split = split(self.data, spec.task.val_fraction)
-        self.loader = self._loader(spec.task)
-        self.model = self._model(spec.task)
+            self.data = dataset(
+                task.data, environment.data_root, task.image_size, task.selection, environment.cache
+            )
+        self.train_split, self.val_split = split(self.data, task.val_fraction)
+        self.model = self._model(task)
+        self.loader = self._loader(task)
         self.initial_weights = self.masked_weights()
 
     def _loader(self, task: Task) -> Loader:
@@ -105,12 +108,18 @@ class Execution:
             std=self.data.std,
             augment=task.augment,  # type: ignore[arg-type]  # checked by the loader
             device=self.environment.device,
+            image_size=self.data.image_size,
+            channels_last=self._channels_last,
+            stream={"always": True, "never": False}.get(self.environment.stream),
         )
 
     def _model(self, task: Task) -> nn.Module:
         source = self.spec.weights
         model = network_of(task, self.data)
         model = model.to(self.environment.device)
+        wanted = self.environment.channels_last
+        has_convolutions = any(parameter.dim() == 4 for parameter in model.parameters())
+        self._channels_last = has_convolutions if wanted is None else wanted
         if self._channels_last:
             model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         return randomize_(model, source.init, source.seed, density=source.rescale_by)
@@ -163,7 +172,7 @@ class Execution:
         return fit(
             model,  # type: ignore[arg-type]
             optimizer,
-            lambda step: self._formatted(self.loader.batch(step, share.rows)),
+            lambda step: self.loader.batch(step, share.rows),
             evaluation=(lambda: self.validation(optimizer)) if len(self.val_split) else None,
             objective=getattr(optimizer, "objective", None),
             on_step=step_done,
@@ -210,24 +219,24 @@ class Execution:
             self.data.std,
             self.environment.device,
             turn=(ranks.rank, ranks.size),
+            image_size=self.data.image_size,
+            channels_last=self._channels_last,
         )
-        measured = evaluate(self.model, map(self._formatted, batches), self.spec.task.amp, ranks)
+        measured = evaluate(self.model, batches, self.spec.task.amp, ranks)
         return {name: value if math.isfinite(value) else None for name, value in measured.items()}
 
     def batch(self, step: int) -> tuple[Tensor, Tensor]:
         """Inputs and labels of a step, a pure function of the step number; the whole batch on every rank."""
-        return self._formatted(self.loader.batch(step))
-
-    def _formatted(self, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-        if not self._channels_last:
-            return batch
-        return batch[0].contiguous(memory_format=torch.channels_last), batch[1]
+        return self.loader.batch(step)
 
     def provenance(self) -> dict[str, Any]:
         """What the run's ticket records about its making."""
-        return {
+        about = {
             "run": self.spec.id,
             "method": self.spec.method,
             "data": self.spec.task.data,
             "image_size": self.spec.task.image_size,
         }
+        if chosen := specified(self.spec.task.selection):
+            about["selection"] = chosen
+        return about | ({"corrupt_images_left_out": self.data.left_out} if self.data.left_out else {})

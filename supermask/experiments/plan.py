@@ -58,6 +58,8 @@ def task_of(config: TaskConfig, data: Dataset) -> Task:
         label_smoothing=config.label_smoothing,
         clip=config.clip,
         amp=config.amp,
+        # Leave to leave out what is not there changes nothing.
+        selection=dataclasses.replace(config.selection, allow_corrupt=data.left_out > 0),
     )
 
 

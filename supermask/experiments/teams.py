@@ -69,7 +69,7 @@ def _likeness(spec: RunSpec, environment: Environment) -> list[object] | None:
         own = [mask.kind == "none", mask.pruned == "zero"]
     else:
         return None
-    if obstacle(_network(task, environment.data_root)) is not None:
+    if obstacle(_network(task, environment)) is not None:
         return None
     everything = spec.as_dict()
     return [spec.kind, own, spec.start, everything["task"], everything["rule"]]
@@ -78,7 +78,7 @@ def _likeness(spec: RunSpec, environment: Environment) -> list[object] | None:
 def _paying(task: Task, environment: Environment) -> int:
     """How many members to take where nobody said; 1 where a team would not be faster."""
     device = torch.device(environment.device).type
-    network = _network(task, environment.data_root)
+    network = _network(task, environment)
     weights = sum(parameter.numel() for parameter in network.parameters())
     if not is_perceptron(network) or weights * task.batch_size > LARGEST.get(device, 0):
         return 1
@@ -97,11 +97,12 @@ def _parts(specs: Sequence[RunSpec], most: int, jobs: int) -> list[Sequence[RunS
 _networks: dict[str, nn.Module] = {}
 
 
-def _network(task: Task, data_root: str | None) -> nn.Module:
+def _network(task: Task, environment: Environment) -> nn.Module:
     """The network of a task, without memory for it; made once."""
     key = canonical_hash([task.model, task.model_args, task.data_hash, task.image_size])
     if key not in _networks:
-        data = dataset(task.data, data_root, task.image_size)
+        places = environment.data_root, environment.cache
+        data = dataset(task.data, places[0], task.image_size, task.selection, places[1])
         with torch.device("meta"):
             _networks[key] = network_of(task, data)
     return _networks[key]

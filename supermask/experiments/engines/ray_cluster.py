@@ -170,6 +170,7 @@ class _Cluster:
                 "num_gpus": len(gpus_here("cuda")) if self._gpus else 0,
                 "include_dashboard": False,
                 "object_store_memory": OBJECT_STORE,
+                "_system_config": {"worker_niceness": 0},  # a run is what this machine is for
             }
         try:
             with _own_sigterm():
