@@ -43,14 +43,14 @@ class CudaRecorder:
     """One CUDA graph, recorded on a stream of its own."""
 
     def __init__(self, device: torch.device) -> None:
-        self._stream = torch.cuda.Stream(device)
+        self._device, self._stream = device, torch.cuda.Stream(device)
         self._graph = torch.cuda.CUDAGraph()
 
     def aside(self, call: Callable[[], Tensor]) -> Tensor:
-        self._stream.wait_stream(torch.cuda.current_stream())
+        self._stream.wait_stream(torch.cuda.current_stream(self._device))
         with torch.cuda.stream(self._stream):
             result = call()
-        torch.cuda.current_stream().wait_stream(self._stream)
+        torch.cuda.current_stream(self._device).wait_stream(self._stream)
         return result
 
     def capture(self, call: Callable[[], Tensor]) -> Tensor:
@@ -68,13 +68,13 @@ def recorder_for(device: torch.device) -> Recorder | None:
 
 
 class GraphedStep:
-    """A training step that is captured after its warm-up and replayed from then on.
+    """A training step that is captured after its warm-up and replayed from then on; `graphed` makes it.
 
     A batch of another shape or type than the captured one takes an ordinary step.
 
     Args:
         step: Does everything that a step does; called with inputs and labels, it returns the detached loss.
-        optimizer: Whose state the step changes; `device_options` must hold for it.
+        optimizer: Whose state the step changes; its learning rates must lie on the device.
         recorder: What records.
         required: Whether a step that cannot be captured is an error, and not a warning.
     """
