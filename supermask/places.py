@@ -114,6 +114,8 @@ def _check_ranks(config: TaskConfig, ranks: Ranks) -> None:
         raise ConfigError("jobs", config.jobs, f"{together}, one at a time")
     if config.engine not in ("auto", "plain"):
         raise ConfigError("engine", config.engine, f"{together}, one at a time")
+    if config.keep_going:
+        raise ConfigError("keep_going", True, "leave it out under torchrun: a run that fails ends all ranks")
     if config.cuda_graphs:
         raise ConfigError("cuda_graphs", True, "leave it out under torchrun, where gradients are exchanged")
     if config.amp == PURE:
