@@ -151,7 +151,7 @@ class ProgressWatcher:
 
     def advanced(self, spec: RunSpec, step: int) -> None:
         before = self._active.get(spec.id, 0)
-        self._active[spec.id] = step
+        self._active[spec.id] = max(step, before)  # one that is executed again starts at its checkpoint
         self._bar.update(self._task, advance=max(step - before, 0), description=self._describe())
 
     def finished(self, spec: RunSpec, result: dict[str, Any]) -> None:

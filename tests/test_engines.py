@@ -257,6 +257,23 @@ def test_a_failure_says_in_which_run(tmp_path, capsys, monkeypatch):
     assert "supermask: the training loss is nan" in message and "in run edge-popup-d0.3-s0-" in message
 
 
+def test_progress_counts_no_step_twice_when_a_run_is_executed_again(graph):
+    from rich.console import Console
+
+    from supermask.commands import ProgressWatcher
+    from supermask.experiments.plan import Plan
+
+    spec = graph[0]
+    watcher = ProgressWatcher(Plan((spec,), (spec,)), Console())
+    for step in (8, 2, 9):
+        watcher.advanced(spec, step)
+        watcher.advanced(spec, step)
+    (task,) = watcher._bar.tasks
+    assert task.completed == 9
+    watcher.finished(spec, {})
+    assert task.completed == task.total == spec.steps
+
+
 # Places.
 
 
@@ -417,7 +434,10 @@ def test_a_command_takes_all_its_processes_with_it(number, engine, tmp_path):
     words = (
         f"compare --methods dense edge-popup --seeds 0 1 --epochs 4000 --jobs 2 --threads 1 --engine {engine}"
     )
-    command = [sys.executable, "-m", "supermask.cli", *words.split(), "--checkpoint-seconds", "0"]
+    # What is started in the background may ignore SIGINT; a command at a terminal does not.
+    code = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    code += "from supermask.cli import main; sys.exit(main())"
+    command = [sys.executable, "-c", code, *words.split(), "--checkpoint-seconds", "0"]
     # All descendants inherit this, wherever they end up.
     marked = {**os.environ, "SUPERMASK_TEST": str(tmp_path), "RAY_worker_niceness": "0"}
     process = subprocess.Popen([*command, "--out", str(out)], env=marked, stderr=subprocess.PIPE, text=True)
