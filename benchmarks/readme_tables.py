@@ -381,6 +381,8 @@ def example(document: dict[str, Any], _: str) -> str:
         rows.append([row["method"], density, *values, size])
     threads = f"{machine['threads']} thread{'s' if machine['threads'] > 1 else ''}"
     heading = f"{machine['cpu']}, {threads}, torch {machine['torch']}, Python {machine['python']}"
+    if document["split"] != "test":
+        heading = f"**{document['split']} split**, {heading}"
     head = ["method", "density", *measures.values(), "ticket, kB"]
     return f"{heading}: `{document['command']}`\n\n" + markdown(head, rows)
 

@@ -14,9 +14,9 @@ from language_model import ADAM, run
 from torch import Tensor, nn
 
 RECIPE: dict[str, dict[str, Any]] = {
-    "train": {"lr": 1e-2, "weight_decay": 0.01, **ADAM},
-    "draw": {"init": "signed_constant", "gain": 1.0},
-    "search": {"base": "adamw", "lr": 1e-2, "weight_decay": 0.0, **ADAM},
+    "train": {"lr": 3e-2, "weight_decay": 0.01, **ADAM},
+    "draw": {"init": "signed_constant", "gain": 2.0},
+    "search": {"base": "adamw", "lr": 2e-2, "weight_decay": 0.0, **ADAM},
 }
 
 

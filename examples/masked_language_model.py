@@ -36,7 +36,7 @@ from supermask.mask import Mask, random_mask
 from supermask.prune import apply_mask, snapshot
 from supermask.train import Schedule
 
-HIDDEN = 0.15
+HIDDEN = 0.3
 """Fraction of words that are to be guessed."""
 HEAD = ["head.weight"]
 BODY = {"include": EMBEDDING, "exclude": HEAD}
@@ -51,15 +51,19 @@ RECIPE: dict[str, dict[str, Any]] = {
 
 
 class Guesser(nn.Module):
-    """The classifier's body, with a word for each of the places asked for as output."""
+    """The classifier's body, with a word for each of the places asked for as output.
 
-    def __init__(self, words: int) -> None:
+    Log-frequencies are added to the outputs, so that the network has to learn only what the place tells.
+    """
+
+    def __init__(self, count: Tensor) -> None:
         super().__init__()
-        self.body = Transformer(words, length=LENGTH, spread=0.1)
-        self.head = nn.Linear(128, words, bias=False)
+        self.body = Transformer(len(count), length=LENGTH, spread=0.1)
+        self.head = nn.Linear(128, len(count), bias=False)
+        self.register_buffer("usual", (count + 1).log(), persistent=False)
 
     def forward(self, tokens: Tensor, places: Tensor) -> Tensor:
-        return self.head(self.body(tokens)[places])
+        return self.head(self.body(tokens)[places]) + self.usual
 
 
 def guess(model: nn.Module, tokens: Tensor, seed: int) -> Tensor:
@@ -125,8 +129,9 @@ class Transfer:
         self.tokens, self.labelled = known[:, :-1], known[order[: options.labelled]]
         self.asked = corpus.split.validation if options.validation else corpus.split.test
         self.words, self.sha256 = len(corpus.words), corpus.sha256
+        self.count = torch.bincount(self.tokens.flatten(), minlength=self.words)
         self.before = options.steps
-        self.after = max(1, options.steps // 4)  # of a round of IMP, and of a classification
+        self.after = max(1, options.steps // 3)  # of a round of IMP, and of a classification
         self.rows: list[dict[str, Any]] = []
 
     def bits(self, model: nn.Module) -> float:
@@ -175,7 +180,7 @@ class Transfer:
             self.classify(model, held(model, mask), start, on_step)
 
         torch.manual_seed(self.seed)
-        guesser = Guesser(self.words)
+        guesser = Guesser(self.count)
         *_, found = sm.imp(guesser, guessing, rounds=ROUNDS, rate=rate, rewind_to=self.before, **BODY)
         bits.append(self.bits(guesser))
         for method, weights, mask, its_bits in (
@@ -201,7 +206,7 @@ class Transfer:
                 model, density=self.density, seed=self.seed, scores=scores, **RECIPE["search"]
             )
 
-        guesser = Guesser(self.words)
+        guesser = Guesser(self.count)
         found = search(guesser)
         falling = Schedule("cosine", self.before, warmup=min(20, self.before))
         pretrain(guesser, found, self.tokens, falling, range(self.before))
