@@ -29,7 +29,12 @@ SHAPES = {
     "imagenette": (9_469, 3, 128),
     "imagenet": (1_281_167, 3, 224),
 }
-SLOW = {"imagenette-resnet-50", "imagenet-resnet-50", "imagenet-wide-resnet-50"}
+SLOW = {
+    "imagenette-resnet-50",
+    "imagenette-vit-small",
+    "imagenet-resnet-50",
+    "imagenet-wide-resnet-50",
+}
 MARKED = [pytest.param(path, marks=pytest.mark.slow if path.stem in SLOW else ()) for path in RECIPES]
 
 
