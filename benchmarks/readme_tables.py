@@ -8,6 +8,7 @@ In README.md and the pages named below, each `<!-- KIND: NAME -->` … `<!-- end
 
 import re
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from supermask.io import read_json, write_text
@@ -16,12 +17,8 @@ from supermask.report.methods import GROUPS
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
-PAGES = (ROOT / "README.md", ROOT / "docs" / "recipes.md", ROOT / "docs" / "methods.md")
-MARK = re.compile(
-    r"<!-- (table|family|grid|changes|steps|linear|networks|selection|loaders): ([\w/-]+) -->\n.*?"
-    r"<!-- end -->",
-    re.DOTALL,
-)
+PAGES = (ROOT / "README.md", *(ROOT / "docs" / f"{page}.md" for page in ("recipes", "methods", "examples")))
+MARK = re.compile(r"<!-- (\w+): ([\w/-]+) -->\n.*?<!-- end -->", re.DOTALL)
 
 
 def markdown(head: list[str], rows: list[list[str]]) -> str:
@@ -30,24 +27,113 @@ def markdown(head: list[str], rows: list[list[str]]) -> str:
 
 def comparison(document: dict[str, Any], name: str) -> str:
     """A line per method, a column per density."""
-    config, summary, machine = document["config"], document["summary"], document["machine"]
+    summary = document["summary"]
     densities = sorted({entry["density"] for entry in summary}, reverse=True)
     cells = {(entry["method"], entry["density"]): cell(entry) for entry in summary}
     methods = dict.fromkeys(entry["method"] for entry in summary)
     rows = [[method] + [cells.get((method, density), "") for density in densities] for method in methods]
+    head = ["method", *(f"density {d:g}" for d in densities)]
+    return f"{title(document, name)}\n\n" + markdown(head, rows)
+
+
+def title(document: dict[str, Any], name: str) -> str:
+    """What was run, where, and the command."""
+    config, machine = document["config"], document["machine"]
     seeds = len(config["seeds"])
-    title = (
-        f"**{config['data']}, {config['model']}**, {config['epochs']:g} epochs, batches of "
+    width = f" of width {config['model_args']['width']:g}" if "width" in config["model_args"] else ""
+    return (
+        f"**{config['data']}, {config['model']}**{width}, {config['epochs']:g} epochs, batches of "
         f"{config['batch_size']}, {seeds} seed{'s' if seeds > 1 else ''} ({machine['cpu']}, torch "
         f"{machine['torch']}): `python benchmarks/reproduce.py {name}`"
     )
-    return f"{title}\n\n" + markdown(["method", *(f"density {d:g}" for d in densities)], rows)
 
 
 def cell(entry: dict[str, Any]) -> str:
     """Mean, and the range where there are several seeds, in percent."""
     mean, low, high = (f"{100 * entry[key]:.2f}" for key in ("mean", "min", "max"))
     return mean if entry["n"] == 1 else f"{mean} ({low}–{high})"
+
+
+def rounds(document: dict[str, Any], name: str) -> str:
+    """IMP: a line per round, a column per method."""
+    summary = document["summary"]
+    methods = list(dict.fromkeys(entry["method"] for entry in summary if entry["method"] != "dense"))
+    cells = {(entry["density"], entry["method"]): cell(entry) for entry in summary}
+    densities = sorted({density for density, _ in cells}, reverse=True)
+    rows = [["1", cells[1.0, "dense"], *[""] * (len(methods) - 1)]]
+    rows += [
+        [f"{density:.3f}", *(cells.get((density, m), "") for m in methods)]
+        for density in densities
+        if density < 1
+    ]
+    return f"{title(document, name)}\n\n" + markdown(["density", *methods], rows)
+
+
+def stability(document: dict[str, Any], name: str) -> str:
+    """Instability by where copies part."""
+    rows = [
+        [
+            entry["method"],
+            f"{entry['density']:.3g}",
+            f"{entry['step']} of {document['steps']}",
+            cell(entry),
+            "yes" if entry["stable"] else "no",
+            f"{100 * entry['accuracy']:.2f}",
+        ]
+        for entry in document["stability"]
+    ]
+    head = [
+        "network",
+        "density",
+        "copies part at step",
+        "instability, points",
+        "stable",
+        "accuracy of the ends",
+    ]
+    return f"{title(document, name)}\n\n" + markdown(head, rows)
+
+
+def transfer(document: dict[str, Any], name: str) -> str:
+    """Found in the line, trained in the column."""
+    matrix = document["matrix"]
+    targets = list(dict.fromkeys(entry["target"] for entry in matrix))
+    found = {(entry["source"], entry["density"], entry["target"]): cell(entry) for entry in matrix}
+    lines = sorted(
+        {key[:2] for key in found}, key=lambda line: (-line[1], list(found).index((*line, targets[0])))
+    )
+    rows = [
+        [source, f"{density:g}", *(found[source, density, t] for t in targets)] for source, density in lines
+    ]
+    head = ["ticket found on", "density", *(f"trained on {target}" for target in targets)]
+    return f"{title(document, name)}\n\n" + markdown(head, rows)
+
+
+def anatomy(document: dict[str, Any], name: str) -> str:
+    """Overlap of two seeds, weights on no path, and the thinnest layer, by method and density."""
+    rows = []
+    for entry in document["overlaps"]:
+        if entry["first"] != entry["second"] or entry["same_seed"]:
+            continue
+        method, density = entry["first"], entry["density"]
+        own = [x for x in document["layers"] if (x["method"], x["density"]) == (method, density)]
+        means = {
+            layer: fmean(x["layer_density"] for x in own if x["layer"] == layer)
+            for layer in dict.fromkeys(x["layer"] for x in own)
+        }
+        thin, thick = min(means, key=means.__getitem__), max(means, key=means.__getitem__)
+        rows.append(
+            [
+                method,
+                f"{density:g}",
+                f"{100 * entry['overlap']:.1f} ({100 * entry['by_chance']:.1f})",
+                f"{100 * (1 - min(x['effective'] for x in own)):.1f}",
+                f"{thin}: {means[thin]:.3f}",
+                f"{thick}: {means[thick]:.3f}",
+            ]
+        )
+    head = ["method", "density", "shared by two seeds, % (by chance)", "on no path in the worst layer, %",
+            "thinnest layer", "densest layer"]  # fmt: skip
+    return f"{title(document, name)}\n\n" + markdown(head, rows)
 
 
 # The recipe search: a grid over learning rate and weight decay, and single changes from `MIDDLE`.
@@ -106,9 +192,9 @@ def steps(document: dict[str, Any], _: str) -> str:
         for row in document["rows"]
     ]
     machine = document["machine"]
-    title = f"{machine['cpu']}, {machine['threads']} thread, torch {machine['torch']}, batches of 128"
+    heading = f"{machine['cpu']}, {machine['threads']} thread, torch {machine['torch']}, batches of 128"
     head = ["network", "edge-popup", "step in parts", "sort in every forward"]
-    return f"{title}: `python benchmarks/training_step.py --threads {machine['threads']}`\n\n" + markdown(
+    return f"{heading}: `python benchmarks/training_step.py --threads {machine['threads']}`\n\n" + markdown(
         head, rows
     )
 
@@ -161,6 +247,42 @@ def networks(document: dict[str, Any], _: str) -> str:
     head = ["network", "batch", "packed fp32, ms", "over eager fp32", "over compiled fp32", "over eager bf16",
             "less memory"]  # fmt: skip
     return f"{where(document['machine'], 'packed_models')}; density 0.3\n\n" + markdown(head, rows)
+
+
+def rounded(value: float) -> str:
+    """Three significant digits."""
+    return f"{float(f'{value:.3g}'):,g}"
+
+
+def throughput(document: dict[str, Any], _: str) -> str:
+    """Images per second of whole trainings, and the time of a figure of many."""
+    kinds = ("dense", "edge-popup", "imp", "sort", "dataloader")
+    rows = [
+        [
+            row["network"].removeprefix("torchvision/"),
+            str(row["image_size"]),
+            str(row["batch_size"]),
+            *(rounded(row[kind]["images_per_second"]) for kind in kinds),
+            f"{row['dataloader/dense']:.2f}×",
+            f"{row['sort/edge-popup']:.2f}×",
+        ]
+        for row in document["rows"]
+    ]
+    head = ["network", "pixels", "batch", "dense", "edge-popup", "IMP", "sort in every forward",
+            "dense, DataLoader", "dense over DataLoader", "edge-popup over sort"]  # fmt: skip
+    figure, machine = document["survey_figure_1"], document["machine"]
+    summary = (
+        f"{figure['rounds']} rounds of IMP with the reinit control of each, {figure['seeds']} seeds, "
+        f"{figure['network']}, CIFAR-10, {figure['epochs']} epochs: {figure['hours']:,.0f} hours, against "
+        f"{figure['hours_by_dataloader']:,.0f} by the plain loop (extrapolated from measured steps, "
+        f"{figure['steps']:,} in all; without evaluations)."
+    )
+    script = where(machine, "throughput")
+    if machine["gpu"]:
+        script = (
+            f"{machine['gpu']}, torch {machine['torch']}: `python benchmarks/throughput.py --device cuda`"
+        )
+    return f"{script}; amp {document['amp']}\n\n{markdown(head, rows)}\n\n{summary}"
 
 
 def selection(document: dict[str, Any], _: str) -> str:
@@ -222,16 +344,38 @@ def family(document: dict[str, Any], name: str) -> str:
             rows.append([f"**{GROUPS[group]}**", *[""] * (len(densities) + 1)])
         values = [cells.get((method.name, density), "") for density in densities]
         rows.append([f"`{method.name}`", method.about, *values])
-    title = (
+    heading = (
         f"**{config['data']}, {config['model']}**, {config['epochs']:g} epochs, {len(config['seeds'])} "
         f"seeds: `python benchmarks/reproduce.py {name}`"
     )
-    return f"{title}\n\n" + markdown(["method", "", *(f"{d:g}" for d in densities)], rows)
+    return f"{heading}\n\n" + markdown(["method", "", *(f"{d:g}" for d in densities)], rows)
+
+
+def example(document: dict[str, Any], _: str) -> str:
+    """What a script of `examples/` found: a line per method, a column per measure."""
+    measures, machine = document["measures"], document["machine"]
+    rows = []
+    for row in document["rows"]:
+        values = [number(row.get(key), percent="%" in title) for key, title in measures.items()]
+        density = "" if row["density"] is None else f"{row['density']:g}"
+        size = f"{row['ticket_bytes'] / 1000:.0f}" if "ticket_bytes" in row else ""
+        rows.append([row["method"], density, *values, size])
+    threads = f"{machine['threads']} thread{'s' if machine['threads'] > 1 else ''}"
+    heading = f"{machine['cpu']}, {threads}, torch {machine['torch']}, Python {machine['python']}"
+    head = ["method", "density", *measures.values(), "ticket, kB"]
+    return f"{heading}: `{document['command']}`\n\n" + markdown(head, rows)
+
+
+def number(value: float | None, percent: bool) -> str:
+    if value is None:
+        return ""
+    return f"{100 * value:.1f}" if percent else f"{value:.3f}"
 
 
 KINDS = {
     "table": comparison,
     "family": family,
+    "example": example,
     "grid": grid,
     "changes": changes,
     "steps": steps,
@@ -239,6 +383,11 @@ KINDS = {
     "networks": networks,
     "selection": selection,
     "loaders": loaders,
+    "throughput": throughput,
+    "rounds": rounds,
+    "stability": stability,
+    "transfer": transfer,
+    "anatomy": anatomy,
 }
 
 

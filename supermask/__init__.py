@@ -1,5 +1,6 @@
 """Subnetworks that work without training: strong lottery tickets, and IMP tickets to compare with."""
 
+from supermask import distributed as distributed
 from supermask.init import INITS as INITS
 from supermask.init import randomize_ as randomize_
 from supermask.loading import load as load

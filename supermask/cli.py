@@ -7,8 +7,12 @@ import argparse
 import json
 import os
 import shlex
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -19,30 +23,76 @@ from rich.table import Table
 from supermask.arguments import FlagError, add_flags, read_config
 
 EXIT_FAILURE, EXIT_USAGE, EXIT_INTERRUPT = 1, 2, 130
+GRACE = 3.0
+"""Seconds that rank 0 has to name an error that all ranks meet, before another rank names its own."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code."""
+    from supermask.distributed import launched, rank
+
     arguments = list(sys.argv[1:] if argv is None else argv)
-    options = _parser().parse_args(arguments)
+    with _only_rank_0_speaks():
+        options = _parser().parse_args(arguments)
     try:
-        options.run(options, arguments)
+        if launched() and options.run is not _run_experiment:
+            raise FlagError(f"{options.command} runs in one process; start it without torchrun")
+        with _terminated_as_interrupted():
+            options.run(options, arguments)
         return 0
     except KeyboardInterrupt:
-        _say("interrupted; what is finished is kept, and the same command goes on from there")
+        if rank() == 0:
+            _say("interrupted; what is finished is kept, and the same command goes on from there")
         return EXIT_INTERRUPT
     except Exception as error:
         code = _exit_code(error)
+        if rank() > 0:
+            time.sleep(GRACE)  # torchrun ends this process as soon as rank 0 has ended
         if code is None:
             raise
-        _say(f"supermask: {_message(error)}")
+        said = f"supermask{f' (rank {rank()})' if rank() else ''}: {_message(error)}"
+        _say("\n".join([said, *getattr(error, "__notes__", ())]))
         return code
+
+
+@contextmanager
+def _only_rank_0_speaks() -> Iterator[None]:
+    """Of several processes one prints help and wrong flags."""
+    from supermask.distributed import rank
+
+    if rank() == 0:
+        yield
+        return
+    try:
+        with open(os.devnull, "w") as nothing, redirect_stderr(nothing), redirect_stdout(nothing):
+            yield
+    except SystemExit:
+        time.sleep(GRACE)
+        raise
+
+
+@contextmanager
+def _terminated_as_interrupted() -> Iterator[None]:
+    """SIGTERM, as job schedulers send it, ends a command as Ctrl-C does: workers end, nothing is lost."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _exit_code(error: Exception) -> int | None:
     """The code of an error that a user can mend; None for a defect of ours, which deserves a traceback."""
     from supermask.data import DamagedDataError, DataError
-    from supermask.experiments import ConfigError, WorkerDied
+    from supermask.distributed import RankLostError, RanksDifferError
+    from supermask.experiments import ConfigError, EngineError
     from supermask.io import DamagedFileError
     from supermask.models import UnknownModelError
     from supermask.train import DivergedError
@@ -51,8 +101,9 @@ def _exit_code(error: Exception) -> int | None:
         return EXIT_USAGE
     if isinstance(error, DataError) and not isinstance(error, DamagedDataError):
         return EXIT_USAGE
-    failures = (DamagedFileError, DamagedDataError, DivergedError, WorkerDied, OSError, ValueError)
-    return EXIT_FAILURE if isinstance(error, failures) else None
+    failures = (DamagedFileError, DamagedDataError, DivergedError, EngineError, OSError, ValueError)
+    ranks_failed = isinstance(error, RankLostError | RanksDifferError)
+    return EXIT_FAILURE if ranks_failed or isinstance(error, failures) else None
 
 
 def _message(error: Exception) -> str:
@@ -107,12 +158,26 @@ def _parser() -> argparse.ArgumentParser:
 
 def _run_experiment(options: argparse.Namespace, arguments: list[str]) -> None:
     from supermask.commands import run_command
+    from supermask.distributed import rank
 
     config = read_config(options.config_type, options)
     if not config.out:
         raise FlagError("--out is missing: name a folder for the results")
-    document = run_command(options.command, config, shlex.join(["supermask", *arguments]), _console())
-    _print_summary(document, Path(config.out))
+    document = run_command(options.command, config, _line(arguments), _console())
+    if rank() == 0:
+        _print_summary(document, Path(config.out))
+
+
+def _line(arguments: list[str]) -> str:
+    """The command line that was given, with torchrun where it started this process as one of several."""
+    from supermask.distributed import launched
+
+    if not launched():
+        return shlex.join(["supermask", *arguments])
+    size = int(os.environ["WORLD_SIZE"])
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", size))
+    nodes = [f"--nnodes={size // here}"] if here < size else []
+    return shlex.join(["torchrun", *nodes, f"--nproc-per-node={here}", "-m", "supermask", *arguments])
 
 
 def _run_theory(options: argparse.Namespace, arguments: list[str]) -> None:
@@ -144,8 +209,10 @@ def _summary_table(document: dict[str, Any]) -> Table:
 
 
 def _console() -> Console:
-    """Progress goes to the error stream; rich shows none when that is not a terminal."""
-    return Console(stderr=True)
+    """Progress goes to the error stream, of rank 0; rich shows none when that is not a terminal."""
+    from supermask.distributed import rank
+
+    return Console(stderr=True, force_terminal=False if rank() else None)
 
 
 # eval, info and report -------------------------------------------------------------------------------

@@ -246,6 +246,12 @@ def test_learning_rate_rewinding_keeps_the_weights(small_net, batch):
         final = snapshot(small_net)
 
 
+def test_imp_leaves_whole_what_is_excluded(small_net, batch):
+    *_, last = imp(small_net, Trainer(batch), rounds=2, exclude=["output.*"])
+    assert set(last.mask) == {"conv.weight", "hidden.weight"}
+    assert torch.count_nonzero(small_net.output.weight) == small_net.output.weight.numel()
+
+
 def test_imp_refuses_what_cannot_be(small_net, batch):
     with pytest.raises(ValueError, match="ended before step 99"):
         list(imp(small_net, Trainer(batch), rounds=1, rewind_to=99))

@@ -60,14 +60,16 @@ def test_there_are_no_other_code_blocks():
     assert len(BLOCKS) == 4
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/recipes.md"])
+@pytest.mark.parametrize("page", ["README.md", "docs/recipes.md", "docs/methods.md", "docs/examples.md"])
 def test_tables_are_those_of_the_results(page):
     tables = runpy.run_path(str(ROOT / "benchmarks" / "readme_tables.py"))
     text = (ROOT / page).read_text()
     assert tables["filled"](text) == text
 
 
-@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "docs/commands.md", "docs/recipes.md"])
+@pytest.mark.parametrize(
+    "page", ["README.md", "CONTRIBUTING.md", "docs/commands.md", "docs/recipes.md", "docs/examples.md"]
+)
 def test_links_lead_somewhere(page):
     text = (ROOT / page).read_text()
     for target in re.findall(r"\]\(([^)#]+)\)", text):

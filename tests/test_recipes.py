@@ -10,18 +10,14 @@ import torch
 from supermask.arguments import read_config
 from supermask.data import Dataset
 from supermask.data.mapped import MappedImages
-from supermask.experiments import CompareConfig, ImpConfig, SearchConfig, execution
+from supermask.experiments import EXPERIMENTS, ImpConfig, execution, transfer
 from supermask.experiments.execute import execute
-from supermask.experiments.plan import plan_compare, plan_imp, plan_search
+from supermask.experiments.plan import plan_imp
 from supermask.experiments.store import Store
+from supermask.theory.run import TheoryConfig
 
 FOLDER = Path(__file__).parent.parent / "recipes"
-RECIPES = sorted(FOLDER.glob("*/*.toml"))
-KINDS = {
-    "compare": (CompareConfig, plan_compare),
-    "search": (SearchConfig, plan_search),
-    "imp": (ImpConfig, plan_imp),
-}
+RECIPES = sorted(path for path in FOLDER.glob("*/*.toml") if path.parent.name != "theory")
 SHAPES = {
     "digits": (1_400, 1, 8),
     "mnist": (60_000, 1, 28),
@@ -38,9 +34,10 @@ SLOW = {
 MARKED = [pytest.param(path, marks=pytest.mark.slow if path.stem in SLOW else ()) for path in RECIPES]
 
 
-def stand_in(name: str, count: int | None = None) -> Dataset:
+def stand_in(name: str, image_size: int | None = None, count: int | None = None) -> Dataset:
     """Images of the shape of a data set, as many as it has or `count`, all of them the same ten."""
-    full, channels, size = SHAPES[name]
+    full, channels, usual = SHAPES[name]
+    size = image_size or usual
     pixels = torch.zeros(10, size, size, channels, dtype=torch.uint8)
     pixels[:, ::2, ::3] = 200
     labels = torch.arange(full if count is None else count) % 10
@@ -57,17 +54,24 @@ def test_there_are_recipes():
 
 @pytest.mark.parametrize("path", MARKED, ids=lambda path: f"{path.parent.name}/{path.stem}")
 def test_a_recipe_runs(path, tmp_path, monkeypatch):
-    config_type, plan = KINDS[path.parent.name]
-    config = read_config(config_type, Namespace(config=str(path)))
-    graph = plan(config, stand_in(config.data)).graph
+    experiment = EXPERIMENTS[path.parent.name]
+    config = read_config(experiment.config, Namespace(config=str(path)))
+    monkeypatch.setattr(transfer, "dataset", lambda name, *_: stand_in(name, config.image_size))
+    graph = experiment.plan(config, stand_in(config.data, config.image_size)).graph
     assert f"{path.parent.name} --config recipes/{path.relative_to(FOLDER)}" in path.read_text()
-    monkeypatch.setattr(execution, "dataset", lambda *_: stand_in(config.data, count=40))
+    monkeypatch.setattr(execution, "dataset", lambda *_: stand_in(config.data, config.image_size, count=40))
     monkeypatch.setattr(execution, "EVALUATIONS", 1)
     first = graph[0]
     task = dataclasses.replace(first.task, steps=2, batch_size=4, warmup_steps=0)
     short = dataclasses.replace(first, task=task, snapshots=())
     result = execute(short, Store(tmp_path), execution.Environment())
     assert 0 <= result["test_accuracy"] <= 1 and result["steps"] == 2
+
+
+def test_the_recipe_of_theory_is_its_defaults():
+    for path in (FOLDER / "theory").glob("*.toml"):
+        assert f"theory --config recipes/theory/{path.name}" in path.read_text()
+        assert read_config(TheoryConfig, Namespace(config=str(path), out="x")) == TheoryConfig(out="x")
 
 
 def test_published_numbers_of_steps():
@@ -78,5 +82,5 @@ def test_published_numbers_of_steps():
         ("imagenet-resnet-50", 112_590),
     ):
         config = read_config(ImpConfig, Namespace(config=str(FOLDER / "imp" / f"{name}.toml")))
-        planned = plan_imp(config, stand_in(config.data)).graph[0].task.steps
+        planned = plan_imp(config, stand_in(config.data, config.image_size)).graph[0].task.steps
         assert abs(planned / steps - 1) < 0.01

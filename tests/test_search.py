@@ -436,3 +436,35 @@ def test_what_a_device_reports_later_is_raised_where_the_mask_is_read(small_net)
             read()
     search.load_state_dict(good)
     assert search.ticket().kept == search.keep
+
+
+def test_a_search_goes_on_from_the_scores_of_another_with_new_outputs(batch):
+    body = {"1.weight"}
+    first = sm.EdgePopup(sm.randomize_(linear_net(), seed=2, density=0.3), density=0.3, lr=0.1)
+    train(first.model, first, (batch[0], batch[1]))
+    model = linear_net()
+    model[3] = nn.Linear(32, 3, bias=False)
+    found = {name: score for name, score in first.scores.items() if name in body}
+    second = sm.EdgePopup(sm.randomize_(model, seed=2, density=0.3), density=0.3, lr=0.1, scores=found)
+    assert torch.equal(model[1].weight, first.model[1].weight)
+    assert second.scores["1.weight"] is not first.scores["1.weight"]
+    kept = first.mask["1.weight"].clone()
+    train(model, second, batch)
+    assert torch.equal(first.mask["1.weight"], kept) and second.ticket().strong
+
+
+def test_scores_that_do_not_fit_are_refused():
+    model = sm.randomize_(linear_net(), seed=2)
+    for scores, message in (
+        (
+            {"2.weight": torch.zeros(3)},
+            "2.weight, which the search does not mask; it masks 1.weight, 3.weight",
+        ),
+        (
+            {"1.weight": torch.zeros(3, 64)},
+            r"1.weight are of shape \(3, 64\); they must be of shape \(32, 64\)",
+        ),
+        ({"1.weight": torch.full((32, 64), torch.nan)}, "given for 1.weight are not finite"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            sm.EdgePopup(model, density=0.3, lr=0.1, scores=scores)

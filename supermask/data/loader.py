@@ -109,8 +109,12 @@ class Loader:
         else:
             self._images = images.to(device)
 
-    def batch(self, step: int) -> tuple[Tensor, Tensor]:
+    def batch(self, step: int, rows: slice = slice(None)) -> tuple[Tensor, Tensor]:
         """Return the batch of a step, counted from 0 over all epochs.
+
+        Args:
+            step: Its number.
+            rows: Which rows of it; the others are not made.
 
         Returns:
             Normalized images (B, C, H, W) of the loader's dtype, labels (B,) int64, on its device.
@@ -120,38 +124,38 @@ class Loader:
         """
         if step < 0:
             raise ValueError(f"steps count from 0, and {step} is below it")
-        indices = self._indices(step)
-        drawn = {"seed": self._seed, "step": step, "count": len(indices)}
+        indices = self._indices(step)[rows]
+        drawn = {"seed": self._seed, "step": step, "count": self.batch_size}
         padding = crop_padding(self._image_size)
-        draws = np.empty((0, len(indices)), dtype=np.int64)
+        draws = np.empty((0, self.batch_size), dtype=np.int64)
         if self._augment in RESIZED_CROPS:
             draws = draw_boxes(side=self._stored, **drawn)
         elif self._augment != "none":
             draws = draw_augmentation(self._augment, padding=padding, **drawn)
         # One copy to the device for everything that was drawn.
-        decisions = self._to_device(np.concatenate([indices[None], draws]))
-        rows, draws_there = decisions[0], decisions[1:]
-        labels = self._labels.index_select(0, rows)
+        decisions = self._to_device(np.concatenate([indices[None], draws[:, rows]]))
+        places, draws_there = decisions[0], decisions[1:]
+        labels = self._labels.index_select(0, places)
         if self._augment in RESIZED_CROPS:
-            pixels = resample(*self._located(step, rows), draws_there, self._image_size)
+            pixels = resample(*self._located(step, rows, places), draws_there, self._image_size)
         else:
-            pixels = self._middle(self._chosen(step, rows))
+            pixels = self._middle(self._chosen(step, rows, places))
             if self._augment != "none":
                 pixels = crop_and_flip(pixels, draws_there, padding)
         if self._augment != "resized-crop-colour":
             return self._normalize(pixels), labels
-        factors = self._to_device(draw_colours(**drawn))
+        factors = self._to_device(np.ascontiguousarray(draw_colours(**drawn)[:, rows]))
         return self._normalize(pixels, lambda levels, window: adjust_(levels, factors[:, window])), labels
 
-    def _chosen(self, step: int, rows: Tensor) -> Tensor:
+    def _chosen(self, step: int, rows: slice, places: Tensor) -> Tensor:
         """The images of a step: uint8, (B, C, H, W)."""
-        return self._read_ahead(step) if self._read_ahead else self._images.take(rows).pixels
+        return self._read_ahead(step, rows) if self._read_ahead else self._images.take(places).pixels
 
-    def _located(self, step: int, rows: Tensor) -> tuple[Tensor, Tensor]:
+    def _located(self, step: int, rows: slice, places: Tensor) -> tuple[Tensor, Tensor]:
         """Images, and which of them are those of a step."""
         if self._read_ahead:
-            return self._read_ahead(step), torch.arange(len(rows), device=rows.device)
-        return self._images.locate(rows)
+            return self._read_ahead(step, rows), torch.arange(len(places), device=places.device)
+        return self._images.locate(places)
 
     def _middle(self, pixels: Tensor) -> Tensor:
         return pixels[(..., *middle_box(self._stored, self._image_size))]
@@ -188,6 +192,7 @@ def iterate_eval(
     std: Sequence[float],
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
+    turn: tuple[int, int] = (0, 1),
     *,
     image_size: int | None = None,
     channels_last: bool = False,
@@ -201,6 +206,7 @@ def iterate_eval(
         std: Standard deviation of each channel, likewise.
         device: Where the batches are wanted.
         dtype: Of the images in a batch.
+        turn: Rank and number of those who share the batches; each gets whole ones, in turn.
         image_size: Height and width of the middle that is taken of each image; by default all of it.
         channels_last: Memory format of the images in a batch.
 
@@ -216,7 +222,8 @@ def iterate_eval(
     middle = middle_box(stored, image_size or stored)
 
     def batches() -> Iterator[tuple[Tensor, Tensor]]:
-        for first in range(0, len(images), batch_size):
+        rank, size = turn
+        for first in range(rank * batch_size, len(images), size * batch_size):
             chosen = images.take(torch.arange(first, min(first + batch_size, len(images))))
             yield normalize(chosen.pixels.to(device)[(..., *middle)]), chosen.labels.to(device)
 

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from supermask.data import Images, Loader, iterate_eval
+from supermask.distributed import Ranks, Share
 from supermask.experiments.datasets import dataset, split
 from supermask.experiments.spec import RunSpec, Task, specified
 from supermask.experiments.store import Run, Store
@@ -18,8 +19,10 @@ from supermask.init import randomize_
 from supermask.mask import Mask
 from supermask.models import create_model
 from supermask.parameters import masked
+from supermask.precision import in_float32
 from supermask.prune import signs
 from supermask.search import Search
+from supermask.synced_norms import synced_norms
 from supermask.ticket import Ticket
 from supermask.train import Checkpoint, Progress, Schedule, evaluate, fit
 
@@ -30,16 +33,24 @@ EVAL_BATCH = 500
 
 @dataclass(frozen=True)
 class Environment:
-    """Where runs execute; nothing here is part of a run's identity."""
+    """Where and how runs execute; nothing here is part of a run's identity.
+
+    `channels_last` is None for wherever the network has convolutions over images, `cuda_graphs` for wherever
+    a graph can hold the training step.
+    """
 
     device: str = "cpu"
     threads: int = 1
     data_root: str | None = None
     cache: str | None = None
     stream: str = "auto"
-    channels_last: bool = False
+    channels_last: bool | None = None
     compile: bool = False
+    cuda_graphs: bool | None = None
     checkpoint_seconds: float = 30.0
+    sync_norms: bool = False
+    ranks: Ranks = field(default_factory=Ranks)
+    """The processes that execute every run together, all of them the same graph in the same order."""
 
 
 class Execution:
@@ -66,12 +77,13 @@ class Execution:
         torch.set_num_threads(environment.threads)
         torch.manual_seed(spec.seed)
         task = spec.task
-        self.data = dataset(
-            task.data, environment.data_root, task.image_size, task.selection, environment.cache
-        )
+        with environment.ranks.one_per_machine_first():
+            self.data = dataset(
+                task.data, environment.data_root, task.image_size, task.selection, environment.cache
+            )
         self.train_split, self.val_split = split(self.data, task.val_fraction)
-        self.loader = self._loader(task)
         self.model = self._model(task)
+        self.loader = self._loader(task)
         self.initial_weights = self.masked_weights()
 
     def _loader(self, task: Task) -> Loader:
@@ -84,7 +96,7 @@ class Execution:
             augment=task.augment,  # type: ignore[arg-type]  # checked by the loader
             device=self.environment.device,
             image_size=self.data.image_size,
-            channels_last=self.environment.channels_last,
+            channels_last=self._channels_last,
             stream={"always": True, "never": False}.get(self.environment.stream),
         )
 
@@ -98,7 +110,10 @@ class Execution:
             **task.model_args,
         )
         model = model.to(self.environment.device)
-        if self.environment.channels_last:
+        wanted = self.environment.channels_last
+        convolutions = any(parameter.dim() == 4 for parameter in model.parameters())
+        self._channels_last = convolutions if wanted is None else wanted
+        if self._channels_last:
             model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         return randomize_(model, source.init, source.seed, density=source.rescale_by)
 
@@ -131,23 +146,32 @@ class Execution:
 
     def fit(self, optimizer: Optimizer, mask: Mask) -> Progress:
         """Train by `optimizer` to the end of the schedule, with checkpoints, curves and snapshots."""
-        task, spec = self.spec.task, self.spec
+        synced = self.environment.sync_norms and self.environment.ranks.size > 1
+        with synced_norms(self.model) if synced else nullcontext():
+            return self._fit(optimizer, mask)
+
+    def _fit(self, optimizer: Optimizer, mask: Mask) -> Progress:
+        task, spec, ranks = self.spec.task, self.spec, self.environment.ranks
+        share = Share.of(self.loader.batch_size, ranks)
 
         def look(step: int) -> None:
-            if step in spec.snapshots:
+            if step in spec.snapshots and ranks.main:
                 present = optimizer.mask if isinstance(optimizer, Search) else mask
-                Ticket.of(self.model, present).save(self.run.ticket_path(step))
+                with in_float32(self.model):
+                    Ticket.of(self.model, present).save(self.run.ticket_path(step))
 
         def step_done(step: int) -> None:
             look(step)
             self._on_step(step - spec.start)
 
         look(spec.start)
-        model = torch.compile(self.model) if self.environment.compile else self.model
+        ranks.seed_generator(spec.seed)
+        wrapped = ranks.wrap(self.model)
+        model = torch.compile(wrapped) if self.environment.compile else wrapped
         return fit(
             model,  # type: ignore[arg-type]
             optimizer,
-            self.batch,
+            lambda step: self.loader.batch(step, share.rows),
             steps=task.steps,
             start=spec.start,
             schedule=Schedule(task.schedule, task.steps, task.warmup_steps, task.milestones),
@@ -158,8 +182,10 @@ class Execution:
             evaluate_every=max(1, task.steps // EVALUATIONS),
             objective=getattr(optimizer, "objective", None),
             on_step=step_done,
-            on_record=self.run.write_history,
+            on_record=self.run.write_history if ranks.main else None,
             checkpoint=Checkpoint(self.run.checkpoint, self.environment.checkpoint_seconds),
+            cuda_graphs=self.environment.cuda_graphs,
+            share=share,
         )
 
     def _validation(self, optimizer: Optimizer) -> dict[str, float]:
@@ -169,20 +195,22 @@ class Execution:
 
     def evaluate(self, images: Images) -> dict[str, float | None]:
         """Accuracy and loss; a loss that is not finite, as fp16 can give, is None."""
+        ranks = self.environment.ranks
         batches = iterate_eval(
             images,
             EVAL_BATCH,
             self.data.mean,
             self.data.std,
             self.environment.device,
+            turn=(ranks.rank, ranks.size),
             image_size=self.data.image_size,
-            channels_last=self.environment.channels_last,
+            channels_last=self._channels_last,
         )
-        measured = evaluate(self.model, batches, self.spec.task.amp)
+        measured = evaluate(self.model, batches, self.spec.task.amp, ranks)
         return {name: value if math.isfinite(value) else None for name, value in measured.items()}
 
     def batch(self, step: int) -> tuple[Tensor, Tensor]:
-        """Inputs and labels of a step, a pure function of the step number."""
+        """Inputs and labels of a step, a pure function of the step number; the whole batch on every rank."""
         return self.loader.batch(step)
 
     def provenance(self) -> dict[str, Any]:

@@ -86,7 +86,7 @@ def describe_machine(device: str, threads: int, jobs: int) -> dict[str, Any]:
         "threads": threads,
         "jobs": jobs,
     }
-    if device.startswith("cuda"):
+    if device.startswith("cuda") and torch.cuda.is_available():  # else the GPUs are on other machines
         facts["gpu"] = torch.cuda.get_device_name(device)
     return facts
 

@@ -6,7 +6,7 @@ Learning-rate rewinding: Renda et al., "Comparing Rewinding and Fine-tuning in N
 (ICLR 2020): weights go on as trained, only the schedule goes back.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -61,6 +61,8 @@ def imp(
     scope: str = "layerwise",
     rewind_to: int = 0,
     rewind: str = "weights",
+    include: Iterable[str] = (),
+    exclude: Iterable[str] = (),
 ) -> Iterator[Round]:
     """Train, prune, rewind, again: yields the dense network and then one ticket per round.
 
@@ -74,6 +76,8 @@ def imp(
         rewind_to: Step to rewind to; 0 is initialization. Weights and buffers go back to it and the
             schedule resumes from it.
         rewind: `weights`, or `lr` (learning-rate rewinding: the weights stay as trained).
+        include: Patterns of parameter names to prune although the default would not.
+        exclude: Patterns of parameter names to leave whole, such as a head that another task replaces.
 
     Raises:
         ValueError: A value out of range, or a training that never reached step `rewind_to`.
@@ -82,7 +86,7 @@ def imp(
         raise ValueError(f"rounds and rewind_to must not be negative: {rounds}, {rewind_to}")
     if rewind not in ("weights", "lr"):
         raise ValueError(f"rewind must be 'weights' or 'lr', not {rewind!r}")
-    infos = masked(model)
+    infos = masked(model, include, exclude)
 
     def keep(round: int) -> dict[str, int] | int:
         return round_counts(infos, round, rate, conv_rate=conv_rate, output_rate=output_rate, scope=scope)

@@ -58,6 +58,8 @@ class Search(Optimizer):
         schedule_steps: T, the steps until a scheduled density is reached; by default half of the steps
             that `plan` is told of.
         seed: Seed of the initial scores.
+        scores: Parameter name → scores to start from, such as those of an earlier search on another task
+            (`search.scores`); the others are drawn.
         include: Patterns of parameter names to mask although the default would not.
         exclude: Patterns of parameter names to leave unmasked.
         train_norms: Train the scales and shifts of norms as well, by the same base rule. The ticket
@@ -74,6 +76,8 @@ class Search(Optimizer):
     """What scores are ranked by; see `ops.select`."""
     exact_density: bool = True
     """Whether every mask keeps exactly `keep` weights; otherwise the density emerges from the scores."""
+    graphable: bool = False
+    """Whether a step launches the same kernels with the same arguments every time; see `graph_obstacle`."""
     recipe: ClassVar[Mapping[str, Any]] = {}
     """Fields of `SearchConfig` for which the method does better with other values than the defaults."""
 
@@ -88,6 +92,7 @@ class Search(Optimizer):
         density_schedule: str = "constant",
         schedule_steps: int | None = None,
         seed: int = 0,
+        scores: Mapping[str, Tensor] | None = None,
         include: Iterable[str] = (),
         exclude: Iterable[str] = (),
         train_norms: bool = False,
@@ -111,14 +116,15 @@ class Search(Optimizer):
         self._steps, self._horizon = 0, schedule_steps
         self._names = {info.name: info.tensor for info in infos}
         weights = {info.name: self._frozen_weight(info) for info in infos}
-        scores = {info.name: self.initial_scores(info, weights[info.name]) for info in infos}
-        self.base = _make_base(base, [*scores.values(), *norms], lr, base_options)
+        first = {info.name: self.initial_scores(info, weights[info.name]) for info in infos}
+        _replace_scores(first, scores or {})
+        self.base = _make_base(base, [*first.values(), *norms], lr, base_options)
         group = {key: value for key, value in self.base.param_groups[0].items() if key != "params"}
         super().__init__([{"params": [*self._names.values(), *norms], **group}], self.base.defaults)
         for name, parameter in self._names.items():
-            self.state[parameter] = {"score": scores[name], "weight": weights[name]}
+            self.state[parameter] = {"score": first[name], "weight": weights[name]}
         self.keep = self._counts(self.current_density)
-        self._cuts = ops.new_cuts(list(scores.values()), together=distribution == "global")
+        self._cuts = ops.new_cuts(list(first.values()), together=distribution == "global")
         self._write(self.select())
         masks.warn_of_collapse(self.mask)
 
@@ -231,6 +237,38 @@ class Search(Optimizer):
         """Parameter name → bool mask, True where the weight is kept."""
         masks.check_cuts(self.scores, self._cuts)
         return {name: self.state[p]["mask"] for name, p in self._names.items()}
+
+    @property
+    def masked_parameters(self) -> dict[str, Tensor]:
+        """Parameter name → the model's masked parameter, which holds the effective weights."""
+        return dict(self._names)
+
+    def rewrite(self) -> None:
+        """Write the effective weights under the present masks again, in the parameters' present dtypes."""
+        self._write(self.mask)
+
+    @property
+    def steps(self) -> int:
+        """Steps done."""
+        return self._steps
+
+    @steps.setter
+    def steps(self, count: int) -> None:
+        self._steps = count
+
+    @property
+    def graph_obstacle(self) -> str | None:
+        """Why a CUDA graph cannot hold a step; None where all steps launch the same work and look at none."""
+        if not self.graphable:
+            return f"{self.method} draws or decides something on the host in its steps"
+        if self.density_schedule != "constant":
+            return f"density_schedule={self.density_schedule!r} changes what a step keeps"
+        if self._group or self.distribution == "global":
+            return f"distribution={self.distribution!r} looks at the scores on the host in every step"
+        device = next(iter(self.scores.values())).device
+        if not ops.is_native("select_into", device):
+            return f"there are no compiled kernels for {device.type}, and the references wait for the device"
+        return None
 
     def ticket(self, provenance: Mapping[str, Any] | None = None) -> Ticket:
         """The network as it stands: a seed and one bit per weight, where the weights follow from a seed.
@@ -361,6 +399,23 @@ def _check_schedule(schedule: str, steps: int | None, distribution: str) -> None
         )
     if schedule != "constant" and masks.group_of(distribution):
         raise ValueError(f"distribution {distribution!r} fixes the density, so it cannot follow a schedule")
+
+
+def _replace_scores(scores: dict[str, Tensor], given: Mapping[str, Tensor]) -> None:
+    """Copy what was given over the scores drawn."""
+    for name, values in given.items():
+        if name not in scores:
+            raise ValueError(
+                f"scores are given for {name}, which the search does not mask; it masks {', '.join(scores)}"
+            )
+        if values.shape != scores[name].shape:
+            raise ValueError(
+                f"the scores of {name} are of shape {tuple(values.shape)}; they must be of shape "
+                f"{tuple(scores[name].shape)}"
+            )
+        if not torch.isfinite(values).all():
+            raise ValueError(f"the scores given for {name} are not finite")
+        scores[name].copy_(values.detach())
 
 
 def _freeze_the_rest(model: nn.Module, masked_weights: list[nn.Parameter], norms: list[Tensor]) -> None:

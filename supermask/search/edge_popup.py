@@ -23,6 +23,8 @@ class EdgePopup(Search):
         ranking: `magnitude` (|s|, the authors' code) or `raw` (s, the paper's equation 6).
     """
 
+    graphable = True
+
     def __init__(self, model: nn.Module, *, ranking: str = "magnitude", **options: Any) -> None:
         self.ranking = ops.check_ranking(ranking)
         super().__init__(model, **options)

@@ -66,7 +66,9 @@ def _plain_sgd(base: torch.optim.Optimizer) -> bool:
     if type(base) is not torch.optim.SGD or len(base.param_groups) != 1:
         return False
     options: dict[str, Any] = base.param_groups[0]
-    unusual = ("maximize", "foreach", "differentiable", "fused")
+    # For a CUDA graph the rule is torch's fused one with lr on the device, where the kernel can read it too.
+    on_device = isinstance(options["lr"], Tensor) and options["lr"].is_cuda
+    unusual = ("maximize", "foreach", "differentiable", *(() if on_device else ("fused",)))
     hooks = (base._optimizer_step_pre_hooks, base._optimizer_step_post_hooks)
     numbers = all(isinstance(options[name], int | float) for name in _OPTIONS)
     return numbers and not any(options[name] for name in unusual) and not any(hooks)

@@ -42,6 +42,8 @@ class IteRand(EdgePopup):
         ValueError: As in `Search`, a value out of range, or weights that were not drawn by `randomize_`.
     """
 
+    graphable = False
+
     def __init__(
         self,
         model: nn.Module,
@@ -63,6 +65,7 @@ class IteRand(EdgePopup):
         self._follows_plan = period is None
         super().__init__(model, density=density, lr=lr, **options)
         self._init = self._record()
+        self._dtypes = {name: parameter.dtype for name, parameter in self._names.items()}
 
     def plan(self, steps: int, steps_per_epoch: int) -> None:
         super().plan(steps, steps_per_epoch)
@@ -91,7 +94,7 @@ class IteRand(EdgePopup):
         draws = self._init.named()
         for name, parameter in self._names.items():
             weight, mask = self.state[parameter]["weight"], self.state[parameter]["mask"]
-            fresh = draws[name].weight(self._init.seed, parameter.dtype, weight.device, generation)
+            fresh = draws[name].weight(self._init.seed, self._dtypes[name], weight.device, generation)
             coin = torch.empty(weight.shape, dtype=torch.float32, device=weight.device)
             key = derive_key("draw-again", self.seed, name)
             ops.fill_random(coin, key, "uniform", start=generation * weight.numel())
