@@ -67,7 +67,8 @@ def passes(
     name: str, augment: str, stored: int, size: int, count: int, root: str, cache: str
 ) -> dict[str, Any]:
     """Name → one pass over the images."""
-    data = load_data(name, root, size, selection=Selection(stored_size=stored), cache=cache)
+    selection = Selection(stored_size=None if stored == size else stored)
+    data = load_data(name, root, size, selection=selection, cache=cache)
     chosen = torch.randperm(len(data.train), generator=torch.Generator().manual_seed(0))[:count]
     images = data.train.take(chosen)
     transform = transform_of(augment, size, data.mean, data.std)

@@ -124,16 +124,16 @@ class Loader:
         """
         if step < 0:
             raise ValueError(f"steps count from 0, and {step} is below it")
-        indices = self._indices(step)
-        drawn = {"seed": self._seed, "step": step, "count": len(indices)}
+        indices = self._indices(step)[rows]
+        drawn = {"seed": self._seed, "step": step, "count": self.batch_size}
         padding = crop_padding(self._image_size)
-        draws = np.empty((0, len(indices)), dtype=np.int64)
+        draws = np.empty((0, self.batch_size), dtype=np.int64)
         if self._augment in RESIZED_CROPS:
             draws = draw_boxes(side=self._stored, **drawn)
         elif self._augment != "none":
             draws = draw_augmentation(self._augment, padding=padding, **drawn)
         # One copy to the device for everything that was drawn.
-        decisions = self._to_device(np.concatenate([indices[None], draws])[:, rows])
+        decisions = self._to_device(np.concatenate([indices[None], draws[:, rows]]))
         places, draws_there = decisions[0], decisions[1:]
         labels = self._labels.index_select(0, places)
         if self._augment in RESIZED_CROPS:
@@ -144,11 +144,11 @@ class Loader:
                 pixels = crop_and_flip(pixels, draws_there, padding)
         if self._augment != "resized-crop-colour":
             return self._normalize(pixels), labels
-        factors = self._to_device(draw_colours(**drawn)[:, rows])
+        factors = self._to_device(np.ascontiguousarray(draw_colours(**drawn)[:, rows]))
         return self._normalize(pixels, lambda levels, window: adjust_(levels, factors[:, window])), labels
 
     def _chosen(self, step: int, rows: slice, places: Tensor) -> Tensor:
-        """The images of a step, or some rows of them: uint8, (B, C, H, W)."""
+        """The images of a step: uint8, (B, C, H, W)."""
         return self._read_ahead(step, rows) if self._read_ahead else self._images.take(places).pixels
 
     def _located(self, step: int, rows: slice, places: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,7 +1,7 @@
 """Images of coming batches, read from a mapped file in background threads."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
@@ -41,27 +41,31 @@ class ReadAhead:
         self._ahead = ahead
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="read-ahead") if workers else None
         self._workers = max(1, workers)
-        self._coming: dict[tuple[int, tuple[int | None, int | None]], tuple[Tensor, list[Future[None]]]] = {}
+        self._coming: dict[int, tuple[Tensor, list[Future[None]]]] = {}
+        self._part = slice(None)
         self._copies = torch.cuda.Stream(self._device) if self._device.type == "cuda" else None
 
     def __call__(self, step: int, part: slice = slice(None)) -> Tensor:
-        """Return the images of a step: uint8, (B, C, H, W), in channels_last, on the device.
+        """Return the images of a step, or part of them: uint8, (B, C, H, W), in channels_last, on the device.
 
-        Args:
-            step: Its number.
-            part: Which rows of the batch; as many are read ahead of later ones.
+        The same part is read ahead.
         """
         if self._pool is None:
             return self._deliver(*self._begin(step, part))
-        bounds = part.start, part.stop
-        wanted = [(coming, bounds) for coming in range(step, step + self._ahead + 1)]
-        for late in [other for other in self._coming if other not in wanted]:
-            for piece in self._coming.pop(late)[1]:
-                piece.cancel()
+        if part != self._part:
+            self._drop(self._coming)
+            self._part = part
+        wanted = range(step, step + self._ahead + 1)
+        self._drop([other for other in self._coming if other not in wanted])
         for coming in wanted:
             if coming not in self._coming:
-                self._coming[coming] = self._begin(coming[0], part)
-        return self._deliver(*self._coming.pop((step, bounds)))
+                self._coming[coming] = self._begin(coming, part)
+        return self._deliver(*self._coming.pop(step))
+
+    def _drop(self, steps: Iterable[int]) -> None:
+        for step in list(steps):
+            for reading in self._coming.pop(step)[1]:
+                reading.cancel()
 
     def _begin(self, step: int, part: slice) -> tuple[Tensor, list[Future[None]]]:
         rows = self._rows[self._indices_of(step)[part]]
@@ -70,19 +74,18 @@ class ReadAhead:
         host = torch.empty(shape, dtype=torch.uint8, pin_memory=pinned)
         target = host.numpy()
 
-        def read(part: slice) -> None:
-            np.take(self._stored, rows[part], axis=0, out=target[part], mode="clip")
+        def read(some: slice) -> None:
+            np.take(self._stored, rows[some], axis=0, out=target[some], mode="clip")
 
         if self._pool is None:
             read(slice(None))
             return host, []
         bounds = np.linspace(0, len(rows), self._workers + 1).astype(int).tolist()
-        parts = [slice(*pair) for pair in pairwise(bounds)]
-        return host, [self._pool.submit(read, part) for part in parts]
+        return host, [self._pool.submit(read, slice(*pair)) for pair in pairwise(bounds)]
 
-    def _deliver(self, host: Tensor, parts: list[Future[None]]) -> Tensor:
-        for part in parts:
-            part.result()
+    def _deliver(self, host: Tensor, readings: list[Future[None]]) -> Tensor:
+        for reading in readings:
+            reading.result()
         planes = host.permute(0, 3, 1, 2)
         if self._copies is None:
             return planes.to(self._device)

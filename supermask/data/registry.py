@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from types import MappingProxyType
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from supermask.data.dataset import Dataset
 from supermask.data.errors import MissingDataError, UnknownDataError
@@ -57,9 +57,7 @@ def register_data(name: str, *, cached: bool = False) -> Callable[[ReaderT], Rea
     _check_name(name)
 
     def register(reader: ReaderT) -> ReaderT:
-        if name in _READERS:
-            raise _taken(name)
-        _READERS[name] = reader
+        _add(_READERS, name, reader)
         if cached:
             _CACHED.add(name)
         return reader
@@ -85,9 +83,7 @@ def register_folder(
     _check_name(name)
 
     def register(find: Finder) -> Finder:
-        if name in _FOLDERS:
-            raise _taken(name)
-        _FOLDERS[name] = _Folder(find, titles)
+        _add(_FOLDERS, name, _Folder(find, titles))
         return find
 
     return register
@@ -98,8 +94,10 @@ def _check_name(name: str) -> None:
         raise ValueError(f"a data set's name has no path separator, and {name!r} is no such name")
 
 
-def _taken(name: str) -> ValueError:
-    return ValueError(f"the data set {name!r} is already registered; choose another name")
+def _add(table: dict[str, Any], name: str, entry: Any) -> None:
+    if name in table:
+        raise ValueError(f"the data set {name!r} is already registered; choose another name")
+    table[name] = entry
 
 
 def list_data() -> list[str]:
