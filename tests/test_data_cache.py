@@ -414,6 +414,8 @@ def test_batches_are_the_same_from_memory_from_the_file_and_read_ahead(folder: P
         for step in (0, 1, 2, 3, 6, 2, 2, 5, 0):
             pixels, labels = loader.batch(step)
             assert torch.equal(pixels, expected[step][0]) and torch.equal(labels, expected[step][1])
+        for step, rows in ((1, slice(1, 4)), (2, slice(1, 4)), (3, slice(0, 2))):
+            assert torch.equal(loader.batch(step, rows)[0], expected[step][0][rows])
     assert (
         Loader(mapped, stream=True, channels_last=True, **arguments)
         .batch(3)[0]

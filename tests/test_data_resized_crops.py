@@ -125,7 +125,7 @@ def test_batches_equal_torchvisions_transforms(channels_last: bool, threads: int
 def test_batches_are_functions_of_seed_and_step_and_of_no_number_of_threads(
     augment: str, channels: int
 ) -> None:
-    images = smooth(40, 20, channels)
+    images = smooth(18, 100, channels)
     arguments = {"batch_size": 17, "mean": MEAN[:channels], "std": STD[:channels], "augment": augment}
     loader = Loader(images, seed=3, **arguments)
     batches = [loader.batch(step)[0] for step in range(5)]
@@ -212,7 +212,4 @@ def test_resized_crops_are_the_same_on_the_gpu(augment: str) -> None:
     host, device = (Loader(images, device=device, **arguments) for device in ("cpu", "cuda"))
     for step in (0, 3):
         ours, expected = device.batch(step)[0].cpu(), host.batch(step)[0]
-        if augment == "resized-crop":
-            assert torch.equal(ours, expected)
-        else:
-            torch.testing.assert_close(ours, expected, atol=1e-4, rtol=1e-4)
+        assert torch.equal(ours, expected)

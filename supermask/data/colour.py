@@ -25,7 +25,7 @@ def draw_colours(*, seed: int, step: int, count: int) -> NDArray[np.float32]:
 
 
 def adjust_(levels: Tensor, factors: Tensor) -> None:
-    """Change the colours of images in place.
+    """Change the colours of images in place, to the same bits on every device.
 
     Args:
         levels: float32, (B, C, H, W), from 0 to 255; of one channel, only brightness and contrast change.
@@ -33,7 +33,7 @@ def adjust_(levels: Tensor, factors: Tensor) -> None:
     """
     brightness, contrast, saturation = factors[:, :, None, None, None]
     levels.mul_(brightness).clamp_(0, 255)
-    mean = _gray(levels).mean((1, 2, 3), keepdim=True)
+    mean = _mean(_gray(levels))
     levels.mul_(contrast).add_((1 - contrast) * mean).clamp_(0, 255)
     if levels.shape[1] == 3:
         gray = _gray(levels)
@@ -41,6 +41,14 @@ def adjust_(levels: Tensor, factors: Tensor) -> None:
 
 
 def _gray(levels: Tensor) -> Tensor:
+    """Gray versions, (B, 1, H, W)."""
     if levels.shape[1] != 3:
-        return levels.mean(1, keepdim=True)
-    return torch.einsum("bchw,c->bhw", levels, levels.new_tensor(_GRAY)).unsqueeze(1)
+        return levels[:, :1]
+    red, green, blue = (plane * share for plane, share in zip(levels.split(1, dim=1), _GRAY, strict=True))
+    return red.add_(green).add_(blue)
+
+
+def _mean(gray: Tensor) -> Tensor:
+    """Mean of each image, (B, 1, 1, 1), summed in whole 256ths of a level, whose order does not matter."""
+    total = (gray * 256).round_().sum((1, 2, 3), keepdim=True, dtype=torch.int64)
+    return (total.double() / (256 * gray[0].numel())).float()

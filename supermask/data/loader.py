@@ -3,8 +3,8 @@
 The images lie on the device as bytes. A batch costs one small copy from the host (which images, how
 each is cropped), a gather, and two passes of arithmetic. There is no state to save: whoever knows
 the step can go on from it. Every random choice is made on the CPU and the arithmetic is exactly
-rounded, so all devices see the same batches to the last bit. (But for random colours, whose means may
-differ in the last bits.) Images that do not fit stay in their file and are read ahead of the training.
+rounded, so all devices see the same batches to the last bit. Images that do not fit stay in their file
+and are read ahead of the training.
 """
 
 from collections.abc import Iterator, Sequence

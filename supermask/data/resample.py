@@ -7,6 +7,7 @@ two halves of eight bits (so exact, too, where products round their factors to T
 bytes; a test holds this.
 """
 
+import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
@@ -47,7 +48,8 @@ def _resample_matrices(chosen: Tensor, boxes: Tensor, image_size: int) -> Tensor
 
 
 @lru_cache(maxsize=1)
-def _pool(threads: int) -> ThreadPoolExecutor:
+def _pool(threads: int, process: int) -> ThreadPoolExecutor:
+    # A process that was forked has none of the threads of the one it came from, and makes its own.
     return ThreadPoolExecutor(threads, thread_name_prefix="resample")
 
 
@@ -75,7 +77,7 @@ def _resample_bytes(
         for first in starts:
             run(first)
     else:
-        list(_pool(threads).map(run, starts))
+        list(_pool(threads, os.getpid()).map(run, starts))
     return result
 
 
