@@ -378,14 +378,16 @@ def workers_of(job: subprocess.Popen[str]) -> list[int]:
 
 def kill_one(job: subprocess.Popen[str], out: Path, rank: int) -> None:
     """SIGKILL the worker of a rank as soon as a checkpoint of some progress is there."""
-    for _ in range(4000):
+    patience = time.monotonic() + 400
+    while time.monotonic() < patience:
         if any(out.glob("runs/imp-*/checkpoint.safetensors")):
             pids = [pid for pid in workers_of(job) if _environment(pid).get("RANK") == str(rank)]
             os.kill(pids[0], signal.SIGKILL)
             return
         assert job.poll() is None, job.communicate()[0]
         time.sleep(0.05)
-    pytest.fail("no checkpoint")
+    job.terminate()
+    pytest.fail(f"no checkpoint:\n{job.communicate()[0]}")
 
 
 def _environment(pid: int) -> dict[str, str]:
