@@ -414,12 +414,10 @@ def test_an_interrupt_leaves_no_process_and_the_next_start_goes_on(graph, plain,
 
     store, watch = Store(tmp_path), Impatient()
     engine = LocalEngine(store, Environment(checkpoint_seconds=0.1), Grid(jobs=2))
-    began = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
         engine.run(graph, watch)
     assert watch.pids and not children() and not any(Path(f"/proc/{pid}").exists() for pid in watch.pids)
-    assert time.monotonic() - began < 60
-    engine.run(graph, Watch())
+    PlainEngine(store, Environment()).run(graph, Watch())  # any engine goes on where another stopped
     assert left(store) == plain
 
 
@@ -441,17 +439,20 @@ def test_a_command_takes_all_its_processes_with_it(number, engine, tmp_path):
     # All descendants inherit this, wherever they end up.
     marked = {**os.environ, "SUPERMASK_TEST": str(tmp_path), "RAY_worker_niceness": "0"}
     process = subprocess.Popen([*command, "--out", str(out)], env=marked, stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 300
-    while len(list(out.rglob("checkpoint.safetensors"))) < 2:
-        assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.2)
-    process.send_signal(number)
-    _, said = process.communicate(timeout=120)
+    try:
+        deadline = time.monotonic() + 300
+        while len(list(out.rglob("checkpoint.safetensors"))) < 2:
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.2)
+        process.send_signal(number)
+        _, said = process.communicate(timeout=120)
+    finally:
+        process.kill()
     if number == signal.SIGKILL:
         assert process.returncode == -signal.SIGKILL
     else:
         assert process.returncode == 130 and "the same command goes on" in said and "Traceback" not in said
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 120
     while marked_processes(str(tmp_path)):
         assert time.monotonic() < deadline, marked_processes(str(tmp_path))
         time.sleep(0.2)

@@ -33,7 +33,7 @@ def graph():
     config = CompareConfig(
         densities=(0.5,),
         seeds=(0,),
-        methods=("edge-popup", "imp", "reinit", "shuffled-mask"),
+        methods=("edge-popup", "imp", "reinit"),
         epochs=6,
         out="x",
     )

@@ -206,13 +206,16 @@ def _gone(worker: _Worker | None) -> bool:
 
 def _news(worker: _Worker, advanced: Advanced) -> Outcome | None:
     """Read what a worker has sent; its unit's outcome, if that is among it."""
-    with suppress(EOFError, OSError):  # it died
-        while worker.connection.poll():
-            message = worker.connection.recv()
-            if isinstance(message, bytes):
-                return unpack(message)
-            advanced(*message)
-    return None
+    while True:
+        try:
+            message = worker.connection.recv() if worker.connection.poll() else None
+        except (EOFError, OSError):
+            return None  # it died
+        if message is None:
+            return None
+        if isinstance(message, bytes):
+            return unpack(message)
+        advanced(*message)
 
 
 def _reason(process: BaseProcess) -> str:
