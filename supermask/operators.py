@@ -33,7 +33,7 @@ _SCHEMAS = (
     "write_masked(Tensor(a!)[] out, Tensor[] weights, Tensor[] masks) -> ()",
     "edge_popup_sgd(Tensor(a!)[] out, Tensor(b!)[] masks, Tensor(c!)[] scores, Tensor(d!)[] velocities, "
     "Tensor[] grads, Tensor[] weights, int[] keep, Tensor(e!) cuts, float lr, float momentum, "
-    "float dampening, float weight_decay, bool nesterov) -> ()",
+    "float dampening, float weight_decay, bool nesterov, Tensor? rate=None) -> ()",
     "linear_from_triples(Tensor x, Tensor codes, SymInt outputs, float scale, Tensor? bias) -> Tensor",
     "linear_from_lists(Tensor x, Tensor starts, Tensor entries, SymInt outputs, float scale, Tensor? bias) "
     "-> Tensor",

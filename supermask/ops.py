@@ -182,7 +182,7 @@ def edge_popup_sgd(
     keep: Sequence[int],
     cuts: Tensor,
     *,
-    lr: float,
+    lr: float | Tensor,
     momentum: float = 0.0,
     dampening: float = 0.0,
     weight_decay: float = 0.0,
@@ -192,7 +192,8 @@ def edge_popup_sgd(
 
     Straight-through gradients move `scores` and, with momentum, `velocities` (SGD's momentum buffers);
     the `keep[i]` largest |scores[i]| are selected, or the `keep[0]` largest of all if it is the only count,
-    and W ⊙ M is written into `out`.
+    and W ⊙ M is written into `out`. A tensor `lr`, of one float on the scores' device, is read there when the
+    step runs: a CUDA graph that holds the step follows it.
 
     Returns:
         The masks.
@@ -206,7 +207,8 @@ def edge_popup_sgd(
     else:
         _check_counts(scores, keep)
     masks = empty_masks(scores)
-    options = (lr, momentum, dampening, weight_decay, nesterov)
+    number, rate = _number_or_tensor(lr)
+    options = (number, momentum, dampening, weight_decay, nesterov, rate)
     try:
         torch.ops.supermask.edge_popup_sgd(
             out, masks, scores, velocities, grads, weights, keep, cuts, *options
@@ -216,6 +218,15 @@ def edge_popup_sgd(
     finally:
         torch.autograd.graph.increment_version(out)
     return masks
+
+
+def _number_or_tensor(lr: float | Tensor) -> tuple[float, Tensor | None]:
+    """A learning rate as a number, or as the tensor that takes its place where reading it would wait."""
+    if not isinstance(lr, Tensor):
+        return lr, None
+    if lr.numel() != 1 or not lr.is_floating_point():
+        raise ValueError(f"lr must be a number or a tensor of one float, not {lr.dtype} of {tuple(lr.shape)}")
+    return (float(lr), None) if lr.device.type == "cpu" else (0.0, lr.detach().to(torch.float32))
 
 
 def pack_mask(mask: Tensor) -> Tensor:

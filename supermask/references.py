@@ -275,7 +275,9 @@ def _edge_popup_sgd(
     dampening: float,
     weight_decay: float,
     nesterov: bool,
+    rate: Tensor | None = None,
 ) -> None:
+    lr = lr if rate is None else float(rate)
     for i, gradient in enumerate(_straight_through(grads, weights, scores)):
         velocity = velocities[i] if momentum != 0 else None
         _sgd(scores[i], gradient, velocity, lr, momentum, dampening, weight_decay, nesterov)

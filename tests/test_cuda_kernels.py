@@ -344,6 +344,30 @@ def test_a_graphed_step_equals_an_eager_one(algorithm):
     assert_equal_searches(eager, graphed)
 
 
+def test_a_graphed_step_follows_a_learning_rate_on_the_device():
+    options = {"momentum": 0.9, "weight_decay": 1e-4}
+    (net, eager), (twin, graphed) = make_search(sm.EdgePopup, options), make_search(sm.EdgePopup, options)
+    rate = torch.tensor(0.1, device=CUDA)
+    for model, search in ((net, eager), (twin, graphed)):
+        set_gradients(model, 0)
+        search.step()
+    graphed.param_groups[0]["lr"] = rate
+    gradients = [p.grad for p in twin.parameters() if p.grad is not None]
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        graphed.step()
+    for step in range(1, 6):
+        set_gradients(net, step)
+        eager.param_groups[0]["lr"] = 0.1 / step
+        eager.step()
+        generator = torch.Generator(CUDA).manual_seed(step)
+        for gradient in gradients:
+            gradient.copy_(torch.randn(gradient.shape, device=CUDA, generator=generator))
+        rate.fill_(0.1 / step)
+        graph.replay()
+    assert_equal_searches(eager, graphed)
+
+
 def test_a_diverged_search_says_so_where_its_mask_is_read():
     net, search = make_search(sm.EdgePopup, {"momentum": 0.9})
     good = copy.deepcopy(search.state_dict())

@@ -378,6 +378,25 @@ def test_the_fused_step_of_a_global_ranking_leaves_the_bits_of_its_parts(dtype):
             assert same_bits(out[i], effective)
 
 
+def test_a_learning_rate_may_be_a_tensor():
+    grad, weight, score = step_tensors((40, 30), torch.float32, 3)
+    results = []
+    for lr in (0.05, torch.tensor(0.05), torch.tensor([0.05], dtype=torch.float64)):
+        mine, out = score.clone(), torch.empty_like(score)
+        ops.edge_popup_sgd([out], [mine], [], [grad], [weight], [400], ops.new_cuts([mine]), lr=lr)
+        results.append((mine, out))
+    rate = torch.tensor(0.05)  # as the operator itself takes it, here and in the reference
+    for step in (native.edge_popup_sgd, references.KERNELS["edge_popup_sgd"]):
+        mine, out, mask = score.clone(), torch.empty_like(score), torch.empty_like(score, dtype=torch.bool)
+        cuts = ops.new_cuts([mine])
+        step([out], [mask], [mine], [], [grad], [weight], [400], cuts, 9.0, 0.0, 0.0, 0.0, False, rate)
+        results.append((mine, out))
+    for mine, out in results[1:]:
+        assert same_bits(mine, results[0][0]) and same_bits(out, results[0][1])
+    with pytest.raises(ValueError, match="lr must be a number or a tensor of one float"):
+        ops.edge_popup_sgd([out], [mine], [], [grad], [weight], [400], cuts, lr=torch.ones(2))
+
+
 # The fused step inside a search.
 
 
@@ -395,7 +414,7 @@ def run_search(algorithm: type[sm.EdgePopup], options: dict[str, Any], steps: in
     images, labels = torch.randn(8, 3, 8, 8, generator=generator), torch.arange(8)
     for step in range(steps):
         if step == steps // 2:  # what a scheduler does
-            search.param_groups[0]["lr"] *= 0.5
+            search.param_groups[0]["lr"] = search.param_groups[0]["lr"] * 0.5
         nn.functional.cross_entropy(model(images), labels).backward()
         search.step()
         search.zero_grad()
@@ -404,6 +423,7 @@ def run_search(algorithm: type[sm.EdgePopup], options: dict[str, Any], steps: in
 
 SEARCHES = [{"lr": 0.1, **options} for options in OPTIONS]
 SEARCHES += [{"lr": 0.1, "momentum": 0.9, "distribution": "global"}]
+SEARCHES += [{"lr": torch.tensor(0.1), "momentum": 0.9, "weight_decay": 1e-3}]
 
 
 @pytest.mark.parametrize("options", SEARCHES, ids=str)
@@ -551,7 +571,7 @@ OPCHECKS = {
         [f.clone()],
         [3],
         torch.zeros(1, 2, dtype=torch.int64),
-        *(0.1, 0.9, 0.0, 1e-4, True),
+        *(0.1, 0.9, 0.0, 1e-4, True, torch.tensor(0.2)),
     ),
 }
 

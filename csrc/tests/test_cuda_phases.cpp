@@ -202,13 +202,16 @@ void test_step(int64_t rows, int64_t columns, const Sgd& rule, bool momentum, bo
       target,     array_of(grad), weight.data(), scores.data(), momentum ? velocity.data() : nullptr,
       mask.data()};
   Hint hint = {0, 0};
+  const float lr = -rule.negative_lr;
   for (int step = 0; step < 3; ++step) {
+    Sgd own = rule;
+    if (step == 1) own.negative_lr = 77, own.lr = &lr;  // the rate in memory is the one that counts
     for (int64_t begin = 0; begin < count; begin += kTile)
       kernels().edge_popup_sgd(rule, grad.data() + begin, weight.data() + begin,
                                std::min(kTile, count - begin), theirs.data() + begin,
                                momentum ? their_velocity.data() + begin : nullptr);
     const int64_t keep = count / 3;
-    select_within(item, rule, {keep, count, 0}, hint, step % 2);
+    select_within(item, own, {keep, count, 0}, hint, step % 2);
     expect(scores == theirs && velocity == their_velocity, "the step of the CPU kernels");
     const std::vector<uint8_t> expected = sorted_mask(scores, keep);
     expect(mask.bytes == expected, "the mask of a step");

@@ -68,7 +68,8 @@ def _plain_sgd(base: torch.optim.Optimizer) -> bool:
     options: dict[str, Any] = base.param_groups[0]
     unusual = ("maximize", "foreach", "differentiable", "fused")
     hooks = (base._optimizer_step_pre_hooks, base._optimizer_step_post_hooks)
-    numbers = all(isinstance(options[name], int | float) for name in _OPTIONS)
+    numbers = all(isinstance(options[name], int | float) for name in _OPTIONS[1:])
+    numbers = numbers and isinstance(options["lr"], int | float | Tensor)
     return numbers and not any(options[name] for name in unusual) and not any(hooks)
 
 

@@ -54,12 +54,13 @@ SUPERMASK_HD void classify_tile(const Group& group, Tile& tile, const Item& item
     if (thread == 0) tile = {0, 0, 1};
   });
   group.each_thread([&](int thread) {
+    const Rule now = current(rule);
     unsigned above = 0;
     bool finite = true;
     const auto read = [&](int64_t i) { return item.read(begin + i); };
     const auto classify = [&](int64_t i, const typename Item::Inputs& inputs) {
       const int64_t index = begin + i;
-      const float score = item.move(rule, inputs, index);
+      const float score = item.move(now, inputs, index);
       const uint32_t key = key_of(score);
       const bool stays = key >= window.high;
       above += stays;
