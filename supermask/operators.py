@@ -42,6 +42,9 @@ _SCHEMAS = (
     "conv_from_lists(Tensor x, Tensor starts, Tensor entries, SymInt outputs, SymInt[] kernel, "
     "SymInt[] stride, SymInt[] padding, SymInt[] dilation, SymInt groups, float scale, Tensor? bias) "
     "-> Tensor",
+    "conv_from_values(Tensor x, Tensor starts, Tensor entries, Tensor values, SymInt outputs, "
+    "SymInt[] kernel, SymInt[] stride, SymInt[] padding, SymInt[] dilation, SymInt groups, Tensor? bias) "
+    "-> Tensor",
     "linear_from_codes(Tensor x, Tensor codes, SymInt outputs, float scale, Tensor? bias) -> Tensor",
     "decode_codes(Tensor codes, SymInt outputs, SymInt inputs, float scale, ScalarType dtype) -> Tensor",
     "pack_mask(Tensor mask) -> Tensor",
@@ -223,6 +226,34 @@ def _(
     groups: int,
     scale: float,
     bias: Tensor | None,
+) -> Tensor:
+    return _empty_images(x, outputs, kernel, stride, padding, dilation)
+
+
+@torch.library.register_fake("supermask::conv_from_values", lib=_library)
+def _(
+    x: Tensor,
+    starts: Tensor,
+    entries: Tensor,
+    values: Tensor,
+    outputs: int,
+    kernel: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+    bias: Tensor | None,
+) -> Tensor:
+    return _empty_images(x, outputs, kernel, stride, padding, dilation)
+
+
+def _empty_images(
+    x: Tensor,
+    outputs: int,
+    kernel: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
 ) -> Tensor:
     padded = x.shape[2] + padding[0] + padding[1], x.shape[3] + padding[2] + padding[3]
     sizes = [(padded[i] - dilation[i] * (kernel[i] - 1) - 1) // stride[i] + 1 for i in range(2)]

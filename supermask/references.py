@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from supermask.layouts import LINEAR_LAYOUTS, signs_of_codes, signs_of_lists
+from supermask.layouts import LINEAR_LAYOUTS, signs_of_codes, signs_of_lists, weights_of_lists
 
 _LOW = 0xFFFFFFFF
 _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
@@ -318,26 +318,41 @@ def _packed_linear(weights_of: Callable[..., Tensor]) -> Callable[..., Tensor]:
     return linear
 
 
-def _conv_from_lists(
-    x: Tensor,
-    starts: Tensor,
-    entries: Tensor,
-    outputs: int,
-    kernel: Sequence[int],
-    stride: Sequence[int],
-    padding: Sequence[int],
-    dilation: Sequence[int],
-    groups: int,
-    scale: float,
-    bias: Tensor | None,
+def _packed_conv(weights_of: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """The convolution of x, summed in float32, with the packed matrix that `weights_of` unpacks."""
+
+    def convolve(
+        x: Tensor,
+        layout: Sequence[Tensor],
+        outputs: int,
+        kernel: Sequence[int],
+        stride: Sequence[int],
+        padding: Sequence[int],
+        dilation: Sequence[int],
+        groups: int,
+        scale: float,
+        bias: Tensor | None,
+    ) -> Tensor:
+        channels = x.shape[1] // groups
+        depth = channels * kernel[0] * kernel[1]
+        weight = weights_of(*layout, outputs, depth).view(outputs, channels, *kernel).float()
+        top, bottom, left, right = padding
+        padded = torch.nn.functional.pad(x.float(), (left, right, top, bottom))
+        sums = torch.nn.functional.conv2d(padded, weight, None, stride, 0, dilation, groups) * scale
+        return (sums if bias is None else sums + bias.view(-1, 1, 1)).to(x.dtype)
+
+    return convolve
+
+
+def _conv_from_lists(x: Tensor, starts: Tensor, entries: Tensor, *geometry_and_rest: Any) -> Tensor:
+    return _packed_conv(signs_of_lists)(x, (starts, entries), *geometry_and_rest)
+
+
+def _conv_from_values(
+    x: Tensor, starts: Tensor, entries: Tensor, values: Tensor, *geometry_and_bias: Any
 ) -> Tensor:
-    channels = x.shape[1] // groups
-    depth = channels * kernel[0] * kernel[1]
-    weight = signs_of_lists(starts, entries, outputs, depth).view(outputs, channels, *kernel).float()
-    top, bottom, left, right = padding
-    padded = torch.nn.functional.pad(x.float(), (left, right, top, bottom))
-    sums = torch.nn.functional.conv2d(padded, weight, None, stride, 0, dilation, groups) * scale
-    return (sums if bias is None else sums + bias.view(-1, 1, 1)).to(x.dtype)
+    *geometry, bias = geometry_and_bias
+    return _packed_conv(weights_of_lists)(x, (starts, entries, values), *geometry, 1.0, bias)
 
 
 def _decode_codes(codes: Tensor, outputs: int, inputs: int, scale: float, dtype: torch.dtype) -> Tensor:
@@ -387,6 +402,7 @@ KERNELS: dict[str, Callable[..., Any]] = {
     "edge_popup_sgd": _edge_popup_sgd,
     **{name: _packed_linear(weights_of) for name, weights_of in LINEAR_LAYOUTS.items()},
     "conv_from_lists": _conv_from_lists,
+    "conv_from_values": _conv_from_values,
     "linear_from_codes": _packed_linear(signs_of_codes),
     "decode_codes": _decode_codes,
     "pack_mask": _pack_mask,

@@ -40,6 +40,9 @@ Tensor linear_from_values(Tensor x, Tensor masks, Tensor starts, Tensor values, 
 Tensor conv_from_lists(Tensor x, Tensor starts, Tensor entries, int64_t outputs, Counts kernel, Counts stride,
                        Counts padding, Counts dilation, int64_t groups, double scale,
                        std::optional<Tensor> bias);
+Tensor conv_from_values(Tensor x, Tensor starts, Tensor entries, Tensor values, int64_t outputs, Counts kernel,
+                        Counts stride, Counts padding, Counts dilation, int64_t groups,
+                        std::optional<Tensor> bias);
 
 Tensor decode_codes(Tensor codes, int64_t outputs, int64_t inputs, double scale, ScalarType dtype);
 

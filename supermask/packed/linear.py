@@ -34,6 +34,7 @@ LISTS_FROM_INPUTS = 48
 LISTS_UP_TO_DENSITY = 0.35
 LISTS_FROM_FEATURES = 512  # inputs and outputs; below, arranging the inputs costs too much
 VALUES_UP_TO_DENSITY = 0.5
+VALUE_TYPES = (torch.float32, torch.bfloat16)
 # Layers with fewer weights stay dense: calls cost what they save, and values only save time to memory.
 SMALLEST_SIGNS = 1 << 16
 SMALLEST_VALUES = 1 << 22
@@ -117,6 +118,8 @@ class PackedLinear(nn.Module):
         """
         inputs = 1 if torch.compiler.is_exporting() else x.numel() // (self.in_features or 1)
         operator = self.operators[-1 if inputs >= LISTS_FROM_INPUTS else 0]
+        if operator == "linear_from_values" and self._buffers["values"].dtype not in VALUE_TYPES:  # type: ignore[union-attr]
+            return None
         return operator if inputs <= _most_inputs(operator, x.device, x.dtype) else None
 
     def coded(self) -> CodedLinear:
