@@ -27,8 +27,10 @@ _SCHEMAS = (
     "select(Tensor[] scores, int[] keep) -> Tensor[]",
     "select_into(Tensor(a!)[] masks, Tensor[] scores, int[] keep, Tensor(b!) cuts) -> ()",
     "select_global(Tensor[] scores, int keep) -> Tensor[]",
-    "rank_into(Tensor(a!)[] masks, Tensor[] scores, int[] keep, Tensor(b!) cuts, bool raw) -> ()",
+    "rank_into(Tensor(a!)[] masks, Tensor[] scores, int[] keep, Tensor(b!) cuts, bool raw, "
+    "bool floor=False) -> ()",
     "select_n_of_m(Tensor[] scores, int n, int m, bool raw) -> Tensor[]",
+    "select_n_of_m_into(Tensor(a!)[] masks, Tensor[] scores, int n, int m, bool raw, Tensor(b!) cuts) -> ()",
     "straight_through(Tensor[] grads, Tensor[] weights, Tensor[] scores) -> Tensor[]",
     "write_masked(Tensor(a!)[] out, Tensor[] weights, Tensor[] masks) -> ()",
     "edge_popup_sgd(Tensor(a!)[] out, Tensor(b!)[] masks, Tensor(c!)[] scores, Tensor(d!)[] velocities, "
@@ -188,7 +190,12 @@ def _(scores: Sequence[Tensor], keep: int) -> list[Tensor]:
 
 @torch.library.register_fake("supermask::rank_into", lib=_library)
 def _(
-    masks: Sequence[Tensor], scores: Sequence[Tensor], keep: Sequence[int], cuts: Tensor, raw: bool
+    masks: Sequence[Tensor],
+    scores: Sequence[Tensor],
+    keep: Sequence[int],
+    cuts: Tensor,
+    raw: bool,
+    floor: bool = False,
 ) -> None:
     return None
 
@@ -196,6 +203,11 @@ def _(
 @torch.library.register_fake("supermask::select_n_of_m", lib=_library)
 def _(scores: Sequence[Tensor], n: int, m: int, raw: bool) -> list[Tensor]:
     return empty_masks(scores)
+
+
+@torch.library.register_fake("supermask::select_n_of_m_into", lib=_library)
+def _(masks: Sequence[Tensor], scores: Sequence[Tensor], n: int, m: int, raw: bool, cuts: Tensor) -> None:
+    return None
 
 
 @torch.library.register_fake("supermask::straight_through", lib=_library)

@@ -220,6 +220,13 @@ def _select_n_of_m(scores: Sequence[Tensor], n: int, m: int, raw: bool) -> list[
     return masks
 
 
+def _select_n_of_m_into(
+    masks: Sequence[Tensor], scores: Sequence[Tensor], n: int, m: int, raw: bool, cuts: Tensor
+) -> None:
+    for mask, selected in zip(masks, _select_n_of_m(scores, n, m, raw), strict=True):
+        mask.copy_(selected)
+
+
 def _first_in_rank(keys: Tensor, keep: int) -> Tensor:
     """Mask of the `keep` largest keys along dimension 1, ties to the lower index."""
     order = keys.argsort(dim=1, descending=True, stable=True)
@@ -281,7 +288,7 @@ def _edge_popup_sgd(
     for i, gradient in enumerate(_straight_through(grads, weights, scores)):
         velocity = velocities[i] if momentum != 0 else None
         _sgd(scores[i], gradient, velocity, lr, momentum, dampening, weight_decay, nesterov)
-    _rank_into(masks, scores, keep, cuts, raw=False)
+    _rank_into(masks, scores, keep, cuts, raw=False, floor=True)
     _write_masked(out, weights, masks)
 
 
@@ -375,7 +382,12 @@ def _select_into(
 
 
 def _rank_into(
-    masks: Sequence[Tensor], scores: Sequence[Tensor], keep: Sequence[int], cuts: Tensor, raw: bool
+    masks: Sequence[Tensor],
+    scores: Sequence[Tensor],
+    keep: Sequence[int],
+    cuts: Tensor,
+    raw: bool,
+    floor: bool = False,
 ) -> None:
     together = len(keep) == 1 != len(scores)
     if not (raw or together):
@@ -385,8 +397,20 @@ def _rank_into(
     else:
         # Through the dispatcher: a device may have a kernel for this one and none for ours.
         selected = torch.ops.supermask.select_global(scores, keep[0])
+    if floor and together and not all(mask.any() for mask in selected if mask.numel()):
+        selected = _lifted_select_global(scores, keep[0], raw)
     for mask, of in zip(masks, selected, strict=True):
         mask.copy_(of)
+
+
+def _lifted_select_global(scores: Sequence[Tensor], keep: int, raw: bool) -> list[Tensor]:
+    """A ranking of all tensors in which the best score of each stands above all others."""
+    if keep < len(scores):
+        raise ValueError(f"{keep} weights cannot keep one in each of {len(scores)} layers")
+    one_each, together = (_raw_select, _raw_select_global) if raw else (_select, _select_global)
+    best = one_each(scores, [1] * len(scores))
+    top = max(float(score.abs().max()) for score in scores) * 2 + 1
+    return together([score.masked_fill(m, top) for score, m in zip(scores, best, strict=True)], keep)
 
 
 KERNELS: dict[str, Callable[..., Any]] = {
@@ -397,6 +421,7 @@ KERNELS: dict[str, Callable[..., Any]] = {
     "select_global": _select_global,
     "rank_into": _rank_into,
     "select_n_of_m": _select_n_of_m,
+    "select_n_of_m_into": _select_n_of_m_into,
     "straight_through": _straight_through,
     "write_masked": _write_masked,
     "edge_popup_sgd": _edge_popup_sgd,

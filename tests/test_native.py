@@ -355,9 +355,12 @@ def test_the_fused_step_leaves_the_bits_of_torch_sgd(options, dtype):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_the_fused_step_of_a_global_ranking_leaves_the_bits_of_its_parts(dtype):
+@pytest.mark.parametrize("dying", [False, True])
+def test_the_fused_step_of_a_global_ranking_leaves_the_bits_of_its_parts(dtype, dying):
     shapes = [(33, 17, 3, 3), (120, 77), (1, 1), (5, 3)]
     grads, weights, scores = map(list, zip(*(step_tensors(s, dtype, 3) for s in shapes), strict=True))
+    if dying:
+        scores[3] *= 1e-6
     keep, cuts = sum(s.numel() for s in scores) // 3, ops.new_cuts(scores, together=True)
     theirs, velocities = [s.clone() for s in scores], [torch.zeros_like(s) for s in scores]
     rule = torch.optim.SGD(theirs, lr=0.05, momentum=0.9)
@@ -371,7 +374,10 @@ def test_the_fused_step_of_a_global_ranking_leaves_the_bits_of_its_parts(dtype):
         masks = ops.edge_popup_sgd(
             out, scores, velocities, grads, weights, [keep], cuts, lr=0.05, momentum=0.9
         )
-        for i, expected in enumerate(references.KERNELS["select_global"](theirs, keep)):
+        wanted = [torch.empty_like(mask) for mask in masks]
+        references.KERNELS["rank_into"](wanted, theirs, [keep], torch.zeros_like(cuts), False, True)
+        assert all(mask.any() for mask in masks)
+        for i, expected in enumerate(wanted):
             effective = torch.empty_like(out[i])
             references.KERNELS["write_masked"]([effective], [weights[i]], [expected])
             assert same_bits(scores[i], theirs[i]) and torch.equal(masks[i], expected)
@@ -559,8 +565,14 @@ def test_wrong_arguments_raise_and_name_themselves(name):
 
 OPCHECKS = {
     "select_into": lambda f: ([f > 0], [f], [3], torch.zeros(1, 2, dtype=torch.int64)),
-    "rank_into": lambda f: ([f > 0], [f], [3], torch.zeros(1, 2, dtype=torch.int64), True),
+    "rank_into": lambda f: ([f > 0, f > 0], [f, f], [3], torch.zeros(1, 2, dtype=torch.int64), True, True),
     "select_n_of_m": lambda f: ([f.repeat(2, 1)], 2, 4, False),
+    "select_n_of_m_into": lambda f: (
+        [f.repeat(2, 1) > 0],
+        [f.repeat(2, 1)],
+        *(2, 4, False),
+        torch.zeros(1, 2, dtype=torch.int64),
+    ),
     "fill_philox": lambda f: (torch.zeros(11, dtype=torch.int64), 7, 3),
     "edge_popup_sgd": lambda f: (
         [f.clone()],

@@ -1,6 +1,7 @@
 // The search step: straight-through gradients, masked writes, and edge-popup with SGD in one pass.
 #include <algorithm>
 
+#include "floor.h"
 #include "operators.h"
 #include "selection.h"
 #include "select_arguments.h"
@@ -151,6 +152,7 @@ void edge_popup_sgd(Tensors out, Tensors masks, Tensors scores, Tensors velociti
   for (const Tensor& score : scores) numels.push_back(score.numel());
   EdgePopupSgd work(layers, rule);
   Selection<float>(numels, keep, hints_of(cuts, keep.size())).run(work);
+  if (ranks_together(keep, scores.size())) keep_one_each(work, numels, keep[0], Ranking::magnitude);
 }
 
 }  // namespace supermask::op

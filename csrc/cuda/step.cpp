@@ -39,7 +39,7 @@ void step_together(const Scope& scope, const std::vector<StepItem>& items, const
     written.push_back({item.out, weight, item.mask, numel});
   }
   move_scores(moved, scope.stream());
-  rank_tensors(scope, arrays, scores, masks, keep, Ranking::magnitude, hint);
+  rank_tensors(scope, arrays, scores, masks, keep, Ranking::magnitude, hint, /*floor=*/true);
   cuda::write_masked(written, false, scope.stream());
 }
 

@@ -149,7 +149,7 @@ class Search(Optimizer):
     def select(self) -> masks.Mask:
         """The masks that follow from `self.scores`; exactly `self.keep` weights."""
         if self._group:
-            return masks.select_n_of_m(self.scores, *self._group, ranking=self.ranking)
+            return masks.select_n_of_m(self.scores, *self._group, self.ranking, self._cuts)
         return masks.select(self.scores, self.keep, self._cuts, self.ranking)
 
     def effective(self, mask: masks.Mask) -> dict[str, Tensor]:

@@ -48,11 +48,8 @@ def sgd_step(search: Search) -> bool:
         search._write(search.mask)
         masks.check_finite(search.scores)
         raise
-    if together and any(map(masks.is_empty, selected)):
-        search._write(search.select())  # which leaves every layer its best weight
-    else:
-        for parameter, mask in zip(parameters, selected, strict=True):
-            search.state[parameter]["mask"] = mask
+    for parameter, mask in zip(parameters, selected, strict=True):
+        search.state[parameter]["mask"] = mask
     if len(options["params"]) > len(scores):
         search.base.step()  # norms: the scores have no .grad, so it passes them by
     return True
