@@ -9,17 +9,18 @@ Where the lists are not faster (see `tune`), where a gradient is asked for, for 
 compiled library, torch's own convolution serves, with weights that are unpacked on first use and kept.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from supermask import layouts, ops
 from supermask.init import Draw
 from supermask.packed.linear import VALUE_TYPES
+from supermask.packed.placement import Placed
 from supermask.packed.tuning import fastest
 
 OPERATORS = {True: "conv_from_lists", False: "conv_from_values"}
@@ -34,12 +35,10 @@ OUTPUTS_THAT_SHARE = 16
 FEWEST_POSITIONS = 8
 
 
-class _PackedConv(nn.Module):
+class _PackedConv(Placed):
     """What `PackedConv1d` and `PackedConv2d` share; their arguments are in `PackedConv2d`."""
 
     dimensions: int
-    starts: Tensor
-    entries: Tensor
     bias: Tensor | None
 
     def __init__(
@@ -68,17 +67,31 @@ class _PackedConv(nn.Module):
         self.kernels = {
             dtype: "lists" if self.density <= limit else "dense" for dtype, limit in _limits().items()
         }
-        matrix = weights.detach().flatten(1)
-        values = None
-        if scale is None:
-            starts, entries, values = layouts.lists_of_weights(matrix)
-        else:
-            starts, entries = layouts.lists_of_signs(matrix)
-        self.register_buffer("starts", starts)
-        self.register_buffer("entries", entries)
-        self.register_buffer("values", values)
+        self.lay_out(weights.detach())
         self.register_buffer("bias", None if bias is None else bias.detach().clone())
+
+    def packed_for_cpu(self, weights: Tensor) -> dict[str, Tensor]:
+        pack = layouts.lists_of_weights if self.scale is None else layouts.lists_of_signs
+        return dict(zip(("starts", "entries", "values"), pack(weights.flatten(1)), strict=False))
+
+    def packed_for_gpu(self, weights: Tensor) -> dict[str, Tensor]:
+        return {"dense": weights.clone() if self.scale is None else weights * self.scale}
+
+    def unpacked(self) -> Tensor:
+        if self.on_gpu:
+            dense = self.get_buffer("dense")
+            return dense if self.scale is None else dense.sign().to(torch.int8)
+        shape = (self.out_channels, self.in_channels // self.groups, *self.kernel_size)
+        unpack: Callable[..., Tensor] = (
+            layouts.weights_of_lists if self.scale is None else layouts.signs_of_lists
+        )
+        return unpack(*self._lists(), shape[0], torch.Size(shape[1:]).numel()).view(shape)
+
+    def forget(self) -> None:
         self._dense: Tensor | None = None
+
+    def _lists(self) -> list[Tensor]:
+        return [self.get_buffer(name) for name in self.layout]
 
     @classmethod
     def of(cls, layer: Any, draw: Draw) -> "_PackedConv | None":
@@ -138,9 +151,9 @@ class _PackedConv(nn.Module):
         )
         bias = None if self.bias is None else self.bias.float()
         if self.scale is None:
-            y = torch.ops.supermask.conv_from_values(images, *self._layout(), *geometry, bias)
+            y = torch.ops.supermask.conv_from_values(images, *self._lists(), *geometry, bias)
         else:
-            y = torch.ops.supermask.conv_from_lists(images, *self._layout(), *geometry, self.scale, bias)
+            y = torch.ops.supermask.conv_from_lists(images, *self._lists(), *geometry, self.scale, bias)
         if flat:
             return y.squeeze(2)
         channels_last = not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
@@ -157,12 +170,9 @@ class _PackedConv(nn.Module):
 
     def _has_lists(self, x: Tensor) -> bool:
         """Whether a compiled kernel computes from the lists on the device of x."""
-        fits = self.scale is not None or self.get_buffer("values").dtype in VALUE_TYPES
-        return fits and ops.is_native(self.operator, x.device)
-
-    def _layout(self) -> tuple[Tensor, ...]:
-        lists = (self.starts, self.entries)
-        return lists if self.scale is not None else (*lists, self.get_buffer("values"))
+        if self.on_gpu or not ops.is_native(self.operator, x.device):
+            return False
+        return self.scale is not None or self.get_buffer("values").dtype in VALUE_TYPES
 
     def _positions(self, x: Tensor) -> int:
         """Output positions of all images together."""
@@ -187,17 +197,15 @@ class _PackedConv(nn.Module):
 
     def weight(self, like: Tensor) -> Tensor:
         """The weights as a dense tensor, of the type and on the device of `like`; kept once asked for."""
-        dense = self._dense
-        if dense is None or dense.dtype != like.dtype or dense.device != like.device:
-            shape = (self.out_channels, self.in_channels // self.groups, *self.kernel_size)
-            depth = shape[1] * torch.Size(self.kernel_size).numel()
-            unpack = layouts.weights_of_lists if self.scale is None else layouts.signs_of_lists
-            weights = unpack(*self._layout(), self.out_channels, depth).view(shape)
-            dense = weights.to(like.device, like.dtype)
-            dense = dense if self.scale is None else dense * self.scale
+        held = self.get_buffer("dense") if self.on_gpu else self._dense
+        if held is None or held.dtype != like.dtype or held.device != like.device:
+            held = self._dense
+        if held is None or held.dtype != like.dtype or held.device != like.device:
+            held = self.unpacked().to(like.device, like.dtype)
+            held = held if self.scale is None else held * self.scale
             if not torch.compiler.is_exporting():  # an exported network has no memory but its buffers
-                self._dense = dense
-        return dense
+                self._dense = held
+        return held
 
     def extra_repr(self) -> str:
         return (
