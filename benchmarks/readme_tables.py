@@ -7,6 +7,7 @@ In README.md and the pages named below, each `<!-- KIND: NAME -->` … `<!-- end
 """
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -231,12 +232,19 @@ def linear(document: dict[str, Any], _: str) -> str:
     return f"{where(document['machine'], 'masked_linear')}\n\n" + markdown(head, rows)
 
 
+def network_of(row: Mapping[str, Any]) -> str:
+    """The name of a row's network, with its weights where they are not signed constants."""
+    name = str(row["network"]).removeprefix("timm/")
+    init = row.get("init", "signed_constant")
+    return name if init == "signed_constant" else f"{name}, {init.replace('_', ' ')}"
+
+
 def networks(document: dict[str, Any], _: str) -> str:
     """Packed networks over dense ones."""
     rivals = ("dense", "compiled", "dense_bf16")
     rows = [
         [
-            row["network"].removeprefix("timm/"),
+            network_of(row),
             str(row["batch"]),
             f"{row['packed']['median_ms']:.2f}",
             *(f"{row['against'][rival]:.2f}×" if rival in row["against"] else "" for rival in rivals),

@@ -155,7 +155,7 @@ class Search(Optimizer):
     def select(self) -> masks.Mask:
         """The masks that follow from `self.scores`; exactly `self.keep` weights."""
         if self._group:
-            return masks.select_n_of_m(self.scores, *self._group, ranking=self.ranking)
+            return masks.select_n_of_m(self.scores, *self._group, self.ranking, self._cuts)
         return masks.select(self.scores, self.keep, self._cuts, self.ranking)
 
     def effective(self, mask: masks.Mask) -> dict[str, Tensor]:
@@ -282,10 +282,11 @@ class Search(Optimizer):
             return f"{self.method} draws or decides something on the host in its steps"
         if self.density_schedule != "constant":
             return f"density_schedule={self.density_schedule!r} changes what a step keeps"
-        if self._group or self.distribution == "global":
-            return f"distribution={self.distribution!r} looks at the scores on the host in every step"
         device = next(iter(self.scores.values())).device
-        if not ops.is_native("select_into", device):
+        kernel = "select_n_of_m_into" if self._group else "select_into"
+        if self.distribution == "global":
+            kernel = "rank_into"
+        if not ops.is_native(kernel, device):
             return f"there are no compiled kernels for {device.type}, and the references wait for the device"
         return None
 

@@ -65,11 +65,8 @@ def sgd_steps(searches: Sequence[Search], cuts: Tensor) -> bool:
         for search in searches:
             masks.check_finite(search.scores)
         raise
-    if together and any(map(masks.is_empty, selected)):
-        searches[0]._write(searches[0].select())  # which leaves every layer its best weight
-    else:
-        for state, mask in zip(states, selected, strict=True):
-            state["mask"] = mask
+    for state, mask in zip(states, selected, strict=True):
+        state["mask"] = mask
     for search in searches:
         if len(search.base.param_groups[0]["params"]) > len(search._names):
             search.base.step()  # norms: the scores have no .grad, so it passes them by
@@ -96,7 +93,8 @@ def _plain_sgd(base: torch.optim.Optimizer) -> bool:
     on_device = isinstance(options["lr"], Tensor) and options["lr"].is_cuda
     unusual = ("maximize", "foreach", "differentiable", *(() if on_device else ("fused",)))
     hooks = (base._optimizer_step_pre_hooks, base._optimizer_step_post_hooks)
-    numbers = all(isinstance(options[name], int | float) for name in _OPTIONS)
+    numbers = all(isinstance(options[name], int | float) for name in _OPTIONS[1:])
+    numbers = numbers and isinstance(options["lr"], int | float | Tensor)
     return numbers and not any(options[name] for name in unusual) and not any(hooks)
 
 
