@@ -60,6 +60,11 @@ def make(kind: str, **options: object) -> tuple[nn.Module, torch.optim.Optimizer
     model = sm.randomize_(Net(), "kaiming_normal", seed=3, train_norms=kind == "norms")
     if kind in sm.SEARCHES:
         return model, sm.SEARCHES[kind](model, density=0.4, lr=0.3, momentum=0.9, **options)
+    if kind in ("global", "2:4"):
+        distribution = {"global": {"density": 0.4}, "2:4": {"density": 0.5, "exclude": ["layers.0.weight"]}}[
+            kind
+        ]
+        return model, sm.EdgePopup(model, distribution=kind, lr=0.3, **distribution, **options)
     if kind in ("norms", "adam-search"):
         more = {"train_norms": True, "momentum": 0.9} if kind == "norms" else {"base": "adam"}
         return model, sm.EdgePopup(model, density=0.4, lr=0.3, **more, **options)
@@ -91,7 +96,10 @@ def same(one: nn.Module, other: nn.Module, rtol: float = 0.0) -> None:
 @pytest.mark.parametrize("amp", ["none", "bf16", "pure-bf16"])
 @pytest.mark.parametrize(
     "kind",
-    ["edge-popup", "biprop", "signed-supermask", "norms", "adam-search", "sgd", "hold", "adam", "adamw"],
+    [
+        *("edge-popup", "global", "2:4", "biprop", "signed-supermask", "norms", "adam-search"),
+        *("sgd", "hold", "adam", "adamw"),
+    ],
 )
 def test_replays_train_as_the_steps_would(recorders, kind, amp):
     options = {"amp": amp, "clip": 1.0, "label_smoothing": 0.1}
@@ -218,7 +226,6 @@ def test_divergence_is_seen_at_the_next_record(recorders):
             "none",
             "density_schedule='cubic'",
         ),
-        ("edge-popup", {"distribution": "global"}, "none", "distribution='global'"),
         ("signed-supermask", {"fixed_threshold": True}, "none", "draws or decides"),
         ("edge-popup", {"base": torch.optim.RMSprop}, "none", "RMSprop does not read"),
     ],
