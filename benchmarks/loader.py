@@ -29,10 +29,10 @@ BATCH = 128
 WORKERS = 2
 # Data set, augmentation, pixels a side stored and used, images in a pass.
 SETTINGS = (
-    ("imagenette", "resized-crop", 128, 128, 1024),
-    ("imagenette", "resized-crop", 128, 112, 1024),
-    ("imagenette", "resized-crop", 128, 64, 1024),
-    ("imagenette", "resized-crop-colour", 128, 128, 1024),
+    ("imagenette", "resized-crop", 128, 128, 2048),
+    ("imagenette", "resized-crop", 128, 112, 2048),
+    ("imagenette", "resized-crop", 128, 64, 2048),
+    ("imagenette", "resized-crop-colour", 128, 128, 2048),
     ("cifar10", "crop-flip", 32, 32, 6144),
 )
 
