@@ -7,7 +7,8 @@ loader. `dataloader` is dense training as people write it: images in memory, tor
 in which workers start or a graph is recorded, do not count. Images are random bytes of the data set's shape,
 cropped and flipped alike (those of one channel are not): throughput does not depend on what they show.
 
-On a GPU all compute in bfloat16, those of `sm.fit` in channels_last and by CUDA graphs of whole steps.
+Those of `sm.fit` keep images and convolutions in channels_last, as our commands do. On a GPU all compute in
+bfloat16, and those of `sm.fit` replay whole steps from CUDA graphs.
 
 The time of the survey's figure 1 is extrapolated from measured steps of ResNet-20: CIFAR-10, 160 epochs, 20
 rounds of IMP with the reinit control of each, three seeds; evaluations are not counted.
@@ -75,8 +76,9 @@ def network(name: str, images: Images, device: str) -> nn.Module:
 def fitted(kind: str, name: str, images: Images, batch: int, steps: int, options: argparse.Namespace) -> Turn:
     """Turns of `sm.fit`: `dense`, `edge-popup`, `imp` or `sort`."""
     device, warm = options.device, WARM_UP[options.device]
-    model = network(name, images, device)
-    if device == "cuda":
+    channels = images.pixels.shape[1]
+    model, convolutional = network(name, images, device), channels == 3
+    if convolutional:
         model = model.to(memory_format=torch.channels_last)
     if kind == "edge-popup":
         optimizer: torch.optim.Optimizer = sm.EdgePopup(model, density=DENSITY, **OPTIONS)
@@ -87,7 +89,6 @@ def fitted(kind: str, name: str, images: Images, batch: int, steps: int, options
         weights = {info.name: info.tensor.detach() for info in masked(model)}
         keep = {key: round(DENSITY * weight.numel()) for key, weight in weights.items()}
         sm.hold(optimizer, magnitude(weights, keep), model)
-    channels = images.pixels.shape[1]
     loader = Loader(
         images,
         batch_size=batch,
@@ -96,12 +97,8 @@ def fitted(kind: str, name: str, images: Images, batch: int, steps: int, options
         std=[0.25] * channels,
         augment="crop-flip" if channels == 3 else "none",
         device=device,
+        channels_last=convolutional,
     )
-
-    def batches(step: int) -> tuple[Tensor, Tensor]:
-        pixels, labels = loader.batch(step)
-        return pixels.contiguous(memory_format=torch.channels_last) if device == "cuda" else pixels, labels
-
     done = 0
 
     def turn() -> float:
@@ -110,7 +107,7 @@ def fitted(kind: str, name: str, images: Images, batch: int, steps: int, options
         sm.fit(
             model,
             optimizer,
-            batches,
+            loader.batch,
             steps=done + warm + steps,
             start=done,
             amp=options.amp,
