@@ -10,6 +10,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 import supermask as sm
+from supermask import ranks as ranks_module
 from supermask.agreement import checksum
 from supermask.cli import main
 from supermask.distributed import (
@@ -33,6 +35,7 @@ from supermask.distributed import (
 )
 from supermask.experiments.config import EVERYTHING
 from supermask.io import load_tree
+from supermask.ranks import meet
 from supermask.train import DivergedError, evaluate
 from tests import distributed_worker as worker
 
@@ -315,6 +318,8 @@ def test_a_lost_rank_is_told_from_other_errors(monkeypatch):
     as_rank(monkeypatch, rank=1, size=3, local_size=3)
     ended = []
     monkeypatch.setattr(dist, "init_process_group", lambda *_, **__: None)
+    monkeypatch.setattr(dist, "rendezvous", lambda *_, **__: iter([(None, 1, 3)]))
+    monkeypatch.setattr(ranks_module, "meet", lambda *_: None)
     monkeypatch.setattr(dist, "destroy_process_group", lambda: ended.append(True))
     message = "[gloo/transport/tcp/pair.cc:547] Connection closed by peer [127.0.0.1]:5555"
     for error in (RuntimeError(message), dist.DistBackendError("NCCL communicator was aborted")):
@@ -326,6 +331,26 @@ def test_a_lost_rank_is_told_from_other_errors(monkeypatch):
     with joined("cpu") as ranks:
         assert ranks == Ranks(1, 3, 1, 3)
     assert ended
+
+
+def test_ranks_that_start_again_meet_apart_from_those_before():
+    store, met = dist.HashStore(), []
+
+    def start(rank: int, delay: float) -> None:
+        time.sleep(delay)
+        met.append(meet(store, rank, 3))
+
+    for attempt in range(3):
+        # Whoever comes first finds what the last ones left, and must wait for the others.
+        threads = [threading.Thread(target=start, args=(rank, 0.2 * rank)) for rank in range(3)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        first, *others = met[-3:]
+        first.set("address", f"of {attempt}")
+        assert all(other.get("address") == f"of {attempt}".encode() for other in others)
+        assert all(old.get("address") != f"of {attempt}".encode() for old in met[:-3])
 
 
 def test_each_rank_of_a_machine_has_a_gpu_of_its_own(monkeypatch):

@@ -37,6 +37,7 @@ FLOORS = {
     "checkpointing": 4,
     "precision": 4,
     "graphs": 4,
+    "ranks": 2,
     "agreement": 3,
     "distributed": 3,
     "train": 4,
