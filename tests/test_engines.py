@@ -170,7 +170,7 @@ def test_no_run_starts_before_all_that_it_needs(tmp_path):
 
 
 def test_grouped_runs_are_handed_out_as_one_and_tried_again_as_one(imp, tmp_path, monkeypatch):
-    def pairs(ready, environment):
+    def pairs(ready, *_):
         return [tuple(ready[i : i + 2]) for i in range(0, len(ready), 2)]
 
     monkeypatch.setattr(drive, "groups", pairs)
@@ -180,8 +180,8 @@ def test_grouped_runs_are_handed_out_as_one_and_tried_again_as_one(imp, tmp_path
     assert len(results) == len(watch.done) == 6
 
 
-def test_units_by_default_are_single_runs(imp):
-    assert units.groups(imp, Environment()) == [(spec,) for spec in imp]
+def test_runs_without_a_team_are_handed_out_alone(imp):
+    assert units.groups(imp, lambda id: True, {}) == [(spec,) for spec in imp]
 
 
 # Deaths and failures.
