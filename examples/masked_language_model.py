@@ -7,13 +7,13 @@ at the size of a few minutes. An encoder is pretrained to guess hidden words of 
 that task and goes back to the pretrained weights; the ticket (`imp-pretraining`) then learns another task,
 that of text_classifier.py from few labelled pieces, with a new head. Beside it stand the ticket that IMP
 finds on the classification itself (`imp-target`), a random mask of the pretrained weights, and the whole
-network with and without pretraining. The head is never pruned; unlike theirs, the embedding is. We hide
-words by the mask token alone and prune in two rounds.
+network with and without pretraining. Neither head nor embedding is pruned. Unlike them we hide words by the
+mask token alone, three of ten, and prune in two rounds.
 
 The same is asked of weights that are never trained: a mask found by guessing words under a new head, the only
 thing trained (`edge-popup-head`); its scores, searched on for the classification with a new head drawn like
 the rest (`edge-popup-continued`); a search for the classification alone (`edge-popup-target`); and a random
-mask under a trained head (`random-mask-frozen`).
+mask under a trained head (`random-mask-frozen`). These masks cover the embedding.
 """
 
 import argparse
@@ -39,7 +39,6 @@ from supermask.train import Schedule
 HIDDEN = 0.3
 """Fraction of words that are to be guessed."""
 HEAD = ["head.weight"]
-BODY = {"include": EMBEDDING, "exclude": HEAD}
 ROUNDS = 2
 AGAIN = 0.3
 """Learning rate of a round of IMP, as a fraction of that of pretraining."""
@@ -181,7 +180,7 @@ class Transfer:
 
         torch.manual_seed(self.seed)
         guesser = Guesser(self.count)
-        *_, found = sm.imp(guesser, guessing, rounds=ROUNDS, rate=rate, rewind_to=self.before, **BODY)
+        *_, found = sm.imp(guesser, guessing, rounds=ROUNDS, rate=rate, rewind_to=self.before, exclude=HEAD)
         bits.append(self.bits(guesser))
         for method, weights, mask, its_bits in (
             ("dense-unpretrained", None, {}, None),
@@ -192,7 +191,7 @@ class Transfer:
             self.classify(model, held(model, mask))
             self.report(method, model, mask, its_bits)
         model = self.classifier(body)
-        for found in sm.imp(model, classifying, rounds=ROUNDS, rate=rate, **BODY):
+        for found in sm.imp(model, classifying, rounds=ROUNDS, rate=rate, exclude=HEAD):
             if found.round == 0:
                 self.report("dense", model, None, bits[0])
         self.report("imp-target", model, found.mask)
