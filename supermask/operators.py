@@ -226,37 +226,13 @@ def _(out: Sequence[Tensor], *_: object) -> None:
 
 
 @torch.library.register_fake("supermask::conv_from_lists", lib=_library)
-def _(
-    x: Tensor,
-    starts: Tensor,
-    entries: Tensor,
-    outputs: int,
-    kernel: Sequence[int],
-    stride: Sequence[int],
-    padding: Sequence[int],
-    dilation: Sequence[int],
-    groups: int,
-    scale: float,
-    bias: Tensor | None,
-) -> Tensor:
-    return _empty_images(x, outputs, kernel, stride, padding, dilation)
+def _(x: Tensor, starts: Tensor, entries: Tensor, *geometry_and_rest: Any) -> Tensor:
+    return _empty_images(x, *geometry_and_rest[:5])
 
 
 @torch.library.register_fake("supermask::conv_from_values", lib=_library)
-def _(
-    x: Tensor,
-    starts: Tensor,
-    entries: Tensor,
-    values: Tensor,
-    outputs: int,
-    kernel: Sequence[int],
-    stride: Sequence[int],
-    padding: Sequence[int],
-    dilation: Sequence[int],
-    groups: int,
-    bias: Tensor | None,
-) -> Tensor:
-    return _empty_images(x, outputs, kernel, stride, padding, dilation)
+def _(x: Tensor, starts: Tensor, entries: Tensor, values: Tensor, *geometry_and_rest: Any) -> Tensor:
+    return _empty_images(x, *geometry_and_rest[:5])
 
 
 def _empty_images(
