@@ -7,6 +7,7 @@ import platform
 import statistics
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -47,11 +48,19 @@ def interleave(
     for call in candidates.values():
         call()
         call()
+    take = partial(_turn, seconds=turn) if turn else _milliseconds
+    return take_turns({name: partial(take, call) for name, call in candidates.items()}, seconds, rounds)
+
+
+def take_turns(
+    candidates: Mapping[str, Callable[[], float]], seconds: float, rounds: int = 200
+) -> dict[str, dict[str, float]]:
+    """Summaries of what the candidates return, in milliseconds, asked in turns; see `interleave`."""
     times: dict[str, list[float]] = {name: [] for name in candidates}
     deadline = time.perf_counter() + seconds
     while _go_on(times, deadline, rounds):
-        for name, call in candidates.items():
-            times[name] += _turn(call, turn) if turn else [_milliseconds(call)]
+        for name, candidate in candidates.items():
+            times[name].append(candidate())
     return {name: _summary(values) for name, values in times.items()}
 
 
@@ -77,14 +86,14 @@ def _interleave_graphs(
     }
 
 
-def _turn(call: Callable[[], Any], seconds: float) -> list[float]:
+def _turn(call: Callable[[], Any], seconds: float) -> float:
     """The median of the calls of one turn, in milliseconds."""
     call()
     call()
     times, deadline = [], time.perf_counter() + seconds
     while not times or time.perf_counter() < deadline:
         times.append(_milliseconds(call))
-    return [statistics.median(times)]
+    return statistics.median(times)
 
 
 def _milliseconds(call: Callable[[], Any]) -> float:
@@ -124,9 +133,13 @@ def _cpu_name() -> str:
     return f"{fields['model name']} (family {fields['cpu family']}, model {fields['model']})"
 
 
-def arguments(description: str) -> argparse.Namespace:
-    """The command line of every benchmark; also fixes the number of threads and the cores they run on."""
-    parser = argparse.ArgumentParser(description=description)
+def arguments(description: str, parser: argparse.ArgumentParser | None = None) -> argparse.Namespace:
+    """The command line of every benchmark; also fixes the number of threads and the cores they run on.
+
+    A benchmark with flags of its own gives a `parser` that has them.
+    """
+    parser = parser or argparse.ArgumentParser()
+    parser.description = description
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where to run")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--seconds", type=float, default=10.0, help="time for each comparison")

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from _measure import arguments, interleave, ratio, report
 from _plot import plot_speedups
+from readme_tables import network_of
 from torch import Tensor, nn
 
 import supermask as sm
@@ -30,12 +31,14 @@ NETWORKS: dict[str, tuple[dict[str, Any], tuple[int, ...]]] = {
     "timm/vit_tiny_patch16_224": ({"image_size": 224}, (1, 8)),
     "timm/vit_small_patch16_224": ({"image_size": 224}, (1,)),
 }
+OTHER_WEIGHTS = (("conv-4", 1), ("conv-4", 8), ("resnet-18-cifar", 1), ("resnet-18-cifar", 8))
+"""Networks and batches that are measured with `kaiming_normal` weights, too."""
 TURN = 0.05  # seconds that one network goes on for, so that its weights find the cache that they would have
 
 
-def dense_and_ticket(name: str) -> tuple[nn.Module, sm.Ticket]:
+def dense_and_ticket(name: str, init: str) -> tuple[nn.Module, sm.Ticket]:
     """The network with the weights of a random strong ticket, and that ticket."""
-    model = sm.randomize_(create_model(name, **NETWORKS[name][0]), seed=0, density=DENSITY)
+    model = sm.randomize_(create_model(name, **NETWORKS[name][0]), init, seed=0, density=DENSITY)
     ticket = sm.EdgePopup(model, density=DENSITY, lr=0.1).ticket()
     return model.eval().requires_grad_(False), ticket
 
@@ -52,9 +55,9 @@ def kernels_of(model: nn.Module, dtype: torch.dtype) -> Counter[str]:
     return Counter(m.kernels[dtype] for m in model.modules() if hasattr(m, "kernels"))
 
 
-def compare(name: str, batch: int, seconds: float) -> dict[str, Any]:
+def compare(name: str, batch: int, init: str, seconds: float) -> dict[str, Any]:
     """One row."""
-    model, ticket = dense_and_ticket(name)
+    model, ticket = dense_and_ticket(name, init)
     config = model.supermask_factory["args"]
     size = config["image_size"]
     x = torch.randn(batch, config["in_channels"], size, size, generator=torch.Generator().manual_seed(0))
@@ -81,6 +84,7 @@ def compare(name: str, batch: int, seconds: float) -> dict[str, Any]:
     bytes_each = {"dense": bytes_of(model), "packed": bytes_of(packed)}
     return {
         "network": name,
+        "init": init,
         "batch": batch,
         "density": DENSITY,
         "against": {label: ratio(results, label, "packed") for label in networks if label != "packed"},
@@ -99,13 +103,12 @@ def main() -> None:
     """All networks, at each of their batch sizes."""
     options = arguments("packed networks against dense ones")
     os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", str(options.threads))
-    cases = [(name, batch) for name, (_, batches) in NETWORKS.items() for batch in batches]
-    rows = [compare(name, batch, options.seconds / 2) for name, batch in cases]
+    runs = [(name, batch, "signed_constant") for name, (_, batches) in NETWORKS.items() for batch in batches]
+    runs += [(name, batch, "kaiming_normal") for name, batch in OTHER_WEIGHTS]
+    rows = [compare(*run, options.seconds / 2) for run in runs]
     report("packed_models", options, rows)
     if options.out:
-        cases = {
-            f"{row['network'].removeprefix('timm/')}, batch {row['batch']}": row["against"] for row in rows
-        }
+        cases = {f"{network_of(row)}, batch {row['batch']}": row["against"] for row in rows}
         plot_speedups(cases, "how many times faster packed float32 is", options.out / "packed_models.png")
 
 

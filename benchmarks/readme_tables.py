@@ -7,7 +7,9 @@ In README.md and the pages named below, each `<!-- KIND: NAME -->` … `<!-- end
 """
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from supermask.io import read_json, write_text
@@ -17,11 +19,7 @@ from supermask.report.methods import GROUPS
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 PAGES = (ROOT / "README.md", *(ROOT / "docs" / f"{page}.md" for page in ("recipes", "methods", "examples")))
-MARK = re.compile(
-    r"<!-- (table|family|example|grid|changes|steps|linear|networks|selection): ([\w/-]+) -->\n"
-    r".*?<!-- end -->",
-    re.DOTALL,
-)
+MARK = re.compile(r"<!-- (\w+): ([\w/-]+) -->\n.*?<!-- end -->", re.DOTALL)
 
 
 def markdown(head: list[str], rows: list[list[str]]) -> str:
@@ -30,24 +28,113 @@ def markdown(head: list[str], rows: list[list[str]]) -> str:
 
 def comparison(document: dict[str, Any], name: str) -> str:
     """A line per method, a column per density."""
-    config, summary, machine = document["config"], document["summary"], document["machine"]
+    summary = document["summary"]
     densities = sorted({entry["density"] for entry in summary}, reverse=True)
     cells = {(entry["method"], entry["density"]): cell(entry) for entry in summary}
     methods = dict.fromkeys(entry["method"] for entry in summary)
     rows = [[method] + [cells.get((method, density), "") for density in densities] for method in methods]
+    head = ["method", *(f"density {d:g}" for d in densities)]
+    return f"{title(document, name)}\n\n" + markdown(head, rows)
+
+
+def title(document: dict[str, Any], name: str) -> str:
+    """What was run, where, and the command."""
+    config, machine = document["config"], document["machine"]
     seeds = len(config["seeds"])
-    title = (
-        f"**{config['data']}, {config['model']}**, {config['epochs']:g} epochs, batches of "
+    width = f" of width {config['model_args']['width']:g}" if "width" in config["model_args"] else ""
+    return (
+        f"**{config['data']}, {config['model']}**{width}, {config['epochs']:g} epochs, batches of "
         f"{config['batch_size']}, {seeds} seed{'s' if seeds > 1 else ''} ({machine['cpu']}, torch "
         f"{machine['torch']}): `python benchmarks/reproduce.py {name}`"
     )
-    return f"{title}\n\n" + markdown(["method", *(f"density {d:g}" for d in densities)], rows)
 
 
 def cell(entry: dict[str, Any]) -> str:
     """Mean, and the range where there are several seeds, in percent."""
     mean, low, high = (f"{100 * entry[key]:.2f}" for key in ("mean", "min", "max"))
     return mean if entry["n"] == 1 else f"{mean} ({low}–{high})"
+
+
+def rounds(document: dict[str, Any], name: str) -> str:
+    """IMP: a line per round, a column per method."""
+    summary = document["summary"]
+    methods = list(dict.fromkeys(entry["method"] for entry in summary if entry["method"] != "dense"))
+    cells = {(entry["density"], entry["method"]): cell(entry) for entry in summary}
+    densities = sorted({density for density, _ in cells}, reverse=True)
+    rows = [["1", cells[1.0, "dense"], *[""] * (len(methods) - 1)]]
+    rows += [
+        [f"{density:.3f}", *(cells.get((density, m), "") for m in methods)]
+        for density in densities
+        if density < 1
+    ]
+    return f"{title(document, name)}\n\n" + markdown(["density", *methods], rows)
+
+
+def stability(document: dict[str, Any], name: str) -> str:
+    """Instability by where copies part."""
+    rows = [
+        [
+            entry["method"],
+            f"{entry['density']:.3g}",
+            f"{entry['step']} of {document['steps']}",
+            cell(entry),
+            "yes" if entry["stable"] else "no",
+            f"{100 * entry['accuracy']:.2f}",
+        ]
+        for entry in document["stability"]
+    ]
+    head = [
+        "network",
+        "density",
+        "copies part at step",
+        "instability, points",
+        "stable",
+        "accuracy of the ends",
+    ]
+    return f"{title(document, name)}\n\n" + markdown(head, rows)
+
+
+def transfer(document: dict[str, Any], name: str) -> str:
+    """Found in the line, trained in the column."""
+    matrix = document["matrix"]
+    targets = list(dict.fromkeys(entry["target"] for entry in matrix))
+    found = {(entry["source"], entry["density"], entry["target"]): cell(entry) for entry in matrix}
+    lines = sorted(
+        {key[:2] for key in found}, key=lambda line: (-line[1], list(found).index((*line, targets[0])))
+    )
+    rows = [
+        [source, f"{density:g}", *(found[source, density, t] for t in targets)] for source, density in lines
+    ]
+    head = ["ticket found on", "density", *(f"trained on {target}" for target in targets)]
+    return f"{title(document, name)}\n\n" + markdown(head, rows)
+
+
+def anatomy(document: dict[str, Any], name: str) -> str:
+    """Overlap of two seeds, weights on no path, and the thinnest layer, by method and density."""
+    rows = []
+    for entry in document["overlaps"]:
+        if entry["first"] != entry["second"] or entry["same_seed"]:
+            continue
+        method, density = entry["first"], entry["density"]
+        own = [x for x in document["layers"] if (x["method"], x["density"]) == (method, density)]
+        means = {
+            layer: fmean(x["layer_density"] for x in own if x["layer"] == layer)
+            for layer in dict.fromkeys(x["layer"] for x in own)
+        }
+        thin, thick = min(means, key=means.__getitem__), max(means, key=means.__getitem__)
+        rows.append(
+            [
+                method,
+                f"{density:g}",
+                f"{100 * entry['overlap']:.1f} ({100 * entry['by_chance']:.1f})",
+                f"{100 * (1 - min(x['effective'] for x in own)):.1f}",
+                f"{thin}: {means[thin]:.3f}",
+                f"{thick}: {means[thick]:.3f}",
+            ]
+        )
+    head = ["method", "density", "shared by two seeds, % (by chance)", "on no path in the worst layer, %",
+            "thinnest layer", "densest layer"]  # fmt: skip
+    return f"{title(document, name)}\n\n" + markdown(head, rows)
 
 
 # The recipe search: a grid over learning rate and weight decay, and single changes from `MIDDLE`.
@@ -106,9 +193,9 @@ def steps(document: dict[str, Any], _: str) -> str:
         for row in document["rows"]
     ]
     machine = document["machine"]
-    title = f"{machine['cpu']}, {machine['threads']} thread, torch {machine['torch']}, batches of 128"
+    heading = f"{machine['cpu']}, {machine['threads']} thread, torch {machine['torch']}, batches of 128"
     head = ["network", "edge-popup", "step in parts", "sort in every forward"]
-    return f"{title}: `python benchmarks/training_step.py --threads {machine['threads']}`\n\n" + markdown(
+    return f"{heading}: `python benchmarks/training_step.py --threads {machine['threads']}`\n\n" + markdown(
         head, rows
     )
 
@@ -145,12 +232,19 @@ def linear(document: dict[str, Any], _: str) -> str:
     return f"{where(document['machine'], 'masked_linear')}\n\n" + markdown(head, rows)
 
 
+def network_of(row: Mapping[str, Any]) -> str:
+    """The name of a row's network, with its weights where they are not signed constants."""
+    name = str(row["network"]).removeprefix("timm/")
+    init = row.get("init", "signed_constant")
+    return name if init == "signed_constant" else f"{name}, {init.replace('_', ' ')}"
+
+
 def networks(document: dict[str, Any], _: str) -> str:
     """Packed networks over dense ones."""
     rivals = ("dense", "compiled", "dense_bf16")
     rows = [
         [
-            row["network"].removeprefix("timm/"),
+            network_of(row),
             str(row["batch"]),
             f"{row['packed']['median_ms']:.2f}",
             *(f"{row['against'][rival]:.2f}×" if rival in row["against"] else "" for rival in rivals),
@@ -161,6 +255,42 @@ def networks(document: dict[str, Any], _: str) -> str:
     head = ["network", "batch", "packed fp32, ms", "over eager fp32", "over compiled fp32", "over eager bf16",
             "less memory"]  # fmt: skip
     return f"{where(document['machine'], 'packed_models')}; density 0.3\n\n" + markdown(head, rows)
+
+
+def rounded(value: float) -> str:
+    """Three significant digits."""
+    return f"{float(f'{value:.3g}'):,g}"
+
+
+def throughput(document: dict[str, Any], _: str) -> str:
+    """Images per second of whole trainings, and the time of a figure of many."""
+    kinds = ("dense", "edge-popup", "imp", "sort", "dataloader")
+    rows = [
+        [
+            row["network"].removeprefix("torchvision/"),
+            str(row["image_size"]),
+            str(row["batch_size"]),
+            *(rounded(row[kind]["images_per_second"]) for kind in kinds),
+            f"{row['dataloader/dense']:.2f}×",
+            f"{row['sort/edge-popup']:.2f}×",
+        ]
+        for row in document["rows"]
+    ]
+    head = ["network", "pixels", "batch", "dense", "edge-popup", "IMP", "sort in every forward",
+            "dense, DataLoader", "dense over DataLoader", "edge-popup over sort"]  # fmt: skip
+    figure, machine = document["survey_figure_1"], document["machine"]
+    summary = (
+        f"{figure['rounds']} rounds of IMP with the reinit control of each, {figure['seeds']} seeds, "
+        f"{figure['network']}, CIFAR-10, {figure['epochs']} epochs: {figure['hours']:,.0f} hours, against "
+        f"{figure['hours_by_dataloader']:,.0f} by the plain loop (extrapolated from measured steps, "
+        f"{figure['steps']:,} in all; without evaluations)."
+    )
+    script = where(machine, "throughput")
+    if machine["gpu"]:
+        script = (
+            f"{machine['gpu']}, torch {machine['torch']}: `python benchmarks/throughput.py --device cuda`"
+        )
+    return f"{script}; amp {document['amp']}\n\n{markdown(head, rows)}\n\n{summary}"
 
 
 def selection(document: dict[str, Any], _: str) -> str:
@@ -183,6 +313,48 @@ def selection(document: dict[str, Any], _: str) -> str:
     return f"{where(document['machine'], 'selection')}\n\n" + markdown(head, rows)
 
 
+def loaders(document: dict[str, Any], _: str) -> str:
+    """Our loader over torchvision's."""
+    rows = []
+    for row in document["rows"]:
+        rates, speedup = row["images_per_second"], row["speedup"]
+        rows.append(
+            [
+                row["data"],
+                row["augment"],
+                str(row["image_size"]),
+                *(
+                    f"{rates[which]:,.0f}"
+                    for which in ("files", "decoded", "resident", "mapped", "read ahead")
+                ),
+                f"**{speedup['read ahead/files']:.1f}×**",
+                f"{speedup['read ahead/decoded']:.1f}×",
+            ]
+        )
+    head = ["data", "augmentation", "pixels", "`ImageFolder`, images/s", "the same, decoded before",
+            "ours, resident", "mapped", "read ahead", "over `ImageFolder`", "over decoded"]  # fmt: skip
+    return f"{where(document['machine'], 'loader')}\n\n" + markdown(head, rows)
+
+
+def seeds(document: dict[str, Any], _: str) -> str:
+    """Network-steps per second of several seeds together, over one after another."""
+    cases: dict[tuple[str, int, int], dict[int, dict[str, Any]]] = {}
+    for row in document["rows"]:
+        case = row["network"], row["image_size"], row["batch_size"]
+        cases.setdefault(case, {})[row["seeds"]] = row
+    counts = sorted({row["seeds"] for row in document["rows"]})
+    rows = []
+    for (network, size, batch), by_count in cases.items():
+        for kind in ("dense", "edge-popup"):
+            cells = [
+                f"{by_count[count][f'{kind} together/alone']:.2f}×" if count in by_count else ""
+                for count in counts
+            ]
+            rows.append([f"{network}, {size} pixels", str(batch), kind, *cells])
+    head = ["network", "batch", "training", *(f"{count} seeds" for count in counts)]
+    return f"{where(document['machine'], 'seeds_together')}\n\n" + markdown(head, rows)
+
+
 def family(document: dict[str, Any], name: str) -> str:
     """Every method under its name in the reports, by group."""
     summary, config = document["summary"], document["config"]
@@ -199,11 +371,11 @@ def family(document: dict[str, Any], name: str) -> str:
             rows.append([f"**{GROUPS[group]}**", *[""] * (len(densities) + 1)])
         values = [cells.get((method.name, density), "") for density in densities]
         rows.append([f"`{method.name}`", method.about, *values])
-    title = (
+    heading = (
         f"**{config['data']}, {config['model']}**, {config['epochs']:g} epochs, {len(config['seeds'])} "
         f"seeds: `python benchmarks/reproduce.py {name}`"
     )
-    return f"{title}\n\n" + markdown(["method", "", *(f"{d:g}" for d in densities)], rows)
+    return f"{heading}\n\n" + markdown(["method", "", *(f"{d:g}" for d in densities)], rows)
 
 
 def example(document: dict[str, Any], _: str) -> str:
@@ -216,11 +388,11 @@ def example(document: dict[str, Any], _: str) -> str:
         size = f"{row['ticket_bytes'] / 1000:.0f}" if "ticket_bytes" in row else ""
         rows.append([row["method"], density, *values, size])
     threads = f"{machine['threads']} thread{'s' if machine['threads'] > 1 else ''}"
-    title = f"{machine['cpu']}, {threads}, torch {machine['torch']}, Python {machine['python']}"
+    heading = f"{machine['cpu']}, {threads}, torch {machine['torch']}, Python {machine['python']}"
     if document["split"] != "test":
-        title = f"**{document['split']} split**, {title}"
+        heading = f"**{document['split']} split**, {heading}"
     head = ["method", "density", *measures.values(), "ticket, kB"]
-    return f"{title}: `{document['command']}`\n\n" + markdown(head, rows)
+    return f"{heading}: `{document['command']}`\n\n" + markdown(head, rows)
 
 
 def number(value: float | None, percent: bool) -> str:
@@ -239,6 +411,13 @@ KINDS = {
     "linear": linear,
     "networks": networks,
     "selection": selection,
+    "seeds": seeds,
+    "throughput": throughput,
+    "rounds": rounds,
+    "stability": stability,
+    "transfer": transfer,
+    "anatomy": anatomy,
+    "loaders": loaders,
 }
 
 

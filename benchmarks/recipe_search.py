@@ -12,7 +12,7 @@ import itertools
 from pathlib import Path
 from typing import Any
 
-from supermask.experiments import LocalEngine, SearchConfig
+from supermask.experiments import PlainEngine, SearchConfig
 from supermask.experiments.datasets import dataset
 from supermask.experiments.execution import Environment
 from supermask.experiments.plan import plan_search
@@ -77,7 +77,7 @@ def main() -> None:
     parser.add_argument("--store", type=Path, default=Path("runs/recipe-search"), help="folder for the runs")
     options = parser.parse_args()
     environment = Environment(threads=1, data_root=options.data_root)
-    engine = LocalEngine(Store(options.store), environment)
+    engine = PlainEngine(Store(options.store), environment)
     data = dataset("mnist", options.data_root, None)
     rows = []
     for config in grid(options.data_root):

@@ -53,6 +53,14 @@ class SortInForward(nn.Module):
         return self.frozen * straight
 
 
+def sort_in_forward(model: nn.Module) -> nn.Module:
+    """The usual form of the method: every linear and convolution layer ranks its scores in `forward`."""
+    for module in [m for m in model.modules() if isinstance(m, nn.Linear | nn.Conv2d)]:
+        parametrize.register_parametrization(module, "weight", SortInForward(module.weight), unsafe=True)
+        module.parametrizations.weight.original.requires_grad_(False)
+    return model
+
+
 def trainer(
     model: nn.Module, optimizer: torch.optim.Optimizer, batch: tuple[Tensor, Tensor]
 ) -> Callable[[], None]:
@@ -91,11 +99,7 @@ def candidates(name: str, batch_size: int, device: str) -> dict[str, Callable[[]
             steps[label] = trainer(model, search(model, density=DENSITY, **OPTIONS), batch)
             continue
         if label == "sort":
-            for module in [m for m in model.modules() if isinstance(m, nn.Linear | nn.Conv2d)]:
-                parametrize.register_parametrization(
-                    module, "weight", SortInForward(module.weight), unsafe=True
-                )
-                module.parametrizations.weight.original.requires_grad_(False)
+            sort_in_forward(model)
         trained = [p for p in model.parameters() if p.requires_grad]
         steps[label] = trainer(model, torch.optim.SGD(trained, **OPTIONS), batch)
     return steps

@@ -1,5 +1,6 @@
 """Subnetworks that work without training: strong lottery tickets, and IMP tickets to compare with."""
 
+from supermask import distributed as distributed
 from supermask.init import INITS as INITS
 from supermask.init import randomize_ as randomize_
 from supermask.loading import load as load
@@ -14,6 +15,8 @@ from supermask.search import Search as Search
 from supermask.search import register_search as register_search
 from supermask.ticket import Ticket as Ticket
 from supermask.ticket import TicketError as TicketError
+from supermask.together import SearchesTogether as SearchesTogether
+from supermask.together import Together as Together
 from supermask.train import evaluate as evaluate
 from supermask.train import fit as fit
 

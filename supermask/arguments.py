@@ -31,8 +31,9 @@ def add_flags(parser: argparse.ArgumentParser, config_type: type[Any]) -> None:
         default = field.default if field.default is not dataclasses.MISSING else None
         kind = hints[field.name]
         options: dict[str, Any] = {"dest": field.name, "default": argparse.SUPPRESS}
-        options["help"] = f"{field.metadata['help']} (default: {_shown(default)})".replace("%", "%%")
-        if kind is bool:
+        shown = "auto" if kind == bool | None else _shown(default)
+        options["help"] = f"{field.metadata['help']} (default: {shown})".replace("%", "%%")
+        if kind in (bool, bool | None):
             options["action"] = argparse.BooleanOptionalAction
         else:
             options |= _value_options(kind, field.metadata["choices"])

@@ -7,8 +7,12 @@ import argparse
 import json
 import os
 import shlex
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -19,30 +23,76 @@ from rich.table import Table
 from supermask.arguments import FlagError, add_flags, read_config
 
 EXIT_FAILURE, EXIT_USAGE, EXIT_INTERRUPT = 1, 2, 130
+GRACE = 3.0
+"""Seconds that rank 0 has to name an error that all ranks meet, before another rank names its own."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code."""
+    from supermask.distributed import launched, rank
+
     arguments = list(sys.argv[1:] if argv is None else argv)
-    options = _parser().parse_args(arguments)
+    with _only_rank_0_speaks():
+        options = _parser().parse_args(arguments)
     try:
-        options.run(options, arguments)
+        if launched() and options.run is not _run_experiment:
+            raise FlagError(f"{options.command} runs in one process; start it without torchrun")
+        with _terminated_as_interrupted():
+            options.run(options, arguments)
         return 0
     except KeyboardInterrupt:
-        _say("interrupted; what is finished is kept, and the same command goes on from there")
+        if rank() == 0:
+            _say("interrupted; what is finished is kept, and the same command goes on from there")
         return EXIT_INTERRUPT
     except Exception as error:
         code = _exit_code(error)
+        if rank() > 0:
+            time.sleep(GRACE)  # torchrun ends this process as soon as rank 0 has ended
         if code is None:
             raise
-        _say(f"supermask: {_message(error)}")
+        said = f"supermask{f' (rank {rank()})' if rank() else ''}: {_message(error)}"
+        _say("\n".join([said, *getattr(error, "__notes__", ())]))
         return code
+
+
+@contextmanager
+def _only_rank_0_speaks() -> Iterator[None]:
+    """Of several processes one prints help and wrong flags."""
+    from supermask.distributed import rank
+
+    if rank() == 0:
+        yield
+        return
+    try:
+        with open(os.devnull, "w") as nothing, redirect_stderr(nothing), redirect_stdout(nothing):
+            yield
+    except SystemExit:
+        time.sleep(GRACE)
+        raise
+
+
+@contextmanager
+def _terminated_as_interrupted() -> Iterator[None]:
+    """SIGTERM, as job schedulers send it, ends a command as Ctrl-C does: workers end, nothing is lost."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _exit_code(error: Exception) -> int | None:
     """The code of an error that a user can mend; None for a defect of ours, which deserves a traceback."""
     from supermask.data import DamagedDataError, DataError
-    from supermask.experiments import ConfigError, WorkerDied
+    from supermask.distributed import RankLostError, RanksDifferError
+    from supermask.experiments import ConfigError, EngineError
     from supermask.io import DamagedFileError
     from supermask.models import UnknownModelError
     from supermask.train import DivergedError
@@ -51,8 +101,9 @@ def _exit_code(error: Exception) -> int | None:
         return EXIT_USAGE
     if isinstance(error, DataError) and not isinstance(error, DamagedDataError):
         return EXIT_USAGE
-    failures = (DamagedFileError, DamagedDataError, DivergedError, WorkerDied, OSError, ValueError)
-    return EXIT_FAILURE if isinstance(error, failures) else None
+    failures = (DamagedFileError, DamagedDataError, DivergedError, EngineError, OSError, ValueError)
+    ranks_failed = isinstance(error, RankLostError | RanksDifferError)
+    return EXIT_FAILURE if ranks_failed or isinstance(error, failures) else None
 
 
 def _message(error: Exception) -> str:
@@ -107,12 +158,26 @@ def _parser() -> argparse.ArgumentParser:
 
 def _run_experiment(options: argparse.Namespace, arguments: list[str]) -> None:
     from supermask.commands import run_command
+    from supermask.distributed import rank
 
     config = read_config(options.config_type, options)
     if not config.out:
         raise FlagError("--out is missing: name a folder for the results")
-    document = run_command(options.command, config, shlex.join(["supermask", *arguments]), _console())
-    _print_summary(document, Path(config.out))
+    document = run_command(options.command, config, _line(arguments), _console())
+    if rank() == 0:
+        _print_summary(document, Path(config.out))
+
+
+def _line(arguments: list[str]) -> str:
+    """The command line that was given, with torchrun where it started this process as one of several."""
+    from supermask.distributed import launched
+
+    if not launched():
+        return shlex.join(["supermask", *arguments])
+    size = int(os.environ["WORLD_SIZE"])
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", size))
+    nodes = [f"--nnodes={size // here}"] if here < size else []
+    return shlex.join(["torchrun", *nodes, f"--nproc-per-node={here}", "-m", "supermask", *arguments])
 
 
 def _run_theory(options: argparse.Namespace, arguments: list[str]) -> None:
@@ -144,8 +209,10 @@ def _summary_table(document: dict[str, Any]) -> Table:
 
 
 def _console() -> Console:
-    """Progress goes to the error stream; rich shows none when that is not a terminal."""
-    return Console(stderr=True)
+    """Progress goes to the error stream, of rank 0; rich shows none when that is not a terminal."""
+    from supermask.distributed import rank
+
+    return Console(stderr=True, force_terminal=False if rank() else None)
 
 
 # eval, info and report -------------------------------------------------------------------------------
@@ -155,7 +222,13 @@ def _add_eval(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("ticket", help="ticket file")
     parser.add_argument("--data", help="data set; by default the one the ticket was made on")
     parser.add_argument("--data-root", help="where data sets lie (else $SUPERMASK_DATA, else ./data)")
-    parser.add_argument("--image-size", type=int, help="resize images to this many pixels a side")
+    parser.add_argument("--image-size", type=int, help="pixels a side of the images that the network sees")
+    parser.add_argument("--stored-size", type=int, help="pixels a side that a folder's images are stored at")
+    parser.add_argument("--classes", nargs="+", help="classes of a folder: names, or files that list them")
+    parser.add_argument("--allow-corrupt", action="store_true", help="leave out images that are corrupt")
+    parser.add_argument(
+        "--cache", help="where decoded images lie (else $SUPERMASK_CACHE, else ~/.cache/supermask)"
+    )
     parser.add_argument("--batch-size", type=int, default=500, help="images at a time (default: 500)")
     parser.add_argument("--device", default="cpu", help="cpu, cuda, … (default: cpu)")
     parser.add_argument("--json", action="store_true", help="print JSON")
@@ -173,15 +246,41 @@ def _run_eval(options: argparse.Namespace, _: list[str]) -> None:
         raise FlagError("--data is missing, and the ticket does not record the data set it was made on")
     recorded = ticket.provenance.get("image_size")
     size = options.image_size or (recorded if isinstance(recorded, int) else None)
-    data = load_data(name, options.data_root, size)
+    selection = _selection(options, ticket.provenance.get("selection"))
+    data = load_data(name, options.data_root, size, selection=selection, cache=options.cache)
     _check_fit(ticket.factory, data)
-    batches = iterate_eval(data.test, options.batch_size, data.mean, data.std, options.device)
+    batches = iterate_eval(
+        data.test, options.batch_size, data.mean, data.std, options.device, image_size=data.image_size
+    )
     result = evaluate(network_of(ticket, options.device), batches)
     if options.json:
         print(json.dumps({"data": name, "images": len(data.test), **result}))
     else:
         print(f"{100 * result['accuracy']:.2f} % of {len(data.test)} test images of {name}", end="")
         print(f", mean loss {result['loss']:.4f}")
+
+
+def _selection(options: argparse.Namespace, recorded: Any) -> Any:
+    """What is taken of a folder of images: what the ticket records, and what flags say instead.
+
+    Of another data set than the ticket's, flags alone count.
+    """
+    from supermask.data import Selection
+    from supermask.data.selection import read_classes
+
+    chosen = dict(recorded) if isinstance(recorded, dict) and not options.data else {}
+    if options.stored_size:
+        chosen["stored_size"] = options.stored_size
+    if options.classes:
+        chosen["classes"] = read_classes(options.classes)
+    if options.allow_corrupt:
+        chosen["allow_corrupt"] = True
+    if "classes" in chosen:
+        chosen["classes"] = tuple(chosen["classes"])
+    try:
+        return Selection(**chosen)
+    except TypeError:
+        raise FlagError(f"{options.ticket} records a selection of images that is not understood") from None
 
 
 def _check_fit(factory: dict[str, Any] | None, data: Any) -> None:

@@ -5,33 +5,30 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
 from rich.progress import Task as RichTask
 from rich.text import Text
 
+from supermask.distributed import Ranks, joined
 from supermask.experiments import EXPERIMENTS
 from supermask.experiments.config import ConfigError, TaskConfig
 from supermask.experiments.datasets import dataset
-from supermask.experiments.engine import LocalEngine
-from supermask.experiments.execution import Environment
 from supermask.experiments.plan import Plan
 from supermask.experiments.results import describe_machine, write_results
 from supermask.experiments.spec import RunSpec
 from supermask.experiments.store import Store
 from supermask.io import read_json, write_json
+from supermask.places import PLACES, device_of, engine_of, environment_of
 from supermask.report import write_report
 from supermask.theory.run import TheoryConfig, run_theory
-
-PLACES = ("out", "jobs", "threads", "data_root", "checkpoint_seconds")
-"""Fields that say where and not what; they are left out of the recorded configuration."""
-MAX_JOBS = 8
 
 
 def run_command(command: str, config: TaskConfig, line: str, console: Console) -> dict[str, Any]:
     """Plan, execute, collect and report; returns the document of `results.json`.
+
+    Where torchrun started several processes, they execute every run together, and rank 0 writes.
 
     Args:
         command: Name of a registered experiment.
@@ -43,23 +40,41 @@ def run_command(command: str, config: TaskConfig, line: str, console: Console) -
         ConfigError: A value does not fit the data or the network.
         OSError: The folder cannot be written.
     """
+    device = device_of(config)
+    with joined(device) as ranks:
+        return _run(command, config, line, console, device, ranks)
+
+
+def _run(
+    command: str, config: TaskConfig, line: str, console: Console, device: str, ranks: Ranks
+) -> dict[str, Any]:
     out = Path(config.out)
     out.mkdir(parents=True, exist_ok=True)
     _check_folder(out, command)
-    environment, jobs = _environment(config)
-    data = dataset(config.data, environment.data_root, config.image_size)
+    environment, jobs = environment_of(config, device, ranks)
+    with ranks.one_per_machine_first():
+        data = dataset(
+            config.data, environment.data_root, config.image_size, config.selection, environment.cache
+        )
     experiment = EXPERIMENTS[command]
     plan = experiment.plan(config, data)
-    engine = LocalEngine(Store(out / "runs"), environment, jobs)
+    store = Store(out / "runs")
+    engine = engine_of(config, store, environment, jobs)
     with ProgressWatcher(plan, console) as watcher:
         engine.run(plan.graph, watcher)
     recorded = {key: value for key, value in dataclasses.asdict(config).items() if key not in PLACES}
     machine = describe_machine(environment.device, environment.threads, jobs)
-    document = experiment.document(plan, engine.store, out, recorded, machine)
-    document["command"] = line
-    write_results(document, out)
-    write_report(document, out)
-    return document
+    if ranks.size > 1:
+        machine["ranks"] = ranks.size
+
+    def collect() -> dict[str, Any]:
+        document = experiment.document(plan, store, out, recorded, machine)
+        document["command"] = line
+        write_results(document, out)
+        write_report(document, out)
+        return document
+
+    return ranks.from_main(collect)
 
 
 def run_theory_command(config: TheoryConfig, line: str, console: Console) -> dict[str, Any]:
@@ -100,27 +115,6 @@ def _check_folder(out: Path, command: str) -> None:
         )
 
 
-def _environment(config: TaskConfig) -> tuple[Environment, int]:
-    device = config.device
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise ConfigError("device", device, f"take one that exists here ({reason})") from None
-    jobs = config.jobs or (1 if device != "cpu" else min(config.cores, MAX_JOBS))
-    environment = Environment(
-        device=device,
-        threads=config.threads or max(1, config.cores // jobs),
-        data_root=config.data_root,
-        channels_last=config.channels_last,
-        compile=config.compile,
-        checkpoint_seconds=config.checkpoint_seconds,
-    )
-    return environment, jobs
-
-
 class _End(TimeRemainingColumn):
     """When the work will end, or how long it took."""
 
@@ -157,7 +151,7 @@ class ProgressWatcher:
 
     def advanced(self, spec: RunSpec, step: int) -> None:
         before = self._active.get(spec.id, 0)
-        self._active[spec.id] = step
+        self._active[spec.id] = max(step, before)  # one that is executed again starts at its checkpoint
         self._bar.update(self._task, advance=max(step - before, 0), description=self._describe())
 
     def finished(self, spec: RunSpec, result: dict[str, Any]) -> None:

@@ -78,6 +78,29 @@ def signs_of_lists(starts: Tensor, entries: Tensor, outputs: int, inputs: int) -
     return (fields[:, :, 0] - fields[:, :, 1]).transpose(0, 1).reshape(outputs, -1)[:, :inputs]
 
 
+def lists_of_weights(weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The layout of `conv_from_values` for a matrix of floats: starts (int32), entries (uint8) and values.
+
+    The kept weights, those that are not zero, of block b of 128 inputs and output r are the values from
+    starts[b · outputs + r] on; the entries beside them are their inputs, as places in the block.
+    """
+    outputs, inputs = weights.shape
+    padded = torch.nn.functional.pad(weights, (0, -inputs % BLOCK))
+    fields = padded.view(outputs, padded.shape[1] // BLOCK, BLOCK).transpose(0, 1)
+    kept = fields != 0
+    ends = kept.sum(dim=-1).flatten().cumsum(0)
+    starts = torch.cat([ends.new_zeros(1), ends]).to(torch.int32)
+    return starts, kept.nonzero()[:, 2].to(torch.uint8), fields[kept]
+
+
+def weights_of_lists(starts: Tensor, entries: Tensor, values: Tensor, outputs: int, inputs: int) -> Tensor:
+    """The matrix that `lists_of_weights` packed."""
+    blocks = -(-inputs // BLOCK)
+    fields = values.new_zeros(blocks * outputs, BLOCK)
+    fields[torch.repeat_interleave(starts.long().diff()), entries.long()] = values
+    return fields.view(blocks, outputs, BLOCK).transpose(0, 1).reshape(outputs, -1)[:, :inputs]
+
+
 TILE_OUTPUTS, TILE_INPUTS = 16, 128
 """Weights that one tile of codes holds: 32 lanes of four words of sixteen codes."""
 

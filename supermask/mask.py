@@ -177,7 +177,7 @@ def select(
     names, tensors = list(scores), list(scores.values())
     try:
         if isinstance(keep, int):
-            masks = _select_global(tensors, keep, cuts, ranking)
+            masks = ops.select_global(tensors, keep, cuts, ranking, floor=True)
         else:
             masks = ops.select(tensors, [keep[name] for name in names], cuts, ranking)
     except ValueError:
@@ -186,14 +186,16 @@ def select(
     return dict(zip(names, masks, strict=True))
 
 
-def select_n_of_m(scores: Mapping[str, Tensor], n: int, m: int, ranking: str = "magnitude") -> Mask:
+def select_n_of_m(
+    scores: Mapping[str, Tensor], n: int, m: int, ranking: str = "magnitude", cuts: Tensor | None = None
+) -> Mask:
     """The mask of the n first in rank of every m inputs; see `ops.select_n_of_m`.
 
     Raises:
         NonFiniteScoreError: A score is NaN or infinite.
     """
     try:
-        return dict(zip(scores, ops.select_n_of_m(list(scores.values()), n, m, ranking), strict=True))
+        return dict(zip(scores, ops.select_n_of_m(list(scores.values()), n, m, ranking, cuts), strict=True))
     except ValueError:
         check_finite(scores)
         raise
@@ -218,25 +220,6 @@ def _not_finite(name: str) -> NonFiniteScoreError:
         f"the scores of {name} are not finite; the search diverged or its loss did. "
         "Lower lr, clip the gradients, or check the data"
     )
-
-
-def is_empty(mask: Tensor) -> bool:
-    """Whether a mask keeps nothing; its first entries nearly always tell that it does not."""
-    flat = mask.view(-1)
-    return not (flat[:1024].any() or flat.any())
-
-
-def _select_global(scores: list[Tensor], keep: int, cuts: Tensor | None, ranking: str) -> list[Tensor]:
-    masks = ops.select_global(scores, keep, cuts, ranking)
-    if not any(map(is_empty, masks)):
-        return masks
-    if keep < len(scores):
-        raise ValueError(f"{keep} weights cannot keep one in each of {len(scores)} layers; raise the density")
-    # Rank every layer's best weight above all others, so that the remaining ones compete for the rest.
-    best = ops.select(scores, [1] * len(scores), ranking=ranking)
-    top = max(float(score.abs().max()) for score in scores) * 2 + 1
-    lifted = [score.masked_fill(m, top) for score, m in zip(scores, best, strict=True)]
-    return ops.select_global(lifted, keep, ranking=ranking)
 
 
 def at_least_one(mask: Tensor, score: Tensor) -> Tensor:

@@ -27,13 +27,15 @@ _SCHEMAS = (
     "select(Tensor[] scores, int[] keep) -> Tensor[]",
     "select_into(Tensor(a!)[] masks, Tensor[] scores, int[] keep, Tensor(b!) cuts) -> ()",
     "select_global(Tensor[] scores, int keep) -> Tensor[]",
-    "rank_into(Tensor(a!)[] masks, Tensor[] scores, int[] keep, Tensor(b!) cuts, bool raw) -> ()",
+    "rank_into(Tensor(a!)[] masks, Tensor[] scores, int[] keep, Tensor(b!) cuts, bool raw, "
+    "bool floor=False) -> ()",
     "select_n_of_m(Tensor[] scores, int n, int m, bool raw) -> Tensor[]",
+    "select_n_of_m_into(Tensor(a!)[] masks, Tensor[] scores, int n, int m, bool raw, Tensor(b!) cuts) -> ()",
     "straight_through(Tensor[] grads, Tensor[] weights, Tensor[] scores) -> Tensor[]",
     "write_masked(Tensor(a!)[] out, Tensor[] weights, Tensor[] masks) -> ()",
     "edge_popup_sgd(Tensor(a!)[] out, Tensor(b!)[] masks, Tensor(c!)[] scores, Tensor(d!)[] velocities, "
     "Tensor[] grads, Tensor[] weights, int[] keep, Tensor(e!) cuts, float lr, float momentum, "
-    "float dampening, float weight_decay, bool nesterov) -> ()",
+    "float dampening, float weight_decay, bool nesterov, Tensor? rate=None) -> ()",
     "linear_from_triples(Tensor x, Tensor codes, SymInt outputs, float scale, Tensor? bias) -> Tensor",
     "linear_from_lists(Tensor x, Tensor starts, Tensor entries, SymInt outputs, float scale, Tensor? bias) "
     "-> Tensor",
@@ -41,6 +43,9 @@ _SCHEMAS = (
     "Tensor? bias) -> Tensor",
     "conv_from_lists(Tensor x, Tensor starts, Tensor entries, SymInt outputs, SymInt[] kernel, "
     "SymInt[] stride, SymInt[] padding, SymInt[] dilation, SymInt groups, float scale, Tensor? bias) "
+    "-> Tensor",
+    "conv_from_values(Tensor x, Tensor starts, Tensor entries, Tensor values, SymInt outputs, "
+    "SymInt[] kernel, SymInt[] stride, SymInt[] padding, SymInt[] dilation, SymInt groups, Tensor? bias) "
     "-> Tensor",
     "linear_from_codes(Tensor x, Tensor codes, SymInt outputs, float scale, Tensor? bias) -> Tensor",
     "decode_codes(Tensor codes, SymInt outputs, SymInt inputs, float scale, ScalarType dtype) -> Tensor",
@@ -185,7 +190,12 @@ def _(scores: Sequence[Tensor], keep: int) -> list[Tensor]:
 
 @torch.library.register_fake("supermask::rank_into", lib=_library)
 def _(
-    masks: Sequence[Tensor], scores: Sequence[Tensor], keep: Sequence[int], cuts: Tensor, raw: bool
+    masks: Sequence[Tensor],
+    scores: Sequence[Tensor],
+    keep: Sequence[int],
+    cuts: Tensor,
+    raw: bool,
+    floor: bool = False,
 ) -> None:
     return None
 
@@ -193,6 +203,11 @@ def _(
 @torch.library.register_fake("supermask::select_n_of_m", lib=_library)
 def _(scores: Sequence[Tensor], n: int, m: int, raw: bool) -> list[Tensor]:
     return empty_masks(scores)
+
+
+@torch.library.register_fake("supermask::select_n_of_m_into", lib=_library)
+def _(masks: Sequence[Tensor], scores: Sequence[Tensor], n: int, m: int, raw: bool, cuts: Tensor) -> None:
+    return None
 
 
 @torch.library.register_fake("supermask::straight_through", lib=_library)
@@ -211,18 +226,22 @@ def _(out: Sequence[Tensor], *_: object) -> None:
 
 
 @torch.library.register_fake("supermask::conv_from_lists", lib=_library)
-def _(
+def _(x: Tensor, starts: Tensor, entries: Tensor, *geometry_and_rest: Any) -> Tensor:
+    return _empty_images(x, *geometry_and_rest[:5])
+
+
+@torch.library.register_fake("supermask::conv_from_values", lib=_library)
+def _(x: Tensor, starts: Tensor, entries: Tensor, values: Tensor, *geometry_and_rest: Any) -> Tensor:
+    return _empty_images(x, *geometry_and_rest[:5])
+
+
+def _empty_images(
     x: Tensor,
-    starts: Tensor,
-    entries: Tensor,
     outputs: int,
     kernel: Sequence[int],
     stride: Sequence[int],
     padding: Sequence[int],
     dilation: Sequence[int],
-    groups: int,
-    scale: float,
-    bias: Tensor | None,
 ) -> Tensor:
     padded = x.shape[2] + padding[0] + padding[1], x.shape[3] + padding[2] + padding[3]
     sizes = [(padded[i] - dilation[i] * (kernel[i] - 1) - 1) // stride[i] + 1 for i in range(2)]

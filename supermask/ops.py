@@ -79,8 +79,10 @@ def select(
             return torch.ops.supermask.select(scores, keep)
         masks = empty_masks(scores)
         if raw:
-            cuts = new_cuts(scores) if cuts is None else cuts
-            torch.ops.supermask.rank_into(masks, scores, keep, cuts, raw)
+            known = new_cuts(scores) if cuts is None else cuts
+            torch.ops.supermask.rank_into(masks, scores, keep, known, raw)
+            if cuts is None:
+                _raise_of(known)
         else:
             torch.ops.supermask.select_into(masks, scores, keep, cuts)
         return masks
@@ -89,26 +91,37 @@ def select(
 
 
 def select_global(
-    scores: Sequence[Tensor], keep: int, cuts: Tensor | None = None, ranking: str = "magnitude"
+    scores: Sequence[Tensor],
+    keep: int,
+    cuts: Tensor | None = None,
+    ranking: str = "magnitude",
+    floor: bool = False,
 ) -> list[Tensor]:
     """Like `select`, with one count for all tensors ranked together; ties go to the earlier tensor.
 
-    `cuts` is of `new_cuts(scores, together=True)`.
+    With `floor` every tensor keeps its first in rank, whatever the others are. `cuts` is of
+    `new_cuts(scores, together=True)`.
     """
     _check_count(sum(score.numel() for score in scores), keep)
+    if floor:
+        _check_floor(scores, keep)
     raw = _is_raw(ranking)
     try:
-        if cuts is None and not raw:
+        if cuts is None and not raw and not floor:
             return torch.ops.supermask.select_global(scores, keep)
         masks = empty_masks(scores)
-        cuts = new_cuts(scores, together=True) if cuts is None else cuts
-        torch.ops.supermask.rank_into(masks, scores, [keep], cuts, raw)
+        known = new_cuts(scores, together=True) if cuts is None else cuts
+        torch.ops.supermask.rank_into(masks, scores, [keep], known, raw, floor)
+        if cuts is None:
+            _raise_of(known)
         return masks
     except RuntimeError as error:
         raise _as_value_error(error) from None
 
 
-def select_n_of_m(scores: Sequence[Tensor], n: int, m: int, ranking: str = "magnitude") -> list[Tensor]:
+def select_n_of_m(
+    scores: Sequence[Tensor], n: int, m: int, ranking: str = "magnitude", cuts: Tensor | None = None
+) -> list[Tensor]:
     """Masks that keep the first n in rank of every m consecutive scores along the input dimension.
 
     The input dimension is the second: `in` of a linear weight (out, in), input channels of a convolution's
@@ -123,6 +136,8 @@ def select_n_of_m(scores: Sequence[Tensor], n: int, m: int, ranking: str = "magn
         n: How many of a group to keep.
         m: Size of a group, at most 2048.
         ranking: As in `select`.
+        cuts: Of `new_cuts`. Nothing is learnt from one call for the next, but with it a score that is not
+            finite is reported as in `select`.
     """
     if not 1 <= n <= m <= MAX_GROUP:
         raise ValueError(f"n:m needs 1 <= n <= m <= {MAX_GROUP}, not {n}:{m}")
@@ -130,7 +145,11 @@ def select_n_of_m(scores: Sequence[Tensor], n: int, m: int, ranking: str = "magn
         if score.dim() < 2:
             raise ValueError(f"n:m needs an input dimension, the second; shape {tuple(score.shape)} has none")
     try:
-        return torch.ops.supermask.select_n_of_m(scores, n, m, _is_raw(ranking))
+        if cuts is None:
+            return torch.ops.supermask.select_n_of_m(scores, n, m, _is_raw(ranking))
+        masks = empty_masks(scores)
+        torch.ops.supermask.select_n_of_m_into(masks, scores, n, m, _is_raw(ranking), cuts)
+        return masks
     except RuntimeError as error:
         raise _as_value_error(error) from None
 
@@ -182,7 +201,7 @@ def edge_popup_sgd(
     keep: Sequence[int],
     cuts: Tensor,
     *,
-    lr: float,
+    lr: float | Tensor,
     momentum: float = 0.0,
     dampening: float = 0.0,
     weight_decay: float = 0.0,
@@ -190,9 +209,10 @@ def edge_popup_sgd(
 ) -> list[Tensor]:
     """A whole step of edge-popup with `torch.optim.SGD` in one pass, bit for bit what the parts leave.
 
-    Straight-through gradients move `scores` and, with momentum, `velocities` (SGD's momentum buffers);
-    the `keep[i]` largest |scores[i]| are selected, or the `keep[0]` largest of all if it is the only count,
-    and W ⊙ M is written into `out`.
+    Straight-through gradients move `scores` and, with momentum, `velocities` (SGD's momentum buffers); the
+    `keep[i]` largest |scores[i]| are selected, or the `keep[0]` largest of all, with the largest of every
+    tensor among them, if it is the only count; and W ⊙ M is written into `out`. A tensor `lr`, of one float
+    on the scores' device, is read there when the step runs: a CUDA graph that holds the step follows it.
 
     Returns:
         The masks.
@@ -203,10 +223,12 @@ def edge_popup_sgd(
     """
     if len(keep) == 1:
         _check_count(sum(score.numel() for score in scores), keep[0])
+        _check_floor(scores, keep[0])
     else:
         _check_counts(scores, keep)
     masks = empty_masks(scores)
-    options = (lr, momentum, dampening, weight_decay, nesterov)
+    number, rate = _number_or_tensor(lr)
+    options = (number, momentum, dampening, weight_decay, nesterov, rate)
     try:
         torch.ops.supermask.edge_popup_sgd(
             out, masks, scores, velocities, grads, weights, keep, cuts, *options
@@ -216,6 +238,15 @@ def edge_popup_sgd(
     finally:
         torch.autograd.graph.increment_version(out)
     return masks
+
+
+def _number_or_tensor(lr: float | Tensor) -> tuple[float, Tensor | None]:
+    """A learning rate as a number, or as the tensor that takes its place where reading it would wait."""
+    if not isinstance(lr, Tensor):
+        return lr, None
+    if lr.numel() != 1 or not lr.is_floating_point():
+        raise ValueError(f"lr must be a number or a tensor of one float, not {lr.dtype} of {tuple(lr.shape)}")
+    return (float(lr), None) if lr.device.type == "cpu" else (0.0, lr.detach().to(torch.float32))
 
 
 def pack_mask(mask: Tensor) -> Tensor:
@@ -272,6 +303,19 @@ def _check_counts(scores: Sequence[Tensor], keep: Sequence[int]) -> None:
 def _check_count(numel: int, count: int) -> None:
     if not 0 <= count <= numel:
         raise ValueError(f"keep must lie in [0, {numel}], the size of the scores, not {count}")
+
+
+def _check_floor(scores: Sequence[Tensor], keep: int) -> None:
+    if 1 < len(scores) and keep < len(scores):
+        raise ValueError(f"{keep} weights cannot keep one in each of {len(scores)} layers; raise the density")
+
+
+def _raise_of(cuts: Tensor) -> None:
+    """Raise what a call without cuts of its own raises, unless a graph is being captured."""
+    if cuts.is_cuda and torch.cuda.is_current_stream_capturing():
+        return
+    if not_finite(cuts):
+        raise RuntimeError("scores are not finite")
 
 
 def _as_value_error(error: RuntimeError) -> Exception:

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from supermask.layouts import LINEAR_LAYOUTS, signs_of_codes, signs_of_lists
+from supermask.layouts import LINEAR_LAYOUTS, signs_of_codes, signs_of_lists, weights_of_lists
 
 _LOW = 0xFFFFFFFF
 _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
@@ -220,6 +220,13 @@ def _select_n_of_m(scores: Sequence[Tensor], n: int, m: int, raw: bool) -> list[
     return masks
 
 
+def _select_n_of_m_into(
+    masks: Sequence[Tensor], scores: Sequence[Tensor], n: int, m: int, raw: bool, cuts: Tensor
+) -> None:
+    for mask, selected in zip(masks, _select_n_of_m(scores, n, m, raw), strict=True):
+        mask.copy_(selected)
+
+
 def _first_in_rank(keys: Tensor, keep: int) -> Tensor:
     """Mask of the `keep` largest keys along dimension 1, ties to the lower index."""
     order = keys.argsort(dim=1, descending=True, stable=True)
@@ -275,11 +282,13 @@ def _edge_popup_sgd(
     dampening: float,
     weight_decay: float,
     nesterov: bool,
+    rate: Tensor | None = None,
 ) -> None:
+    lr = lr if rate is None else float(rate)
     for i, gradient in enumerate(_straight_through(grads, weights, scores)):
         velocity = velocities[i] if momentum != 0 else None
         _sgd(scores[i], gradient, velocity, lr, momentum, dampening, weight_decay, nesterov)
-    _rank_into(masks, scores, keep, cuts, raw=False)
+    _rank_into(masks, scores, keep, cuts, raw=False, floor=True)
     _write_masked(out, weights, masks)
 
 
@@ -316,26 +325,41 @@ def _packed_linear(weights_of: Callable[..., Tensor]) -> Callable[..., Tensor]:
     return linear
 
 
-def _conv_from_lists(
-    x: Tensor,
-    starts: Tensor,
-    entries: Tensor,
-    outputs: int,
-    kernel: Sequence[int],
-    stride: Sequence[int],
-    padding: Sequence[int],
-    dilation: Sequence[int],
-    groups: int,
-    scale: float,
-    bias: Tensor | None,
+def _packed_conv(weights_of: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """The convolution of x, summed in float32, with the packed matrix that `weights_of` unpacks."""
+
+    def convolve(
+        x: Tensor,
+        layout: Sequence[Tensor],
+        outputs: int,
+        kernel: Sequence[int],
+        stride: Sequence[int],
+        padding: Sequence[int],
+        dilation: Sequence[int],
+        groups: int,
+        scale: float,
+        bias: Tensor | None,
+    ) -> Tensor:
+        channels = x.shape[1] // groups
+        depth = channels * kernel[0] * kernel[1]
+        weight = weights_of(*layout, outputs, depth).view(outputs, channels, *kernel).float()
+        top, bottom, left, right = padding
+        padded = torch.nn.functional.pad(x.float(), (left, right, top, bottom))
+        sums = torch.nn.functional.conv2d(padded, weight, None, stride, 0, dilation, groups) * scale
+        return (sums if bias is None else sums + bias.view(-1, 1, 1)).to(x.dtype)
+
+    return convolve
+
+
+def _conv_from_lists(x: Tensor, starts: Tensor, entries: Tensor, *geometry_and_rest: Any) -> Tensor:
+    return _packed_conv(signs_of_lists)(x, (starts, entries), *geometry_and_rest)
+
+
+def _conv_from_values(
+    x: Tensor, starts: Tensor, entries: Tensor, values: Tensor, *geometry_and_bias: Any
 ) -> Tensor:
-    channels = x.shape[1] // groups
-    depth = channels * kernel[0] * kernel[1]
-    weight = signs_of_lists(starts, entries, outputs, depth).view(outputs, channels, *kernel).float()
-    top, bottom, left, right = padding
-    padded = torch.nn.functional.pad(x.float(), (left, right, top, bottom))
-    sums = torch.nn.functional.conv2d(padded, weight, None, stride, 0, dilation, groups) * scale
-    return (sums if bias is None else sums + bias.view(-1, 1, 1)).to(x.dtype)
+    *geometry, bias = geometry_and_bias
+    return _packed_conv(weights_of_lists)(x, (starts, entries, values), *geometry, 1.0, bias)
 
 
 def _decode_codes(codes: Tensor, outputs: int, inputs: int, scale: float, dtype: torch.dtype) -> Tensor:
@@ -358,7 +382,12 @@ def _select_into(
 
 
 def _rank_into(
-    masks: Sequence[Tensor], scores: Sequence[Tensor], keep: Sequence[int], cuts: Tensor, raw: bool
+    masks: Sequence[Tensor],
+    scores: Sequence[Tensor],
+    keep: Sequence[int],
+    cuts: Tensor,
+    raw: bool,
+    floor: bool = False,
 ) -> None:
     together = len(keep) == 1 != len(scores)
     if not (raw or together):
@@ -368,8 +397,20 @@ def _rank_into(
     else:
         # Through the dispatcher: a device may have a kernel for this one and none for ours.
         selected = torch.ops.supermask.select_global(scores, keep[0])
+    if floor and together and not all(mask.any() for mask in selected if mask.numel()):
+        selected = _lifted_select_global(scores, keep[0], raw)
     for mask, of in zip(masks, selected, strict=True):
         mask.copy_(of)
+
+
+def _lifted_select_global(scores: Sequence[Tensor], keep: int, raw: bool) -> list[Tensor]:
+    """A ranking of all tensors in which the best score of each stands above all others."""
+    if keep < len(scores):
+        raise ValueError(f"{keep} weights cannot keep one in each of {len(scores)} layers")
+    one_each, together = (_raw_select, _raw_select_global) if raw else (_select, _select_global)
+    best = one_each(scores, [1] * len(scores))
+    top = max(float(score.abs().max()) for score in scores) * 2 + 1
+    return together([score.masked_fill(m, top) for score, m in zip(scores, best, strict=True)], keep)
 
 
 KERNELS: dict[str, Callable[..., Any]] = {
@@ -380,11 +421,13 @@ KERNELS: dict[str, Callable[..., Any]] = {
     "select_global": _select_global,
     "rank_into": _rank_into,
     "select_n_of_m": _select_n_of_m,
+    "select_n_of_m_into": _select_n_of_m_into,
     "straight_through": _straight_through,
     "write_masked": _write_masked,
     "edge_popup_sgd": _edge_popup_sgd,
     **{name: _packed_linear(weights_of) for name, weights_of in LINEAR_LAYOUTS.items()},
     "conv_from_lists": _conv_from_lists,
+    "conv_from_values": _conv_from_values,
     "linear_from_codes": _packed_linear(signs_of_codes),
     "decode_codes": _decode_codes,
     "pack_mask": _pack_mask,

@@ -7,98 +7,26 @@ algorithm: a search is an optimizer, and a ticket is trained by an optimizer und
 import math
 import time
 from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import Optimizer
 
-from supermask.io import DamagedFileError, load_tree, save_tree
-from supermask.parameters import unwrap
-
-AMP_DTYPES = {"none": None, "bf16": torch.bfloat16, "fp16": torch.float16}
-SCHEDULES = ("cosine", "constant", "multistep")
+from supermask.checkpointing import Checkpoint as Checkpoint
+from supermask.checkpointing import Progress as Progress
+from supermask.checkpointing import restore, state_of
+from supermask.distributed import Pace, Ranks, Share
+from supermask.graphs import graphed, set_rates
+from supermask.precision import AMP_DTYPES as AMP_DTYPES
+from supermask.precision import PURE, Bf16Weights, autocast, in_float32
+from supermask.schedule import SCHEDULES as SCHEDULES
+from supermask.schedule import Schedule as Schedule
 
 
 class DivergedError(RuntimeError):
     """The loss is not finite any more."""
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """Learning-rate factor of each step, a pure function of the step number.
-
-    Attributes:
-        kind: `cosine` (to zero at the last step), `constant`, or `multistep` (× `decay` at each
-            milestone).
-        steps: Length of the whole schedule.
-        warmup: Steps of linear warm-up, from 1/warmup to 1.
-        milestones: Steps at which `multistep` decays.
-        decay: Factor of each decay.
-    """
-
-    kind: str
-    steps: int
-    warmup: int = 0
-    milestones: tuple[int, ...] = ()
-    decay: float = 0.1
-
-    def __post_init__(self) -> None:
-        if self.kind not in SCHEDULES:
-            raise ValueError(f"schedule must be one of {', '.join(SCHEDULES)}, not {self.kind!r}")
-
-    def __call__(self, step: int) -> float:
-        if step < self.warmup:
-            return (step + 1) / self.warmup
-        if self.kind == "cosine":
-            progress = (step - self.warmup) / max(self.steps - self.warmup, 1)
-            return 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
-        if self.kind == "multistep":
-            return self.decay ** sum(step >= milestone for milestone in self.milestones)
-        return 1.0
-
-
-@dataclass
-class Checkpoint:
-    """Where and how often `fit` saves all it needs to go on bit for bit.
-
-    Attributes:
-        path: The file; it is replaced atomically.
-        seconds: Least time between two saves.
-    """
-
-    path: Path
-    seconds: float = 30.0
-    _saved_at: float = field(default_factory=time.monotonic)
-
-    def load(self) -> dict[str, Any] | None:
-        """The saved state, or None. Raises DamagedFileError when the file is not sound."""
-        try:
-            return load_tree(self.path) if self.path.exists() else None
-        except DamagedFileError as error:
-            raise DamagedFileError(f"{error}. Delete it to begin this training again") from None
-
-    def due(self) -> bool:
-        return time.monotonic() - self._saved_at >= self.seconds
-
-    def save(self, state: dict[str, Any]) -> None:
-        save_tree(self.path, state)
-        self._saved_at = time.monotonic()
-
-
-@dataclass
-class Progress:
-    """What `fit` knows about a training so far; it is saved with every checkpoint."""
-
-    step: int
-    seconds: float = 0.0
-    loss_sum: float = 0.0
-    loss_steps: int = 0
-    history: list[dict[str, float]] = field(default_factory=list)
 
 
 Batches = Callable[[int], tuple[Tensor, Tensor]]
@@ -123,6 +51,8 @@ def fit(
     on_step: Callable[[int], None] | None = None,
     on_record: Callable[[list[dict[str, float]]], None] | None = None,
     checkpoint: Checkpoint | None = None,
+    cuda_graphs: bool | None = False,
+    share: Share | None = None,
 ) -> Progress:
     """Train from step `start` to step `steps`, by cross-entropy unless told otherwise.
 
@@ -133,7 +63,8 @@ def fit(
         batches: Step number → (inputs, labels) on the model's device. It must be a pure function of the
             step for a resumed training to equal an uninterrupted one.
         schedule: Learning-rate factor per step; None for constant.
-        amp: `none`, `bf16` or `fp16` autocast (`fp16` with a gradient scaler).
+        amp: `none`, `bf16` or `fp16` autocast (`fp16` with a gradient scaler), or `pure-bf16`: weights held
+            in bfloat16 while float32 ones learn, see `precision`.
         label_smoothing: As in `torch.nn.functional.cross_entropy`.
         clip: Largest norm of the gradient; None for no clipping.
         objective: The loss; None for cross-entropy of the model's outputs with `label_smoothing`.
@@ -141,67 +72,88 @@ def fit(
         on_step: Called after each step with the number of steps done.
         on_record: Called with the whole history whenever it has grown.
         checkpoint: Where to save and resume.
+        cuda_graphs: Replay whole steps from a CUDA graph, see `graphs`; None for wherever that is possible.
+        share: What this rank trains on, where several train together: `batches` gives its rows, `model` is
+            wrapped in `DistributedDataParallel`, and rank 0 saves. None for a process alone.
 
     Returns:
         Steps done, time and history. Each history entry has `step`, `train_loss` (mean since the entry
         before) and the numbers of `evaluation`.
 
     Raises:
+        ValueError: An unknown `amp`, or `cuda_graphs` where a graph cannot hold the step.
         DivergedError: The training loss became NaN or infinite.
         DamagedFileError: The checkpoint is not sound.
+        RanksDifferError: Ranks that train together do not hold the same any more.
     """
     if amp not in AMP_DTYPES:
         raise ValueError(f"amp must be one of {', '.join(AMP_DTYPES)}, not {amp!r}")
-    rates = [group["lr"] for group in optimizer.param_groups]
+    rates = [float(group["lr"]) for group in optimizer.param_groups]
     device = next(model.parameters()).device
     scaler = torch.amp.GradScaler(device.type, enabled=amp == "fp16")
-    progress = Progress(start)
+    progress, share = Progress(start), share or Share()
     if checkpoint and (saved := checkpoint.load()) is not None:
-        progress = _restore(saved, model, optimizer, scaler)
+        progress = restore(saved, model, optimizer, scaler, share)
+    synchronize, pace = share.statistics(model), Pace(share.ranks, progress.step)
     loss_sum = torch.tensor(progress.loss_sum, dtype=torch.float64, device=device)
-    model.train()
-    began = time.monotonic() - progress.seconds
-    while progress.step < steps:
-        for group, rate in zip(optimizer.param_groups, rates, strict=True):
-            group["lr"] = rate * (schedule(progress.step) if schedule else 1.0)
-        inputs, labels = batches(progress.step)
+    lowered = Bf16Weights(model, optimizer) if amp == PURE else None
+
+    def train_on(inputs: Tensor, labels: Tensor) -> Tensor:
+        """One whole step; its loss, for which nothing has waited."""
         with autocast(device, amp):
             if objective is None:
                 loss = F.cross_entropy(model(inputs), labels, label_smoothing=label_smoothing)
             else:
                 loss = objective(model, inputs, labels)
+        loss = share.weigh(loss)
         scaler.scale(loss).backward()
-        if clip is not None:
-            scaler.unscale_(optimizer)
-            nn.utils.clip_grad_norm_(model.parameters(), clip)
-        scaler.step(optimizer)
-        scaler.update()
-        optimizer.zero_grad()
-        loss_sum += loss.detach()
-        progress.loss_steps += 1
-        progress.step += 1
-        if on_step:
-            on_step(progress.step)
-        if progress.step == steps or (evaluate_every and progress.step % evaluate_every == 0):
-            _record(progress, loss_sum, evaluation)
-            if on_record:
-                on_record(progress.history)
-        if checkpoint and checkpoint.due() and progress.step < steps:
-            progress.seconds, progress.loss_sum = time.monotonic() - began, float(loss_sum)
-            checkpoint.save(_state(progress, model, optimizer, scaler))
-    for group, rate in zip(optimizer.param_groups, rates, strict=True):
-        group["lr"] = rate
+        with lowered.stepping() if lowered else nullcontext():
+            if clip is not None:
+                scaler.unscale_(optimizer)
+                nn.utils.clip_grad_norm_(model.parameters(), clip)
+            scaler.step(optimizer)
+            scaler.update()
+            optimizer.zero_grad()
+        synchronize()
+        return loss.detach()
+
+    model.train()
+    began = time.monotonic() - progress.seconds
+    with lowered or nullcontext(), graphed(train_on, model, optimizer, amp, cuda_graphs) as (step, plain):
+        while progress.step < steps:
+            factor = schedule(progress.step) if schedule else 1.0
+            set_rates(optimizer, [rate * factor for rate in rates])
+            loss_sum += step(*batches(progress.step))
+            progress.loss_steps += 1
+            progress.step += 1
+            if on_step:
+                on_step(progress.step)
+            if progress.step == steps or (evaluate_every and progress.step % evaluate_every == 0):
+                share.check(model, optimizer, progress.step)
+                _record(progress, share.mean(loss_sum), evaluation)
+                loss_sum.zero_()
+                if on_record:
+                    on_record(progress.history)
+            if checkpoint and progress.step < steps and pace.due(progress.step, checkpoint):
+                progress.seconds, progress.loss_sum = time.monotonic() - began, float(loss_sum)
+                share.check(model, optimizer, progress.step)
+                with in_float32(model):
+                    state = state_of(progress, model, optimizer, scaler, share)
+                    if share.ranks.main:
+                        checkpoint.save({**state, "optimizer": plain(state["optimizer"])})
+    set_rates(optimizer, rates)
     progress.seconds = time.monotonic() - began
     return progress
 
 
 @torch.no_grad()
 def evaluate(
-    model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], amp: str = "none"
+    model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], amp: str = "none", ranks: Ranks | None = None
 ) -> dict[str, float]:
     """Accuracy (fraction correct) and mean cross-entropy over `batches`, in evaluation mode.
 
-    The mode of every module is as before afterwards.
+    The mode of every module is as before afterwards. With `ranks`, each brings batches of its own, and all
+    get the answer over all of them.
 
     Raises:
         ValueError: There is no batch.
@@ -211,7 +163,7 @@ def evaluate(
     device = next(model.parameters()).device
     correct = torch.zeros((), dtype=torch.int64, device=device)
     loss = torch.zeros((), dtype=torch.float64, device=device)
-    count = 0
+    count = torch.zeros((), dtype=torch.int64, device=device)
     for inputs, labels in batches:
         with autocast(device, amp):
             logits = model(inputs)
@@ -220,9 +172,10 @@ def evaluate(
         count += len(labels)
     for module, training in modes:
         module.training = training
+    correct, loss, count = map((ranks or Ranks()).sum, (correct, loss, count))
     if count == 0:
         raise ValueError("nothing to evaluate: the split is empty")
-    return {"accuracy": int(correct) / count, "loss": float(loss) / count}
+    return {"accuracy": int(correct) / int(count), "loss": float(loss) / int(count)}
 
 
 @torch.no_grad()
@@ -235,13 +188,8 @@ def estimate_norm_statistics(model: nn.Module, batches: Batches, steps: int) -> 
         model(batches(step)[0])
 
 
-def autocast(device: torch.device, amp: str) -> AbstractContextManager[Any]:
-    dtype = AMP_DTYPES[amp]
-    return nullcontext() if dtype is None else torch.autocast(device.type, dtype)
-
-
-def _record(progress: Progress, loss_sum: Tensor, evaluation: Callable[[], dict[str, float]] | None) -> None:
-    mean = float(loss_sum) / max(progress.loss_steps, 1)
+def _record(progress: Progress, loss_sum: float, evaluation: Callable[[], dict[str, float]] | None) -> None:
+    mean = loss_sum / max(progress.loss_steps, 1)
     if not math.isfinite(mean):
         raise DivergedError(
             f"the training loss is {mean} before step {progress.step}; lower lr, add warm-up or clip the "
@@ -249,32 +197,4 @@ def _record(progress: Progress, loss_sum: Tensor, evaluation: Callable[[], dict[
         )
     numbers = evaluation() if evaluation else {}
     progress.history.append({"step": progress.step, "train_loss": mean, **numbers})
-    loss_sum.zero_()
     progress.loss_steps = 0
-
-
-def _state(
-    progress: Progress, model: nn.Module, optimizer: Optimizer, scaler: torch.amp.GradScaler
-) -> dict[str, Any]:
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
-    return {
-        "progress": {**vars(progress)},
-        "model": dict(unwrap(model).state_dict()),
-        "optimizer": optimizer.state_dict(),
-        "scaler": scaler.state_dict(),
-        "rng": torch.get_rng_state(),
-        "cuda_rng": cuda,
-    }
-
-
-def _restore(
-    saved: dict[str, Any], model: nn.Module, optimizer: Optimizer, scaler: torch.amp.GradScaler
-) -> Progress:
-    unwrap(model).load_state_dict(saved["model"])
-    optimizer.load_state_dict(saved["optimizer"])
-    if saved["scaler"]:
-        scaler.load_state_dict(saved["scaler"])
-    torch.set_rng_state(saved["rng"])
-    if saved["cuda_rng"]:
-        torch.cuda.set_rng_state_all(saved["cuda_rng"])
-    return Progress(**saved["progress"])

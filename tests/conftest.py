@@ -1,10 +1,15 @@
-"""What all tests share: one thread per process, a small network, a small task."""
+"""What all tests share: one thread per process, caches of their own, a small network, a small task."""
+
+import os
+import tempfile
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 torch.set_num_threads(1)
+_caches = tempfile.TemporaryDirectory(prefix="supermask-tests-")
+os.environ["SUPERMASK_CACHE"] = _caches.name
 
 
 class SmallNet(nn.Module):

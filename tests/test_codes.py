@@ -179,11 +179,12 @@ def test_a_dense_copy_is_kept_for_one_type_at_a_time():
 
 
 @pytest.mark.parametrize("batch", [1, CODES_UP_TO + 1, DECODE_FROM])
-def test_inference_leaves_nothing_that_autograd_refuses(batch):
+def test_inference_leaves_nothing_that_autograd_refuses(batch, monkeypatch):
+    monkeypatch.setattr("supermask.packed.placement.is_on_gpu", lambda tensor: True)
     layer, x = PackedLinear(draw_signs(20, 40), 0.5), torch.randn(batch, 40)
     with torch.inference_mode():
-        expected = layer.coded()(x)
-    y = layer.coded()(x.requires_grad_())
+        expected = layer(x)
+    y = layer(x.requires_grad_())
     assert torch.equal(y, expected)
     y.sum().backward()
     assert x.grad is not None
@@ -203,10 +204,11 @@ def test_autocast_sets_the_type():
         assert layer(torch.randn(3, 40)).dtype == torch.bfloat16
 
 
-def test_a_packed_layer_makes_its_codes_once():
+def test_a_packed_layer_makes_its_codes_once(monkeypatch):
+    monkeypatch.setattr("supermask.packed.placement.is_on_gpu", lambda tensor: True)
     signs = draw_signs(20, 40)
     layer = PackedLinear(signs, 0.5)
-    coded = layer.coded()
-    assert layer.coded() is coded
-    assert torch.equal(layouts.signs_of_codes(coded.codes, 20, 40), signs)
-    assert copy.deepcopy(layer).coded() is not coded
+    there = layer.gpu_linear()
+    assert layer.gpu_linear() is there and there.codes is layer.fragments
+    assert torch.equal(layouts.signs_of_codes(there.codes, 20, 40), signs)
+    assert copy.deepcopy(layer).gpu_linear() is not there

@@ -156,6 +156,51 @@ def test_rankings_over_tensors_and_within_groups(ranking, dtype):
     assert ops.not_finite(cuts) == [0]
 
 
+@pytest.mark.parametrize("ranking", ops.RANKINGS)
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_with_a_floor_every_tensor_keeps_its_first(ranking, dtype):
+    scores = [draw_scores("normal", size, i, dtype) * 8.0**-i for i, size in enumerate((40_001, 3000, 1, 17))]
+    on_gpu = [score.cuda() for score in scores]
+    cuts = ops.new_cuts(on_gpu, together=True)
+    for keep in (4, 5, 1000, sum(score.numel() for score in scores)):
+        expected = ops.select_global(scores, keep, ranking=ranking, floor=True)
+        with no_waiting():
+            masks = ops.select_global(on_gpu, keep, cuts, ranking, floor=True)
+        for mask, theirs in zip(masks, expected, strict=True):
+            assert torch.equal(mask.cpu(), theirs)
+
+
+def test_n_of_m_with_cuts_does_not_wait():
+    scores = [torch.randn(8, 40, device=CUDA), torch.randn(0, 4, device=CUDA), torch.randn(5, 9, device=CUDA)]
+    cuts = ops.new_cuts(scores)
+    scores[2][4, 8] = float("nan")
+    with no_waiting():
+        masks = ops.select_n_of_m(scores, 2, 4, cuts=cuts)
+    assert torch.equal(masks[0], ops.select_n_of_m(scores[:1], 2, 4)[0]) and ops.not_finite(cuts) == [2]
+
+
+@pytest.mark.parametrize("kind", ["normal", "rounded"])
+def test_many_blocks_rank_what_a_window_missed(kind):
+    sizes = (1 << 19, 700_001, 40_001, 2_000_003)  # from 2^19 on
+    scores = [draw_scores(kind, size, seed) for seed, size in enumerate(sizes)]
+    on_gpu, keep = [score.cuda() for score in scores], [size // 3 for size in sizes]
+    expected = references.KERNELS["select"](scores, keep)
+    cuts = ops.new_cuts(on_gpu)
+    for factor in (1.0, 4.0, 1.0, 0.125):  # each a miss
+        with no_waiting():
+            masks = ops.select([score * factor for score in on_gpu], keep, cuts)
+        for mask, theirs in zip(masks, expected, strict=True):
+            assert torch.equal(mask.cpu(), theirs)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        masks = ops.select(on_gpu, keep, cuts)
+    for _ in range(2):
+        graph.replay()
+        cuts.zero_()
+        for mask, theirs in zip(masks, expected, strict=True):
+            assert torch.equal(mask.cpu(), theirs)
+
+
 @pytest.mark.parametrize("dtype", FLOATS)
 def test_selection_reads_any_strides(dtype):
     score = draw_scores("rounded", 9 * 31 * 3 * 5, 0, dtype).view(9, 31, 3, 5)
@@ -265,7 +310,9 @@ def test_the_fused_step_with_one_cut_over_all_tensors():
         for score, velocity, gradient in zip(theirs, their_velocities, gradients, strict=True):
             velocity.mul_(0.9).add_(gradient)
             score.add_(velocity, alpha=-0.1)
-        for i, expected in enumerate(references.KERNELS["select_global"](theirs, keep)):
+        wanted = [torch.empty_like(mask) for mask in masks]
+        references.KERNELS["rank_into"](wanted, theirs, [keep], torch.zeros_like(cuts), False, True)
+        for i, expected in enumerate(wanted):
             assert same_bits(scores[i], theirs[i]) and torch.equal(masks[i], expected)
             assert same_bits(out[i], weights[i] * expected + 0.0)
 
@@ -294,7 +341,7 @@ def make_search(algorithm: type[sm.EdgePopup], options: dict[str, Any]) -> tuple
         nn.Conv2d(3, 64, 3), nn.ReLU(), nn.Flatten(), nn.Linear(64 * 36, 100), nn.ReLU(), nn.Linear(100, 10)
     )
     model = sm.randomize_(model.to(CUDA, memory_format=torch.channels_last), "kaiming_normal", seed=1)
-    return model, algorithm(model, density=0.3, lr=0.1, **options)
+    return model, algorithm(model, **{"density": 0.3, "lr": 0.1, **options})
 
 
 def set_gradients(model: nn.Module, step: int) -> None:
@@ -308,6 +355,18 @@ def assert_equal_searches(a: sm.EdgePopup, b: sm.EdgePopup) -> None:
     for name in a.scores:
         assert same_bits(a.scores[name], b.scores[name]) and torch.equal(a.mask[name], b.mask[name])
         assert same_bits(a._names[name].detach().contiguous(), b._names[name].detach().contiguous())
+
+
+def test_searches_of_every_distribution_do_not_wait():
+    for options in ({"distribution": "global"}, {"distribution": "2:4"}):
+        for algorithm in (sm.EdgePopup, PartsOnly):
+            density = {"global": 0.3, "2:4": 0.5}[options["distribution"]]
+            net, search = make_search(algorithm, {"momentum": 0.9, "density": density, **options})
+            for step in range(4):
+                set_gradients(net, step)
+                with no_waiting():
+                    search.step()
+            assert all(bool(mask.any()) for mask in search.mask.values())
 
 
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
@@ -340,6 +399,30 @@ def test_a_graphed_step_equals_an_eager_one(algorithm):
         generator = torch.Generator(CUDA).manual_seed(step)
         for gradient in gradients:
             gradient.copy_(torch.randn(gradient.shape, device=CUDA, generator=generator))
+        graph.replay()
+    assert_equal_searches(eager, graphed)
+
+
+def test_a_graphed_step_follows_a_learning_rate_on_the_device():
+    options = {"momentum": 0.9, "weight_decay": 1e-4}
+    (net, eager), (twin, graphed) = make_search(sm.EdgePopup, options), make_search(sm.EdgePopup, options)
+    rate = torch.tensor(0.1, device=CUDA)
+    for model, search in ((net, eager), (twin, graphed)):
+        set_gradients(model, 0)
+        search.step()
+    graphed.param_groups[0]["lr"] = rate
+    gradients = [p.grad for p in twin.parameters() if p.grad is not None]
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        graphed.step()
+    for step in range(1, 6):
+        set_gradients(net, step)
+        eager.param_groups[0]["lr"] = 0.1 / step
+        eager.step()
+        generator = torch.Generator(CUDA).manual_seed(step)
+        for gradient in gradients:
+            gradient.copy_(torch.randn(gradient.shape, device=CUDA, generator=generator))
+        rate.fill_(0.1 / step)
         graph.replay()
     assert_equal_searches(eager, graphed)
 

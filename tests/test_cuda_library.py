@@ -15,7 +15,7 @@ from supermask import info, operators, ops, references
 CUDA = torch.device("cuda")
 NATIVE = (
     *("fill_philox", "fill_random", "pack_mask", "unpack_mask"),
-    *("select", "select_into", "select_global", "rank_into", "select_n_of_m"),
+    *("select", "select_into", "select_global", "rank_into", "select_n_of_m", "select_n_of_m_into"),
     *("straight_through", "write_masked", "edge_popup_sgd"),
     *("linear_from_codes", "decode_codes"),
 )
@@ -59,6 +59,10 @@ def test_a_torch_without_cuda_says_so(monkeypatch):
 REGISTERS = {
     "classify_kernel": 64,
     "settle_kernel": 80,
+    "rank_missed_kernel": 64,
+    "best_of_stretch_kernel": 64,
+    "best_of_tensor_kernel": 64,
+    "end_pass_kernel": 64,
     "elements_kernel": 64,
     "count_kernel": 64,
     "write_mask_kernel": 64,

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 import supermask as sm
 from supermask import layouts, ops, references
-from supermask.packed import PackedLinear, pack
+from supermask.packed import PackedConv2d, PackedLinear, pack
 from supermask.packed.cuda import CODES_UP_TO, DECODE_FROM, SPARSE_FROM, CodedLinear
 
 pytestmark = pytest.mark.cuda
@@ -137,6 +137,34 @@ def test_a_layer_moves_between_devices():
     assert torch.allclose(layer.cpu()(x), expected, atol=1e-4)
 
 
+@pytest.mark.parametrize("scale", [0.05, None])
+def test_a_gpu_holds_only_what_it_computes_from(scale):
+    signs = draw_signs(512, 1024).cpu()
+    layer = PackedLinear(signs if scale else signs * torch.randn(512, 1024), scale)
+    x = torch.randn(3, 1024)
+    expected, before = layer(x), {name: buffer.clone() for name, buffer in layer.named_buffers()}
+    layer.cuda()
+    held = sum(buffer.numel() * buffer.element_size() for buffer in layer.buffers())
+    assert held == 512 * 1024 * (0.25 if scale else 4)
+    assert torch.allclose(layer(x.cuda()).cpu(), expected, atol=1e-4)
+    assert all(torch.equal(buffer, before[name]) for name, buffer in layer.cpu().named_buffers())
+
+
+@pytest.mark.parametrize("scale", [0.05, None])
+def test_a_convolution_moves_between_devices(scale):
+    signs = draw_signs(32, 8 * 9).cpu().view(32, 8, 3, 3)
+    layer = PackedConv2d(
+        signs if scale else signs * torch.randn(32, 8, 3, 3), scale, torch.randn(32), padding=1
+    )
+    x = torch.randn(2, 8, 9, 9)
+    expected = layer(x)
+    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+        assert torch.allclose(layer.cuda()(x.cuda()).cpu(), expected, atol=1e-4)
+        half = copy.deepcopy(layer).bfloat16()(x.cuda().bfloat16())
+    assert torch.allclose(half.float().cpu(), expected, atol=0.1, rtol=0.05)
+    assert torch.equal(layer.cpu()(x), expected)
+
+
 def test_a_packed_network_computes_what_its_ticket_does():
     model = sm.randomize_(sm.create_model("lenet-300-100", in_channels=1, image_size=28).cuda(), seed=4)
     ticket = sm.EdgePopup(model, density=0.3, lr=0.1).ticket()
@@ -188,6 +216,17 @@ def test_two_of_four_runs_on_sparse_tensor_cores(dtype):
     exact = x.double() @ signs.view(256, 512).double().t() * 0.05 + 1
     y = layer(x, torch.ones(256, device="cuda"))
     assert torch.allclose(y.double(), exact, atol=0.05, rtol=0.02)
+
+
+@pytest.mark.parametrize("dtype", DTYPES[1:])
+def test_two_of_four_of_any_weights_runs_on_sparse_tensor_cores(dtype):
+    weights = torch.randn(256, 128, 4, device="cuda") * torch.tensor([1.0, 0, 0, 1], device="cuda")
+    layer = PackedLinear(weights.view(256, 512)).to(dtype)
+    x = torch.randn(SPARSE_FROM, 512, device="cuda").to(dtype)
+    assert layer.gpu_linear().kernel(SPARSE_FROM, dtype) == "sparse"
+    exact = x.double() @ weights.view(256, 512).to(dtype).double().t()
+    with torch.no_grad():
+        assert torch.allclose(layer(x).double(), exact, atol=0.2, rtol=0.02)
 
 
 def test_operators_pass_opcheck():

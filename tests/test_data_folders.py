@@ -10,7 +10,6 @@ from supermask.data import (
     DamagedDataError,
     MissingDataError,
     UnknownDataError,
-    folder,
     load_data,
 )
 from supermask.data.dataset import channel_statistics
@@ -140,15 +139,6 @@ def test_damaged_folders_are_refused_by_name(tmp_path: Path, how: str) -> None:
     with pytest.raises((DamagedDataError, MissingDataError)) as caught:
         load_data(str(path))
     assert reason in str(caught.value)
-
-
-def test_folders_too_large_for_memory_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = write_folder(tmp_path / "pets")
-    # Ten images of 6x6 pixels in three channels.
-    monkeypatch.setattr(folder, "MAX_BYTES", 10 * 3 * 36 - 1)
-    with pytest.raises(DamagedDataError, match=r"has 10 images, .* image_size=5 or less"):
-        load_data(str(path))
-    assert load_data(str(path), image_size=5).image_size == 5
 
 
 def test_folders_that_are_not_there_and_unknown_names_are_told_apart(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import signal
 import time
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -14,13 +15,15 @@ from supermask.experiments import (
     EXPERIMENTS,
     CompareConfig,
     ConfigError,
+    Grid,
     ImpConfig,
     LocalEngine,
+    PlainEngine,
     SearchConfig,
     WorkerDied,
 )
 from supermask.experiments.config import DEFAULT_METHODS
-from supermask.experiments.engine import in_order
+from supermask.experiments.engines.schedule import in_order
 from supermask.experiments.execute import execute
 from supermask.experiments.execution import Environment
 from supermask.experiments.plan import Plan, plan_compare, plan_imp, plan_search, task_of
@@ -57,7 +60,7 @@ def comparison(tmp_path_factory, digits) -> tuple[Plan, Store]:
     config = CompareConfig(densities=(0.5, 0.2), seeds=(0,), **SHORT)
     plan = plan_compare(config, digits)
     store = Store(tmp_path_factory.mktemp("store"))
-    LocalEngine(store, Environment()).run(plan.graph, Watch())
+    PlainEngine(store, Environment()).run(plan.graph, Watch())
     return plan, store
 
 
@@ -185,7 +188,7 @@ def test_a_second_execution_computes_nothing(comparison):
     plan, store = comparison
     watch = Watch()
     stamps = {path: path.stat().st_mtime_ns for path in store.root.rglob("*") if path.suffix != ".lock"}
-    LocalEngine(store, Environment()).run(plan.graph, watch)
+    PlainEngine(store, Environment()).run(plan.graph, watch)
     assert not watch.steps and len(watch.done) == len({spec.id for spec in plan.graph})
     assert stamps == {path: path.stat().st_mtime_ns for path in stamps}
 
@@ -195,7 +198,7 @@ def test_two_processes_give_the_same_bytes_as_one(comparison, tmp_path):
     graph = [spec for spec in plan.graph if spec.method in ("dense", "edge-popup", "one-shot")]
     other = Store(tmp_path)
     watch = Watch()
-    LocalEngine(other, Environment(), jobs=2).run(graph, watch)
+    LocalEngine(other, Environment(), Grid(jobs=2)).run(graph, watch)
     assert sorted(watch.done) == sorted(spec.id for spec in graph)
     for spec in graph:
         assert other.run(spec.id).ticket_path().read_bytes() == store.run(spec.id).ticket_path().read_bytes()
@@ -214,7 +217,7 @@ def test_a_worker_that_dies_ends_the_job_with_the_reason(digits, tmp_path):
             for child in multiprocessing.active_children():
                 child.kill()
 
-    engine = LocalEngine(Store(tmp_path), Environment(checkpoint_seconds=0.1), jobs=2)
+    engine = LocalEngine(Store(tmp_path), Environment(checkpoint_seconds=0.1), Grid(jobs=2, retries=0))
     with pytest.raises(WorkerDied, match="the same command goes on"):
         engine.run(plan.graph, Killer())
 
@@ -252,6 +255,17 @@ def test_imp_plan_has_a_ticket_per_round_and_its_controls(digits):
     twice = plan_imp(dataclasses.replace(config, seeds=(0, 3)), digits)
     assert twice.rows[: len(plan.rows)] == plan.rows
     assert [spec.seed for spec in twice.rows] == [0] * 7 + [3] * 7
+
+
+def test_learning_rate_rewinding_goes_on_from_the_round_before(digits):
+    config = CompareConfig(methods=("lr-rewind",), densities=(0.5, 0.3), seeds=(0,), rate=0.3, **SHORT)
+    plan = plan_compare(config, digits)
+    dense, *rounds = plan.graph
+    assert dense.method == "dense" and [spec.density for spec in plan.rows] == [0.5, 0.3]
+    assert len(rounds) == 3 and tuple(rounds[1:]) == plan.rows
+    for before, spec in pairwise(plan.graph):
+        assert spec.weights.run == spec.mask.run == before.id and spec.weights.step is None
+        assert spec.start == 0
 
 
 def test_hashes_depend_on_all_that_matters_and_nothing_else(digits):
@@ -297,7 +311,7 @@ def test_the_control_of_a_search_keeps_its_counts_per_layer(digits, tmp_path, di
     )
     plan = plan_compare(config, digits)
     store = Store(tmp_path)
-    LocalEngine(store, Environment()).run(plan.graph, Watch())
+    PlainEngine(store, Environment()).run(plan.graph, Watch())
     found, control = (store.run(spec.id).ticket() for spec in plan.rows)
     assert found.kept == control.kept and distance(found.mask(), control.mask()) > 0.05
     if distribution == "2:4":

@@ -355,9 +355,12 @@ def test_the_fused_step_leaves_the_bits_of_torch_sgd(options, dtype):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_the_fused_step_of_a_global_ranking_leaves_the_bits_of_its_parts(dtype):
+@pytest.mark.parametrize("dying", [False, True])
+def test_the_fused_step_of_a_global_ranking_leaves_the_bits_of_its_parts(dtype, dying):
     shapes = [(33, 17, 3, 3), (120, 77), (1, 1), (5, 3)]
     grads, weights, scores = map(list, zip(*(step_tensors(s, dtype, 3) for s in shapes), strict=True))
+    if dying:
+        scores[3] *= 1e-6
     keep, cuts = sum(s.numel() for s in scores) // 3, ops.new_cuts(scores, together=True)
     theirs, velocities = [s.clone() for s in scores], [torch.zeros_like(s) for s in scores]
     rule = torch.optim.SGD(theirs, lr=0.05, momentum=0.9)
@@ -371,11 +374,33 @@ def test_the_fused_step_of_a_global_ranking_leaves_the_bits_of_its_parts(dtype):
         masks = ops.edge_popup_sgd(
             out, scores, velocities, grads, weights, [keep], cuts, lr=0.05, momentum=0.9
         )
-        for i, expected in enumerate(references.KERNELS["select_global"](theirs, keep)):
+        wanted = [torch.empty_like(mask) for mask in masks]
+        references.KERNELS["rank_into"](wanted, theirs, [keep], torch.zeros_like(cuts), False, True)
+        assert all(mask.any() for mask in masks)
+        for i, expected in enumerate(wanted):
             effective = torch.empty_like(out[i])
             references.KERNELS["write_masked"]([effective], [weights[i]], [expected])
             assert same_bits(scores[i], theirs[i]) and torch.equal(masks[i], expected)
             assert same_bits(out[i], effective)
+
+
+def test_a_learning_rate_may_be_a_tensor():
+    grad, weight, score = step_tensors((40, 30), torch.float32, 3)
+    results = []
+    for lr in (0.05, torch.tensor(0.05), torch.tensor([0.05], dtype=torch.float64)):
+        mine, out = score.clone(), torch.empty_like(score)
+        ops.edge_popup_sgd([out], [mine], [], [grad], [weight], [400], ops.new_cuts([mine]), lr=lr)
+        results.append((mine, out))
+    rate = torch.tensor(0.05)  # as the operator itself takes it, here and in the reference
+    for step in (native.edge_popup_sgd, references.KERNELS["edge_popup_sgd"]):
+        mine, out, mask = score.clone(), torch.empty_like(score), torch.empty_like(score, dtype=torch.bool)
+        cuts = ops.new_cuts([mine])
+        step([out], [mask], [mine], [], [grad], [weight], [400], cuts, 9.0, 0.0, 0.0, 0.0, False, rate)
+        results.append((mine, out))
+    for mine, out in results[1:]:
+        assert same_bits(mine, results[0][0]) and same_bits(out, results[0][1])
+    with pytest.raises(ValueError, match="lr must be a number or a tensor of one float"):
+        ops.edge_popup_sgd([out], [mine], [], [grad], [weight], [400], cuts, lr=torch.ones(2))
 
 
 # The fused step inside a search.
@@ -395,7 +420,7 @@ def run_search(algorithm: type[sm.EdgePopup], options: dict[str, Any], steps: in
     images, labels = torch.randn(8, 3, 8, 8, generator=generator), torch.arange(8)
     for step in range(steps):
         if step == steps // 2:  # what a scheduler does
-            search.param_groups[0]["lr"] *= 0.5
+            search.param_groups[0]["lr"] = search.param_groups[0]["lr"] * 0.5
         nn.functional.cross_entropy(model(images), labels).backward()
         search.step()
         search.zero_grad()
@@ -404,6 +429,7 @@ def run_search(algorithm: type[sm.EdgePopup], options: dict[str, Any], steps: in
 
 SEARCHES = [{"lr": 0.1, **options} for options in OPTIONS]
 SEARCHES += [{"lr": 0.1, "momentum": 0.9, "distribution": "global"}]
+SEARCHES += [{"lr": torch.tensor(0.1), "momentum": 0.9, "weight_decay": 1e-3}]
 
 
 @pytest.mark.parametrize("options", SEARCHES, ids=str)
@@ -539,8 +565,14 @@ def test_wrong_arguments_raise_and_name_themselves(name):
 
 OPCHECKS = {
     "select_into": lambda f: ([f > 0], [f], [3], torch.zeros(1, 2, dtype=torch.int64)),
-    "rank_into": lambda f: ([f > 0], [f], [3], torch.zeros(1, 2, dtype=torch.int64), True),
+    "rank_into": lambda f: ([f > 0, f > 0], [f, f], [3], torch.zeros(1, 2, dtype=torch.int64), True, True),
     "select_n_of_m": lambda f: ([f.repeat(2, 1)], 2, 4, False),
+    "select_n_of_m_into": lambda f: (
+        [f.repeat(2, 1) > 0],
+        [f.repeat(2, 1)],
+        *(2, 4, False),
+        torch.zeros(1, 2, dtype=torch.int64),
+    ),
     "fill_philox": lambda f: (torch.zeros(11, dtype=torch.int64), 7, 3),
     "edge_popup_sgd": lambda f: (
         [f.clone()],
@@ -551,7 +583,7 @@ OPCHECKS = {
         [f.clone()],
         [3],
         torch.zeros(1, 2, dtype=torch.int64),
-        *(0.1, 0.9, 0.0, 1e-4, True),
+        *(0.1, 0.9, 0.0, 1e-4, True, torch.tensor(0.2)),
     ),
 }
 

@@ -1,6 +1,7 @@
 """Operators against NumPy, published vectors and stable sorts."""
 
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -184,6 +185,56 @@ def test_select_global_ranks_all_tensors_together(seed, fraction):
     expected = stable_mask(together, keep)
     assert np.array_equal(torch.cat([m.flatten() for m in masks]).numpy(), expected)
     assert [m.shape for m in masks] == [s.shape for s in scores]
+
+
+@pytest.mark.parametrize("ranking", ops.RANKINGS)
+@given(
+    seed=st.integers(0, 1000), keep=st.integers(4, 40), dtype=st.sampled_from([torch.float32, torch.float64])
+)
+def test_with_a_floor_every_tensor_keeps_its_first(ranking, seed, keep, dtype):
+    generator = torch.Generator().manual_seed(seed)
+    sizes = (21, 5, 8, 6)
+    scores = [
+        torch.randint(-3, 4, (size,), generator=generator).to(dtype) * 10**i for i, size in enumerate(sizes)
+    ]
+    # Plainly: the first of each, then the best of the rest, by (value, index).
+    values = np.concatenate([(s if ranking == "raw" else s.abs()).numpy() for s in scores])
+    order = sorted(range(len(values)), key=lambda i: (-values[i], i))
+    ends = np.cumsum((0, *sizes))
+    firsts = [next(i for i in order if a <= i < b) for a, b in pairwise(ends)]
+    expected = np.zeros(len(values), dtype=bool)
+    expected[[*firsts, *[i for i in order if i not in firsts]][:keep]] = True
+    cuts = ops.new_cuts(scores, together=True)
+    masks = [torch.empty(size, dtype=torch.bool) for size in sizes]
+    ops.reference("rank_into")(masks, scores, [keep], cuts.clone(), ranking == "raw", True)
+    for found in (
+        ops.select_global(scores, keep, ranking=ranking, floor=True),
+        ops.select_global(scores, keep, cuts, ranking, floor=True),
+        ops.select_global(scores, keep, cuts, ranking, floor=True),
+        masks,
+    ):
+        assert np.array_equal(torch.cat(found).numpy(), expected)
+
+
+def test_a_floor_needs_one_weight_for_every_tensor():
+    scores = [torch.ones(3)] * 4
+    with pytest.raises(ValueError, match="3 weights cannot keep one in each of 4 layers"):
+        ops.select_global(scores, 3, floor=True)
+    cuts, masks = ops.new_cuts(scores, together=True), [torch.empty(3, dtype=torch.bool) for _ in scores]
+    with pytest.raises((RuntimeError, ValueError), match="one"):
+        torch.ops.supermask.rank_into(masks, [s * 0.0 for s in scores], [3], cuts, False, True)
+
+
+def test_n_of_m_takes_cuts_and_reports_as_select_does():
+    scores = [torch.arange(16.0).view(2, 8), torch.arange(8.0).view(1, 8)]
+    cuts = ops.new_cuts(scores)
+    for mask, plain in zip(
+        ops.select_n_of_m(scores, 2, 4, cuts=cuts), ops.select_n_of_m(scores, 2, 4), strict=True
+    ):
+        assert torch.equal(mask, plain)
+    scores[1][0, 3] = float("nan")
+    with pytest.raises(ValueError, match="not finite"):
+        ops.select_n_of_m(scores, 2, 4, cuts=cuts)
 
 
 def test_select_global_ranks_mixed_types_by_value():

@@ -231,6 +231,12 @@ def test_each_number_of_inputs_has_its_operator(scheme, monkeypatch):
         assert names == ["linear_from_values"] * 2 + [None] * 2
 
 
+def test_values_in_half_precision_are_computed_densely():
+    layer, x = make_layer("normal", 0.3).half(), torch.randn(2, 300).half()
+    assert layer.operator_for(x) is None
+    assert torch.equal(layer(x), nn.functional.linear(x, layer.weight(x), layer.bias))
+
+
 @pytest.mark.parametrize("scheme", ["sign", "normal"])
 @pytest.mark.parametrize("batch", [(), (2,), (2, 30)])
 def test_gradients_reach_the_input_and_the_bias(scheme, batch):

@@ -31,6 +31,14 @@ def draw_signs(*shape: int, density: float = 0.3, seed: int = 0) -> Tensor:
     return (signs * (torch.rand(shape, generator=generator) < density)).to(torch.int8)
 
 
+def draw_weights(*shape: int, density: float = 0.3, seed: int = 0) -> Tensor:
+    """Small integers and halves, whose sums are exact in any order, and zeros."""
+    generator = torch.Generator().manual_seed(seed)
+    return (
+        torch.randint(1, 9, shape, generator=generator) / 2 * draw_signs(*shape, density=density, seed=seed)
+    )
+
+
 def draw_integers(*shape: int, seed: int = 0) -> Tensor:
     """Floats whose sums are exact in any order."""
     return torch.randint(-9, 10, shape, generator=torch.Generator().manual_seed(seed)).float()
@@ -87,16 +95,45 @@ def test_any_geometry_is_exact_on_integers(convolution, images, density, bias, s
     assert torch.equal(reference, listed(layer)(x))
 
 
+@needs_native
+@settings(max_examples=80, deadline=None)
+@given(
+    convolution=convolutions(),
+    images=st.sampled_from([0, 1, 2, 5]),
+    density=st.sampled_from([0.0, 0.1, 0.5, 1.0]),
+    dtype=st.sampled_from([torch.float32, torch.bfloat16]),
+    bias=st.booleans(),
+    seed=st.integers(0, 9),
+)
+def test_any_weights_in_any_geometry_are_exact_on_integers(convolution, images, density, dtype, bias, seed):
+    outputs, channels, kernel, size, arguments = convolution
+    weights = draw_weights(outputs, channels // arguments["groups"], *kernel, density=density, seed=seed)
+    x, b = draw_integers(images, channels, *size, seed=seed), draw_integers(outputs) if bias else None
+    layer = PackedConv2d(weights.to(dtype), None, b, **arguments)
+    expected = F.conv2d(x.double(), weights.double(), None if b is None else b.double(), **arguments)
+    assert torch.equal(listed(layer)(x).double(), expected)
+    one_dimensional = {name: v[1] if isinstance(v, tuple) else v for name, v in arguments.items()}
+    flat = PackedConv1d(weights[:, :, 0], None, b, **one_dimensional)
+    assert torch.equal(listed(flat)(x[:, :, 0]), F.conv1d(x[:, :, 0], weights[:, :, 0], b, **one_dimensional))
+    lists = layouts.lists_of_weights(weights.to(dtype).flatten(1))
+    assert torch.equal(layouts.weights_of_lists(*lists, outputs, weights[0].numel()), weights.flatten(1))
+    margins = [size for size in arguments["padding"] for _ in range(2)]
+    geometry = (kernel, arguments["stride"], margins, arguments["dilation"], arguments["groups"])
+    reference = ops.reference("conv_from_values")(x, *lists, outputs, *geometry, b)
+    assert torch.equal(reference, listed(layer)(x))
+
+
 @pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
 @pytest.mark.parametrize("mode", ["zeros", "reflect", "replicate", "circular"])
 @pytest.mark.parametrize("padding", [0, (1, 2), "same", "valid"])
-def test_types_and_paddings(dtype, mode, padding):
+@pytest.mark.parametrize("scheme", ["sign", "normal"])
+def test_types_and_paddings(dtype, mode, padding, scheme):
     dense = nn.Conv2d(6, 32, (2, 3), padding=padding, dilation=(1, 2), padding_mode=mode, dtype=dtype)
-    signs = draw_signs(*dense.weight.shape, density=0.2)
+    signs = draw_signs(*dense.weight.shape, density=0.1)
     with torch.no_grad():
-        dense.weight.copy_(signs * 0.25)
-    packed = PackedConv2d.of(dense, sm.init.Draw("weight", tuple(signs.shape), True, "sign", 0.25))
+        dense.weight.copy_(signs * 0.25 if scheme == "sign" else torch.randn(signs.shape) * signs)
+    packed = PackedConv2d.of(dense, sm.init.Draw("weight", tuple(signs.shape), True, scheme, 0.25))
     assert packed is not None
     x = torch.randn(3, 6, 9, 11).to(dtype)
     result, expected = packed(x), dense.double()(x.double())
@@ -106,8 +143,10 @@ def test_types_and_paddings(dtype, mode, padding):
     assert torch.equal(packed(x[0]), result[0]) or torch.allclose(packed(x[0]), result[0], atol=tolerance)
 
 
-def test_the_memory_format_of_the_input_is_kept():
-    layer, x = PackedConv2d(draw_signs(32, 8, 3, 3), 0.5, padding=1), torch.randn(2, 8, 9, 9)
+@pytest.mark.parametrize("scale", [0.5, None])
+def test_the_memory_format_of_the_input_is_kept(scale):
+    weights = draw_signs(32, 8, 3, 3) if scale else draw_weights(32, 8, 3, 3)
+    layer, x = PackedConv2d(weights, scale, padding=1), torch.randn(2, 8, 9, 9)
     y = layer(x.contiguous(memory_format=torch.channels_last))
     assert y.is_contiguous(memory_format=torch.channels_last) and torch.equal(y, layer(x))
     strided = torch.randn(2, 16, 9, 18)[:, ::2, :, ::2]
@@ -126,10 +165,11 @@ def test_gradients_reach_input_and_bias():
     )
 
 
-def test_a_packed_network_computes_what_its_ticket_does():
+@pytest.mark.parametrize(("init", "density"), [("signed_constant", 0.3), ("kaiming_normal", 0.05)])
+def test_a_packed_network_computes_what_its_ticket_does(init, density):
     model = create_model("resnet-20", width=2).eval()
-    sm.randomize_(model, seed=3)
-    ticket = sm.EdgePopup(model, density=0.3, lr=0.1).ticket()
+    sm.randomize_(model, init=init, seed=3)
+    ticket = sm.EdgePopup(model, density=density, lr=0.1).ticket()
     x = torch.randn(2, 3, 32, 32)
     packed, tuned = pack(model, ticket), pack(model, ticket, example=x)
     assert sum(isinstance(m, PackedConv2d) for m in packed.modules()) == 21
@@ -161,6 +201,22 @@ def test_what_lists_would_slow_down_stays_dense(layer):
     assert type(pack(model, ticket)[0]) is type(layer)
 
 
+def test_weights_of_many_values_stay_dense():
+    layer = nn.Conv2d(32, 32, 3)
+    model = sm.randomize_(nn.Sequential(layer), init="kaiming_normal")
+    ticket = sm.EdgePopup(model, density=0.7, lr=0.1).ticket()
+    assert type(pack(model, ticket)[0]) is nn.Conv2d
+
+
+@needs_native
+def test_values_of_a_type_without_a_kernel_are_computed_densely():
+    layer, x = PackedConv2d(draw_weights(32, 8, 3, 3, density=0.1)), torch.randn(2, 8, 9, 9)
+    assert layer.kernel(x) == "lists"
+    for dtype in (torch.float16, torch.float64):
+        assert layer.to(dtype).kernel(x) == "dense"
+        assert torch.allclose(layer(x.to(dtype)), F.conv2d(x.to(dtype), layer.weight(x.to(dtype))))
+
+
 def test_few_positions_are_computed_densely():
     layer = PackedConv2d(draw_signs(32, 8, 1, 1), 0.5)
     assert layer.kernel(torch.randn(1, 8, 1, 1)) == "dense"
@@ -172,9 +228,11 @@ def test_few_positions_are_computed_densely():
 
 def test_wrong_layers_and_inputs_raise_and_name_themselves():
     signs = draw_signs(32, 8, 3, 3)
-    with pytest.raises(ValueError, match="signs must be an int8 tensor"):
+    with pytest.raises(ValueError, match="without a scale, weights must be floats"):
+        PackedConv2d(signs)
+    with pytest.raises(ValueError, match="weights must be an int8 tensor"):
         PackedConv2d(signs.float(), 1.0)
-    with pytest.raises(ValueError, match="signs must be an int8 tensor"):
+    with pytest.raises(ValueError, match="weights must be an int8 tensor"):
         PackedConv1d(signs, 1.0)
     with pytest.raises(ValueError, match="groups must divide the 32 outputs, but is 3"):
         PackedConv2d(signs, 1.0, groups=3)
@@ -185,11 +243,10 @@ def test_wrong_layers_and_inputs_raise_and_name_themselves():
 
 def arguments(signs: Tensor, **changes):
     """Those of the operator for a 3x3 convolution with padding 1 of 2 images of 6x7, some of them changed."""
-    starts, entries = layouts.lists_of_signs(signs.flatten(1))
+    pack = layouts.lists_of_weights if signs.is_floating_point() else layouts.lists_of_signs
     values = {
         "x": torch.randn(2, signs.shape[1], 6, 7),
-        "starts": starts,
-        "entries": entries,
+        **dict(zip(("starts", "entries", "values"), pack(signs.flatten(1)), strict=False)),
         "outputs": len(signs),
         "kernel": [3, 3],
         "stride": [1, 1],
@@ -199,6 +256,8 @@ def arguments(signs: Tensor, **changes):
         "scale": 0.5,
         "bias": torch.randn(len(signs)),
     }
+    if signs.is_floating_point():
+        del values["scale"]
     return {**values, **changes}
 
 
@@ -235,12 +294,33 @@ def test_wrong_arguments_raise_and_name_themselves(named, changes):
 
 
 @needs_native
+@pytest.mark.parametrize(
+    ("named", "change"),
+    [
+        ("values", lambda values: values.double()),
+        ("values", lambda values: values[1:]),
+        ("values", lambda values: torch.stack([values, values], dim=1)[:, 0]),
+    ],
+)
+def test_wrong_values_raise_and_name_themselves(named, change):
+    weights = draw_weights(5, 8, 3, 3)
+    values = arguments(weights)
+    with pytest.raises(RuntimeError, match=named):
+        native.conv_from_values(*{**values, "values": change(values["values"])}.values())
+
+
+@needs_native
 def test_damaged_lists_read_no_strange_memory():
     values = arguments(draw_signs(5, 8, 3, 3))
     with pytest.raises(RuntimeError, match="starts do not fit entries"):
         native.conv_from_lists(*{**values, "starts": values["starts"].flip(0)}.values())
     beyond = {**values, "entries": torch.full_like(values["entries"], 255)}
     assert native.conv_from_lists(*beyond.values()).isfinite().all()
+    values = arguments(draw_weights(5, 8, 3, 3))
+    with pytest.raises(RuntimeError, match="starts do not fit entries"):
+        native.conv_from_values(*{**values, "starts": values["starts"].flip(0)}.values())
+    beyond = {**values, "entries": torch.full_like(values["entries"], 255)}
+    assert native.conv_from_values(*beyond.values()).isfinite().all()
 
 
 @needs_native
@@ -249,11 +329,16 @@ def test_the_operator_passes_opcheck(dtype):
     values = arguments(draw_signs(5, 8, 3, 3), stride=[2, 1], padding=[1, 2, 0, 1])
     values["x"] = values["x"].to(dtype)
     torch.library.opcheck(native.conv_from_lists.default, tuple(values.values()))
+    values = arguments(draw_weights(5, 8, 3, 3), stride=[2, 1], padding=[1, 2, 0, 1])
+    values |= {"x": values["x"].to(dtype), "values": values["values"].to(dtype)}
+    torch.library.opcheck(native.conv_from_values.default, tuple(values.values()))
 
 
 @needs_native
-def test_layers_compile_and_export():
-    layer = PackedConv2d(draw_signs(32, 8, 3, 3), 0.5, torch.randn(32), padding=1).eval()
+@pytest.mark.parametrize("scale", [0.5, None])
+def test_layers_compile_and_export(scale):
+    weights = draw_signs(32, 8, 3, 3) if scale else draw_weights(32, 8, 3, 3)
+    layer = PackedConv2d(weights, scale, torch.randn(32), padding=1).eval()
     x = torch.randn(2, 8, 9, 9)
     expected = layer(x)
     compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
@@ -261,14 +346,16 @@ def test_layers_compile_and_export():
     compiled(x.clone().requires_grad_()).sum().backward()
     batch = torch.export.Dim("batch")
     exported = torch.export.export(layer, (x,), dynamic_shapes=({0: batch},))
-    assert any("conv_from_lists" in str(node.target) for node in exported.graph.nodes)
+    assert any(layer.operator in str(node.target) for node in exported.graph.nodes)
     more = torch.randn(5, 8, 9, 9)
     assert torch.equal(exported.module()(more), layer(more))
 
 
 @needs_native
-def test_results_depend_neither_on_threads_nor_on_the_rest_of_the_batch():
-    layer = listed(PackedConv2d(draw_signs(70, 40, 3, 3), 0.1))
+@pytest.mark.parametrize("scale", [0.1, None])
+def test_results_depend_neither_on_threads_nor_on_the_rest_of_the_batch(scale):
+    signs = draw_signs(70, 40, 3, 3)
+    layer = listed(PackedConv2d(signs if scale else signs * torch.randn(signs.shape), scale))
     x = torch.randn(3, 40, 11, 11)  # 363 positions: five tiles of 64, and one of 43
     one = layer(x)
     torch.set_num_threads(2)
@@ -290,6 +377,10 @@ def test_every_instruction_set_is_exact(capability):
         "    layer = PackedConv2d(signs, 1.0, padding=1, stride=(1, 2)); layer.kernel = lambda x: 'lists'\n"
         "    y = torch.nn.functional.conv2d(x, signs.float(), padding=1, stride=(1, 2))\n"
         "    assert torch.equal(layer(x), y), width\n"
+        "    for dtype in (torch.float32, torch.bfloat16):\n"
+        "        layer = PackedConv2d(signs.to(dtype), None, padding=1, stride=(1, 2))\n"
+        "        layer.kernel = lambda x: 'lists'\n"
+        "        assert torch.equal(layer(x), y), width\n"
     )
     environment = {**os.environ, "ATEN_CPU_CAPABILITY": capability}
     subprocess.run([sys.executable, "-c", code], env=environment, check=True)

@@ -111,7 +111,7 @@ class Stop(Exception):
 
 
 @pytest.mark.parametrize("kind", ["search", "sgd", "adam"])
-@pytest.mark.parametrize("amp", ["none", "bf16", "fp16"])
+@pytest.mark.parametrize("amp", ["none", "bf16", "fp16", "pure-bf16"])
 @pytest.mark.parametrize("stop_at", [1, 7, 16])
 def test_an_interrupted_training_ends_with_the_same_bits(tmp_path, kind, amp, stop_at):
     def run(path, stop=None):

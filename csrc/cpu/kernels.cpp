@@ -26,6 +26,12 @@ constexpr RankKernels<float> rank_float = {
 #endif
     histogram<ranking, float>, n_of_m<ranking, float>};
 
+template <class Value>
+constexpr ValueKernels<Value> value_kernels = {
+    dot_kept<Value, 1>,
+    dot_kept<Value, 4>,
+    {add_weighted<1, Value>, add_weighted<2, Value>, add_weighted<3, Value>, add_weighted<4, Value>}};
+
 template <Ranking ranking>
 constexpr RankKernels<double> rank_double = {classify<ranking, double>, histogram<ranking, double>,
                                              n_of_m<ranking, double>};
@@ -50,8 +56,8 @@ const Kernels SUPERMASK_TABLE = {
     .look_up_1 = look_up<1>,
     .look_up_4 = look_up<4>,
     .add_listed = {add_listed<1>, add_listed<2>, add_listed<3>, add_listed<4>},
-    .values_float32 = {dot_kept<float, 1>, dot_kept<float, 4>},
-    .values_bfloat16 = {dot_kept<BFloat16, 1>, dot_kept<BFloat16, 4>},
+    .values_float32 = value_kernels<float>,
+    .values_bfloat16 = value_kernels<BFloat16>,
     .pad_row = pad_row,
     .pack_panel = pack_panel,
     .scale_rows = scale_rows,

@@ -52,12 +52,17 @@ struct Run {
   int64_t to;
 };
 
-// Products of the kept weights of one output with one input and with four; see kernels_values.h.
+// Products of the kept weights of one output with one input and with four, see kernels_values.h; and with the
+// positions of a convolution, kernels_lists.h.
 template <class Value>
 struct ValueKernels {
   using Dot = void (*)(const uint32_t* masks, int64_t words, const Value* values, const Value* end,
                        const float* inputs, int64_t apart, float* sums);
   Dot dot_1, dot_4;
+  // sums[row] += listed rows of the panel, each times its weight; 16, 32, 48 and 64 columns. There must be an
+  // entry and a weight, listed or not.
+  void (*add_weighted[4])(const float* panel, const uint8_t* entries, const Value* weights, const int32_t* starts,
+                          int64_t rows, float* sums);
 };
 
 struct Kernels {

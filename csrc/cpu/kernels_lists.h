@@ -16,15 +16,32 @@ namespace supermask {
 namespace {
 
 // Two chains of sums, as many as hide an addition's latency at most widths, and the same at every width, so that no
-// sum depends on what is computed beside it. Sixteen registers of four floats hold only one.
-constexpr int kChains = kLaneCount > 4 ? 2 : 1;
+// sum depends on what is computed beside it. Sixteen registers of four floats hold only one. Weighted rows need a
+// register more, for the weight.
+constexpr int kListedChains = kLaneCount > 4 ? 2 : 1, kWeightedChains = kLaneCount > 8 ? 2 : 1;
+
+template <class Value>
+inline Floats in_every_lane(const Value* value) {
+  return to_float(*value) - Floats{};  // nothing is subtracted: the compiler leaves a broadcast
+}
+
+// a · b + c, where a vector instruction does it in one.
+inline Floats add_product(Floats a, Floats b, Floats c) {
+#if defined(__AVX512F__)
+  return (Floats)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
+#elif defined(__FMA__)
+  return (Floats)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
+#else
+  return a * b + c;
+#endif
+}
 
 // kWidth times 16 columns side by side.
-template <int kWidth>
+template <int kWidth, int kChains>
 struct Sums {
   static constexpr int kVectors = kWidth * kParts;
 
-  Floats chains[kChains][kVectors];
+  Floats chains[kChains][kVectors] = {};
 
   template <bool kPlus>
   void add(int chain, const float* values) {
@@ -56,18 +73,61 @@ struct Sums {
     for (; from < to; ++from) add<kPlus>(0, panel + kFloats * entries[from]);
 #endif
   }
+
+  template <class Value>
+  void add_weighted(int chain, const Value* weight, const float* row) {
+    const Floats factor = in_every_lane(weight);
+    for (int v = 0; v < kVectors; ++v)
+      chains[chain][v] = add_product(factor, load_vector<Floats>(row + kLaneCount * v), chains[chain][v]);
+  }
+
+  // Add the panel's rows entries[from : to], each times its weight.
+  template <class Value>
+  void add_weighted_run(const float* panel, const uint8_t* entries, const Value* weights, int32_t from, int32_t to) {
+    constexpr int64_t kFloats = 16 * kWidth;
+    for (; from + kChains <= to; from += kChains)
+      for (int c = 0; c < kChains; ++c) add_weighted(c, weights + from + c, panel + kFloats * entries[from + c]);
+#if defined(__AVX512F__)
+    for (int c = 0; c + 1 < kChains; ++c) {  // masks, as above
+      const int32_t here = (from + c - to) >> 31;
+      const __mmask16 mask = static_cast<__mmask16>(here);
+      const float* row = panel + kFloats * entries[(from + c) & here];
+      const __m512 factor = (__m512)in_every_lane(weights + ((from + c) & here));
+      for (int v = 0; v < kVectors; ++v)
+        chains[c][v] = (Floats)_mm512_mask3_fmadd_ps(factor, _mm512_loadu_ps(row + kLaneCount * v),
+                                                     (__m512)chains[c][v], mask);
+    }
+#else
+    for (; from < to; ++from) add_weighted(0, weights + from, panel + kFloats * entries[from]);
+#endif
+  }
+
+  void store(float* sums) {
+    for (int c = 1; c < kChains; ++c)
+      for (int v = 0; v < kVectors; ++v) chains[0][v] += chains[c][v];
+    for (int v = 0; v < kVectors; ++v) store_vector(sums + kLaneCount * v, chains[0][v]);
+  }
 };
 
 template <int kWidth>
 void add_listed(const float* panel, const uint8_t* entries, const int32_t* starts, int64_t rows, float* sums) {
   for (int64_t row = 0; row < rows; ++row, starts += 2, sums += 16 * kWidth) {
-    Sums<kWidth> sum = {};
+    Sums<kWidth, kListedChains> sum;
     sum.template add<true>(0, sums);
     sum.template add_run<true>(panel, entries, starts[0], starts[1]);
     sum.template add_run<false>(panel, entries, starts[1], starts[2]);
-    for (int c = 1; c < kChains; ++c)
-      for (int v = 0; v < sum.kVectors; ++v) sum.chains[0][v] += sum.chains[c][v];
-    for (int v = 0; v < sum.kVectors; ++v) store_vector(sums + kLaneCount * v, sum.chains[0][v]);
+    sum.store(sums);
+  }
+}
+
+template <int kWidth, class Value>
+void add_weighted(const float* panel, const uint8_t* entries, const Value* weights, const int32_t* starts,
+                  int64_t rows, float* sums) {
+  for (int64_t row = 0; row < rows; ++row, ++starts, sums += 16 * kWidth) {
+    Sums<kWidth, kWeightedChains> sum;
+    sum.template add<true>(0, sums);
+    sum.add_weighted_run(panel, entries, weights, starts[0], starts[1]);
+    sum.store(sums);
   }
 }
 

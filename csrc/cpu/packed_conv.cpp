@@ -1,6 +1,6 @@
-// Convolutions with weights +σ, -σ and 0, computed from lists of the kept weights.
+// Convolutions computed from lists of the kept weights: +σ and -σ, or any with their values beside them.
 //
-// The lists are those of packed_linear.cpp for the matrix of outputs by (channel of the group, row, column). A
+// The lists are of the matrix of outputs by (channel of the group, row, column); supermask/layouts.py has them. A
 // product with that matrix needs the inputs as a matrix too, of as many columns as there are output positions:
 // it is never built. A panel of it, 128 rows by at most 64 positions, is gathered into the first cache, and
 // every output adds up the rows that its list names.
@@ -102,8 +102,9 @@ struct Lists {
   const uint8_t* entries;
 };
 
-Lists check_lists(const Geometry& g, const Tensor& starts, const Tensor& entries) {
-  const int64_t count = 2 * g.blocks() * g.outputs + 1;
+// Lists of which every block of an output has `each`.
+Lists check_lists(const Geometry& g, const Tensor& starts, const Tensor& entries, int64_t each) {
+  const int64_t count = each * g.blocks() * g.outputs + 1;
   check(starts.is_cpu() && starts.scalar_type() == ScalarType::Int && starts.is_contiguous() &&
             starts.numel() == count,
         "starts must be a contiguous int32 tensor of ", count, " values on the CPU");
@@ -170,15 +171,13 @@ void pad(const Geometry& g, const void* x, Dtype dtype, float* padded) {
   });
 }
 
-}  // namespace
-
-Tensor conv_from_lists(Tensor x, Tensor starts, Tensor entries, int64_t outputs, Counts kernel, Counts stride,
-                       Counts padding, Counts dilation, int64_t groups, double scale,
-                       std::optional<Tensor> bias) {
-  const Geometry g = check_geometry(x, outputs, kernel, stride, padding, dilation, groups);
+// The convolution of x. add(wide, panel, first, rows, sums) adds a panel's part to the sums of `rows` outputs, from
+// the lists of block and output `first` on (block · outputs + output).
+template <class Add>
+Tensor convolve(const Geometry& g, const Tensor& x, float scale, const std::optional<Tensor>& bias, Add add) {
+  const int64_t outputs = g.outputs;
   const Dtype dtype = check_float(x, "x");
   check(dtype != Dtype::float64, "x must be a float32, bfloat16 or float16 tensor");
-  const Lists lists = check_lists(g, starts, entries);
   const float* shift = check_bias(bias, outputs);
   const Tensor result = torch::stable::empty({g.images, outputs, g.out[0], g.out[1]}, x.scalar_type());
   const int64_t positions = g.positions(), tiles = (positions + kPanelWidth - 1) / kPanelWidth;
@@ -208,10 +207,9 @@ Tensor conv_from_lists(Tensor x, Tensor starts, Tensor entries, int64_t outputs,
         if (++tap == taps.size()) tap = 0, channel += g.plane();
       }
       kernels().pack_panel(inputs, offsets, rows, runs.data(), runs.size(), width, panel);
-      kernels().add_listed[wide - 1](panel, lists.entries, lists.starts + 2 * (block * outputs + row), to - from,
-                                    sums);
+      add(wide, panel, block * outputs + row, to - from, sums);
     }
-    kernels().scale_rows(sums, to - from, width, static_cast<float>(scale), shift ? shift + row : nullptr);
+    kernels().scale_rows(sums, to - from, width, scale, shift ? shift + row : nullptr);
     for (int64_t done = 0; done < count;) {  // the tile's share of each image
       const int64_t image = (first + done) / area, place = (first + done) % area;
       const int64_t take = std::min(count - done, area - place);
@@ -223,7 +221,7 @@ Tensor conv_from_lists(Tensor x, Tensor starts, Tensor entries, int64_t outputs,
   };
 
   // Threads share the tiles and, where those are few, the outputs of a tile.
-  const int64_t chunks = (g.group_outputs + kChunk - 1) / kChunk, units = tiles * groups * chunks;
+  const int64_t chunks = (g.group_outputs + kChunk - 1) / kChunk, units = tiles * g.groups * chunks;
   const int64_t grain = 1 + (1 << 20) / (kChunk * g.depth * std::min(positions, kPanelWidth));
   torch::stable::parallel_for(0, units, grain, [&](int64_t from, int64_t to) {
     // Rows for every value of an entry, so that none, however wrong, points outside.
@@ -232,12 +230,48 @@ Tensor conv_from_lists(Tensor x, Tensor starts, Tensor entries, int64_t outputs,
     std::vector<Run> runs;
     for (int64_t unit = from; unit < to;) {
       const int64_t chunk = unit % chunks, last = std::min(chunks, chunk + to - unit);
-      compute(unit / chunks / groups, unit / chunks % groups, chunk * kChunk,
+      compute(unit / chunks / g.groups, unit / chunks % g.groups, chunk * kChunk,
               std::min(last * kChunk, g.group_outputs), panel.get(), sums.get(), runs);
       unit += last - chunk;
     }
   });
   return result;
+}
+
+}  // namespace
+
+Tensor conv_from_lists(Tensor x, Tensor starts, Tensor entries, int64_t outputs, Counts kernel, Counts stride,
+                       Counts padding, Counts dilation, int64_t groups, double scale,
+                       std::optional<Tensor> bias) {
+  const Geometry g = check_geometry(x, outputs, kernel, stride, padding, dilation, groups);
+  const Lists lists = check_lists(g, starts, entries, 2);
+  return convolve(g, x, static_cast<float>(scale), bias,
+                  [&](int64_t wide, const float* panel, int64_t first, int64_t rows, float* sums) {
+                    kernels().add_listed[wide - 1](panel, lists.entries, lists.starts + 2 * first, rows, sums);
+                  });
+}
+
+Tensor conv_from_values(Tensor x, Tensor starts, Tensor entries, Tensor values, int64_t outputs, Counts kernel,
+                        Counts stride, Counts padding, Counts dilation, int64_t groups,
+                        std::optional<Tensor> bias) {
+  const Geometry g = check_geometry(x, outputs, kernel, stride, padding, dilation, groups);
+  const Lists lists = check_lists(g, starts, entries, 1);
+  const Dtype dtype = check_float(values, "values");
+  check((dtype == Dtype::float32 || dtype == Dtype::bfloat16) && values.is_contiguous() && values.dim() == 1 &&
+            values.numel() == entries.numel(),
+        "values must be a contiguous float32 or bfloat16 tensor with one value for each of the ", entries.numel(),
+        " entries");
+  const auto run = [&](const auto& kernel, const auto& none) {
+    using Value = std::decay_t<decltype(none)>;
+    const Value* weights = values.numel() ? static_cast<const Value*>(values.data_ptr()) : &none;
+    return convolve(g, x, 1.0f, bias,
+                    [&](int64_t wide, const float* panel, int64_t first, int64_t rows, float* sums) {
+                      kernel.add_weighted[wide - 1](panel, lists.entries, weights, lists.starts + first, rows,
+                                                    sums);
+                    });
+  };
+  return dtype == Dtype::float32 ? run(kernels().values_float32, 0.0f)
+                                 : run(kernels().values_bfloat16, BFloat16{0});
 }
 
 }  // namespace supermask::op

@@ -1,6 +1,7 @@
 // Masks of the first scores in rank: select, select_global, rank_into and select_n_of_m.
 #include <atomic>
 
+#include "floor.h"
 #include "operators.h"
 #include "selection.h"
 #include "select_arguments.h"
@@ -28,19 +29,20 @@ class SelectWork final : public SelectionWork<Float> {
 
 template <class Float>
 void select_as(const std::vector<View>& scores, const Counts& keep, Hint* hints, Ranking ranking,
-               const Tensors& masks) {
+               const Tensors& masks, bool floor) {
   SelectWork<Float> work(scores, masks);
   Selection<Float>(numels_of(scores), keep, hints, ranking).run(work);
+  if (floor && ranks_together(keep, scores.size())) keep_one_each(work, numels_of(scores), keep[0], ranking);
 }
 
 void select_any(const Tensors& masks, const Tensors& scores, const Counts& keep, Hint* hints,
-                Ranking ranking = Ranking::magnitude) {
+                Ranking ranking = Ranking::magnitude, bool floor = false) {
   const std::vector<View> views = views_of(scores, "scores");
   // float64 holds the order of every other type, so one tensor of it decides for all.
   const bool wide = std::any_of(views.begin(), views.end(),
                                 [](const View& view) { return view.dtype() == Dtype::float64; });
-  wide ? select_as<double>(views, keep, hints, ranking, masks)
-       : select_as<float>(views, keep, hints, ranking, masks);
+  wide ? select_as<double>(views, keep, hints, ranking, masks, floor)
+       : select_as<float>(views, keep, hints, ranking, masks, floor);
 }
 
 Ranking ranking_of(bool raw) { return raw ? Ranking::raw : Ranking::magnitude; }
@@ -74,6 +76,23 @@ bool n_of_m_as(const View& scores, int64_t outputs, int64_t inputs, int64_t inne
   return finite;
 }
 
+void n_of_m(const Tensors& masks, const Tensors& scores, int64_t n, int64_t m, Ranking ranking) {
+  check(1 <= n && n <= m && m <= kTile, "n:m needs 1 <= n <= m <= ", kTile, ", not ", n, ":", m);
+  for (size_t i = 0; i < scores.size(); ++i) {
+    const auto shape = scores[i].sizes();
+    check(shape.size() >= 2, "scores need an input dimension, the second, not shape ", shape_of(scores[i]));
+    const View view(scores[i], "scores");
+    if (view.numel() == 0) continue;
+    const int64_t inner = view.numel() / (shape[0] * shape[1]);
+    bool* mask = masks[i].mutable_data_ptr<bool>();
+    const bool finite =
+        view.dtype() == Dtype::float64
+            ? n_of_m_as<double>(view, shape[0], shape[1], inner, n, m, ranking, mask)
+            : n_of_m_as<float>(view, shape[0], shape[1], inner, n, m, ranking, mask);
+    check(finite, "scores are not finite");
+  }
+}
+
 }  // namespace
 
 Tensors select(Tensors scores, Counts keep) {
@@ -96,29 +115,23 @@ Tensors select_global(Tensors scores, int64_t keep) {
   return masks;
 }
 
-void rank_into(Tensors masks, Tensors scores, Counts keep, Tensor cuts, bool raw) {
+void rank_into(Tensors masks, Tensors scores, Counts keep, Tensor cuts, bool raw, bool floor) {
   check_keep_or_total(scores, keep);
   check_masks_to_write(masks, scores);
-  select_any(masks, scores, keep, hints_of(cuts, keep.size()), ranking_of(raw));
+  select_any(masks, scores, keep, hints_of(cuts, keep.size()), ranking_of(raw), floor);
 }
 
 Tensors select_n_of_m(Tensors scores, int64_t n, int64_t m, bool raw) {
-  check(1 <= n && n <= m && m <= kTile, "n:m needs 1 <= n <= m <= ", kTile, ", not ", n, ":", m);
   const Tensors masks = new_masks(scores);
-  for (size_t i = 0; i < scores.size(); ++i) {
-    const auto shape = scores[i].sizes();
-    check(shape.size() >= 2, "scores need an input dimension, the second, not shape ", shape_of(scores[i]));
-    const View view(scores[i], "scores");
-    if (view.numel() == 0) continue;
-    const int64_t inner = view.numel() / (shape[0] * shape[1]);
-    bool* mask = masks[i].mutable_data_ptr<bool>();
-    const bool finite =
-        view.dtype() == Dtype::float64
-            ? n_of_m_as<double>(view, shape[0], shape[1], inner, n, m, ranking_of(raw), mask)
-            : n_of_m_as<float>(view, shape[0], shape[1], inner, n, m, ranking_of(raw), mask);
-    check(finite, "scores are not finite");
-  }
+  n_of_m(masks, scores, n, m, ranking_of(raw));
   return masks;
+}
+
+// Nothing is written into `cuts`: a score that is not finite raises the error here and now.
+void select_n_of_m_into(Tensors masks, Tensors scores, int64_t n, int64_t m, bool raw, Tensor cuts) {
+  check_masks_to_write(masks, scores);
+  hints_of(cuts, scores.size());
+  n_of_m(masks, scores, n, m, ranking_of(raw));
 }
 
 }  // namespace supermask::op

@@ -28,6 +28,10 @@ inline void check_keep(const std::vector<Tensor>& scores, const std::vector<int6
           "], the size of the scores, not ", keep[i]);
 }
 
+inline bool ranks_together(const std::vector<int64_t>& keep, size_t tensors) {
+  return keep.size() == 1 && tensors != 1;
+}
+
 // One count per tensor, or one for all of them ranked together.
 inline void check_keep_or_total(const std::vector<Tensor>& scores, const std::vector<int64_t>& keep) {
   keep.size() == 1 ? check_total(scores, keep[0]) : check_keep(scores, keep);

@@ -1,6 +1,7 @@
 // The search step: straight-through gradients, masked writes, and edge-popup with SGD in one pass.
 #include <algorithm>
 
+#include "floor.h"
 #include "operators.h"
 #include "selection.h"
 #include "select_arguments.h"
@@ -123,7 +124,7 @@ void write_masked(Tensors out, Tensors weights, Tensors masks) {
 
 void edge_popup_sgd(Tensors out, Tensors masks, Tensors scores, Tensors velocities, Tensors grads,
                     Tensors weights, Counts keep, Tensor cuts, double lr, double momentum, double dampening,
-                    double weight_decay, bool nesterov) {
+                    double weight_decay, bool nesterov, std::optional<Tensor> rate) {
   check_keep_or_total(scores, keep);
   check_same_length(out.size(), "tensors to write", scores.size(), "scores");
   check_same_length(grads.size(), "grads", scores.size(), "scores");
@@ -140,12 +141,18 @@ void edge_popup_sgd(Tensors out, Tensors masks, Tensors scores, Tensors velociti
                       momentum != 0 ? check_state(velocities[i], "velocities", scores[i]) : nullptr,
                       masks[i].mutable_data_ptr<bool>()});
   }
+  if (rate) {
+    check(rate->is_cpu() && rate->scalar_type() == ScalarType::Float && rate->numel() == 1,
+          "rate must be a float32 tensor of one value on the CPU");
+    lr = *rate->const_data_ptr<float>();
+  }
   const Sgd rule = {static_cast<float>(-lr), static_cast<float>(momentum),
                     static_cast<float>(1 - dampening), static_cast<float>(weight_decay), nesterov};
   std::vector<int64_t> numels;
   for (const Tensor& score : scores) numels.push_back(score.numel());
   EdgePopupSgd work(layers, rule);
   Selection<float>(numels, keep, hints_of(cuts, keep.size())).run(work);
+  if (ranks_together(keep, scores.size())) keep_one_each(work, numels, keep[0], Ranking::magnitude);
 }
 
 }  // namespace supermask::op

@@ -56,6 +56,11 @@ inline std::string shape_of(const Tensor& tensor) {
   return text.str() + (tensor.dim() ? ")" : "()");
 }
 
+// A ranking over tensors in which each of them keeps its first.
+inline void check_floor(int64_t keep, int64_t tensors) {
+  check(keep >= tensors, "keep must be at least one for each of the ", tensors, " score tensors, not ", keep);
+}
+
 inline void check_same_shape(const Tensor& a, const char* what_a, const Tensor& b, const char* what_b) {
   check(a.sizes() == b.sizes(), what_a, " of shape ", shape_of(a), " do not fit ", what_b, " of shape ",
         shape_of(b));

@@ -19,14 +19,15 @@ void fill_random(Tensor out, int64_t key, int64_t start, std::string scheme, dou
 Tensors select(Tensors scores, Counts keep);
 void select_into(Tensors masks, Tensors scores, Counts keep, Tensor cuts);
 Tensors select_global(Tensors scores, int64_t keep);
-void rank_into(Tensors masks, Tensors scores, Counts keep, Tensor cuts, bool raw);
+void rank_into(Tensors masks, Tensors scores, Counts keep, Tensor cuts, bool raw, bool floor);
 Tensors select_n_of_m(Tensors scores, int64_t n, int64_t m, bool raw);
+void select_n_of_m_into(Tensors masks, Tensors scores, int64_t n, int64_t m, bool raw, Tensor cuts);
 
 Tensors straight_through(Tensors grads, Tensors weights, Tensors scores);
 void write_masked(Tensors out, Tensors weights, Tensors masks);
 void edge_popup_sgd(Tensors out, Tensors masks, Tensors scores, Tensors velocities, Tensors grads,
                     Tensors weights, Counts keep, Tensor cuts, double lr, double momentum, double dampening,
-                    double weight_decay, bool nesterov);
+                    double weight_decay, bool nesterov, std::optional<Tensor> rate);
 
 Tensor pack_mask(Tensor mask);
 Tensor unpack_mask(Tensor packed, int64_t numel);

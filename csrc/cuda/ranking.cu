@@ -10,7 +10,7 @@
 namespace supermask::cuda {
 namespace {
 
-int64_t stretches(const Ranked& tensor) { return (tensor.numel + kStretch - 1) / kStretch; }
+int64_t stretches(const Ranked& tensor) { return tensor.stretches(); }
 
 struct Stretch {
   int64_t begin;
@@ -38,25 +38,60 @@ __global__ void __launch_bounds__(kThreads)
   const int i = chunk.item_of(blockIdx.x);
   const Ranked& tensor = chunk.items[i];
   const Stretch stretch = stretch_of(chunk, i);
-  count_digits(BlockGroup{kThreads}, histogram, segments[tensor.segment], tensor.scores, ranking,
-               stretch.begin, stretch.count, tensor.base, first);
+  count_digits(
+      BlockGroup{kThreads}, histogram, segments[tensor.segment],
+      [&](int64_t at) { return load<Float>(tensor.scores, stretch.begin + at); }, ranking, stretch.count,
+      tensor.base + static_cast<uint32_t>(stretch.begin), first);
 }
 
 template <class Float>
-__global__ void __launch_bounds__(kThreads) end_pass_kernel(RankedSegment<Float>* segments) {
+__global__ void __launch_bounds__(kThreads)
+    end_pass_kernel(RankedSegment<Float>* segments, Bests<Float> bests, int count) {
   __shared__ Histogram histogram;
-  end_pass(BlockGroup{kThreads}, histogram, segments[blockIdx.x]);
+  end_pass(BlockGroup{kThreads}, histogram, segments[blockIdx.x], bests.of_tensor, count);
+}
+
+// The best of every stretch, and then of every tensor.
+template <class Float>
+__global__ void __launch_bounds__(kThreads)
+    best_of_stretch_kernel(const __grid_constant__ Chunk<Ranked> chunk, Ranking ranking, Bests<Float> bests) {
+  using Place = typename Places<Float>::Place;
+  __shared__ Place shared[kThreads];
+  const int i = chunk.item_of(blockIdx.x);
+  const Ranked& tensor = chunk.items[i];
+  const Stretch stretch = stretch_of(chunk, i);
+  const auto place_at = [&](int64_t at) {
+    const auto key = key_of(load<Float>(tensor.scores, stretch.begin + at), ranking);
+    return place_of(key, tensor.base + static_cast<uint32_t>(stretch.begin + at));
+  };
+  find_highest(BlockGroup{kThreads}, shared, stretch.count, place_at,
+               bests.of_stretch + tensor.first_stretch + stretch.begin / kStretch);
+}
+
+template <class Float>
+__global__ void __launch_bounds__(kThreads)
+    best_of_tensor_kernel(const __grid_constant__ Chunk<Ranked> chunk, Bests<Float> bests) {
+  using Place = typename Places<Float>::Place;
+  __shared__ Place shared[kThreads];
+  const Ranked& tensor = chunk.items[blockIdx.x];
+  const Place* places = bests.of_stretch + tensor.first_stretch;
+  find_highest(BlockGroup{kThreads}, shared, tensor.stretches(), [&](int64_t at) { return places[at]; },
+               bests.of_tensor + tensor.number);
 }
 
 template <class Float>
 __global__ void __launch_bounds__(kThreads)
     write_mask_kernel(const __grid_constant__ Chunk<Ranked> chunk, Ranking ranking,
-                      const RankedSegment<Float>* segments) {
+                      const RankedSegment<Float>* segments, Bests<Float> bests) {
   const int i = chunk.item_of(blockIdx.x);
   const Ranked& tensor = chunk.items[i];
   const Stretch stretch = stretch_of(chunk, i);
-  write_mask(BlockGroup{kThreads}, segments[tensor.segment], tensor.scores, ranking, tensor.mask,
-             stretch.begin, stretch.count, tensor.base);
+  write_mask(
+      BlockGroup{kThreads}, segments[tensor.segment],
+      [&](int64_t at) { return load<Float>(tensor.scores, stretch.begin + at); }, ranking, stretch.count,
+      tensor.base + static_cast<uint32_t>(stretch.begin),
+      bests.of_tensor ? bests.of_tensor + tensor.number : nullptr,
+      [&](int64_t at, bool kept) { tensor.mask[stretch.begin + at] = kept; });
 }
 
 template <class Float>
@@ -74,15 +109,30 @@ __global__ void __launch_bounds__(kThreads)
   const int i = chunk.item_of(blockIdx.x);
   const GroupedItem& item = chunk.items[i];
   const int64_t group = int64_t{blockIdx.x - chunk.first_block[i]} * kThreads + threadIdx.x;
-  if (group < item.groups(m) && !select_group<Float>(item, group, n, m, ranking)) *infinite = 1;
+  if (group >= item.groups(m) || select_group<Float>(item, group, n, m, ranking)) return;
+  if (item.hint) *item.hint = {kNotFinite, 0};
+  if (infinite) *infinite = 1;
 }
 
 }  // namespace
 
 template <class Float>
 void rank(const std::vector<Ranked>& tensors, const std::vector<Counted>& counts, Ranking ranking,
-          RankedSegment<Float>* segments, cudaStream_t stream) {
+          RankedSegment<Float>* segments, Bests<Float> bests, cudaStream_t stream) {
   if (counts.empty()) return;
+  const int bests_count = bests.of_tensor ? static_cast<int>(tensors.size()) : 0;
+  if (bests_count) {
+    for_chunks(tensors, stretches, [&](const Chunk<Ranked>& chunk, unsigned blocks) {
+      best_of_stretch_kernel<Float><<<blocks, kThreads, 0, stream>>>(chunk, ranking, bests);
+      check_launch("the search for the best scores");
+    });
+    for_chunks(
+        tensors, [](const Ranked&) { return 1; },
+        [&](const Chunk<Ranked>& chunk, unsigned blocks) {
+          best_of_tensor_kernel<Float><<<blocks, kThreads, 0, stream>>>(chunk, bests);
+          check_launch("the search for the best scores");
+        });
+  }
   RankedSegment<Float>* next = segments;
   for_chunks(
       counts, [](const Counted&) { return 1; },
@@ -96,11 +146,12 @@ void rank(const std::vector<Ranked>& tensors, const std::vector<Counted>& counts
       count_kernel<Float><<<blocks, kThreads, 0, stream>>>(chunk, ranking, segments, pass == 0);
       check_launch("a count of digits");
     });
-    end_pass_kernel<Float><<<static_cast<unsigned>(counts.size()), kThreads, 0, stream>>>(segments);
+    end_pass_kernel<Float>
+        <<<static_cast<unsigned>(counts.size()), kThreads, 0, stream>>>(segments, bests, bests_count);
     check_launch("the end of a pass");
   }
   for_chunks(tensors, stretches, [&](const Chunk<Ranked>& chunk, unsigned blocks) {
-    write_mask_kernel<Float><<<blocks, kThreads, 0, stream>>>(chunk, ranking, segments);
+    write_mask_kernel<Float><<<blocks, kThreads, 0, stream>>>(chunk, ranking, segments, bests);
     check_launch("the writing of masks");
   });
 }
@@ -126,8 +177,10 @@ bool met_infinite(const RankedSegment<Float>* segments, int count, cudaStream_t 
 
 void select_groups(const std::vector<GroupedItem>& tensors, bool wide, int64_t n, int64_t m, Ranking ranking,
                    unsigned* infinite, cudaStream_t stream) {
-  clear_kernel<<<1, 1, 0, stream>>>(infinite);
-  check_launch("the start of a selection");
+  if (infinite) {
+    clear_kernel<<<1, 1, 0, stream>>>(infinite);
+    check_launch("the start of a selection");
+  }
   for_chunks(
       tensors, [&](const GroupedItem& item) { return (item.groups(m) + kThreads - 1) / kThreads; },
       [&](const Chunk<GroupedItem>& chunk, unsigned blocks) {
@@ -146,9 +199,9 @@ bool is_set(const unsigned* flag, cudaStream_t stream) {
 }
 
 template void rank(const std::vector<Ranked>&, const std::vector<Counted>&, Ranking, RankedSegment<float>*,
-                   cudaStream_t);
+                   Bests<float>, cudaStream_t);
 template void rank(const std::vector<Ranked>&, const std::vector<Counted>&, Ranking, RankedSegment<double>*,
-                   cudaStream_t);
+                   Bests<double>, cudaStream_t);
 template void mark_hints(const RankedSegment<float>*, int, Hint*, cudaStream_t);
 template void mark_hints(const RankedSegment<double>*, int, Hint*, cudaStream_t);
 template bool met_infinite(const RankedSegment<float>*, int, cudaStream_t);

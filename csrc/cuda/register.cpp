@@ -11,6 +11,7 @@ STABLE_TORCH_LIBRARY_IMPL(supermask, CUDA, m) {
   m.impl("select_global", TORCH_BOX(&op::select_global));
   m.impl("rank_into", TORCH_BOX(&op::rank_into));
   m.impl("select_n_of_m", TORCH_BOX(&op::select_n_of_m));
+  m.impl("select_n_of_m_into", TORCH_BOX(&op::select_n_of_m_into));
   m.impl("straight_through", TORCH_BOX(&op::straight_through));
   m.impl("write_masked", TORCH_BOX(&op::write_masked));
   m.impl("edge_popup_sgd", TORCH_BOX(&op::edge_popup_sgd));

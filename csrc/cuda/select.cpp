@@ -33,6 +33,24 @@ Tensors select_new(const Tensors& scores, const Counts& keep) {
 
 Ranking ranking_of(bool raw) { return raw ? Ranking::raw : Ranking::magnitude; }
 
+// A score that is not finite marks its tensor's hint, where there are hints, and `infinite`, where there is that.
+void n_of_m(const Scope& scope, const Tensors& masks, const Tensors& scores, int64_t n, int64_t m, Ranking ranking,
+            Hint* hints, unsigned* infinite) {
+  check(1 <= n && n <= m, "n:m needs 1 <= n <= m, not ", n, ":", m);
+  Arrays arrays(scope);
+  const std::vector<Array> inputs = arrays_of(arrays, scores);
+  std::vector<GroupedItem> items;
+  for (size_t i = 0; i < scores.size(); ++i) {
+    const auto shape = scores[i].sizes();
+    check(shape.size() >= 2, "scores need an input dimension, the second, not shape ", shape_of(scores[i]));
+    bool* const mask = check_mask_to_write(scope, masks[i], scores[i]);
+    if (scores[i].numel() == 0) continue;
+    items.push_back({inputs[i], mask, shape[0], shape[1], scores[i].numel() / (shape[0] * shape[1]),
+                     hints ? hints + i : nullptr});
+  }
+  select_groups(items, any_wide(inputs), n, m, ranking, infinite, scope.stream());
+}
+
 }  // namespace
 
 Tensors select(Tensors scores, Counts keep) {
@@ -66,32 +84,27 @@ void select_into(Tensors masks, Tensors scores, Counts keep, Tensor cuts) {
 }
 
 // The hints are not used, but say what was not finite.
-void rank_into(Tensors masks, Tensors scores, Counts keep, Tensor cuts, bool raw) {
+void rank_into(Tensors masks, Tensors scores, Counts keep, Tensor cuts, bool raw, bool floor) {
   const Scope scope(cuts, "cuts");
   Arrays arrays(scope);
   Hint* hints = hints_of(scope, cuts, keep.size());
-  rank_tensors(scope, arrays_of(arrays, scores), scores, masks, keep, ranking_of(raw), hints);
+  rank_tensors(scope, arrays_of(arrays, scores), scores, masks, keep, ranking_of(raw), hints, floor);
 }
 
 Tensors select_n_of_m(Tensors scores, int64_t n, int64_t m, bool raw) {
-  check(1 <= n && n <= m, "n:m needs 1 <= n <= m, not ", n, ":", m);
   const Scope scope(scores[0], "scores");
-  Arrays arrays(scope);
-  const std::vector<Array> inputs = arrays_of(arrays, scores);
   const Tensors masks = new_masks(scope, scores);
-  std::vector<GroupedItem> items;
-  for (size_t i = 0; i < scores.size(); ++i) {
-    const auto shape = scores[i].sizes();
-    check(shape.size() >= 2, "scores need an input dimension, the second, not shape ", shape_of(scores[i]));
-    if (scores[i].numel() == 0) continue;
-    items.push_back({inputs[i], masks[i].mutable_data_ptr<bool>(), shape[0], shape[1],
-                     scores[i].numel() / (shape[0] * shape[1])});
-  }
   const Tensor flag = scope.empty({1}, ScalarType::Int);
   unsigned* infinite = static_cast<unsigned*>(flag.data_ptr());
-  select_groups(items, any_wide(inputs), n, m, ranking_of(raw), infinite, scope.stream());
+  n_of_m(scope, masks, scores, n, m, ranking_of(raw), nullptr, infinite);
   if (!capturing(scope)) check(!is_set(infinite, scope.stream()), "scores are not finite");
   return masks;
+}
+
+void select_n_of_m_into(Tensors masks, Tensors scores, int64_t n, int64_t m, bool raw, Tensor cuts) {
+  check_same_length(masks.size(), "masks", scores.size(), "scores");
+  const Scope scope(cuts, "cuts");
+  n_of_m(scope, masks, scores, n, m, ranking_of(raw), hints_of(scope, cuts, scores.size()), nullptr);
 }
 
 }  // namespace supermask::cuda::op

@@ -21,13 +21,17 @@ struct Selected {
   Hint* hint;
 };
 
-// Device memory of a selection within tensors: what each tile found, and its candidates.
+// Device memory of a selection within tensors: what each tile found, and its candidates; for each tensor, whether
+// its window missed; and for a ranking by many blocks.
 struct TileMemory {
   Tile* tiles;
   uint64_t* slots;  // kSlots for each tile
+  unsigned* missed;
+  RankedSegment<float>* ranked;
 };
 
-// Two launches: one pass over all tensors, and the settling of each. `rule` moves the scores of a StepItem.
+// Two launches: one pass over all tensors, and the settling of each. Where a tensor is large, a third one ranks
+// those whose windows missed. `rule` moves the scores of a StepItem.
 void select_within(const std::vector<Selected<ScoreItem>>& tensors, TileMemory memory, cudaStream_t stream);
 void step_within(const std::vector<Selected<StepItem>>& tensors, const Sgd& rule, TileMemory memory,
                  cudaStream_t stream);
@@ -38,17 +42,27 @@ struct Ranked {
   bool* mask;
   int64_t numel;
   uint32_t base;
-  int segment;
+  int segment, number;
+  int64_t first_stretch;  // in Bests::of_stretch
+
+  __host__ __device__ int64_t stretches() const { return (numel + kStretch - 1) / kStretch; }
+};
+
+// Device memory for the best score of every stretch and, by number, of every tensor; or null.
+template <class Float>
+struct Bests {
+  typename Places<Float>::Place *of_stretch, *of_tensor;
 };
 
 struct Counted {
   int64_t keep, numel;
 };
 
-// Selection without hints; `segments` is device memory for one per count.
+// Selection without hints; `segments` is device memory for one per count. With `bests`, the best of every tensor
+// is kept beside what is counted.
 template <class Float>
 void rank(const std::vector<Ranked>& tensors, const std::vector<Counted>& counts, Ranking ranking,
-          RankedSegment<Float>* segments, cudaStream_t stream);
+          RankedSegment<Float>* segments, Bests<Float> bests, cudaStream_t stream);
 
 // Sets the hint of every segment that met a score which is not finite to kNotFinite.
 template <class Float>
@@ -58,7 +72,7 @@ void mark_hints(const RankedSegment<Float>* segments, int count, Hint* hints, cu
 template <class Float>
 bool met_infinite(const RankedSegment<Float>* segments, int count, cudaStream_t stream);
 
-// N:M selection. `infinite` is set to 1 if a score is not finite, and to 0 otherwise.
+// N:M selection. `infinite`, if any, is set to 1 if a score is not finite, and to 0 otherwise.
 void select_groups(const std::vector<GroupedItem>& tensors, bool wide, int64_t n, int64_t m, Ranking ranking,
                    unsigned* infinite, cudaStream_t stream);
 bool is_set(const unsigned* flag, cudaStream_t stream);  // waits for the device

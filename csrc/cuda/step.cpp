@@ -17,6 +17,13 @@ float* check_state(const Scope& scope, const Tensor& tensor, const char* what, c
   return static_cast<float*>(tensor.data_ptr());
 }
 
+const float* check_rate(const Scope& scope, const Tensor& rate) {
+  scope.check_here(rate, "rate");
+  check(rate.scalar_type() == ScalarType::Float && rate.numel() == 1,
+        "rate must be a float32 tensor of one value");
+  return static_cast<const float*>(rate.data_ptr());
+}
+
 // A step with one cut over all tensors: its parts one after the other.
 void step_together(const Scope& scope, const std::vector<StepItem>& items, const Sgd& rule,
                    const Tensors& scores, const Tensors& masks, const Counts& keep, Hint* hint) {
@@ -32,7 +39,7 @@ void step_together(const Scope& scope, const std::vector<StepItem>& items, const
     written.push_back({item.out, weight, item.mask, numel});
   }
   move_scores(moved, scope.stream());
-  rank_tensors(scope, arrays, scores, masks, keep, Ranking::magnitude, hint);
+  rank_tensors(scope, arrays, scores, masks, keep, Ranking::magnitude, hint, /*floor=*/true);
   cuda::write_masked(written, false, scope.stream());
 }
 
@@ -81,10 +88,10 @@ void write_masked(Tensors out, Tensors weights, Tensors masks) {
   arrays.finish();
 }
 
-// `lr` and the other options are parameters of the launch, so a CUDA graph repeats those of its capture.
+// Options are parameters of the launch, so a CUDA graph repeats those of its capture; `rate` is read anew.
 void edge_popup_sgd(Tensors out, Tensors masks, Tensors scores, Tensors velocities, Tensors grads,
                     Tensors weights, Counts keep, Tensor cuts, double lr, double momentum, double dampening,
-                    double weight_decay, bool nesterov) {
+                    double weight_decay, bool nesterov, std::optional<Tensor> rate) {
   const bool together = check_keep_or_total(scores, keep);
   check_same_length(out.size(), "tensors to write", scores.size(), "scores");
   check_same_length(masks.size(), "masks", scores.size(), "scores");
@@ -106,7 +113,7 @@ void edge_popup_sgd(Tensors out, Tensors masks, Tensors scores, Tensors velociti
                      check_mask_to_write(scope, masks[i], scores[i])});
   }
   const Sgd rule = {static_cast<float>(-lr), static_cast<float>(momentum), static_cast<float>(1 - dampening),
-                    static_cast<float>(weight_decay), nesterov};
+                    static_cast<float>(weight_decay), nesterov, rate ? check_rate(scope, *rate) : nullptr};
   if (together) {
     step_together(scope, items, rule, scores, masks, keep, hints);
   } else {

@@ -14,9 +14,12 @@ class TileWorkspace {
       : memory_(allocate(scope, tensors)) {}
 
   TileMemory memory() const {
-    char* data = static_cast<char*>(memory_.data_ptr());
-    return {reinterpret_cast<Tile*>(data + tiles_ * kSlots * sizeof(uint64_t)),
-            reinterpret_cast<uint64_t*>(data)};
+    char* const data = static_cast<char*>(memory_.data_ptr());
+    char* const ranked = data + tiles_ * kSlots * sizeof(uint64_t);  // what is aligned to most comes first
+    char* const tiles = ranked + sizeof(RankedSegment<float>);
+    return {reinterpret_cast<Tile*>(tiles), reinterpret_cast<uint64_t*>(data),
+            reinterpret_cast<unsigned*>(tiles + tiles_ * sizeof(Tile)),
+            reinterpret_cast<RankedSegment<float>*>(ranked)};
   }
 
  private:
@@ -25,8 +28,9 @@ class TileWorkspace {
       tensor.segment.first_tile = tiles_;
       tiles_ += tensor.segment.tiles();
     }
-    return scope.empty({tiles_ * static_cast<int64_t>(kSlots * sizeof(uint64_t) + sizeof(Tile))},
-                       ScalarType::Byte);
+    const int64_t bytes = tiles_ * static_cast<int64_t>(kSlots * sizeof(uint64_t) + sizeof(Tile)) +
+                          static_cast<int64_t>(sizeof(RankedSegment<float>) + tensors.size() * sizeof(unsigned));
+    return scope.empty({bytes}, ScalarType::Byte);
   }
 
   int64_t tiles_ = 0;

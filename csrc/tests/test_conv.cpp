@@ -75,6 +75,35 @@ void test_add_listed(int64_t wide, int64_t rows, int64_t listed) {
   for (int64_t i = 0; i < rows * width; ++i) expect(scaled[i] == sums[i] + bias[i / width], "scaled sum");
 }
 
+template <class Value>
+void test_add_weighted(const ValueKernels<Value>& table, int64_t wide, int64_t rows, int64_t listed) {
+  const int64_t width = 16 * wide, panel_rows = 128;
+  const std::vector<float> panel = integers(panel_rows * width), before = integers(rows * width);
+  std::vector<uint8_t> entries;
+  std::vector<Value> weights;
+  std::vector<int32_t> starts = {0};
+  const auto list = [&] {
+    const uint64_t at = entries.size();
+    entries.push_back(random_word(100 + at) % panel_rows);
+    weights.emplace_back();
+    from_float(small_integer(1000 + at), weights.back());
+  };
+  for (int64_t i = 0; i < rows; ++i) {
+    for (int64_t k = listed ? random_word(i) % listed : 0; k > 0; --k) list();
+    starts.push_back(static_cast<int32_t>(entries.size()));
+  }
+  if (entries.empty()) list();
+  std::vector<float> sums = before;
+  table.add_weighted[wide - 1](panel.data(), entries.data(), weights.data(), starts.data(), rows, sums.data());
+  for (int64_t row = 0; row < rows; ++row)
+    for (int64_t i = 0; i < width; ++i) {
+      float expected = before[row * width + i];
+      for (int32_t k = starts[row]; k < starts[row + 1]; ++k)
+        expected += to_float(weights[k]) * panel[entries[k] * width + i];
+      expect(sums[row * width + i] == expected, "sum of weighted rows");
+    }
+}
+
 }  // namespace
 
 int main() {
@@ -85,6 +114,10 @@ int main() {
     for (const int64_t positions : {1, 4, 8, 15, 16, 31, 48, 64}) test_pack_panel(length, positions, 9);
   for (int64_t wide = 1; wide <= 4; ++wide)
     for (const int64_t listed : {0, 2, 5, 40})
-      for (const int64_t rows : {1, 2, 17}) test_add_listed(wide, rows, listed);
+      for (const int64_t rows : {1, 2, 17}) {
+        test_add_listed(wide, rows, listed);
+        test_add_weighted(kernels().values_float32, wide, rows, listed);
+        test_add_weighted(kernels().values_bfloat16, wide, rows, listed);
+      }
   return finish();
 }

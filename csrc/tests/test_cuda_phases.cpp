@@ -99,8 +99,10 @@ struct Memory {
   std::vector<uint64_t> slots;
 };
 
+// `groups`: how many rank what the window missed; 0 leaves it to the group that settles.
 template <class Item, class Rule>
-void select_within(const Item& item, const Rule& rule, const Segment& segment, Hint& hint, bool reversed) {
+bool select_within(const Item& item, const Rule& rule, const Segment& segment, Hint& hint, bool reversed,
+                   int groups = 0) {
   Memory memory(segment);
   const SerialGroup small = {256, reversed}, large = {kSettlingThreads, reversed};
   for (int64_t t = 0; t < segment.tiles(); ++t) {
@@ -111,7 +113,36 @@ void select_within(const Item& item, const Rule& rule, const Segment& segment, H
                   memory.slots.data() + number * kSlots, memory.tiles.data() + number);
   }
   Settling shared;
-  settle_segment(large, shared, item, segment, memory.tiles.data(), memory.slots.data(), &hint);
+  unsigned missed = 77;
+  settle_segment(large, shared, item, segment, memory.tiles.data(), memory.slots.data(), &hint,
+                 groups ? &missed : nullptr);
+  if (!groups) return !shared.hit;
+  expect(missed == (shared.hit ? 0 : 1), "a miss is told");
+  if (!missed) return false;
+  std::vector<RankedSegment<float>> state = poisoned<RankedSegment<float>>(1);
+  Histogram histogram;
+  rank_segment(SerialGrid{groups, small}, histogram, state[0], item, segment, &hint);
+  return true;
+}
+
+// Whoever ranks what a window missed, mask and hint are the same.
+void test_misses(int64_t count, int64_t keep, bool infinite) {
+  std::vector<float> scores = draw_scores<float>(rounded, count, 21);
+  if (infinite) scores[count / 3] = std::numeric_limits<float>::infinity();
+  const Segment segment = {keep, count, 0};
+  Hint alone = {key_of(1e-20f), kNarrowest};
+  Mask expected(count);
+  const bool missed =
+      select_within(ScoreItem{array_of(scores), expected.data()}, NoRule{}, segment, alone, false);
+  expect(infinite || missed == (keep > 0 && keep < count), "a hint far off misses");
+  expect(expected.bytes == sorted_mask(scores, keep), "the mask after a miss");
+  for (const int groups : {1, 3, 8}) {
+    Hint hint = {key_of(1e-20f), kNarrowest};
+    Mask mask(count);
+    select_within(ScoreItem{array_of(scores), mask.data()}, NoRule{}, segment, hint, groups == 3, groups);
+    expect(mask.bytes == expected.bytes, "the mask of many groups");
+    expect(hint.key == alone.key && hint.spread == alone.spread, "and their hint");
+  }
 }
 
 void test_select_within(int kind, int64_t count, int64_t keep, uint64_t seed) {
@@ -202,13 +233,16 @@ void test_step(int64_t rows, int64_t columns, const Sgd& rule, bool momentum, bo
       target,     array_of(grad), weight.data(), scores.data(), momentum ? velocity.data() : nullptr,
       mask.data()};
   Hint hint = {0, 0};
+  const float lr = -rule.negative_lr;
   for (int step = 0; step < 3; ++step) {
+    Sgd own = rule;
+    if (step == 1) own.negative_lr = 77, own.lr = &lr;  // the rate in memory is the one that counts
     for (int64_t begin = 0; begin < count; begin += kTile)
       kernels().edge_popup_sgd(rule, grad.data() + begin, weight.data() + begin,
                                std::min(kTile, count - begin), theirs.data() + begin,
                                momentum ? their_velocity.data() + begin : nullptr);
     const int64_t keep = count / 3;
-    select_within(item, rule, {keep, count, 0}, hint, step % 2);
+    select_within(item, own, {keep, count, 0}, hint, step % 2);
     expect(scores == theirs && velocity == their_velocity, "the step of the CPU kernels");
     const std::vector<uint8_t> expected = sorted_mask(scores, keep);
     expect(mask.bytes == expected, "the mask of a step");
@@ -225,7 +259,7 @@ void test_step(int64_t rows, int64_t columns, const Sgd& rule, bool momentum, bo
 
 template <class Float>
 void test_ranking(int kind, const std::vector<int64_t>& sizes, int64_t keep, uint64_t seed, bool infinite,
-                  Ranking ranking) {
+                  Ranking ranking, bool floor) {
   const int64_t total = std::accumulate(sizes.begin(), sizes.end(), int64_t{0});
   std::vector<Float> all = draw_scores<Float>(kind, total, seed);
   if (infinite)
@@ -238,28 +272,64 @@ void test_ranking(int kind, const std::vector<int64_t>& sizes, int64_t keep, uin
     masks.emplace_back(size);
     begin += size;
   }
+  using Place = typename Places<Float>::Place;
   std::vector<RankedSegment<Float>> memory = poisoned<RankedSegment<Float>>(1);
   const SerialGroup group = {256, seed % 2 == 1};
   Histogram histogram;
-  start_ranking(group, memory[0], keep, total);
   const auto for_stretches = [&](auto body) {
     for (uint32_t base = 0, t = 0; t < sizes.size(); base += static_cast<uint32_t>(sizes[t++]))
       for (int64_t begin = 0; begin < sizes[t]; begin += kStretch)
-        body(t, begin, static_cast<int>(std::min<int64_t>(kStretch, sizes[t] - begin)), base);
+        body(
+            t, begin, static_cast<int>(std::min<int64_t>(kStretch, sizes[t] - begin)),
+            base + static_cast<uint32_t>(begin), [&, begin, t](int64_t i) { return tensors[t][begin + i]; });
   };
-  for (int pass = 0; pass < kPasses<Float>; ++pass) {
-    for_stretches([&](uint32_t t, int64_t begin, int count, uint32_t base) {
-      count_digits(group, histogram, memory[0], array_of(tensors[t]), ranking, begin, count, base, pass == 0);
+  // The best of every tensor, those with none left out.
+  std::vector<Place> bests, in_order(sizes.size());
+  std::vector<Place> shared = poisoned<Place>(group.threads);
+  if (floor) {
+    std::vector<std::vector<Place>> of_stretch(sizes.size());
+    for_stretches([&](uint32_t t, int64_t, int count, uint32_t first, auto read) {
+      find_highest(
+          group, shared.data(), count,
+          [&](int64_t i) { return place_of(key_of(read(i), ranking), first + static_cast<uint32_t>(i)); },
+          &of_stretch[t].emplace_back());
     });
-    end_pass(group, histogram, memory[0]);
+    for (size_t t = 0; t < sizes.size(); ++t) {
+      if (!sizes[t]) continue;
+      const std::vector<Place>& places = of_stretch[t];
+      find_highest(
+          group, shared.data(), static_cast<int64_t>(places.size()), [&](int64_t i) { return places[i]; },
+          &in_order[t]);
+      bests.push_back(in_order[t]);
+    }
+    keep = std::max(keep, static_cast<int64_t>(bests.size()));
+  }
+  const int count_bests = static_cast<int>(bests.size());
+  start_ranking(group, memory[0], keep - count_bests, total - count_bests);
+  for (int pass = 0; pass < kPasses<Float>; ++pass) {
+    for_stretches([&](uint32_t, int64_t, int count, uint32_t first, auto read) {
+      count_digits(group, histogram, memory[0], read, ranking, count, first, pass == 0);
+    });
+    end_pass(group, histogram, memory[0], bests.data(), count_bests);
   }
   expect(memory[0].search.done && (memory[0].infinite != 0) == infinite, "the end of a ranking");
-  for_stretches([&](uint32_t t, int64_t begin, int count, uint32_t base) {
-    write_mask(group, memory[0], array_of(tensors[t]), ranking, masks[t].data(), begin, count, base);
+  for_stretches([&](uint32_t t, int64_t begin, int count, uint32_t first, auto read) {
+    write_mask(group, memory[0], read, ranking, count, first, floor ? &in_order[t] : nullptr,
+               [&](int64_t i, bool kept) { masks[t].data()[begin + i] = kept; });
   });
   std::vector<uint8_t> together;
   for (const Mask& mask : masks) together.insert(together.end(), mask.bytes.begin(), mask.bytes.end());
-  expect(together == sorted_mask(all, keep, ranking), "selection over tensors");
+  std::vector<Float> ranked = all;
+  if (floor)  // raised above all others, infinities and all
+    for (int64_t begin = 0; const int64_t size : sizes) {
+      if (!size) continue;
+      const std::vector<uint8_t> first = sorted_mask(std::vector<Float>(all.begin() + begin, all.begin() + begin + size),
+                                                     1, ranking);
+      ranked[begin + (std::find(first.begin(), first.end(), 1) - first.begin())] =
+          std::numeric_limits<Float>::quiet_NaN();
+      begin += size;
+    }
+  expect(together == sorted_mask(ranked, keep, ranking), "selection over tensors");
 }
 
 void test_groups(int kind, int64_t outputs, int64_t inputs, int64_t inner, int64_t n, int64_t m,
@@ -267,7 +337,7 @@ void test_groups(int kind, int64_t outputs, int64_t inputs, int64_t inner, int64
   const int64_t count = outputs * inputs * inner;
   std::vector<float> scores = draw_scores<float>(kind, count, 5);
   Mask mask(count);
-  const GroupedItem item = {array_of(scores), mask.data(), outputs, inputs, inner};
+  const GroupedItem item = {array_of(scores), mask.data(), outputs, inputs, inner, nullptr};
   for (int64_t group = item.groups(m); group-- > 0;)
     expect(select_group<float>(item, group, n, m, ranking), "finite groups");
   for (int64_t row = 0; row < outputs; ++row)
@@ -376,14 +446,19 @@ int main() {
   test_hints_hit();
   test_windows();
   test_not_finite();
+  for (const bool infinite : {false, true})
+    for (const int64_t keep : {0, 1, 20000, 60000}) test_misses(60000, keep, infinite);
   for (int kind = 0; kind < kinds; ++kind)
     for (const double density : {0.0, 0.1, 0.5, 1.0})
       for (const bool infinite : {false, true}) {
         const std::vector<int64_t> shapes = {17, 0, 16384, 20000, 1};
         const int64_t keep = static_cast<int64_t>(density * 36402);
         for (const Ranking ranking : {Ranking::magnitude, Ranking::raw}) {
-          test_ranking<float>(kind, shapes, keep, ++seed, infinite, ranking);
-          test_ranking<double>(kind, shapes, keep, ++seed, infinite, ranking);
+          test_ranking<float>(kind, shapes, keep, ++seed, infinite, ranking, false);
+          test_ranking<double>(kind, shapes, keep, ++seed, infinite, ranking, false);
+          if (infinite) continue;
+          test_ranking<float>(kind, shapes, keep, ++seed, false, ranking, true);
+          test_ranking<double>(kind, shapes, keep, ++seed, false, ranking, true);
         }
       }
   for (const bool nesterov : {false, true})

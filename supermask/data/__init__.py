@@ -1,4 +1,4 @@
-"""Data sets by name, held as bytes in memory, and a loader that resumes from a step number.
+"""Data sets by name, held as bytes in memory or mapped there, and a loader that resumes from a step number.
 
 ``load_data(name)`` returns a ``Dataset``; ``Loader`` makes training batches of its images and
 ``iterate_eval`` walks through them once. ``@register_data(name)`` adds a set. Nothing is ever
@@ -18,7 +18,8 @@ from supermask.data.errors import (
     UnknownDataError,
 )
 from supermask.data.loader import Loader, iterate_eval
-from supermask.data.registry import list_data, load_data, register_data
+from supermask.data.registry import list_data, load_data, register_data, register_folder
+from supermask.data.selection import Selection
 
 for _module in iter_modules(__path__):
     import_module(f"{__name__}.{_module.name}")
@@ -30,9 +31,11 @@ __all__ = [
     "Images",
     "Loader",
     "MissingDataError",
+    "Selection",
     "UnknownDataError",
     "iterate_eval",
     "list_data",
     "load_data",
     "register_data",
+    "register_folder",
 ]

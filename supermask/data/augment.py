@@ -16,8 +16,10 @@ from torch.nn import functional as F
 from supermask.data.draws import Stream, raw_words
 
 #: ``shift`` is a crop without a flip, for digits, whose mirror images are something else.
-Augmentation = Literal["none", "flip", "crop-flip", "shift"]
+#: ``resized-crop`` is a random resized crop and a flip, see boxes.py; with ``-colour``, see colour.py.
+Augmentation = Literal["none", "flip", "crop-flip", "shift", "resized-crop", "resized-crop-colour"]
 
+RESIZED_CROPS = ("resized-crop", "resized-crop-colour")
 _CROPS = ("crop-flip", "shift")
 _FLIPS = ("flip", "crop-flip")
 

@@ -10,6 +10,7 @@ Mean and std are the usual published ones.
 """
 
 import hashlib
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -115,35 +116,43 @@ CIFAR100 = Variant(
 )
 
 
-@register_data("cifar10")
-def load_cifar10(root: Path, image_size: int | None) -> Dataset:
+@register_data("cifar10", cached=True)
+def load_cifar10(root: Path, image_size: int | None, cache: str | os.PathLike[str] | None = None) -> Dataset:
     """Read CIFAR-10 from the first of its layouts that is in the root.
 
     Args:
         root: The folder that holds the data sets.
         image_size: Heeded for a folder of images.
+        cache: Where decoded images of such a folder are kept.
     """
-    return load_variant(CIFAR10, root, image_size)
+    return load_variant(CIFAR10, root, image_size, cache)
 
 
-@register_data("cifar100")
-def load_cifar100(root: Path, image_size: int | None) -> Dataset:
+@register_data("cifar100", cached=True)
+def load_cifar100(root: Path, image_size: int | None, cache: str | os.PathLike[str] | None = None) -> Dataset:
     """Read CIFAR-100 with its 100 fine classes from the first of its layouts that is in the root.
 
     Args:
         root: The folder that holds the data sets.
         image_size: Heeded for a folder of images.
+        cache: Where decoded images of such a folder are kept.
     """
-    return load_variant(CIFAR100, root, image_size)
+    return load_variant(CIFAR100, root, image_size, cache)
 
 
-def load_variant(variant: Variant, root: Path, image_size: int | None) -> Dataset:
+def load_variant(
+    variant: Variant,
+    root: Path,
+    image_size: int | None,
+    cache: str | os.PathLike[str] | None = None,
+) -> Dataset:
     """Read one of the two sets.
 
     Args:
         variant: Which.
         root: The folder that holds the data sets.
         image_size: Heeded for a folder of images.
+        cache: Where decoded images of such a folder are kept.
 
     Raises:
         MissingDataError: None of the layouts is there.
@@ -156,10 +165,10 @@ def load_variant(variant: Variant, root: Path, image_size: int | None) -> Datase
     elif binary.is_dir():
         train, test, classes = _read_binary(binary, variant.binary)
     elif images.is_dir():
-        dataset = load_folder(images, image_size, name=variant.name)
+        dataset = load_folder(images, image_size, name=variant.name, cache=cache)
         if dataset.in_channels != len(variant.mean):
             raise DamagedDataError(f"the images in {images} are all gray; CIFAR's are in colour")
-        return replace(dataset, mean=variant.mean, std=variant.std)
+        return replace(dataset, mean=variant.mean, std=variant.std, known_fingerprint=None)
     else:
         raise missing(variant.name, [python, binary, images], "unpack the archive from the CIFAR home page")
     return Dataset(variant.name, train, test, classes, variant.mean, variant.std)

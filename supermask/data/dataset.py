@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -22,7 +23,7 @@ class Images:
     """Images and their labels.
 
     Args:
-        pixels: uint8, (N, C, H, W), contiguous.
+        pixels: uint8, (N, C, H, W), contiguous or in channels_last.
         labels: int64, (N,).
 
     Raises:
@@ -34,7 +35,7 @@ class Images:
 
     def __post_init__(self) -> None:
         pixels, labels = self.pixels, self.labels
-        if pixels.dtype != torch.uint8 or pixels.ndim != 4 or not pixels.is_contiguous():
+        if pixels.dtype != torch.uint8 or pixels.ndim != 4 or not _is_dense(pixels):
             raise ValueError(
                 "pixels are a contiguous uint8 tensor (N, C, H, W), and these are "
                 f"{pixels.dtype} of shape {tuple(pixels.shape)}; convert them first"
@@ -47,6 +48,16 @@ class Images:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of each image."""
+        _, channels, height, width = self.pixels.shape
+        return channels, height, width
+
+    def locate(self, indices: Tensor) -> tuple[Tensor, Tensor]:
+        """Return pixels (N, C, H, W) and which of them are the images at integer indices."""
+        return self.pixels, indices
 
     def take(self, indices: Tensor) -> "Images":
         """Return the images at integer indices, in their order."""
@@ -69,6 +80,9 @@ class Dataset:
         classes: Names of the classes, by label.
         mean: Mean of each channel, of pixel values in [0, 1].
         std: Standard deviation of each channel, likewise.
+        crop_size: Height and width of what a network sees of the images, where that is not all of them.
+        known_fingerprint: The fingerprint, where it was computed before.
+        left_out: Corrupt images that are not in it.
 
     Raises:
         DamagedDataError: The splits do not fit each other, the classes or the channels, or the
@@ -81,6 +95,9 @@ class Dataset:
     classes: tuple[str, ...]
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    crop_size: int | None = None
+    known_fingerprint: str | None = None
+    left_out: int = 0
 
     def __post_init__(self) -> None:
         for split, images in (("train", self.train), ("test", self.test)):
@@ -92,7 +109,7 @@ class Dataset:
                     f"the {split} split of {self.name!r} has labels from {least} to {most}, and "
                     f"{self.num_classes} classes need labels from 0 to {self.num_classes - 1}"
                 )
-        train, test = tuple(self.train.pixels.shape[1:]), tuple(self.test.pixels.shape[1:])
+        train, test = self.train.shape, self.test.shape
         if train != test:
             raise DamagedDataError(
                 f"images of {self.name!r} are {train} (channels, height, width) in train and {test} "
@@ -112,12 +129,12 @@ class Dataset:
     @property
     def in_channels(self) -> int:
         """Channels of each image."""
-        return self.train.pixels.shape[1]
+        return self.train.shape[0]
 
     @property
     def image_size(self) -> int:
-        """Height and width of each image."""
-        return self.train.pixels.shape[2]
+        """Height and width of the images that a network sees."""
+        return self.crop_size or self.train.shape[1]
 
     @property
     def num_classes(self) -> int:
@@ -127,9 +144,12 @@ class Dataset:
     @cached_property
     def fingerprint(self) -> str:
         """Twelve hexadecimal digits of SHA-256 over all pixels and labels, and the normalization."""
+        if self.known_fingerprint is not None:
+            return self.known_fingerprint
         digest = hashlib.sha256(repr((self.classes, self.mean, self.std)).encode())
         for images in (self.train, self.test):
-            digest.update(images.pixels.cpu().numpy().data)
+            for indices in torch.arange(len(images)).split(_CHUNK):
+                digest.update(images.take(indices).pixels.contiguous().cpu().numpy().data)
             digest.update(images.labels.cpu().numpy().data)
         return digest.hexdigest()[:12]
 
@@ -173,7 +193,8 @@ class Dataset:
         def scale(images: Images) -> Images:
             return Images(resize_pixels(images.pixels, image_size), images.labels)
 
-        return replace(self, train=scale(self.train), test=scale(self.test))
+        train, test = scale(self.train), scale(self.test)
+        return replace(self, train=train, test=test, crop_size=None, known_fingerprint=None)
 
 
 def resize_pixels(pixels: Tensor, image_size: int) -> Tensor:
@@ -194,15 +215,25 @@ def channel_statistics(pixels: Tensor) -> tuple[tuple[float, ...], tuple[float, 
     Args:
         pixels: uint8, (N, C, H, W), N at least 1.
     """
+    return statistics_of(map(level_counts, pixels.split(_CHUNK)))
+
+
+def level_counts(pixels: Tensor) -> Tensor:
+    """Return how often each level occurs in each channel of pixels (N, C, H, W): int64, (C, 256)."""
+    return torch.stack([torch.bincount(plane.flatten(), minlength=256) for plane in pixels.unbind(1)])
+
+
+def statistics_of(counts: Iterable[Tensor]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return what `channel_statistics` does, from the level counts of parts of the images."""
     means, deviations = [], []
-    for channel in range(pixels.shape[1]):
-        counts = [0] * 256
-        for part in pixels.split(_CHUNK):
-            part_counts = torch.bincount(part[:, channel].flatten(), minlength=256)
-            counts = [a + b for a, b in zip(counts, part_counts.tolist(), strict=True)]
-        total = sum(counts)
-        mean = sum(level * count for level, count in enumerate(counts)) / (255 * total)
-        variance = math.fsum(count * (level / 255 - mean) ** 2 for level, count in enumerate(counts)) / total
+    for levels in sum(counts, torch.zeros((), dtype=torch.int64)).tolist():
+        total = sum(levels)
+        mean = sum(level * count for level, count in enumerate(levels)) / (255 * total)
+        variance = math.fsum(count * (level / 255 - mean) ** 2 for level, count in enumerate(levels)) / total
         means.append(mean)
         deviations.append(math.sqrt(variance) if variance > 0 else 1.0)
     return tuple(means), tuple(deviations)
+
+
+def _is_dense(pixels: Tensor) -> bool:
+    return pixels.is_contiguous() or pixels.is_contiguous(memory_format=torch.channels_last)

@@ -19,6 +19,9 @@ class Stream(IntEnum):
     AUGMENTATION = 2
     VALIDATION_SPLIT = 3
     DIGITS_SPLIT = 4
+    RESIZED_CROP = 5
+    COLOUR = 6
+    CLASS_FRACTION = 7
 
 
 def raw_words(seed: int, stream: Stream, index: int, count: int) -> NDArray[np.uint64]:

@@ -20,6 +20,10 @@ class DamagedDataError(DataError):
     """The files of a data set are there, and are not what they should be."""
 
 
+class UnreadableImageError(DamagedDataError):
+    """An image file cannot be decoded."""
+
+
 def missing(name: str, looked: Iterable[Path], remedy: str) -> MissingDataError:
     """Return the error for a data set that is in none of the places looked at."""
     places = ", ".join(str(path) for path in looked)

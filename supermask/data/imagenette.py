@@ -1,12 +1,9 @@
 """Imagenette, ten easy classes of ImageNet, as the folders that its authors publish."""
 
-from dataclasses import replace
 from pathlib import Path
 
-from supermask.data.dataset import Dataset
 from supermask.data.errors import MissingDataError, missing
-from supermask.data.folder import load_folder
-from supermask.data.registry import register_data
+from supermask.data.registry import register_folder
 
 #: ImageNet's names for its own codes; the folders are named by code.
 _CLASSES = {
@@ -23,14 +20,11 @@ _CLASSES = {
 }
 
 
-@register_data("imagenette")
-def load_imagenette(root: Path, image_size: int | None) -> Dataset:
-    """Read the one folder in the root whose name starts with ``imagenette``.
+@register_folder("imagenette", titles=_CLASSES)
+def find_imagenette(root: Path) -> Path:
+    """Return the one folder in the root whose name starts with ``imagenette``.
 
-    Args:
-        root: The folder that holds the data sets.
-        image_size: As ``load_folder`` takes it; the published sets have images of mixed shapes and
-            need it.
+    The published sets have images of mixed shapes and need an image size.
 
     Raises:
         MissingDataError: There is no such folder, or there are several.
@@ -45,5 +39,4 @@ def load_imagenette(root: Path, image_size: int | None) -> Dataset:
         raise MissingDataError(
             f"{root} has several folders for 'imagenette': {names}. Give one of these names instead"
         )
-    dataset = load_folder(found[0], image_size, name="imagenette")
-    return replace(dataset, classes=tuple(_CLASSES.get(code, code) for code in dataset.classes))
+    return found[0]

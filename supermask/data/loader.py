@@ -3,10 +3,12 @@
 The images lie on the device as bytes. A batch costs one small copy from the host (which images, how
 each is cropped), a gather, and two passes of arithmetic. There is no state to save: whoever knows
 the step can go on from it. Every random choice is made on the CPU and the arithmetic is exactly
-rounded, so all devices see the same batches to the last bit.
+rounded, so all devices see the same batches to the last bit. Images that do not fit stay in their file
+and are read ahead of the training.
 """
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,42 +16,21 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from supermask.data.augment import (
+    RESIZED_CROPS,
     Augmentation,
     check_augmentation,
     crop_and_flip,
     crop_padding,
     draw_augmentation,
 )
+from supermask.data.boxes import draw_boxes, middle_box
+from supermask.data.colour import adjust_, draw_colours
 from supermask.data.dataset import Images
 from supermask.data.draws import Stream, permutation
-
-
-class Normalizer:
-    """Turns bytes into floats of mean 0 and standard deviation 1: (x/255 - mean) / std.
-
-    Args:
-        mean: Mean of each channel, of pixel values in [0, 1].
-        std: Standard deviation of each channel, likewise.
-        device: Where the pixels are.
-        dtype: Of the result.
-    """
-
-    def __init__(
-        self,
-        mean: Sequence[float],
-        std: Sequence[float],
-        device: torch.device | str,
-        dtype: torch.dtype,
-    ) -> None:
-        self._dtype = dtype
-        centre, factor = [255 * m for m in mean], [1 / (255 * s) for s in std]
-        self._centre = torch.tensor(centre, dtype=torch.float32, device=device).view(1, -1, 1, 1)
-        self._factor = torch.tensor(factor, dtype=torch.float32, device=device).view(1, -1, 1, 1)
-
-    def __call__(self, pixels: Tensor) -> Tensor:
-        """Return uint8 pixels (B, C, H, W) as normalized floats of the same shape."""
-        # Two operations, not a fused multiply-add: that rounds differently from device to device.
-        return pixels.to(torch.float32).sub_(self._centre).mul_(self._factor).to(self._dtype)
+from supermask.data.mapped import MappedImages
+from supermask.data.normalize import Normalizer
+from supermask.data.read_ahead import ReadAhead, fits
+from supermask.data.resample import resample
 
 
 class Loader:
@@ -60,17 +41,25 @@ class Loader:
     one batch make one smaller batch.
 
     Args:
-        images: The images, at least one; they are copied to ``device`` once.
+        images: The images, at least one; they are copied to ``device`` once, if they fit.
         batch_size: Images in a batch.
         seed: Of order and augmentation, from 0 to 2^64 - 1.
         mean: Mean of each channel, of pixel values in [0, 1].
         std: Standard deviation of each channel, likewise.
-        augment: ``"none"``, ``"flip"`` (mirror images), ``"shift"`` (random crops with a black
-        frame
-            of one eighth of the image), or ``"crop-flip"`` (both).
+        augment: ``"none"``, ``"flip"`` (mirror images), ``"shift"`` (random crops with a black frame of one
+            eighth of the image), ``"crop-flip"`` (both), ``"resized-crop"`` (a random box of the image,
+            scaled, and mirror images), or ``"resized-crop-colour"`` (with random brightness, contrast and
+            saturation).
+        image_size: Height and width of the images in a batch, by default and at most those of ``images``. A
+            resized crop is scaled to it; anything else takes the middle of each image first.
         shuffle: False visits the images in their own order every epoch.
         device: Where the batches are wanted.
         dtype: Of the images in a batch.
+        channels_last: Memory format of the images in a batch.
+        stream: Leave images of a mapped file there and read them batch by batch; by default where half of
+            the device's free memory would not hold them.
+        workers: Threads that read ahead of a stream.
+        ahead: Batches that they read ahead.
 
     Raises:
         ValueError: An argument does not fit.
@@ -85,11 +74,16 @@ class Loader:
         mean: Sequence[float],
         std: Sequence[float],
         augment: Augmentation = "none",
+        image_size: int | None = None,
         shuffle: bool = True,
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
+        channels_last: bool = False,
+        stream: bool | None = None,
+        workers: int = 2,
+        ahead: int = 2,
     ) -> None:
-        _check(images, batch_size, mean, std)
+        _check(images, batch_size, mean, std, image_size)
         check_augmentation(augment)
         if not 0 <= seed < 2**64:
             raise ValueError(f"seed is a whole number from 0 to 2^64 - 1, not {seed}")
@@ -97,16 +91,30 @@ class Loader:
             raise ValueError("there are no images to make batches of; a loader needs at least one")
         self.batch_size = min(batch_size, len(images))
         self.steps_per_epoch = len(images) // self.batch_size
-        self._images = images.to(device)
+        if workers < 0 or ahead < 0:
+            raise ValueError(f"workers and ahead are not negative, and are {workers} and {ahead}")
+        self._stored = images.shape[1]
+        self._image_size = image_size or self._stored
         self._seed = seed
         self._augment = augment
-        self._padding = crop_padding(images.pixels.shape[2])
         self._shuffle = shuffle
-        self._normalize = Normalizer(mean, std, device, dtype)
-        self._order: tuple[int, NDArray[np.int64]] | None = None
+        self._device = torch.device(device)
+        self._normalize = Normalizer(mean, std, device, dtype, channels_last)
+        self._orders: dict[int, NDArray[np.int64]] = {}
+        self._labels = images.labels.to(device)
+        self._read_ahead: ReadAhead | None = None
+        if isinstance(images, MappedImages) and (stream or (stream is None and not fits(images, device))):
+            self._read_ahead = ReadAhead(images, self._indices, device, workers=workers, ahead=ahead)
+            self._images: Images = images
+        else:
+            self._images = images.to(device)
 
-    def batch(self, step: int) -> tuple[Tensor, Tensor]:
+    def batch(self, step: int, rows: slice = slice(None)) -> tuple[Tensor, Tensor]:
         """Return the batch of a step, counted from 0 over all epochs.
+
+        Args:
+            step: Its number.
+            rows: Which rows of it; the others are not made.
 
         Returns:
             Normalized images (B, C, H, W) of the loader's dtype, labels (B,) int64, on its device.
@@ -116,41 +124,65 @@ class Loader:
         """
         if step < 0:
             raise ValueError(f"steps count from 0, and {step} is below it")
+        indices = self._indices(step)[rows]
+        drawn = {"seed": self._seed, "step": step, "count": self.batch_size}
+        padding = crop_padding(self._image_size)
+        draws = np.empty((0, self.batch_size), dtype=np.int64)
+        if self._augment in RESIZED_CROPS:
+            draws = draw_boxes(side=self._stored, **drawn)
+        elif self._augment != "none":
+            draws = draw_augmentation(self._augment, padding=padding, **drawn)
+        # One copy to the device for everything that was drawn.
+        decisions = self._to_device(np.concatenate([indices[None], draws[:, rows]]))
+        places, draws_there = decisions[0], decisions[1:]
+        labels = self._labels.index_select(0, places)
+        if self._augment in RESIZED_CROPS:
+            pixels = resample(*self._located(step, rows, places), draws_there, self._image_size)
+        else:
+            pixels = self._middle(self._chosen(step, rows, places))
+            if self._augment != "none":
+                pixels = crop_and_flip(pixels, draws_there, padding)
+        if self._augment != "resized-crop-colour":
+            return self._normalize(pixels), labels
+        factors = self._to_device(np.ascontiguousarray(draw_colours(**drawn)[:, rows]))
+        return self._normalize(pixels, lambda levels, window: adjust_(levels, factors[:, window])), labels
+
+    def _chosen(self, step: int, rows: slice, places: Tensor) -> Tensor:
+        """The images of a step: uint8, (B, C, H, W)."""
+        return self._read_ahead(step, rows) if self._read_ahead else self._images.take(places).pixels
+
+    def _located(self, step: int, rows: slice, places: Tensor) -> tuple[Tensor, Tensor]:
+        """Images, and which of them are those of a step."""
+        if self._read_ahead:
+            return self._read_ahead(step, rows), torch.arange(len(places), device=places.device)
+        return self._images.locate(places)
+
+    def _middle(self, pixels: Tensor) -> Tensor:
+        return pixels[(..., *middle_box(self._stored, self._image_size))]
+
+    def _indices(self, step: int) -> NDArray[np.int64]:
+        """Which images the batch of a step has."""
         epoch, position = divmod(step, self.steps_per_epoch)
         first = position * self.batch_size
-        indices = self._epoch_order(epoch)[first : first + self.batch_size]
-        if self._augment == "none":
-            chosen = self._images.take(self._to_device(indices))
-            return self._normalize(chosen.pixels), chosen.labels
-        draws = draw_augmentation(
-            self._augment,
-            seed=self._seed,
-            step=step,
-            count=len(indices),
-            padding=self._padding,
-        )
-        # One copy to the device for everything that was drawn.
-        decisions = self._to_device(np.concatenate([indices[None], draws]))
-        chosen = self._images.take(decisions[0])
-        pixels = crop_and_flip(chosen.pixels, decisions[1:], self._padding)
-        return self._normalize(pixels), chosen.labels
+        return self._epoch_order(epoch)[first : first + self.batch_size]
 
     def _epoch_order(self, epoch: int) -> NDArray[np.int64]:
-        if self._order is None or self._order[0] != epoch:
-            count = len(self._images)
+        if epoch not in self._orders:
+            # Two at a time: a stream reads ahead into the next epoch.
+            self._orders = dict(list(self._orders.items())[-1:])
+            count = len(self._labels)
             if self._shuffle:
-                order = permutation(self._seed, Stream.EPOCH_ORDER, epoch, count)
+                self._orders[epoch] = permutation(self._seed, Stream.EPOCH_ORDER, epoch, count)
             else:
-                order = np.arange(count)
-            self._order = (epoch, order)
-        return self._order[1]
+                self._orders[epoch] = np.arange(count)
+        return self._orders[epoch]
 
-    def _to_device(self, array: NDArray[np.int64]) -> Tensor:
+    def _to_device(self, array: NDArray[Any]) -> Tensor:
         tensor = torch.from_numpy(array)
-        if self._images.labels.is_cuda:
+        if self._device.type == "cuda":
             # From pinned memory the copy overlaps with what the device is doing.
-            return tensor.pin_memory().to(self._images.labels.device, non_blocking=True)
-        return tensor.to(self._images.labels.device)
+            return tensor.pin_memory().to(self._device, non_blocking=True)
+        return tensor.to(self._device)
 
 
 def iterate_eval(
@@ -160,8 +192,12 @@ def iterate_eval(
     std: Sequence[float],
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
+    turn: tuple[int, int] = (0, 1),
+    *,
+    image_size: int | None = None,
+    channels_last: bool = False,
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Iterate over every image once, in order and unchanged but for normalization.
+    """Iterate over the middle of every image once, in order.
 
     Args:
         images: The images, on any device; none of them gives no batch.
@@ -170,6 +206,9 @@ def iterate_eval(
         std: Standard deviation of each channel, likewise.
         device: Where the batches are wanted.
         dtype: Of the images in a batch.
+        turn: Rank and number of those who share the batches; each gets whole ones, in turn.
+        image_size: Height and width of the middle that is taken of each image; by default all of it.
+        channels_last: Memory format of the images in a batch.
 
     Returns:
         An iterator over batches: normalized images (B, C, H, W), labels (B,) int64.
@@ -177,23 +216,27 @@ def iterate_eval(
     Raises:
         ValueError: An argument does not fit.
     """
-    _check(images, batch_size, mean, std)
-    normalize = Normalizer(mean, std, device, dtype)
+    _check(images, batch_size, mean, std, image_size)
+    normalize = Normalizer(mean, std, device, dtype, channels_last)
+    stored = images.shape[1]
+    middle = middle_box(stored, image_size or stored)
 
     def batches() -> Iterator[tuple[Tensor, Tensor]]:
-        for first in range(0, len(images), batch_size):
-            window = slice(first, first + batch_size)
-            pixels, labels = images.pixels[window].to(device), images.labels[window].to(device)
-            yield normalize(pixels), labels
+        rank, size = turn
+        for first in range(rank * batch_size, len(images), size * batch_size):
+            chosen = images.take(torch.arange(first, min(first + batch_size, len(images))))
+            yield normalize(chosen.pixels.to(device)[(..., *middle)]), chosen.labels.to(device)
 
     # A generator of its own, so that wrong arguments are refused now and not at the first batch.
     return batches()
 
 
-def _check(images: Images, batch_size: int, mean: Sequence[float], std: Sequence[float]) -> None:
+def _check(
+    images: Images, batch_size: int, mean: Sequence[float], std: Sequence[float], image_size: int | None
+) -> None:
     if batch_size < 1:
         raise ValueError(f"batch_size is at least 1, not {batch_size}")
-    channels = images.pixels.shape[1]
+    channels = images.shape[0]
     if len(mean) != channels or len(std) != channels:
         raise ValueError(
             f"mean and std need {channels} numbers, one for each channel, not {len(mean)} and "
@@ -201,3 +244,9 @@ def _check(images: Images, batch_size: int, mean: Sequence[float], std: Sequence
         )
     if min(std) <= 0:
         raise ValueError(f"std is above 0 for every channel, and is {tuple(std)}")
+    stored = images.shape[1]
+    if image_size is not None and not 1 <= image_size <= stored:
+        raise ValueError(
+            f"image_size is a number of pixels from 1 to the {stored} of the images, not {image_size}; store "
+            "larger images, or take smaller ones of them"
+        )

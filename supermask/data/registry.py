@@ -1,17 +1,21 @@
 """Names of data sets and the functions that read them."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import TypeVar
+from types import MappingProxyType
+from typing import Any, TypeVar
 
 from supermask.data.dataset import Dataset
 from supermask.data.errors import MissingDataError, UnknownDataError
-from supermask.data.folder import load_folder
+from supermask.data.folder import EVERYTHING, load_folder
+from supermask.data.selection import Selection
 
-#: Called with the root folder and the wanted image size (None: as the set has it).
-Reader = Callable[[Path, int | None], Dataset]
+#: Called with the root folder and the wanted image size (None: as the set has it), and, if it keeps a cache,
+#: with the folder of caches (None: the usual one).
+Reader = Callable[..., Dataset]
 ReaderT = TypeVar("ReaderT", bound=Reader)
 
 #: The environment variable that names the root folder.
@@ -19,9 +23,22 @@ ROOT_VARIABLE = "SUPERMASK_DATA"
 _DEFAULT_ROOT = "data"
 
 _READERS: dict[str, Reader] = {}
+_CACHED: set[str] = set()
+
+#: Called with the root folder; returns a folder of images.
+Finder = Callable[[Path], Path]
 
 
-def register_data(name: str) -> Callable[[ReaderT], ReaderT]:
+@dataclass(frozen=True)
+class _Folder:
+    find: Finder
+    titles: Mapping[str, str]
+
+
+_FOLDERS: dict[str, _Folder] = {}
+
+
+def register_data(name: str, *, cached: bool = False) -> Callable[[ReaderT], ReaderT]:
     """Make a data set available to ``load_data`` under a name.
 
     The reader takes the root folder and the wanted image size. It may leave the size to
@@ -29,6 +46,7 @@ def register_data(name: str) -> Callable[[ReaderT], ReaderT]:
 
     Args:
         name: Without a path separator, such as ``"mnist"``.
+        cached: Whether the reader keeps decoded images, and takes the folder of caches as third argument.
 
     Returns:
         A decorator that returns the reader unchanged.
@@ -36,27 +54,68 @@ def register_data(name: str) -> Callable[[ReaderT], ReaderT]:
     Raises:
         ValueError: The name is taken or looks like a path.
     """
-    if not name or "/" in name or os.sep in name:
-        raise ValueError(f"a data set's name has no path separator, and {name!r} is no such name")
+    _check_name(name)
 
     def register(reader: ReaderT) -> ReaderT:
-        if name in _READERS:
-            raise ValueError(f"the data set {name!r} is already registered; choose another name")
-        _READERS[name] = reader
+        _add(_READERS, name, reader)
+        if cached:
+            _CACHED.add(name)
         return reader
 
     return register
 
 
+def register_folder(
+    name: str, titles: Mapping[str, str] = MappingProxyType({})
+) -> Callable[[Finder], Finder]:
+    """Make a folder of images in the root available to ``load_data`` under a name.
+
+    Args:
+        name: As for `register_data`.
+        titles: Names of class folders and what to call these classes.
+
+    Returns:
+        A decorator of a function that finds the folder in the root, which returns it unchanged.
+
+    Raises:
+        ValueError: The name is taken or looks like a path.
+    """
+    _check_name(name)
+
+    def register(find: Finder) -> Finder:
+        _add(_FOLDERS, name, _Folder(find, titles))
+        return find
+
+    return register
+
+
+def _check_name(name: str) -> None:
+    if not name or "/" in name or os.sep in name:
+        raise ValueError(f"a data set's name has no path separator, and {name!r} is no such name")
+
+
+def _add(table: dict[str, Any], name: str, entry: Any) -> None:
+    if name in table:
+        raise ValueError(f"the data set {name!r} is already registered; choose another name")
+    table[name] = entry
+
+
 def list_data() -> list[str]:
     """Return the names of the registered data sets."""
-    return sorted(_READERS)
+    return sorted({*_READERS, *_FOLDERS})
 
 
 def load_data(
-    name: str, root: str | os.PathLike[str] | None = None, image_size: int | None = None
+    name: str,
+    root: str | os.PathLike[str] | None = None,
+    image_size: int | None = None,
+    *,
+    selection: Selection = EVERYTHING,
+    cache: str | os.PathLike[str] | None = None,
 ) -> Dataset:
-    """Read a data set into memory. Nothing is downloaded.
+    """Read a data set, into memory or, for a folder of images, into a file mapped into memory.
+
+    Nothing is downloaded.
 
     Args:
         name: A registered name (``list_data()``), or a folder of images: a path, or a folder inside
@@ -65,21 +124,33 @@ def load_data(
         root: The folder that holds the data sets; by default what the environment variable
             SUPERMASK_DATA names, else ``data`` in the working directory.
         image_size: Height and width to bring the images to; by default they stay as they are.
+        selection: What is taken of a folder of images, and how it is stored.
+        cache: Where decoded images of folders are kept; by default what the environment variable
+            SUPERMASK_CACHE names, else ``supermask`` in the user's folder for caches.
 
     Raises:
         UnknownDataError: No data set has that name.
         MissingDataError: Its files are not there.
         DamagedDataError: Its files are not what they should be.
-        ValueError: ``image_size`` is not a positive number.
+        ValueError: ``image_size`` is not a positive number or above the stored size, or there is a selection
+            from what is no folder.
     """
     if image_size is not None and not 1 <= image_size <= 4096:
         raise ValueError(f"image_size is a number of pixels from 1 to 4096, not {image_size}")
     base = Path(root or os.environ.get(ROOT_VARIABLE) or _DEFAULT_ROOT).expanduser()
     reader = _READERS.get(name)
-    if reader is not None:
-        dataset = reader(base, image_size)
-    else:
-        dataset = load_folder(_find_folder(name, base), image_size, name=Path(name).name)
+    if reader is None:
+        folder = _FOLDERS.get(name)
+        path = folder.find(base) if folder else _find_folder(name, base)
+        titles = folder.titles if folder else None
+        name = name if folder else Path(name).name
+        return load_folder(path, image_size, name=name, selection=selection, cache=cache, titles=titles)
+    if selection != EVERYTHING:
+        raise ValueError(
+            f"{name!r} is no folder of images, and only from one can classes, a fraction or a stored size be "
+            "chosen; leave these at their defaults"
+        )
+    dataset = reader(base, image_size, cache) if name in _CACHED else reader(base, image_size)
     if image_size is None or image_size == dataset.image_size:
         return dataset
     return dataset.resized(image_size)

@@ -7,8 +7,12 @@ from supermask.experiments.config import ImpConfig as ImpConfig
 from supermask.experiments.config import RuleConfig as RuleConfig
 from supermask.experiments.config import SearchConfig as SearchConfig
 from supermask.experiments.config import TaskConfig as TaskConfig
-from supermask.experiments.engine import LocalEngine as LocalEngine
-from supermask.experiments.engine import WorkerDied as WorkerDied
+from supermask.experiments.engines import EngineError as EngineError
+from supermask.experiments.engines import WorkerDied as WorkerDied
+from supermask.experiments.engines.local import LocalEngine as LocalEngine
+from supermask.experiments.engines.plain import PlainEngine as PlainEngine
+from supermask.experiments.engines.ray_cluster import RayEngine as RayEngine
+from supermask.experiments.engines.registry import Grid as Grid
 from supermask.experiments.registry import EXPERIMENTS as EXPERIMENTS
 from supermask.experiments.registry import Experiment as Experiment
 from supermask.experiments.registry import register_experiment as register_experiment

@@ -1,11 +1,15 @@
 """What a user says: one dataclass per command. Flags, configuration keys and fields have the same names."""
 
 import math
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, get_args
 
+from supermask.data import Selection
+from supermask.data.augment import Augmentation
+from supermask.data.selection import read_classes
+from supermask.experiments.engines import ENGINES
+from supermask.experiments.engines.local import cores_here
 from supermask.experiments.methods import METHODS
 from supermask.init import INITS
 from supermask.mask import check_density, check_distribution
@@ -22,6 +26,9 @@ def option(default: Any, help: str, *, choices: tuple[str, ...] = ()) -> Any:
     return field(default=default, metadata=metadata)
 
 
+STREAMS = ("auto", "always", "never")
+"""Whether images are read batch by batch from their file."""
+
 _FRACTION = (lambda value: 0 <= value < 1, "take a fraction in [0, 1)")
 _POSITIVE = (lambda value: value > 0, "take a positive number")
 _NOT_NEGATIVE = (lambda value: value >= 0, "take a number that is not negative")
@@ -29,9 +36,14 @@ _RANGES: dict[str, tuple[Callable[[float], bool], str]] = {
     "val_fraction": _FRACTION,
     "label_smoothing": _FRACTION,
     "momentum": _FRACTION,
-    **dict.fromkeys(("epochs", "batch_size", "clip", "image_size"), _POSITIVE),
-    **dict.fromkeys(("threads", "jobs", "warmup_epochs", "milestones", "checkpoint_seconds"), _NOT_NEGATIVE),
+    "per_class_fraction": (lambda value: 0 < value <= 1, "take a fraction in (0, 1]"),
+    **dict.fromkeys(("epochs", "batch_size", "clip", "image_size", "stored_size"), _POSITIVE),
+    **dict.fromkeys(
+        ("threads", "jobs", "together", "warmup_epochs", "milestones", "checkpoint_seconds"), _NOT_NEGATIVE
+    ),
     **dict.fromkeys(("lr", "weight_decay", "search_lr", "search_weight_decay"), _NOT_NEGATIVE),
+    "retries": _NOT_NEGATIVE,
+    "gpu_share": (lambda value: 0 < value <= 1, "take a fraction in (0, 1]"),
     **dict.fromkeys(("seed", "seeds"), (lambda value: 0 <= value < 1 << 63, "take an integer from 0 on")),
 }
 """Field → which values fit, and what to do about others."""
@@ -43,24 +55,63 @@ class TaskConfig:
 
     data: str = option("digits", "data set by name, or a folder with train/ and test/ or val/")
     data_root: str | None = option(None, "where data sets lie (else $SUPERMASK_DATA, else ./data)")
-    image_size: int | None = option(None, "resize images to this many pixels a side")
+    image_size: int | None = option(None, "pixels a side of the images that the network sees")
+    stored_size: int | None = option(
+        None,
+        "pixels a side that a folder's images are stored at, for resized crops; by default the image size",
+    )
+    classes: tuple[str, ...] = option((), "classes of a folder: names, or files with a name on each line")
+    per_class_fraction: float = option(1.0, "share of each class's training images that is used")
+    allow_corrupt: bool = option(False, "leave out images that cannot be decoded, where they are an error")
+    cache: str | None = option(
+        None, "where decoded images lie (else $SUPERMASK_CACHE, else ~/.cache/supermask)"
+    )
+    stream: str = option(
+        "auto", "read a folder's images batch by batch; auto does if they do not fit", choices=STREAMS
+    )
     val_fraction: float = option(0.1, "share of the training split held out for validation")
     model: str = option("lenet-300-100", "network by name: ours, timm's or torchvision's")
     model_args: dict[str, str] = option({}, "further arguments of the network, as key=value")  # noqa: RUF009
     epochs: float = option(10.0, "passes over the training split")
-    batch_size: int = option(128, "images per step")
-    augment: str = option("none", "augmentation", choices=("none", "flip", "crop-flip", "shift"))
+    batch_size: int = option(128, "images per step, of all ranks together")
+    augment: str = option("none", "augmentation", choices=get_args(Augmentation))
     schedule: str = option("cosine", "learning-rate schedule", choices=SCHEDULES)
     warmup_epochs: float = option(0.0, "epochs of linear warm-up")
     milestones: tuple[float, ...] = option((), "epochs at which a multistep schedule divides lr by 10")
     label_smoothing: float = option(0.0, "label smoothing of the training loss")
     clip: float | None = option(None, "largest norm of the gradient")
-    amp: str = option("none", "autocast dtype", choices=tuple(AMP_DTYPES))
+    amp: str = option(
+        "none",
+        "autocast dtype, or pure-bf16: bf16 weights beside float32 ones that learn",
+        choices=tuple(AMP_DTYPES),
+    )
     device: str = option("auto", "cpu, cuda, cuda:1, …; auto takes a GPU when there is one")
     threads: int = option(0, "threads per process; 0 shares the cores among the jobs")
-    jobs: int = option(1, "runs at a time, each in a process of its own; 0 means one per core")
-    channels_last: bool = option(False, "keep images and convolutions in channels_last")
+    jobs: int = option(1, "runs at a time; 0 means one per core, on GPUs one per GPU")
+    engine: str = option(
+        "auto",
+        "where runs execute: in this process (plain), in processes (local), on a cluster (ray); auto takes "
+        "local for several at a time",
+        choices=("auto", *ENGINES),
+    )
+    retries: int = option(2, "how often a run is executed again when its worker dies")
+    keep_going: bool = option(False, "when a run fails, execute those that do not need it all the same")
+    gpu_share: float = option(1.0, "part of a GPU that a run takes: 0.5 puts two on each")
+    ray_address: str = option("local", "Ray cluster: local starts one, auto or host:port joins one that runs")
+    channels_last: bool | None = option(
+        None, "images and convolutions in channels_last; auto: if the network has convolutions"
+    )
     compile: bool = option(False, "run the network through torch.compile")
+    cuda_graphs: bool | None = option(
+        None,
+        "replay whole training steps from a CUDA graph; auto: wherever a graph can hold them",
+    )
+    sync_norms: bool = option(False, "under torchrun, batch norms see the batches of all ranks")
+    together: int | None = option(
+        None,
+        "runs that are trained as one program at most, if they differ in seed or density alone; 0 for none, "
+        "by default as many as pay",
+    )
     checkpoint_seconds: float = option(30.0, "least time between two checkpoints of a run")
     out: str = option("", "folder for results; required")
 
@@ -70,12 +121,26 @@ class TaskConfig:
             for value in given if isinstance(given, tuple) else (given,):
                 if value is not None and not (math.isfinite(value) and fits(value)):
                     raise ConfigError(name, value, remedy)
+        if self.stored_size is not None and (self.image_size or 0) > self.stored_size:
+            raise ConfigError(
+                "stored_size", self.stored_size, f"take at least --image-size {self.image_size}"
+            )
         if getattr(self, "nesterov", False) and not getattr(self, "momentum", 0):
             raise ConfigError("nesterov", True, "give a --momentum above 0 with it")
 
     @property
+    def selection(self) -> Selection:
+        """What is taken of a folder of images; reads the files that name classes."""
+        return Selection(
+            stored_size=self.stored_size if self.stored_size != self.image_size else None,
+            classes=read_classes(self.classes),
+            per_class_fraction=self.per_class_fraction,
+            allow_corrupt=self.allow_corrupt,
+        )
+
+    @property
     def cores(self) -> int:
-        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        return len(cores_here())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,8 +226,8 @@ class CompareConfig(RuleConfig):
     """`supermask compare`: dense, strong tickets, IMP tickets and their controls, side by side."""
 
     epochs: float = option(30.0, "passes over the training split")
-    batch_size: int = option(64, "images per step")
-    jobs: int = option(0, "runs at a time, each in a process of its own; 0 means one per core, one on a GPU")
+    batch_size: int = option(64, "images per step, of all ranks together")
+    jobs: int = option(0, "runs at a time; 0 means one per core, on GPUs one per GPU")
     methods: tuple[str, ...] = option(
         DEFAULT_METHODS, "what to compare; all for everything there is", choices=("all", *METHODS)
     )

@@ -3,23 +3,26 @@
 import math
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from supermask.data import Images, Loader, iterate_eval
+from supermask.data import Dataset, Images, Loader, iterate_eval
+from supermask.distributed import Ranks, Share
 from supermask.experiments.datasets import dataset, split
-from supermask.experiments.spec import RunSpec, Task
+from supermask.experiments.spec import RunSpec, Task, specified
 from supermask.experiments.store import Run, Store
 from supermask.init import randomize_
 from supermask.mask import Mask
 from supermask.models import create_model
 from supermask.parameters import masked
+from supermask.precision import in_float32
 from supermask.prune import signs
 from supermask.search import Search
+from supermask.synced_norms import synced_norms
 from supermask.ticket import Ticket
 from supermask.train import Checkpoint, Progress, Schedule, evaluate, fit
 
@@ -30,14 +33,37 @@ EVAL_BATCH = 500
 
 @dataclass(frozen=True)
 class Environment:
-    """Where runs execute; nothing here is part of a run's identity."""
+    """Where and how runs execute; nothing here is part of a run's identity.
+
+    `channels_last` is None for wherever the network has convolutions over images, `cuda_graphs` for wherever
+    a graph can hold the training step.
+    """
 
     device: str = "cpu"
     threads: int = 1
     data_root: str | None = None
-    channels_last: bool = False
+    cache: str | None = None
+    stream: str = "auto"
+    channels_last: bool | None = None
     compile: bool = False
+    cuda_graphs: bool | None = None
     checkpoint_seconds: float = 30.0
+    sync_norms: bool = False
+    together: int | None = 0
+    """Runs trained as one program at most, see `teams`; None for as many as pay."""
+    ranks: Ranks = field(default_factory=Ranks)
+    """The processes that execute every run together, all of them the same graph in the same order."""
+
+
+def network_of(task: Task, data: Dataset) -> nn.Module:
+    """The network of a task on its data set, not yet drawn from a seed."""
+    return create_model(
+        task.model,
+        num_classes=data.num_classes,
+        in_channels=data.in_channels,
+        image_size=data.image_size,
+        **task.model_args,
+    )
 
 
 class Execution:
@@ -63,10 +89,14 @@ class Execution:
         self._on_step = on_step
         torch.set_num_threads(environment.threads)
         torch.manual_seed(spec.seed)
-        self.data = dataset(spec.task.data, environment.data_root, spec.task.image_size)
-        self.train_split, self.val_split = split(self.data, spec.task.val_fraction)
-        self.loader = self._loader(spec.task)
-        self.model = self._model(spec.task)
+        task = spec.task
+        with environment.ranks.one_per_machine_first():
+            self.data = dataset(
+                task.data, environment.data_root, task.image_size, task.selection, environment.cache
+            )
+        self.train_split, self.val_split = split(self.data, task.val_fraction)
+        self.model = self._model(task)
+        self.loader = self._loader(task)
         self.initial_weights = self.masked_weights()
 
     def _loader(self, task: Task) -> Loader:
@@ -78,19 +108,19 @@ class Execution:
             std=self.data.std,
             augment=task.augment,  # type: ignore[arg-type]  # checked by the loader
             device=self.environment.device,
+            image_size=self.data.image_size,
+            channels_last=self._channels_last,
+            stream={"always": True, "never": False}.get(self.environment.stream),
         )
 
     def _model(self, task: Task) -> nn.Module:
         source = self.spec.weights
-        model = create_model(
-            task.model,
-            num_classes=self.data.num_classes,
-            in_channels=self.data.in_channels,
-            image_size=self.data.image_size,
-            **task.model_args,
-        )
+        model = network_of(task, self.data)
         model = model.to(self.environment.device)
-        if self.environment.channels_last:
+        wanted = self.environment.channels_last
+        has_convolutions = any(parameter.dim() == 4 for parameter in model.parameters())
+        self._channels_last = has_convolutions if wanted is None else wanted
+        if self._channels_last:
             model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         return randomize_(model, source.init, source.seed, density=source.rescale_by)
 
@@ -123,62 +153,90 @@ class Execution:
 
     def fit(self, optimizer: Optimizer, mask: Mask) -> Progress:
         """Train by `optimizer` to the end of the schedule, with checkpoints, curves and snapshots."""
-        task, spec = self.spec.task, self.spec
+        synced = self.environment.sync_norms and self.environment.ranks.size > 1
+        with synced_norms(self.model) if synced else nullcontext():
+            return self._fit(optimizer, mask)
 
-        def look(step: int) -> None:
-            if step in spec.snapshots:
-                present = optimizer.mask if isinstance(optimizer, Search) else mask
-                Ticket.of(self.model, present).save(self.run.ticket_path(step))
+    def _fit(self, optimizer: Optimizer, mask: Mask) -> Progress:
+        spec, ranks = self.spec, self.environment.ranks
+        share = Share.of(self.loader.batch_size, ranks)
 
         def step_done(step: int) -> None:
-            look(step)
+            self.look(step, optimizer, mask)
             self._on_step(step - spec.start)
 
-        look(spec.start)
-        model = torch.compile(self.model) if self.environment.compile else self.model
+        self.look(spec.start, optimizer, mask)
+        ranks.seed_generator(spec.seed)
+        wrapped = ranks.wrap(self.model)
+        model = torch.compile(wrapped) if self.environment.compile else wrapped
         return fit(
             model,  # type: ignore[arg-type]
             optimizer,
-            self.batch,
-            steps=task.steps,
-            start=spec.start,
-            schedule=Schedule(task.schedule, task.steps, task.warmup_steps, task.milestones),
-            amp=task.amp,
-            label_smoothing=task.label_smoothing,
-            clip=task.clip,
-            evaluation=(lambda: self._validation(optimizer)) if len(self.val_split) else None,
-            evaluate_every=max(1, task.steps // EVALUATIONS),
+            lambda step: self.loader.batch(step, share.rows),
+            evaluation=(lambda: self.validation(optimizer)) if len(self.val_split) else None,
             objective=getattr(optimizer, "objective", None),
             on_step=step_done,
-            on_record=self.run.write_history,
+            on_record=self.run.write_history if ranks.main else None,
             checkpoint=Checkpoint(self.run.checkpoint, self.environment.checkpoint_seconds),
+            share=share,
+            **self.training(),
         )
 
-    def _validation(self, optimizer: Optimizer) -> dict[str, float]:
+    def training(self) -> dict[str, Any]:
+        """What the task and the environment say to `fit`."""
+        task = self.spec.task
+        return {
+            "steps": task.steps,
+            "start": self.spec.start,
+            "schedule": Schedule(task.schedule, task.steps, task.warmup_steps, task.milestones),
+            "amp": task.amp,
+            "label_smoothing": task.label_smoothing,
+            "clip": task.clip,
+            "evaluate_every": max(1, task.steps // EVALUATIONS),
+            "cuda_graphs": self.environment.cuda_graphs,
+        }
+
+    def look(self, step: int, optimizer: Optimizer, mask: Mask) -> None:
+        """Save the weights for others to rewind to, if this is a step to do so."""
+        if step in self.spec.snapshots and self.environment.ranks.main:
+            present = optimizer.mask if isinstance(optimizer, Search) else mask
+            with in_float32(self.model):
+                Ticket.of(self.model, present).save(self.run.ticket_path(step))
+
+    def validation(self, optimizer: Optimizer) -> dict[str, float]:
+        """Accuracy and loss on the validation split, as a learning curve names them."""
         with optimizer.evaluating() if isinstance(optimizer, Search) else nullcontext():
             measured = self.evaluate(self.val_split)
         return {f"val_{name}": value for name, value in measured.items() if value is not None}
 
     def evaluate(self, images: Images) -> dict[str, float | None]:
         """Accuracy and loss; a loss that is not finite, as fp16 can give, is None."""
-        batches = iterate_eval(images, EVAL_BATCH, self.data.mean, self.data.std, self.environment.device)
-        measured = evaluate(self.model, map(self._formatted, batches), self.spec.task.amp)
+        ranks = self.environment.ranks
+        batches = iterate_eval(
+            images,
+            EVAL_BATCH,
+            self.data.mean,
+            self.data.std,
+            self.environment.device,
+            turn=(ranks.rank, ranks.size),
+            image_size=self.data.image_size,
+            channels_last=self._channels_last,
+        )
+        measured = evaluate(self.model, batches, self.spec.task.amp, ranks)
         return {name: value if math.isfinite(value) else None for name, value in measured.items()}
 
     def batch(self, step: int) -> tuple[Tensor, Tensor]:
-        """Inputs and labels of a step, a pure function of the step number."""
-        return self._formatted(self.loader.batch(step))
-
-    def _formatted(self, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-        if not self.environment.channels_last:
-            return batch
-        return batch[0].contiguous(memory_format=torch.channels_last), batch[1]
+        """Inputs and labels of a step, a pure function of the step number; the whole batch on every rank."""
+        return self.loader.batch(step)
 
     def provenance(self) -> dict[str, Any]:
         """What the run's ticket records about its making."""
-        return {
+        about = {
             "run": self.spec.id,
             "method": self.spec.method,
             "data": self.spec.task.data,
             "image_size": self.spec.task.image_size,
         }
+        if chosen := specified(self.spec.task.selection):
+            about["selection"] = chosen
+        return about | ({"corrupt_images_left_out": self.data.left_out} if self.data.left_out else {})

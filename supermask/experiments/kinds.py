@@ -8,11 +8,13 @@ from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Any
 
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from supermask.connectivity import error_along_line, instability
 from supermask.experiments.execution import Execution
 from supermask.experiments.mask_sources import final_weights, mask_of
+from supermask.experiments.spec import RunSpec
 from supermask.mask import Mask
 from supermask.prune import EarlyBird, Rewire, apply_mask, hold, pruned_values
 from supermask.search import BASES, SEARCHES, Search
@@ -61,20 +63,25 @@ def register_kind(name: str) -> Callable[[Kind], Kind]:
 @register_kind("train")
 def train(execution: Execution) -> Outcome:
     """The weights move, under the run's mask."""
-    execution.model.requires_grad_(True)
-    execution.load_weights()
-    mask, action = mask_of(execution), execution.spec.mask.pruned
-    optimizer = _optimizer(execution)
-    values = None
-    if action != "zero":
-        values = pruned_values(action, execution.initial_weights, final_weights(execution))
+    mask, values = begin_training(execution)
+    optimizer = optimizer_of(execution.spec, execution.model)
     hold(optimizer, mask, execution.model, values)
     return Outcome(mask, execution.fit(optimizer, mask), whole=values is not None)
 
 
-def _optimizer(execution: Execution) -> Optimizer:
-    rule = execution.spec.rule
-    return BASES[rule.optimizer](execution.model.parameters(), **rule.options())
+def begin_training(execution: Execution) -> tuple[Mask, dict[str, Tensor] | None]:
+    """Put the weights in place; returns the mask, and where the pruned ones are held if not at zero."""
+    execution.model.requires_grad_(True)
+    execution.load_weights()
+    mask, action = mask_of(execution), execution.spec.mask.pruned
+    if action == "zero":
+        return mask, None
+    return mask, pruned_values(action, execution.initial_weights, final_weights(execution))
+
+
+def optimizer_of(spec: RunSpec, model: nn.Module) -> Optimizer:
+    """The run's rule over all parameters of a module."""
+    return BASES[spec.rule.optimizer](model.parameters(), **spec.rule.options())
 
 
 @register_kind("rewire")
@@ -82,7 +89,7 @@ def rewire(execution: Execution) -> Outcome:
     """The weights move, and so does their mask: SET or RigL, as `options["rule"]` says."""
     execution.model.requires_grad_(True)
     mask = mask_of(execution)
-    optimizer = _optimizer(execution)
+    optimizer = optimizer_of(execution.spec, execution.model)
     handle = Rewire(
         optimizer,
         mask,
@@ -100,7 +107,7 @@ def rewire(execution: Execution) -> Outcome:
 def early_bird(execution: Execution) -> Outcome:
     """The weights move, without a mask until the early-bird ticket is drawn."""
     execution.model.requires_grad_(True)
-    optimizer = _optimizer(execution)
+    optimizer = optimizer_of(execution.spec, execution.model)
     handle = EarlyBird(
         optimizer,
         execution.model,
@@ -116,17 +123,7 @@ def early_bird(execution: Execution) -> Outcome:
 @register_kind("search")
 def search(execution: Execution) -> Outcome:
     """The scores move; the weights stay as drawn."""
-    source, rule = execution.spec.mask, execution.spec.rule
-    optimizer: Search = SEARCHES[execution.spec.method](
-        execution.model,
-        density=source.density,
-        distribution=source.distribution,
-        base=rule.optimizer,
-        seed=execution.spec.seed,
-        **rule.options(),
-        **source.options,
-    )
-    optimizer.plan(execution.spec.task.steps, execution.loader.steps_per_epoch)
+    optimizer = search_of(execution)
     progress = execution.fit(optimizer, {})
     facts = {}
     if isinstance(optimizer, Zhou):
@@ -138,6 +135,22 @@ def search(execution: Execution) -> Outcome:
         steps = min(execution.loader.steps_per_epoch, 100)
         estimate_norm_statistics(execution.model, execution.batch, steps)
     return Outcome(optimizer.mask, progress, facts)
+
+
+def search_of(execution: Execution) -> Search:
+    """The run's search, before its first step."""
+    source, rule = execution.spec.mask, execution.spec.rule
+    optimizer: Search = SEARCHES[execution.spec.method](
+        execution.model,
+        density=source.density,
+        distribution=source.distribution,
+        base=rule.optimizer,
+        seed=execution.spec.seed,
+        **rule.options(),
+        **source.options,
+    )
+    optimizer.plan(execution.spec.task.steps, execution.loader.steps_per_epoch)
+    return optimizer
 
 
 @register_kind("path")

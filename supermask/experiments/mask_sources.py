@@ -28,8 +28,10 @@ MASK_SOURCES: dict[str, Source] = {}
 
 
 def mask_of(execution: Execution) -> Mask:
-    """The mask that a run's specification asks for."""
-    return MASK_SOURCES[execution.spec.mask.kind](execution)
+    """The mask that a run's specification asks for; of several ranks that of the main one holds."""
+    mask = MASK_SOURCES[execution.spec.mask.kind](execution)
+    execution.environment.ranks.agree(mask)
+    return mask
 
 
 def register_mask_source(kind: str) -> Callable[[Source], Source]:

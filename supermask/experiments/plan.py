@@ -7,15 +7,14 @@ from functools import cache, partial
 from typing import Any
 
 import torch
-from torch import nn
 
 from supermask.data import Dataset
 from supermask.experiments.config import CompareConfig, ConfigError, ImpConfig, SearchConfig, TaskConfig
 from supermask.experiments.datasets import split
+from supermask.experiments.execution import network_of
 from supermask.experiments.methods import METHODS, NotApplicable
 from supermask.experiments.setting import Comparison, Setting, rescaling, rule_of, search_run
 from supermask.experiments.spec import MaskSource, RunSpec, Task, WeightSource
-from supermask.models import create_model
 from supermask.parameters import ParameterInfo, classify, masked
 from supermask.prune import FilterLayer, filter_layers, round_counts
 
@@ -59,6 +58,8 @@ def task_of(config: TaskConfig, data: Dataset) -> Task:
         label_smoothing=config.label_smoothing,
         clip=config.clip,
         amp=config.amp,
+        # Leave to leave out what is not there changes nothing.
+        selection=dataclasses.replace(config.selection, allow_corrupt=data.left_out > 0),
     )
 
 
@@ -83,23 +84,13 @@ def parse_arguments(arguments: Mapping[str, Any]) -> dict[str, Any]:
 def layers_of(task: Task, data: Dataset) -> list[ParameterInfo]:
     """The masked parameters of the task's network, built without memory for them."""
     with torch.device("meta"):
-        return masked(_network(task, data))
+        return masked(network_of(task, data))
 
 
 def filter_layers_of(task: Task, data: Dataset) -> dict[str, FilterLayer]:
     """The layers of the task's network that can lose filters."""
     example = torch.zeros(1, data.in_channels, data.image_size, data.image_size)
-    return filter_layers(_network(task, data), example)
-
-
-def _network(task: Task, data: Dataset) -> nn.Module:
-    return create_model(
-        task.model,
-        num_classes=data.num_classes,
-        in_channels=data.in_channels,
-        image_size=data.image_size,
-        **task.model_args,
-    )
+    return filter_layers(network_of(task, data), example)
 
 
 def plan_search(config: SearchConfig, data: Dataset) -> Plan:
@@ -171,7 +162,7 @@ def plan_compare(config: CompareConfig, data: Dataset) -> Plan:
     if not 0 < rewind_to < task.steps:
         raise ConfigError("rewind_to", rewind_to, f"take a step between 1 and {task.steps - 1}")
     with torch.device("meta"):
-        parameters = classify(_network(task, data))
+        parameters = classify(network_of(task, data))
     filters = cache(partial(filter_layers_of, task, data))
     parts = [Comparison(config, task, parameters, rewind_to, seed, filters) for seed in config.seeds]
     rows: list[RunSpec] = []

@@ -30,8 +30,9 @@ ROW_KEYS = (
     "ticket_bytes",
     "dense_bytes",
 )
-FURTHER_KEYS = ("sampled_accuracy", "drawn_at")
-"""What only some methods have: mean test accuracy over sampled masks, the step of an early-bird's draw."""
+FURTHER_KEYS = ("sampled_accuracy", "drawn_at", "together")
+"""What only some methods have: mean test accuracy over sampled masks, the step of an early-bird's draw,
+and how many runs were trained as one program."""
 
 
 def describe_rows(plan: Plan, store: Store, out: Path) -> dict[str, Any]:
@@ -86,7 +87,7 @@ def describe_machine(device: str, threads: int, jobs: int) -> dict[str, Any]:
         "threads": threads,
         "jobs": jobs,
     }
-    if device.startswith("cuda"):
+    if device.startswith("cuda") and torch.cuda.is_available():  # else the GPUs are on other machines
         facts["gpu"] = torch.cuda.get_device_name(device)
     return facts
 

@@ -115,13 +115,15 @@ class Setting:
         rate: float,
         scope: str,
         rewind_to: int = 0,
+        rewind: str = "weights",
     ) -> dict[float, RunSpec]:
         """Density → IMP ticket, through rounds that prune about `rate` of the survivors each.
 
         Args:
             dense: The trained dense network; with `rewind_to`, it saves its weights at that step.
             scope: Rank `layerwise` or `global`.
-            rewind_to: Step that the weights of every round go back to; 0 is initialization.
+            rewind_to: Step that every round goes back to; 0 is initialization.
+            rewind: `weights` go back, or `lr`: only the schedule does, and they stay as trained.
         """
         weights = self.weights
         if rewind_to:
@@ -129,6 +131,8 @@ class Setting:
         path, parent = {}, dense
         for density in density_path(densities, rate):
             mask = MaskSource(kind="magnitude", run=parent.id, keep=self.keep(density, scope))
+            if rewind == "lr":
+                weights = dataclasses.replace(self.weights, run=parent.id)
             parent = self.train(method, weights=weights, mask=mask, density=density, start=rewind_to)
             path[density] = parent
         return {density: path[density] for density in densities if density in path}
@@ -213,7 +217,7 @@ class Comparison(Setting):
         return self.train("dense", snapshots=(self.rewind_to,))
 
     def pruned(self, method: str = "imp") -> dict[float, RunSpec]:
-        """Density → ticket of iterative magnitude pruning; `imp` or `imp-rewind`."""
+        """Density → ticket of iterative magnitude pruning; `imp`, `imp-rewind` or `lr-rewind`."""
         if method not in self._paths:
             self._paths[method] = self.prune_iteratively(
                 method,
@@ -222,6 +226,7 @@ class Comparison(Setting):
                 rate=self.config.rate,
                 scope=self.config.scope,
                 rewind_to=self.rewind_to if method == "imp-rewind" else 0,
+                rewind="lr" if method == "lr-rewind" else "weights",
             )
         return self._paths[method]
 

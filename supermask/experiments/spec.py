@@ -10,6 +10,8 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
+from supermask.data import Selection
+
 
 @dataclass(frozen=True, kw_only=True)
 class Rule:
@@ -48,6 +50,7 @@ class Task:
     label_smoothing: float
     clip: float | None
     amp: str
+    selection: Selection = field(default_factory=Selection)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,14 +151,15 @@ class RunSpec:
 
     def as_dict(self) -> dict[str, Any]:
         """What was specified, without fields at their defaults: a new field leaves old runs what they are."""
-        return _specified(self)
+        return specified(self)
 
 
-def _specified(value: Any) -> Any:
+def specified(value: Any) -> Any:
+    """Dataclasses as mappings without fields at their defaults; anything else as it is."""
     if not dataclasses.is_dataclass(value):
         return value
     fields = {f.name: (getattr(value, f.name), f) for f in dataclasses.fields(value)}
-    return {name: _specified(own) for name, (own, field) in fields.items() if own != _default(field)}
+    return {name: specified(own) for name, (own, field) in fields.items() if own != _default(field)}
 
 
 def _default(field: dataclasses.Field[Any]) -> Any:

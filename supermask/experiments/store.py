@@ -40,6 +40,16 @@ class Run:
     def checkpoint(self) -> Path:
         return self.folder / "checkpoint.safetensors"
 
+    @property
+    def team(self) -> Path:
+        """Who trains together with this run, the first of them, while they do; see `together`."""
+        return self.folder / "together.json"
+
+    @property
+    def team_checkpoint(self) -> Path:
+        """The checkpoint of all of them."""
+        return self.folder / "together.safetensors"
+
     def ticket_path(self, step: int | None = None) -> Path:
         """The final ticket, or the one saved at `step`."""
         return self.folder / ("final.ticket" if step is None else f"step-{step}.ticket")
@@ -70,7 +80,7 @@ class Run:
     def finish(self, result: dict[str, Any]) -> dict[str, Any]:
         """Write the result and drop the checkpoint."""
         write_json(self.folder / "result.json", result)
-        self.checkpoint.unlink(missing_ok=True)
+        self._drop_checkpoints()
         return result
 
     def sweep(self) -> None:
@@ -78,7 +88,11 @@ class Run:
         for path in self.folder.glob(".*.tmp"):
             path.unlink(missing_ok=True)
         if self.result is not None:
-            self.checkpoint.unlink(missing_ok=True)
+            self._drop_checkpoints()
+
+    def _drop_checkpoints(self) -> None:
+        for path in (self.checkpoint, self.team, self.team_checkpoint):
+            path.unlink(missing_ok=True)
 
     def lock(self) -> FileLock:
         """Held while the run executes, so that two processes never write to the same folder."""
@@ -106,3 +120,8 @@ class Store:
         if not config.exists():
             write_json(config, spec.as_dict())
         return run
+
+    def begun_together(self, ids: Sequence[str]) -> bool:
+        """Whether just these runs, in this order, have begun to train together and not ended."""
+        team = self.run(ids[0]).team if ids else None
+        return team is not None and team.exists() and read_json(team) == list(ids)

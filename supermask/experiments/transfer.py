@@ -126,7 +126,7 @@ def _place(config: TransferConfig, place: str) -> tuple[Task, list[ParameterInfo
     if optimizer:
         lr = config.adaptive_lr if optimizer in ADAPTIVE else config.lr
         rule = dataclasses.replace(rule, optimizer=optimizer, lr=lr)
-    data = dataset(name, config.data_root, config.image_size)
+    data = dataset(name, config.data_root, config.image_size, config.selection, config.cache)
     task = task_of(dataclasses.replace(config, data=name), data)
     if config.rewind_to >= task.steps:
         raise ConfigError("rewind_to", config.rewind_to, f"stay below the {task.steps} steps on {name}")

@@ -25,7 +25,8 @@ PACKERS = {nn.Linear: PackedLinear.of, nn.Conv1d: PackedConv1d.of, nn.Conv2d: Pa
 def pack(model: nn.Module, ticket: Ticket, example: Tensor | tuple[Any, ...] | None = None) -> nn.Module:
     """A copy of `model` with the weights of `ticket`, its layers packed where a packed form serves them.
 
-    Meant for inference: packed weights do not train, though gradients reach the layers' inputs.
+    Meant for inference: packed weights do not train, though gradients reach the layers' inputs. A packed
+    network moves between devices like any other, and on each it holds only what is computed from there.
 
     Args:
         model: The network.

@@ -1,24 +1,30 @@
 """Convolutions that compute straight from packed masks.
 
 Every output adds up the inputs under its weights +σ, subtracts those under -σ and never meets the others: at
-density 0.3 three tenths of a dense convolution's additions, and no multiplication. The lists of kept weights
-are those of `PackedLinear`, of the matrix of outputs by (channel of the group, row, column).
+density 0.3 three tenths of a dense convolution's additions, and no multiplication. Other weights stand beside
+the lists of the inputs that they multiply. The lists are of the matrix of outputs by (channel of the group,
+row, column).
 
 Where the lists are not faster (see `tune`), where a gradient is asked for, for float64, and without the
 compiled library, torch's own convolution serves, with weights that are unpacked on first use and kept.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from supermask import layouts, ops
 from supermask.init import Draw
+from supermask.packed.linear import VALUE_TYPES
+from supermask.packed.placement import Placed
 from supermask.packed.tuning import fastest
+
+OPERATORS = {True: "conv_from_lists", False: "conv_from_values"}
+"""Whether all weights are ±σ or 0 → the operator that computes from lists of them."""
 
 # Where the lists serve, without an example to measure. They gather inputs for all outputs of a group, and add
 # 16 positions of the output at once. Limits in the order of LIST_TYPES: with AVX-512 come instructions that
@@ -29,18 +35,16 @@ OUTPUTS_THAT_SHARE = 16
 FEWEST_POSITIONS = 8
 
 
-class _PackedConv(nn.Module):
+class _PackedConv(Placed):
     """What `PackedConv1d` and `PackedConv2d` share; their arguments are in `PackedConv2d`."""
 
     dimensions: int
-    starts: Tensor
-    entries: Tensor
     bias: Tensor | None
 
     def __init__(
         self,
-        signs: Tensor,
-        scale: float,
+        weights: Tensor,
+        scale: float | None = None,
         bias: Tensor | None = None,
         stride: int | Sequence[int] = 1,
         padding: int | Sequence[int] | str = 0,
@@ -50,36 +54,57 @@ class _PackedConv(nn.Module):
     ) -> None:
         super().__init__()
         count = self.dimensions
-        if signs.dim() != count + 2 or signs.dtype != torch.int8 or bool((signs.abs() > 1).any()):
-            raise ValueError(f"signs must be an int8 tensor of -1, 0 and +1 with {count + 2} dimensions")
-        if groups < 1 or len(signs) % groups:
-            raise ValueError(f"groups must divide the {len(signs)} outputs, but is {groups}")
-        self.out_channels, self.in_channels = len(signs), signs.shape[1] * groups
-        self.kernel_size, self.groups, self.padding_mode = tuple(signs.shape[2:]), groups, padding_mode
+        _check_weights(weights, count + 2, signs=scale is not None)
+        if groups < 1 or len(weights) % groups:
+            raise ValueError(f"groups must divide the {len(weights)} outputs, but is {groups}")
+        self.out_channels, self.in_channels = len(weights), weights.shape[1] * groups
+        self.kernel_size, self.groups, self.padding_mode = tuple(weights.shape[2:]), groups, padding_mode
         self.stride, self.dilation = _each(stride, count), _each(dilation, count)
         self.margins = _margins(padding, self.kernel_size, self.dilation)
         self.scale = scale
-        self.density = int(signs.count_nonzero()) / max(signs.numel(), 1)
-        limits = LISTS_UP_TO_DENSITY[ops.instruction_set() or "baseline"]
+        self.operator = OPERATORS[scale is not None]
+        self.density = int(weights.count_nonzero()) / max(weights.numel(), 1)
         self.kernels = {
-            dtype: "lists" if self.density <= limit else "dense"
-            for dtype, limit in zip(LIST_TYPES, limits, strict=True)
+            dtype: "lists" if self.density <= limit else "dense" for dtype, limit in _limits().items()
         }
-        starts, entries = layouts.lists_of_signs(signs.flatten(1))
-        self.register_buffer("starts", starts)
-        self.register_buffer("entries", entries)
+        self.lay_out(weights.detach())
         self.register_buffer("bias", None if bias is None else bias.detach().clone())
+
+    def packed_for_cpu(self, weights: Tensor) -> dict[str, Tensor]:
+        pack = layouts.lists_of_weights if self.scale is None else layouts.lists_of_signs
+        return dict(zip(("starts", "entries", "values"), pack(weights.flatten(1)), strict=False))
+
+    def packed_for_gpu(self, weights: Tensor) -> dict[str, Tensor]:
+        return {"dense": weights.clone() if self.scale is None else weights * self.scale}
+
+    def unpacked(self) -> Tensor:
+        if self.on_gpu:
+            dense = self.get_buffer("dense")
+            return dense if self.scale is None else dense.sign().to(torch.int8)
+        shape = (self.out_channels, self.in_channels // self.groups, *self.kernel_size)
+        unpack: Callable[..., Tensor] = (
+            layouts.weights_of_lists if self.scale is None else layouts.signs_of_lists
+        )
+        return unpack(*self._lists(), shape[0], torch.Size(shape[1:]).numel()).view(shape)
+
+    def forget(self) -> None:
         self._dense: Tensor | None = None
+
+    def _lists(self) -> list[Tensor]:
+        return [self.get_buffer(name) for name in self.layout]
 
     @classmethod
     def of(cls, layer: Any, draw: Draw) -> "_PackedConv | None":
         """The packed form of `layer`, whose masked weights are those of `draw`; None where there is none."""
-        if draw.magnitude is None or layer.out_channels // layer.groups < OUTPUTS_THAT_SHARE:
+        if layer.out_channels // layer.groups < OUTPUTS_THAT_SHARE:
             return None
         weight = layer.weight.detach()
+        signs = draw.magnitude is not None
+        if not signs and int(weight.count_nonzero()) > max(_limits().values()) * weight.numel():
+            return None
         return cls(
-            weight.sign().to(torch.int8),
-            float(weight.abs().max()),  # σ as the weight's type rounds it
+            weight.sign().to(torch.int8) if signs else weight,
+            float(weight.abs().max()) if signs else None,  # σ as the weight's type rounds it
             layer.bias,
             layer.stride,
             layer.padding,
@@ -115,19 +140,20 @@ class _PackedConv(nn.Module):
 
     def _from_lists(self, x: Tensor, margins: tuple[int, ...]) -> Tensor:
         flat = self.dimensions == 1  # a signal is an image of height 1
-        y = torch.ops.supermask.conv_from_lists(
-            (x.unsqueeze(2) if flat else x).contiguous(),
-            self.starts,
-            self.entries,
+        images = (x.unsqueeze(2) if flat else x).contiguous()
+        geometry = (
             self.out_channels,
             (1, *self.kernel_size) if flat else self.kernel_size,
             (1, *self.stride) if flat else self.stride,
             (0, 0, *margins) if flat else margins,
             (1, *self.dilation) if flat else self.dilation,
             self.groups,
-            self.scale,
-            None if self.bias is None else self.bias.float(),
         )
+        bias = None if self.bias is None else self.bias.float()
+        if self.scale is None:
+            y = torch.ops.supermask.conv_from_values(images, *self._lists(), *geometry, bias)
+        else:
+            y = torch.ops.supermask.conv_from_lists(images, *self._lists(), *geometry, self.scale, bias)
         if flat:
             return y.squeeze(2)
         channels_last = not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
@@ -136,11 +162,17 @@ class _PackedConv(nn.Module):
     def kernel(self, x: Tensor) -> str:
         """What serves x: `lists` or `dense`."""
         trains = x.requires_grad or (self.bias is not None and self.bias.requires_grad)
-        if (trains and torch.is_grad_enabled()) or not ops.is_native("conv_from_lists", x.device):
+        if (trains and torch.is_grad_enabled()) or not self._has_lists(x):
             return "dense"
         if not torch.compiler.is_exporting() and self._positions(x) < FEWEST_POSITIONS:
             return "dense"  # not asked of an exported network, which would be held to the answer
         return self.kernels.get(x.dtype, "dense")
+
+    def _has_lists(self, x: Tensor) -> bool:
+        """Whether a compiled kernel computes from the lists on the device of x."""
+        if self.on_gpu or not ops.is_native(self.operator, x.device):
+            return False
+        return self.scale is not None or self.get_buffer("values").dtype in VALUE_TYPES
 
     def _positions(self, x: Tensor) -> int:
         """Output positions of all images together."""
@@ -151,7 +183,7 @@ class _PackedConv(nn.Module):
 
     def tune(self, x: Tensor) -> None:
         """Measure both kernels on x and use the faster for inputs of its type from now on."""
-        if x.dtype not in self.kernels or not ops.is_native("conv_from_lists", x.device):
+        if x.dtype not in self.kernels or not self._has_lists(x):
             return
 
         def with_kernel(name: str) -> None:
@@ -165,15 +197,15 @@ class _PackedConv(nn.Module):
 
     def weight(self, like: Tensor) -> Tensor:
         """The weights as a dense tensor, of the type and on the device of `like`; kept once asked for."""
-        dense = self._dense
-        if dense is None or dense.dtype != like.dtype or dense.device != like.device:
-            shape = (self.out_channels, self.in_channels // self.groups, *self.kernel_size)
-            depth = shape[1] * torch.Size(self.kernel_size).numel()
-            signs = layouts.signs_of_lists(self.starts, self.entries, self.out_channels, depth)
-            dense = signs.view(shape).to(like.device, like.dtype) * self.scale
+        held = self.get_buffer("dense") if self.on_gpu else self._dense
+        if held is None or held.dtype != like.dtype or held.device != like.device:
+            held = self._dense
+        if held is None or held.dtype != like.dtype or held.device != like.device:
+            held = self.unpacked().to(like.device, like.dtype)
+            held = held if self.scale is None else held * self.scale
             if not torch.compiler.is_exporting():  # an exported network has no memory but its buffers
-                self._dense = dense
-        return dense
+                self._dense = held
+        return held
 
     def extra_repr(self) -> str:
         return (
@@ -184,27 +216,44 @@ class _PackedConv(nn.Module):
 
 
 class PackedConv1d(_PackedConv):
-    """`nn.Conv1d` with weights +σ, -σ and 0; arguments as in `PackedConv2d`, with one dimension less."""
+    """`nn.Conv1d` from packed weights; arguments as in `PackedConv2d`, with one dimension less."""
 
     dimensions = 1
 
 
 class PackedConv2d(_PackedConv):
-    """`nn.Conv2d` with weights +σ, -σ and 0.
+    """`nn.Conv2d` that computes from packed weights.
 
     Args:
-        signs: Tensor of -1, 0 and +1 (int8), shaped like the weight: outputs, inputs of a group, rows,
-            columns.
-        scale: σ.
+        weights: Outputs, inputs of a group, rows, columns: -1, 0 and +1 (int8) if there is a `scale`, else
+            floats, whose zeros count as pruned.
+        scale: σ, the factor on all weights.
         bias: One value per output, or None.
         stride: As in `nn.Conv2d`, like all that follow.
         padding: Number, one number per dimension, `same` or `valid`.
         dilation: Number or one number per dimension.
         groups: Number of groups.
         padding_mode: `zeros`, `reflect`, `replicate` or `circular`.
+
+    Raises:
+        ValueError: `weights` are none of that, or `groups` do not divide the outputs.
     """
 
     dimensions = 2
+
+
+def _limits() -> dict[torch.dtype, float]:
+    """Type of the inputs → up to which density the lists serve it."""
+    return dict(zip(LIST_TYPES, LISTS_UP_TO_DENSITY[ops.instruction_set() or "baseline"], strict=True))
+
+
+def _check_weights(weights: Tensor, dimensions: int, signs: bool) -> None:
+    ternary = weights.dtype == torch.int8 and not bool((weights.abs() > 1).any())
+    if weights.dim() != dimensions or (signs and not ternary):
+        kind = "an int8 tensor of -1, 0 and +1" if signs else "a tensor of floats"
+        raise ValueError(f"weights must be {kind} with {dimensions} dimensions")
+    if not signs and not weights.is_floating_point():
+        raise ValueError(f"without a scale, weights must be floats, not {weights.dtype}")
 
 
 def _each(value: int | Sequence[int], count: int) -> tuple[int, ...]:

@@ -1,4 +1,4 @@
-"""Linear layers on a GPU, from codes of two bits.
+"""Linear layers on a GPU, from codes of two bits, or from dense weights where they are not signed constants.
 
 Few inputs meet the weights as codes in one kernel, which is bound by the bytes of the weights: an eighth of
 bfloat16's. Many inputs make the product itself the work, and no unstructured mask beats the dense product
@@ -31,22 +31,19 @@ KERNEL_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 SPARSE_DTYPES = (torch.bfloat16, torch.float16)
 
 
-class CodedLinear:
-    """x · Wᵀ + b for a matrix W of +scale, -scale and 0 on a GPU.
+class DenseLinear:
+    """x · Wᵀ + b for a masked matrix W on a GPU.
 
     Args:
-        signs: Matrix of -1, 0 and +1 (int8), outputs by inputs, on the GPU.
-        scale: σ.
+        weights: Outputs by inputs, on the GPU, its pruned entries zero.
     """
 
-    def __init__(self, signs: Tensor, scale: float) -> None:
-        self.outputs, self.inputs = signs.shape
-        self.scale = scale
-        self.codes = layouts.codes_of_signs(signs)
-        self.two_of_four = is_two_of_four(signs)
-        self.compiled = ops.is_native("linear_from_codes", signs.device)
-        self._kept: Tensor | None = None
+    def __init__(self, weights: Tensor) -> None:
+        self.outputs, self.inputs = weights.shape
+        self.two_of_four = is_two_of_four(weights)
+        self._kept: Tensor | None = weights
         self._compressed: Tensor | None = None
+        self.weights = weights
 
     def __call__(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
         """The product for x of any leading dimensions and float type, on the device of the codes.
@@ -58,31 +55,24 @@ class CodedLinear:
             x = x.to(torch.get_autocast_dtype(x.device.type))
         flat = x.reshape(x.shape[:-1].numel(), self.inputs)
         kernel = self.kernel(len(flat), x.dtype, needs_gradient=torch.is_grad_enabled() and x.requires_grad)
-        if kernel == "codes":
-            y = torch.ops.supermask.linear_from_codes(
-                flat.contiguous(), self.codes, self.outputs, self.scale, bias
-            )
-        else:
-            weights = {"dense": self.dense, "sparse": self.compressed, "decoded": self.decoded}
-            weight = weights[kernel](x.dtype)
-            y = nn.functional.linear(flat, weight, None if bias is None else bias.to(x.dtype))
-        return y.view(*x.shape[:-1], self.outputs)
+        return self.product(kernel, flat, bias).view(*x.shape[:-1], self.outputs)
+
+    def product(self, kernel: str, flat: Tensor, bias: Tensor | None) -> Tensor:
+        """The product for a matrix of inputs, by one of the kernels that `kernel` names."""
+        weights = {"dense": self.dense, "sparse": self.compressed, "decoded": self.decoded}
+        weight = weights[kernel](flat.dtype)
+        return nn.functional.linear(flat, weight, None if bias is None else bias.to(flat.dtype))
 
     def kernel(self, batch: int, dtype: torch.dtype, needs_gradient: bool = False) -> str:
-        """What serves `batch` inputs: `codes`, `dense` (kept), `sparse` (2:4), `decoded` (scratch)."""
-        if not self.compiled:
-            return "dense"  # the references would unpack every weight in every call
-        if batch <= CODES_UP_TO and dtype in KERNEL_DTYPES:
-            return "codes"
-        if batch >= SPARSE_FROM and dtype in SPARSE_DTYPES and self._fits_sparse() and not needs_gradient:
-            return "sparse"
-        return "decoded" if batch >= DECODE_FROM else "dense"
+        """What serves `batch` inputs: `sparse` (2:4) or `dense`."""
+        sparse = (
+            batch >= SPARSE_FROM and dtype in SPARSE_DTYPES and self._fits_sparse() and not needs_gradient
+        )
+        return "sparse" if sparse else "dense"
 
     def decoded(self, dtype: torch.dtype) -> Tensor:
-        """The weights as a new matrix."""
-        stored = dtype if dtype in KERNEL_DTYPES else torch.float32
-        weight = torch.ops.supermask.decode_codes(self.codes, self.outputs, self.inputs, self.scale, stored)
-        return weight.to(dtype)
+        """The weights as a matrix of that type."""
+        return self.weights.to(dtype)
 
     def dense(self, dtype: torch.dtype) -> Tensor:
         """The weights as a matrix that is kept for the next call, of one type at a time."""
@@ -108,6 +98,46 @@ class CodedLinear:
     def _fits_sparse(self) -> bool:
         """Whether the mask is 2:4 and of a size that torch compresses, by either backend."""
         return self.two_of_four and self.outputs % 32 == 0 and self.inputs % 64 == 0
+
+
+class CodedLinear(DenseLinear):
+    """x · Wᵀ + b for a matrix W of +scale, -scale and 0 on a GPU.
+
+    Args:
+        signs: Matrix of -1, 0 and +1 (int8), outputs by inputs, on the GPU; it is not kept.
+        scale: σ.
+        codes: Those of `signs`, where there are any already.
+    """
+
+    def __init__(self, signs: Tensor, scale: float, codes: Tensor | None = None) -> None:
+        super().__init__(signs)
+        del self.weights
+        self._kept = None
+        self.scale = scale
+        self.codes = layouts.codes_of_signs(signs) if codes is None else codes
+        self.compiled = ops.is_native("linear_from_codes", signs.device)
+
+    def product(self, kernel: str, flat: Tensor, bias: Tensor | None) -> Tensor:
+        if kernel == "codes":
+            return torch.ops.supermask.linear_from_codes(
+                flat.contiguous(), self.codes, self.outputs, self.scale, bias
+            )
+        return super().product(kernel, flat, bias)
+
+    def kernel(self, batch: int, dtype: torch.dtype, needs_gradient: bool = False) -> str:
+        """What serves `batch` inputs: `codes`, `dense` (kept), `sparse` (2:4), `decoded` (scratch)."""
+        if not self.compiled:
+            return "dense"  # the references would unpack every weight in every call
+        if batch <= CODES_UP_TO and dtype in KERNEL_DTYPES:
+            return "codes"
+        dense = "decoded" if batch >= DECODE_FROM else "dense"
+        return "sparse" if super().kernel(batch, dtype, needs_gradient) == "sparse" else dense
+
+    def decoded(self, dtype: torch.dtype) -> Tensor:
+        """The weights as a new matrix."""
+        stored = dtype if dtype in KERNEL_DTYPES else torch.float32
+        weight = torch.ops.supermask.decode_codes(self.codes, self.outputs, self.inputs, self.scale, stored)
+        return weight.to(dtype)
 
 
 def is_two_of_four(signs: Tensor) -> bool:

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from supermask import layouts, ops
 from supermask.init import Draw
-from supermask.packed.cuda import CodedLinear, ordinary_tensors
+from supermask.packed.cuda import CodedLinear, DenseLinear, ordinary_tensors
+from supermask.packed.placement import Placed
 
 LAYOUTS = {
     "linear_from_triples": ("codes",),
@@ -34,13 +35,24 @@ LISTS_FROM_INPUTS = 48
 LISTS_UP_TO_DENSITY = 0.35
 LISTS_FROM_FEATURES = 512  # inputs and outputs; below, arranging the inputs costs too much
 VALUES_UP_TO_DENSITY = 0.5
+VALUE_TYPES = (torch.float32, torch.bfloat16)
 # Layers with fewer weights stay dense: calls cost what they save, and values only save time to memory.
 SMALLEST_SIGNS = 1 << 16
 SMALLEST_VALUES = 1 << 22
 
 
-class PackedLinear(nn.Module):
+PACK = {
+    "linear_from_triples": lambda signs: (layouts.triples_of_signs(signs),),
+    "linear_from_lists": layouts.lists_of_signs,
+    "linear_from_values": layouts.values_of_weights,
+}
+"""Operator → what packs a matrix for it."""
+
+
+class PackedLinear(Placed):
     """`nn.Linear` that computes from packed weights.
+
+    On a GPU it holds signs as codes of two bits and other weights as a dense matrix, and nothing for the CPU.
 
     Args:
         weights: Matrix of outputs by inputs: -1, 0 and +1 (int8) if there is a `scale`, else floats, whose
@@ -60,21 +72,36 @@ class PackedLinear(nn.Module):
         self.out_features, self.in_features = weights.shape
         self.scale = 1.0 if scale is None else scale
         self.density = int(weights.count_nonzero()) / max(weights.numel(), 1)
-        self.operators: tuple[str, ...] = ()  # the first one holds the weights for good
-        if scale is None:
-            self._add_layout("linear_from_values", layouts.values_of_weights(weights))
-        else:
-            self._add_layout("linear_from_triples", (layouts.triples_of_signs(weights),))
-            if self.density <= LISTS_UP_TO_DENSITY and min(weights.shape) >= LISTS_FROM_FEATURES:
-                self._add_layout("linear_from_lists", layouts.lists_of_signs(weights))
+        self.signed = scale is not None
+        self.operators: tuple[str, ...] = ("linear_from_triples" if self.signed else "linear_from_values",)
+        if self.signed and self.density <= LISTS_UP_TO_DENSITY and min(weights.shape) >= LISTS_FROM_FEATURES:
+            self.operators += ("linear_from_lists",)
+        self.lay_out(weights.detach())
         self.register_buffer("bias", None if bias is None else bias.detach().clone())
-        self._dense: Tensor | None = None
-        self._coded: CodedLinear | None = None
 
-    def _add_layout(self, operator: str, layout: tuple[Tensor, ...]) -> None:
-        for name, tensor in zip(LAYOUTS[operator], layout, strict=True):
-            self.register_buffer(name, tensor)
-        self.operators += (operator,)
+    def packed_for_cpu(self, weights: Tensor) -> dict[str, Tensor]:
+        return {
+            name: buffer
+            for operator in self.operators
+            for name, buffer in zip(LAYOUTS[operator], PACK[operator](weights), strict=True)
+        }
+
+    def packed_for_gpu(self, weights: Tensor) -> dict[str, Tensor]:
+        return {"fragments": layouts.codes_of_signs(weights)} if self.signed else {"matrix": weights.clone()}
+
+    def unpacked(self) -> Tensor:
+        if self.on_gpu and not self.signed:
+            return self.get_buffer("matrix")
+        held = [self.get_buffer(name) for name in self.layout]
+        if self.on_gpu:
+            return layouts.signs_of_codes(held[0], self.out_features, self.in_features)
+        operator = self.operators[0]  # the first one suffices
+        held = held[: len(LAYOUTS[operator])]
+        return layouts.LINEAR_LAYOUTS[operator](*held, self.out_features, self.in_features)
+
+    def forget(self) -> None:
+        self._dense: Tensor | None = None
+        self._on_gpu: DenseLinear | None = None
 
     @classmethod
     def of(cls, layer: nn.Linear, draw: Draw) -> "PackedLinear | None":
@@ -96,8 +123,8 @@ class PackedLinear(nn.Module):
         """x · Wᵀ + b for x of any leading dimensions and float type; sums are in float32."""
         buffers = self._buffers
         bias = buffers["bias"]
-        if x.is_cuda and self.operators[0] == "linear_from_triples":
-            return self.coded()(x, bias)
+        if self.on_gpu:
+            return self.gpu_linear()(x, bias)
         operator = self.operator_for(x)
         if operator is None:
             if bias is not None and bias.dtype != x.dtype:
@@ -117,25 +144,27 @@ class PackedLinear(nn.Module):
         """
         inputs = 1 if torch.compiler.is_exporting() else x.numel() // (self.in_features or 1)
         operator = self.operators[-1 if inputs >= LISTS_FROM_INPUTS else 0]
+        if operator == "linear_from_values" and self._buffers["values"].dtype not in VALUE_TYPES:  # type: ignore[union-attr]
+            return None
         return operator if inputs <= _most_inputs(operator, x.device, x.dtype) else None
 
-    def coded(self) -> CodedLinear:
-        """The weights as codes for a GPU, on the device of this layer; made on first use there."""
-        codes = self.get_buffer("codes")
-        if self._coded is None or self._coded.codes.device != codes.device:
+    def gpu_linear(self) -> DenseLinear:
+        """What computes on a GPU, from this layer's buffer; made on first use."""
+        if self._on_gpu is None:
             with ordinary_tensors():
-                signs = layouts.signs_of_triples(codes, self.out_features, self.in_features)
-                self._coded = CodedLinear(signs, self.scale)
-        return self._coded
+                weights = self.unpacked()
+                self._on_gpu = (
+                    CodedLinear(weights, self.scale, self.get_buffer("fragments"))
+                    if self.signed
+                    else DenseLinear(weights)
+                )
+        return self._on_gpu
 
     def weight(self, like: Tensor) -> Tensor:
         """The weights as a matrix, of the type and on the device of `like`; kept once asked for."""
         dense = self._dense
         if dense is None or dense.dtype != like.dtype or dense.device != like.device:
-            unpack = layouts.LINEAR_LAYOUTS[self.operators[0]]
-            layout = [self.get_buffer(name) for name in LAYOUTS[self.operators[0]]]
-            weights = unpack(*layout, self.out_features, self.in_features)
-            dense = self._dense = weights.to(like.device, like.dtype) * self.scale
+            dense = self._dense = self.unpacked().to(like.device, like.dtype) * self.scale
         return dense
 
     def extra_repr(self) -> str:

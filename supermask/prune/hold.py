@@ -45,6 +45,9 @@ def hold(
 class Hold:
     """What `hold` returns."""
 
+    graphable = True
+    """Whether what happens after a step is the same every time, so that a CUDA graph can hold it."""
+
     def __init__(
         self,
         optimizer: Optimizer,
@@ -57,7 +60,10 @@ class Hold:
         for name, value in (values or {}).items():
             if name not in mask or value.shape != mask[name].shape:
                 raise ValueError(f"values holds {name}, of which there is no mask of the same shape")
-        self._values = {name: value.detach().clone() for name, value in (values or {}).items()}
+        self._values = {
+            name: value.detach().to(self._parameters[name].device, copy=True)
+            for name, value in (values or {}).items()
+        }
         self._pruned: dict[str, Tensor] = {}
         self.set_mask(mask)
         self._handles: list[RemovableHandle] = [
@@ -113,6 +119,7 @@ class StatefulHold(Hold):
     """
 
     KEY = "supermask"
+    graphable = False
 
     def __init__(
         self, optimizer: Optimizer, mask: Mapping[str, Tensor], model: nn.Module, state: Mapping[str, Any]

@@ -14,6 +14,7 @@ from supermask.report import text
 from supermask.report.best import best_of
 from supermask.report.canvas import THEME, Drawing
 from supermask.report.catalogue import methods_of
+from supermask.report.duels import duels_of
 from supermask.report.figures import draw_figures
 from supermask.report.headline import dense_pick, headline, spread, strong_pick, subject, trained_pick
 from supermask.report.known import UNZEROED
@@ -77,6 +78,7 @@ def render_page(document: Mapping[str, Any], drawings: Mapping[str, Drawing]) ->
         group_titles=GROUPS,
         crowded=crowded,
         best=best_of(lines) if crowded else None,
+        duels=duels_of(document),
         unzeroed=[method.label for method in methods if method.name in UNZEROED],
         emerged=any(line.emerged for line in lines),
         skipped=_skipped(document),

@@ -76,6 +76,8 @@ class Search(Optimizer):
     """What scores are ranked by; see `ops.select`."""
     exact_density: bool = True
     """Whether every mask keeps exactly `keep` weights; otherwise the density emerges from the scores."""
+    graphable: bool = False
+    """Whether a step launches the same kernels with the same arguments every time; see `graph_obstacle`."""
     recipe: ClassVar[Mapping[str, Any]] = {}
     """Fields of `SearchConfig` for which the method does better with other values than the defaults."""
 
@@ -153,7 +155,7 @@ class Search(Optimizer):
     def select(self) -> masks.Mask:
         """The masks that follow from `self.scores`; exactly `self.keep` weights."""
         if self._group:
-            return masks.select_n_of_m(self.scores, *self._group, ranking=self.ranking)
+            return masks.select_n_of_m(self.scores, *self._group, self.ranking, self._cuts)
         return masks.select(self.scores, self.keep, self._cuts, self.ranking)
 
     def effective(self, mask: masks.Mask) -> dict[str, Tensor]:
@@ -177,6 +179,11 @@ class Search(Optimizer):
         """Inside this context the model computes what its ticket would; afterwards it trains on."""
         yield
 
+    @property
+    def fusable(self) -> bool:
+        """Whether a step is that of edge-popup, which `fused.sgd_steps` makes in one pass."""
+        return False
+
     def fused_step(self) -> bool:
         """Do everything that `step` does in one pass if that is possible; whether it was done."""
         return False
@@ -196,13 +203,27 @@ class Search(Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        self.begin_step()
+        self.move()
+        self.end_step()
+        return loss
+
+    # The parts of a step, for those who make one over several searches.
+
+    def begin_step(self) -> None:
+        """Hand the present options to the base rule, count the step and what is to be kept after it."""
         self._share_options()
         self._follow_schedule()
+
+    def move(self) -> None:
+        """Move the scores, select the masks and write W ⊙ M."""
         if not self.fused_step():
             self._step_in_parts()
+
+    def end_step(self) -> None:
+        """Look at the masks once they have reached a scheduled density."""
         if self.density_schedule != "constant" and self._steps == self._horizon:
             masks.warn_of_collapse(self.mask)
-        return loss
 
     @property
     def current_density(self) -> float:
@@ -235,6 +256,39 @@ class Search(Optimizer):
         """Parameter name → bool mask, True where the weight is kept."""
         masks.check_cuts(self.scores, self._cuts)
         return {name: self.state[p]["mask"] for name, p in self._names.items()}
+
+    @property
+    def masked_parameters(self) -> dict[str, Tensor]:
+        """Parameter name → the model's masked parameter, which holds the effective weights."""
+        return dict(self._names)
+
+    def rewrite(self) -> None:
+        """Write the effective weights under the present masks again, in the parameters' present dtypes."""
+        self._write(self.mask)
+
+    @property
+    def steps(self) -> int:
+        """Steps done."""
+        return self._steps
+
+    @steps.setter
+    def steps(self, count: int) -> None:
+        self._steps = count
+
+    @property
+    def graph_obstacle(self) -> str | None:
+        """Why a CUDA graph cannot hold a step; None where all steps launch the same work and look at none."""
+        if not self.graphable:
+            return f"{self.method} draws or decides something on the host in its steps"
+        if self.density_schedule != "constant":
+            return f"density_schedule={self.density_schedule!r} changes what a step keeps"
+        device = next(iter(self.scores.values())).device
+        kernel = "select_n_of_m_into" if self._group else "select_into"
+        if self.distribution == "global":
+            kernel = "rank_into"
+        if not ops.is_native(kernel, device):
+            return f"there are no compiled kernels for {device.type}, and the references wait for the device"
+        return None
 
     def ticket(self, provenance: Mapping[str, Any] | None = None) -> Ticket:
         """The network as it stands: a seed and one bit per weight, where the weights follow from a seed.

@@ -25,6 +25,7 @@ from supermask.search.base import Search, register_search
 class Biprop(Search):
     """Multi-prize tickets; see `Search` for the arguments."""
 
+    graphable = True
     recipe: ClassVar[Mapping[str, Any]] = {"init": "kaiming_normal", "lr": 0.4}
 
     def score_gradients(

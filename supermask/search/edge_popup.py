@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from supermask import ops
 from supermask.search.base import Search, register_search
-from supermask.search.fused import sgd_step
+from supermask.search.fused import sgd_steps
 
 
 @register_search("edge-popup")
@@ -22,6 +22,8 @@ class EdgePopup(Search):
     Args:
         ranking: `magnitude` (|s|, the authors' code) or `raw` (s, the paper's equation 6).
     """
+
+    graphable = True
 
     def __init__(self, model: nn.Module, *, ranking: str = "magnitude", **options: Any) -> None:
         self.ranking = ops.check_ranking(ranking)
@@ -37,6 +39,10 @@ class EdgePopup(Search):
             ]
         return ops.straight_through(grads, weights, scores)
 
-    def fused_step(self) -> bool:
+    @property
+    def fusable(self) -> bool:
         # A subclass may have changed any part of the step.
-        return type(self) is EdgePopup and sgd_step(self)
+        return type(self) is EdgePopup
+
+    def fused_step(self) -> bool:
+        return sgd_steps([self], self._cuts)

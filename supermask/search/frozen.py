@@ -36,6 +36,8 @@ class Frozen(EdgePopup):
         ValueError: A fraction out of range, or a layer whose pattern leaves no room for its density.
     """
 
+    graphable = False
+
     def __init__(
         self,
         model: nn.Module,

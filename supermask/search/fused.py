@@ -4,6 +4,7 @@ It leaves the same bits as the step in parts (straight-through gradient, `torch.
 write), so which of the two ran is a matter of speed alone.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -14,48 +15,70 @@ from supermask import ops
 from supermask.search.base import Search
 
 
-def sgd_step(search: Search) -> bool:
-    """Run the fused step if this search, its base rule and its gradients allow it; whether it ran.
+def sgd_steps(searches: Sequence[Search], cuts: Tensor) -> bool:
+    """Run the fused step of all searches in one call if they, their base rules and their gradients allow it.
+
+    Args:
+        searches: One or several, of networks on one device; several must have the same options.
+        cuts: Those of all searches, one after another.
+
+    Returns:
+        Whether it ran.
 
     Raises:
-        NonFiniteScoreError: A score is no longer finite; the model keeps its last good weights. (On CUDA
+        NonFiniteScoreError: A score is no longer finite; the models keep their last good weights. (On CUDA
             `Search.mask` raises it.)
     """
-    together = isinstance(search.keep, int)
-    if not _plain_sgd(search.base) or search._group or search.ranking != "magnitude":
+    if not all(map(_plain, searches)):
         return False
-    parameters, scores = list(search._names.values()), list(search.scores.values())
-    grads = [parameter.grad for parameter in parameters]
-    options = search.base.param_groups[0]
-    velocities = _velocities(search.base, scores) if options["momentum"] != 0 else []
+    given = [{name: search.base.param_groups[0][name] for name in _OPTIONS} for search in searches]
+    together = any(isinstance(search.keep, int) for search in searches)
+    if given.count(given[0]) < len(given) or (together and len(searches) > 1):
+        return False
+    parameters = [p for search in searches for p in search._names.values()]
+    states = [search.state[p] for search in searches for p in search._names.values()]
+    scores, grads = [state["score"] for state in states], [p.grad for p in parameters]
+    velocities: list[Tensor] | None = []
+    if given[0]["momentum"] != 0:
+        velocities = _velocities(searches)
     if velocities is None or not all(map(_fits, scores, grads)):
         return False
     # A cut over all tensors needs a kernel that knows of it, as that of rank_into does.
     if together and not ops.is_native("rank_into", scores[0].device):
         return False
+    keep = [count for search in searches for count in _counts(search)]
+    weights = [state["weight"] for state in states]
     try:
         selected = ops.edge_popup_sgd(
             parameters,
             scores,
             velocities,
             grads,  # type: ignore[arg-type]  # none is None: _fits
-            list(search.weights.values()),
-            [search.keep] if isinstance(search.keep, int) else list(search.keep.values()),
-            search._cuts,
-            **{name: options[name] for name in _OPTIONS},
+            weights,
+            keep,
+            cuts,
+            **given[0],
         )
     except ValueError:
-        search._write(search.mask)
-        masks.check_finite(search.scores)
+        for search in searches:
+            search._write(search.mask)
+        for search in searches:
+            masks.check_finite(search.scores)
         raise
-    if together and any(map(masks.is_empty, selected)):
-        search._write(search.select())  # which leaves every layer its best weight
-    else:
-        for parameter, mask in zip(parameters, selected, strict=True):
-            search.state[parameter]["mask"] = mask
-    if len(options["params"]) > len(scores):
-        search.base.step()  # norms: the scores have no .grad, so it passes them by
+    for state, mask in zip(states, selected, strict=True):
+        state["mask"] = mask
+    for search in searches:
+        if len(search.base.param_groups[0]["params"]) > len(search._names):
+            search.base.step()  # norms: the scores have no .grad, so it passes them by
     return True
+
+
+def _plain(search: Search) -> bool:
+    return search.fusable and _plain_sgd(search.base) and not search._group and search.ranking == "magnitude"
+
+
+def _counts(search: Search) -> list[int]:
+    return [search.keep] if isinstance(search.keep, int) else list(search.keep.values())
 
 
 _OPTIONS = ("lr", "momentum", "dampening", "weight_decay", "nesterov")
@@ -66,20 +89,25 @@ def _plain_sgd(base: torch.optim.Optimizer) -> bool:
     if type(base) is not torch.optim.SGD or len(base.param_groups) != 1:
         return False
     options: dict[str, Any] = base.param_groups[0]
-    unusual = ("maximize", "foreach", "differentiable", "fused")
+    # For a CUDA graph the rule is torch's fused one with lr on the device, where the kernel can read it too.
+    on_device = isinstance(options["lr"], Tensor) and options["lr"].is_cuda
+    unusual = ("maximize", "foreach", "differentiable", *(() if on_device else ("fused",)))
     hooks = (base._optimizer_step_pre_hooks, base._optimizer_step_post_hooks)
-    numbers = all(isinstance(options[name], int | float) for name in _OPTIONS)
+    numbers = all(isinstance(options[name], int | float) for name in _OPTIONS[1:])
+    numbers = numbers and isinstance(options["lr"], int | float | Tensor)
     return numbers and not any(options[name] for name in unusual) and not any(hooks)
 
 
-def _velocities(base: torch.optim.Optimizer, scores: list[Tensor]) -> list[Tensor] | None:
+def _velocities(searches: Sequence[Search]) -> list[Tensor] | None:
     """SGD's momentum buffers, or None before its first step, which makes them."""
     buffers = []
-    for score in scores:
-        buffer = base.state[score].get("momentum_buffer") if score in base.state else None
-        if buffer is None:
-            return None
-        buffers.append(buffer)
+    for search in searches:
+        moved = search.base.state
+        for score in search.scores.values():
+            buffer = moved[score].get("momentum_buffer") if score in moved else None
+            if buffer is None:
+                return None
+            buffers.append(buffer)
     return buffers
 
 

@@ -12,7 +12,6 @@ fan_in)); we rank |s| with the gradient and the scores of edge-popup, or s where
 They re-draw every 300 steps of some 35,000; a shorter training re-draws at every hundredth of its length.
 """
 
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -23,7 +22,7 @@ from supermask import ops
 from supermask.init import Init, derive_key, init_of
 from supermask.search.base import register_search
 from supermask.search.edge_popup import EdgePopup
-from supermask.search.fused import sgd_step
+from supermask.search.fused import sgd_steps
 
 PERIOD = 300
 SHARE = 100
@@ -41,6 +40,8 @@ class IteRand(EdgePopup):
     Raises:
         ValueError: As in `Search`, a value out of range, or weights that were not drawn by `randomize_`.
     """
+
+    graphable = False
 
     def __init__(
         self,
@@ -63,21 +64,25 @@ class IteRand(EdgePopup):
         self._follows_plan = period is None
         super().__init__(model, density=density, lr=lr, **options)
         self._init = self._record()
+        self._dtypes = {name: parameter.dtype for name, parameter in self._names.items()}
 
     def plan(self, steps: int, steps_per_epoch: int) -> None:
         super().plan(steps, steps_per_epoch)
         if self._follows_plan:
             self.period = max(1, min(PERIOD, steps // SHARE))
 
-    @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+    def begin_step(self) -> None:
         # The new weights are pruned, so the model computes the same; what they change is this step's scores.
         if (self._steps + 1) % self.period == 0:
             self._draw_again()
-        return super().step(closure)
+        super().begin_step()
+
+    @property
+    def fusable(self) -> bool:
+        return type(self) is IteRand
 
     def fused_step(self) -> bool:
-        return type(self) is IteRand and sgd_step(self)
+        return sgd_steps([self], self._cuts)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         super().load_state_dict(state_dict)
@@ -91,7 +96,7 @@ class IteRand(EdgePopup):
         draws = self._init.named()
         for name, parameter in self._names.items():
             weight, mask = self.state[parameter]["weight"], self.state[parameter]["mask"]
-            fresh = draws[name].weight(self._init.seed, parameter.dtype, weight.device, generation)
+            fresh = draws[name].weight(self._init.seed, self._dtypes[name], weight.device, generation)
             coin = torch.empty(weight.shape, dtype=torch.float32, device=weight.device)
             key = derive_key("draw-again", self.seed, name)
             ops.fill_random(coin, key, "uniform", start=generation * weight.numel())

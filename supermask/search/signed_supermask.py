@@ -39,7 +39,7 @@ class SignedSupermask(Search):
         self, model: nn.Module, *, density: float, lr: float, fixed_threshold: bool = False, **options: Any
     ) -> None:
         self.fixed_threshold = fixed_threshold
-        self.exact_density = not fixed_threshold
+        self.exact_density = self.graphable = not fixed_threshold
         super().__init__(model, density=density, lr=lr, **options)
 
     def initial_scores(self, info: ParameterInfo, weight: Tensor) -> Tensor:

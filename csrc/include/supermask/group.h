@@ -51,6 +51,17 @@ struct SerialGroup {
   }
 };
 
+// Several groups that work in turns and share no memory but the device's, on the host one after the other.
+struct SerialGrid {
+  int groups;
+  SerialGroup group;
+
+  template <class Body>
+  void each_group(Body body) const {
+    for (int i = 0; i < groups; ++i) body(group, group.reversed ? groups - 1 - i : i);
+  }
+};
+
 // One thread's share of [0, count): calls use(i, read(i)) for every `threads`-th i from `thread` on. A batch
 // is read before the first of it is used, so that the reads are under way together.
 template <class Read, class Use>

@@ -4,6 +4,7 @@
 #include <cstdint>
 
 #include "supermask/array.h"
+#include "supermask/hint.h"
 #include "supermask/ranking.h"
 #include "supermask/select.h"
 
@@ -14,6 +15,7 @@ struct GroupedItem {
   Array scores;
   bool* mask;
   int64_t outputs, inputs, inner;
+  Hint* hint;  // set to kNotFinite where a score is not finite; may be null
 
   SUPERMASK_MEMBER int64_t groups(int64_t m) const { return outputs * ((inputs + m - 1) / m) * inner; }
 };

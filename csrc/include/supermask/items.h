@@ -44,6 +44,8 @@ struct MaskedItem {
 
 struct NoRule {};
 
+SUPERMASK_HD NoRule current(NoRule rule) { return rule; }
+
 // Scores with their mask.
 struct ScoreItem {
   Array scores;
@@ -115,7 +117,7 @@ struct MoveItem {
     return step.read(index);
   }
   SUPERMASK_MEMBER void put(int64_t index, const StepItem::Inputs& inputs) const {
-    step.move(rule, inputs, index);
+    step.move(current(rule), inputs, index);
   }
 };
 

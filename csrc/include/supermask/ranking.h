@@ -1,6 +1,10 @@
 // Selection without a hint, by |score| or by score, within tensors or over several ranked together: a radix
 // search in which every digit is a pass over all scores, side by side in many groups. The state of a segment,
 // which is what is ranked together, lies in global memory.
+//
+// Where every tensor of a segment is to keep its best score, those are kept beside the cut: they are taken out
+// of every histogram, and the search is for the rest of what is kept. The mask is the same as without them,
+// unless that would leave a tensor with none.
 #pragma once
 
 #include <cstdint>
@@ -45,22 +49,41 @@ SUPERMASK_HD void start_ranking(const Group& group, RankedSegment<Float>& segmen
   });
 }
 
-// Adds elements [begin, begin + count) of `scores` to the histogram of the digit that the search is at. The
-// tensor's first element has index `base` in its segment. The first pass also looks for infinities and NaNs.
-template <class Group, class Float>
+// The highest of `count` places, place_at(i), into *highest. `shared` has room for one of each thread, whose
+// number is a power of two.
+template <class Group, class Place, class PlaceAt>
+SUPERMASK_HD void find_highest(const Group& group, Place* shared, int64_t count, PlaceAt place_at,
+                               Place* highest) {
+  group.each_thread([&](int thread) {
+    Place best = 0;
+    in_batches(thread, group.threads, count, place_at, [&](int64_t, Place place) {
+      if (place > best) best = place;
+    });
+    shared[thread] = best;
+  });
+  for (int half = group.threads / 2; half > 0; half /= 2)
+    group.each_thread([&](int thread) {
+      if (thread < half && shared[thread + half] > shared[thread]) shared[thread] = shared[thread + half];
+    });
+  group.each_thread([&](int thread) {
+    if (thread == 0) *highest = shared[0];
+  });
+}
+
+// Adds the scores read(0) to read(count - 1), of indices from `first_index` on in their segment, to the histogram
+// of the digit that its search is at. The first pass also looks for infinities and NaNs.
+template <class Group, class Float, class Read>
 SUPERMASK_HD void count_digits(const Group& group, Histogram& histogram, RankedSegment<Float>& segment,
-                               const Array& scores, Ranking ranking, int64_t begin, int count, uint32_t base,
-                               bool first) {
+                               Read read, Ranking ranking, int count, uint32_t first_index, bool first) {
   if (segment.search.done && !first) return;
   clear(group, histogram);
   group.each_thread([&](int thread) {
     const RadixSearch<Float> search = segment.search;
     bool finite = true;
-    const auto read = [&](int64_t i) { return load<Float>(scores, begin + i); };
     in_batches(thread, group.threads, count, read, [&](int64_t i, Float score) {
       const auto key = key_of(score, ranking);
       finite = finite && key < infinity_of<Float>(ranking);
-      const int bin = bin_of(search, place_of(key, base + static_cast<uint32_t>(begin + i)));
+      const int bin = bin_of(search, place_of(key, first_index + static_cast<uint32_t>(i)));
       if (bin >= 0) group.add(&histogram.bins[bin], 1);
     });
     if (!finite) segment.infinite = 1;
@@ -71,9 +94,11 @@ SUPERMASK_HD void count_digits(const Group& group, Histogram& histogram, RankedS
   });
 }
 
-// Takes a segment's search one digit on, and clears its histogram for the next.
+// Takes a segment's search one digit on, and clears its histogram for the next. The `count` places of `bests`
+// were counted, but are not in question.
 template <class Group, class Float>
-SUPERMASK_HD void end_pass(const Group& group, Histogram& histogram, RankedSegment<Float>& segment) {
+SUPERMASK_HD void end_pass(const Group& group, Histogram& histogram, RankedSegment<Float>& segment,
+                           const typename Places<Float>::Place* bests = nullptr, int count = 0) {
   if (segment.search.done) return;
   group.each_thread([&](int thread) {
     for (int bin = thread; bin < kBins; bin += group.threads) {
@@ -81,18 +106,26 @@ SUPERMASK_HD void end_pass(const Group& group, Histogram& histogram, RankedSegme
       segment.bins[bin] = 0;
     }
   });
+  if (count)
+    group.each_thread([&](int thread) {
+      for (int i = thread; i < count; i += group.threads) {
+        const int bin = bin_of(segment.search, bests[i]);
+        if (bin >= 0) group.add(&histogram.bins[bin], ~0u);  // one less
+      }
+    });
   narrow(group, histogram, segment.search);
 }
 
-template <class Group, class Float>
-SUPERMASK_HD void write_mask(const Group& group, const RankedSegment<Float>& segment, const Array& scores,
-                             Ranking ranking, bool* mask, int64_t begin, int count, uint32_t base) {
+// Calls put(i, whether it is kept) for the scores read(0) to read(count - 1). `best`, if any, is kept in any case.
+template <class Group, class Float, class Read, class Put>
+SUPERMASK_HD void write_mask(const Group& group, const RankedSegment<Float>& segment, Read read, Ranking ranking,
+                             int count, uint32_t first_index, const typename Places<Float>::Place* best, Put put) {
   group.each_thread([&](int thread) {
     const auto cut = segment.search.cut;
-    const auto read = [&](int64_t i) { return load<Float>(scores, begin + i); };
+    const auto also = best ? *best : ~typename Places<Float>::Place{0};  // which no score has
     in_batches(thread, group.threads, count, read, [&](int64_t i, Float score) {
-      const auto place = place_of(key_of(score, ranking), base + static_cast<uint32_t>(begin + i));
-      mask[begin + i] = place >= cut;
+      const auto place = place_of(key_of(score, ranking), first_index + static_cast<uint32_t>(i));
+      put(i, place >= cut || place == also);
     });
   });
 }

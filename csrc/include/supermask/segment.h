@@ -1,8 +1,8 @@
 // Selection within one tensor in one pass, where the window of its hint holds the cut. Tiles are classified
 // side by side: scores above the window stay, those below go, the candidates between are set aside. Then one
-// group settles the segment: it finds the cut among the candidates and touches them alone, or, where the
-// window missed, ranks all scores. The result is the same whatever the hint said, and in whatever order
-// threads run.
+// group settles the segment: it finds the cut among the candidates and touches them alone. Where the window
+// missed, it ranks all scores, or leaves a large segment to be ranked by many groups. The result is the same
+// whatever the hint said, and in whatever order threads run.
 //
 // An item is a tensor with its mask and whatever else moves with it:
 //   Inputs read(index)                  everything to be read of an element
@@ -16,6 +16,7 @@
 #include "supermask/group.h"
 #include "supermask/hint.h"
 #include "supermask/place.h"
+#include "supermask/ranking.h"
 
 namespace supermask {
 
@@ -24,6 +25,7 @@ constexpr int kSlots = 256;          // candidates of a tile that are set aside
 constexpr int kSettlingThreads =
     768;  // of the group that settles a segment: 1024 would leave too few registers
 constexpr int64_t kSmallSegment = 8192;  // up to here all scores are ranked at once
+constexpr int64_t kLargeSegment = 1 << 19;  // from here on many groups rank what a window missed
 
 struct Segment {
   int64_t keep, numel;
@@ -54,12 +56,13 @@ SUPERMASK_HD void classify_tile(const Group& group, Tile& tile, const Item& item
     if (thread == 0) tile = {0, 0, 1};
   });
   group.each_thread([&](int thread) {
+    const Rule now = current(rule);
     unsigned above = 0;
     bool finite = true;
     const auto read = [&](int64_t i) { return item.read(begin + i); };
     const auto classify = [&](int64_t i, const typename Item::Inputs& inputs) {
       const int64_t index = begin + i;
-      const float score = item.move(rule, inputs, index);
+      const float score = item.move(now, inputs, index);
       const uint32_t key = key_of(score);
       const bool stays = key >= window.high;
       above += stays;
@@ -86,11 +89,12 @@ struct Settling {
   bool hit;
 };
 
-// Finds the cut of a segment whose tiles are classified, corrects the masks and renews the hint.
+// Finds the cut of a segment whose tiles are classified, corrects the masks and renews the hint. Where the window
+// missed and `missed` is given, only sets that to 1, and to 0 otherwise.
 template <class Group, class Item>
 SUPERMASK_HD void settle_segment(const Group& group, Settling& shared, const Item& item,
-                                 const Segment& segment, const Tile* tiles, const uint64_t* slots,
-                                 Hint* hint) {
+                                 const Segment& segment, const Tile* tiles, const uint64_t* slots, Hint* hint,
+                                 unsigned* missed = nullptr) {
   const int64_t count = segment.tiles();
   tiles += segment.first_tile;
   slots += segment.first_tile * kSlots;
@@ -115,8 +119,10 @@ SUPERMASK_HD void settle_segment(const Group& group, Settling& shared, const Ite
     shared.hit = !shared.overflow && rank >= 0 && rank <= shared.candidates;
     shared.search = shared.hit ? start_search<float>(rank, shared.candidates)
                                : start_search<float>(segment.keep, segment.numel);
+    if (missed) *missed = !shared.hit;
   });
   const bool hit = shared.hit;
+  if (missed && !hit) return;
   const auto for_candidates = [&](int thread, auto visit) {
     for (int64_t t = thread; t < count; t += group.threads) {
       const unsigned candidates = tiles[t].candidates;
@@ -151,6 +157,47 @@ SUPERMASK_HD void settle_segment(const Group& group, Settling& shared, const Ite
     const bool none = cut == ~uint64_t{0}, all = cut == 0;  // of those in question
     const uint32_t key = none ? window.high : all && hit ? window.low : key_of_place(cut);
     *hint = follow(*hint, key, !shared.infinite);
+  });
+}
+
+// Ranks all scores of a segment, and writes its mask and hint, with all groups of `grid`: each_group(body) calls
+// body(group, number) in every group, and waits until all have returned. `state` lies in global memory.
+template <class Grid, class Item>
+SUPERMASK_HD void rank_segment(const Grid& grid, Histogram& histogram, RankedSegment<float>& state,
+                               const Item& item, const Segment& segment, Hint* hint) {
+  const auto for_stretches = [&](int number, auto body) {
+    for (int64_t begin = int64_t{number} * kStretch; begin < segment.numel; begin += int64_t{grid.groups} * kStretch) {
+      const int64_t rest = segment.numel - begin;
+      body(begin, static_cast<int>(rest < kStretch ? rest : kStretch),
+           [&item, begin](int64_t i) { return item.score(begin + i); });
+    }
+  };
+  grid.each_group([&](const auto& group, int number) {
+    if (number == 0) start_ranking(group, state, segment.keep, segment.numel);
+  });
+  for (int pass = 0; pass < kPasses<float>; ++pass) {
+    grid.each_group([&](const auto& group, int number) {
+      for_stretches(number, [&](int64_t begin, int count, auto read) {
+        count_digits(group, histogram, state, read, Ranking::magnitude, count, static_cast<uint32_t>(begin),
+                     pass == 0);
+      });
+    });
+    grid.each_group([&](const auto& group, int number) {
+      if (number == 0) end_pass(group, histogram, state);
+    });
+  }
+  grid.each_group([&](const auto& group, int number) {
+    for_stretches(number, [&](int64_t begin, int count, auto read) {
+      write_mask(group, state, read, Ranking::magnitude, count, static_cast<uint32_t>(begin), nullptr,
+                 [&](int64_t i, bool kept) { item.put(begin + i, kept); });
+    });
+    if (number != 0) return;
+    group.each_thread([&](int thread) {
+      if (thread != 0) return;
+      const bool none = state.search.cut == ~uint64_t{0};
+      const uint32_t key = none ? first_window(segment, *hint).high : key_of_place(state.search.cut);
+      *hint = follow(*hint, key, !state.infinite);
+    });
   });
 }
 

@@ -41,7 +41,14 @@ struct Sgd {
   float gain;  // 1 - dampening
   float weight_decay;
   bool nesterov;
+  const float* lr = nullptr;  // where the rate is to be read when the step runs, if anywhere
 };
+
+// The options of a step that begins now.
+SUPERMASK_HD Sgd current(Sgd rule) {
+  if (rule.lr) rule.negative_lr = -*rule.lr;
+  return rule;
+}
 
 // Moves `score`, and `velocity` if kMomentum, by the gradient of the score.
 template <bool kMomentum, bool kNesterov, bool kDecay>

@@ -30,6 +30,12 @@ def imp_rewind(comparison: Comparison) -> Iterable[RunSpec]:
     return comparison.pruned("imp-rewind").values()
 
 
+@register_method("lr-rewind")
+def lr_rewind(comparison: Comparison) -> Iterable[RunSpec]:
+    """Weights as trained; only the schedule goes back, to its beginning."""
+    return comparison.pruned("lr-rewind").values()
+
+
 @register_method("one-shot")
 def one_shot(comparison: Comparison) -> Iterator[RunSpec]:
     """The trained dense network pruned at once, trained again from initialization."""

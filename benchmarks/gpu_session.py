@@ -1,0 +1,181 @@
+"""Everything that waits for a GPU, in three steps of less than ten minutes each.
+
+    python benchmarks/gpu_session.py tests         # builds the kernels where they are missing; all cuda tests
+    python benchmarks/gpu_session.py sanitize      # compute-sanitizer, its four tools, over a choice of tests
+    python benchmarks/gpu_session.py benchmarks    # every benchmark on the GPU
+
+What fails is recorded, and the next command goes on. `<out>/gpu_session_<step>.json`, written anew after
+each, holds every command with its exit code, its seconds and the end of its output; benchmarks leave their
+own files beside it. It takes nothing but what is installed: torch, pytest, hypothesis, matplotlib, and for
+the build cmake, ninja and nvcc.
+"""
+
+import argparse
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parent.parent
+LIBRARIES = ("_native.so", "_native_cuda.so")
+TAIL = 6000  # characters of a command's output that are kept
+PYTHON = sys.executable
+SANITIZED = {  # tool → tests: kernels run about a hundred times slower under it
+    "memcheck": "strides or floor or n_of_m or fused or packing or integers and 17",
+    "racecheck": "floor or n_of_m or one_cut or integers and 17-129-8",
+    "synccheck": "floor or one_cut or integers and 17-129-8",
+    "initcheck": "floor or n_of_m or one_cut or integers and 17-129-8",
+}
+
+Command = tuple[list[str], float]
+"""What to run, and for how many seconds at most."""
+
+
+def python(*arguments: str) -> list[str]:
+    return [PYTHON, *arguments]
+
+
+def pytest(*arguments: str) -> list[str]:
+    return python("-m", "pytest", "-m", "cuda", "-q", "--tb=short", "-W", "default", *arguments)
+
+
+def build() -> list[Command]:
+    """Compile both libraries into the package, unless they are there."""
+    import supermask
+
+    if any(all((Path(place) / name).exists() for name in LIBRARIES) for place in supermask.__path__):
+        return []
+    folder = str(ROOT / "build" / "gpu")
+    generator = ["-G", "Ninja"] if shutil.which("ninja") else []
+    configure = ["cmake", "-S", str(ROOT), "-B", folder, *generator, "-DCMAKE_BUILD_TYPE=Release"]
+    return [
+        ([*configure, f"-DPython_EXECUTABLE={PYTHON}", "-DSUPERMASK_CUDA=ON"], 60),
+        (["cmake", "--build", folder, "--parallel"], 300),
+        (["cmake", "--install", folder, "--prefix", str(ROOT)], 20),
+    ]
+
+
+def tests() -> list[Command]:
+    files = ("test_cuda_library.py", "test_cuda_kernels.py", "test_cuda_packed.py", "test_cuda.py")
+    library = python("-m", "pytest", "-q", "--tb=short", "-W", "default", f"tests/{files[0]}")
+    rest = [(pytest(f"tests/{name}"), 240.0) for name in files[1:]]
+    others = [f"--ignore=tests/{name}" for name in files]
+    return [
+        *build(),
+        (python("-m", "supermask.info"), 60),
+        (library, 90),
+        *rest,
+        (pytest("tests", *others), 240),
+    ]
+
+
+def sanitize() -> list[Command]:
+    files = ("tests/test_cuda_kernels.py", "tests/test_cuda_packed.py")
+    return [
+        (
+            ["compute-sanitizer", "--tool", tool, "--error-exitcode", "1",
+             *pytest("-x", *files, "-k", f"({chosen}) and not graph")],
+            200,
+        )
+        for tool, chosen in SANITIZED.items()
+    ]  # fmt: skip
+
+
+def benchmarks(out: Path) -> list[Command]:
+    def run(name: str, *arguments: str) -> list[str]:
+        return python(f"benchmarks/{name}.py", *arguments, "--out", str(out))
+
+    quick = ("--device", "cuda", "--seconds", "4")
+    return [
+        (run("masked_linear_cuda", "--rounds", "20"), 240),
+        (run("selection", *quick), 90),
+        (run("training_step", *quick), 120),
+        (run("generator", *quick), 45),
+        (
+            run("masked_linear_cuda", "--dtype", "float32", "--rounds", "10", "--batches", "1", "16", "64"),
+            120,
+        ),
+    ]
+
+
+def run(command: list[str], seconds: float) -> dict[str, Any]:
+    """Run it from the root of the repository; nothing it does raises."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
+    if "compute-sanitizer" in command[0]:
+        environment["PYTORCH_NO_CUDA_MEMORY_CACHING"] = "1"
+    start = time.monotonic()
+    try:
+        process = subprocess.Popen(
+            command,
+            cwd=ROOT,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            start_new_session=True,
+        )
+    except OSError as error:
+        return {"command": command, "exit": None, "seconds": 0.0, "output": str(error)}
+    late = False
+    try:
+        output, _ = process.communicate(timeout=seconds)
+    except subprocess.TimeoutExpired:
+        late = True
+        os.killpg(process.pid, signal.SIGKILL)
+        output, _ = process.communicate()
+    return {
+        "command": command,
+        "exit": process.returncode,
+        "late": late,
+        "seconds": round(time.monotonic() - start, 1),
+        "output": output[-TAIL:],
+    }
+
+
+def folder_of_results() -> Path:
+    """Named after the GPU."""
+    import torch
+
+    name = torch.cuda.get_device_name() if torch.cuda.is_available() else "no-gpu"
+    return ROOT / "benchmarks" / "results" / re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+
+
+def main() -> int:
+    """One step; exit code 1 if a command failed or was not reached."""
+    parser = argparse.ArgumentParser(description="what waits for a GPU: tests, sanitizers, benchmarks")
+    parser.add_argument("step", choices=("tests", "sanitize", "benchmarks"))
+    parser.add_argument("--out", type=Path, help="folder of the results; by default named after the GPU")
+    parser.add_argument("--minutes", type=float, default=9.0, help="when to start no further command")
+    options = parser.parse_args()
+    sys.path.insert(0, str(ROOT))
+    out = (options.out or folder_of_results()).resolve()
+    out.mkdir(parents=True, exist_ok=True)
+    commands = (
+        benchmarks(out)
+        if options.step == "benchmarks"
+        else {"tests": tests, "sanitize": sanitize}[options.step]()
+    )
+    end = time.monotonic() + 60 * options.minutes
+    done: list[dict[str, Any]] = []
+    for command, seconds in commands:
+        left = end - time.monotonic()
+        print("$", *command, flush=True)
+        if left > 5:
+            done.append(run(command, min(seconds, left)))
+        else:
+            done.append({"command": command, "exit": None, "seconds": 0.0, "output": "not reached"})
+        print(done[-1]["output"], f"[exit {done[-1]['exit']}, {done[-1]['seconds']} s]", sep="\n", flush=True)
+        report = {"step": options.step, "commands": done}
+        (out / f"gpu_session_{options.step}.json").write_text(json.dumps(report, indent=1) + "\n")
+    return int(any(entry["exit"] != 0 for entry in done))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

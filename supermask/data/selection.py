@@ -1,0 +1,90 @@
+"""Which images of a folder are taken, and the size they are stored at."""
+
+import difflib
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+
+from supermask.data.draws import Stream, permutation
+from supermask.data.errors import DamagedDataError, MissingDataError
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Selection:
+    """What is taken of a folder of images; by default all of it, at the size of its images.
+
+    Attributes:
+        stored_size: Height and width to store images at; random resized crops are cut from these, and
+            evaluation sees their middle. None stores them at the size they are used at.
+        classes: Names of the class folders, or none for all.
+        per_class_fraction: Share of each class of the training split, chosen at random but always the
+            same; at least one image. A smaller share is part of a larger one.
+        allow_corrupt: Leave out images that cannot be decoded, where they would be an error.
+
+    Raises:
+        ValueError: A value is out of range.
+    """
+
+    stored_size: int | None = None
+    classes: tuple[str, ...] = ()
+    per_class_fraction: float = 1.0
+    allow_corrupt: bool = False
+
+    def __post_init__(self) -> None:
+        if not 0 < self.per_class_fraction <= 1:
+            raise ValueError(f"per_class_fraction is in (0, 1], not {self.per_class_fraction}")
+        if self.stored_size is not None and not 1 <= self.stored_size <= 4096:
+            raise ValueError(f"stored_size is a number of pixels from 1 to 4096, not {self.stored_size}")
+
+    def thinned(self, name: str, files: Sequence[T]) -> list[T]:
+        """The files of a class that belong to the fraction, in their order."""
+        count = max(1, round(self.per_class_fraction * len(files)))
+        # The choice in one class depends on its name and not on which others there are.
+        index = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "little")
+        chosen = np.sort(permutation(0, Stream.CLASS_FRACTION, index, len(files))[:count])
+        return [files[place] for place in chosen]
+
+
+def read_classes(given: Sequence[str]) -> tuple[str, ...]:
+    """Names of classes from a command line, sorted: each word is a file, or names joined by commas.
+
+    A file has a name at the start of each line; empty lines and those that begin with # are passed over.
+
+    Raises:
+        MissingDataError: A word looks like a path and is no file.
+        DamagedDataError: A file has no names.
+    """
+    names: set[str] = set()
+    for word in given:
+        path = Path(word).expanduser()
+        if path.is_file():
+            lines = [line.split() for line in path.read_text(encoding="utf-8").splitlines()]
+            found = {words[0] for words in lines if words and not words[0].startswith("#")}
+            if not found:
+                raise DamagedDataError(f"{path} names no class; write one at the start of each line")
+            names |= found
+        elif len(path.parts) > 1 or path.suffix:
+            raise MissingDataError(f"there is no file {word!r} of class names; give its path, or the names")
+        else:
+            names |= {name for name in word.split(",") if name}
+    return tuple(sorted(names))
+
+
+def check_known(wanted: Sequence[str], present: Sequence[str], split: Path) -> None:
+    """Refuse names of classes that a split does not have.
+
+    Raises:
+        MissingDataError: It names them.
+    """
+    unknown = sorted(set(wanted) - set(present))
+    if unknown:
+        close = difflib.get_close_matches(unknown[0], present, n=3)
+        hint = f"; close to {unknown[0]}: {', '.join(close)}" if close else ""
+        more = f" and {len(unknown) - 5} more" if len(unknown) > 5 else ""
+        raise MissingDataError(f"{split} has no class {', '.join(unknown[:5])}{more}{hint}")

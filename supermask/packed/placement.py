@@ -1,0 +1,67 @@
+"""Packed layers hold their weights as the device that they are on computes with them.
+
+On a CPU these are the layouts of its kernels. A GPU has kernels for others, and the CPU's would fill its
+memory for nothing: a layer that moves lays its weights out anew.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+def is_on_gpu(tensor: Tensor) -> bool:
+    """Whether `tensor` is where the layouts for a GPU serve."""
+    return tensor.is_cuda
+
+
+class Placed(nn.Module):
+    """A packed layer of which some buffers, `layout`, hold the weights.
+
+    A state dict has the layout of the device that it was taken on, and loads into a layer on such a one.
+    """
+
+    layout: tuple[str, ...] = ()
+    on_gpu = False
+
+    def unpacked(self) -> Tensor:
+        """The weights as they were packed."""
+        raise NotImplementedError
+
+    def packed_for_cpu(self, weights: Tensor) -> dict[str, Tensor]:
+        """The buffers that hold `weights` on a CPU, by name."""
+        raise NotImplementedError
+
+    def packed_for_gpu(self, weights: Tensor) -> dict[str, Tensor]:
+        """The buffers that hold `weights` on a GPU, by name."""
+        raise NotImplementedError
+
+    def forget(self) -> None:
+        """Drop whatever was made from the layout and is kept beside it."""
+
+    def lay_out(self, weights: Tensor, on_gpu: bool | None = None) -> None:
+        """Hold `weights` in the buffers for a GPU or for a CPU, by default for where they are."""
+        on_gpu = is_on_gpu(weights) if on_gpu is None else on_gpu
+        for name in self.layout:
+            delattr(self, name)
+        buffers = (self.packed_for_gpu if on_gpu else self.packed_for_cpu)(weights)
+        for name, buffer in buffers.items():
+            self.register_buffer(name, buffer)
+        self.layout, self.on_gpu = tuple(buffers), on_gpu
+        self.forget()
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
+        # Laid out anew on the CPU, on whichever way: the GPU need not hold both.
+        arrives = fn(torch.empty(0, device=self.get_buffer(self.layout[0]).device))
+        if is_on_gpu(arrives) and not self.on_gpu:
+            self.lay_out(self.unpacked(), on_gpu=True)
+        super()._apply(fn, recurse)
+        self.forget()
+        if self.on_gpu and arrives.device.type == "cpu" and not is_on_gpu(arrives):
+            self.lay_out(self.unpacked(), on_gpu=False)
+        return self
+
+    def _load_from_state_dict(self, *arguments: Any) -> None:
+        super()._load_from_state_dict(*arguments)
+        self.forget()

@@ -1,0 +1,146 @@
+"""How a run executes: precision, memory format, compilation; and that each resumes bit for bit."""
+
+import json
+
+import pytest
+import torch
+
+from supermask.cli import main
+from supermask.data import load_data
+from supermask.experiments import CompareConfig, ImpConfig, SearchConfig
+from supermask.experiments.engines.schedule import in_order
+from supermask.experiments.execute import execute
+from supermask.experiments.execution import Environment
+from supermask.experiments.plan import plan_compare, plan_imp, plan_search
+from supermask.experiments.spec import RunSpec
+from supermask.experiments.store import Store
+from supermask.train import Progress
+
+from .test_train import Stop
+
+SHORT = {"model": "conv-2", "model_args": {"width": "0.25"}, "epochs": 0.6, "batch_size": 64, "out": "unused"}
+
+
+def run_of(kind: str, **options: object) -> RunSpec:
+    digits, options = load_data("digits"), SHORT | options
+    if kind == "search":
+        return plan_search(SearchConfig(**options), digits).graph[0]
+    return plan_imp(ImpConfig(rounds=0, rewind_to=4, **options), digits).graph[0]
+
+
+def files(store: Store, spec: RunSpec) -> dict[str, bytes]:
+    """Everything a run leaves but what time went by."""
+    folder = store.root / spec.id
+    left = {path.name: path.read_bytes() for path in folder.glob("*.ticket")}
+    left |= {path.name: path.read_bytes() for path in folder.glob("metrics.jsonl")}
+    result = json.loads((folder / "result.json").read_text())
+    return left | {"result": json.dumps({k: v for k, v in result.items() if k != "seconds"}).encode()}
+
+
+def interrupted(spec: RunSpec, store: Store, environment: Environment) -> None:
+    def stop(step: int) -> None:
+        if step == 8:
+            raise Stop
+
+    with pytest.raises(Stop):
+        execute(spec, store, environment, stop)
+    torch.rand(10)
+    execute(spec, store, environment)
+
+
+COMPILED = pytest.param(
+    {},
+    {"compile": True},
+    marks=[pytest.mark.slow, pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")],
+)
+
+
+@pytest.mark.parametrize("kind", ["search", "train"])
+@pytest.mark.parametrize(
+    ("options", "place"),
+    [
+        ({"amp": "pure-bf16"}, {}),
+        ({}, {"channels_last": False}),
+        ({"amp": "pure-bf16"}, {"channels_last": False}),
+        COMPILED,
+    ],
+)
+def test_an_interrupted_run_ends_with_the_same_bytes(tmp_path, kind, options, place):
+    spec, environment = run_of(kind, **options), Environment(checkpoint_seconds=0.0, **place)
+    one, other = Store(tmp_path / "one"), Store(tmp_path / "other")
+    execute(spec, one, environment)
+    interrupted(spec, other, environment)
+    assert files(one, spec) == files(other, spec)
+    assert len(files(one, spec)) == (4 if kind == "train" else 3)  # training leaves weights to rewind to
+
+
+def test_pure_bf16_compares_as_autocast_does(tmp_path):
+    """Every number and ticket; pruning and rewinding see float32 weights."""
+    methods = ("dense", "edge-popup", "zhou", "imp", "imp-rewind", "reinit", "rigl", "one-shot")
+    found = {}
+    for amp in ("bf16", "pure-bf16"):
+        config = CompareConfig(methods=methods, densities=(0.3,), rate=0.6, seeds=(0,), amp=amp, **SHORT)
+        rows, store = plan_compare(config, load_data("digits")).rows, Store(tmp_path / amp)
+        for spec in in_order(plan_compare(config, load_data("digits")).graph):
+            execute(spec, store, Environment())
+        results = [{**store.run(row.id).result, "seconds": 0.0, "ticket_bytes": 0} for row in rows]
+        found[amp] = results, [store.run(row.id).ticket().checksum() for row in rows]
+    assert found["bf16"] == found["pure-bf16"] and len(found["bf16"][0]) == len(methods)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")
+@pytest.mark.parametrize("amp", ["none", "pure-bf16"])
+@pytest.mark.parametrize("kind", ["search", "train"])
+def test_compiled_runs_learn_what_others_do(tmp_path, kind, amp):
+    spec = run_of(kind, amp=amp)
+    losses = []
+    for place in (Environment(), Environment(compile=True)):
+        store = Store(tmp_path / str(place.compile))
+        execute(spec, store, place)
+        lines = (store.root / spec.id / "metrics.jsonl").read_text().splitlines()
+        losses.append([json.loads(line)["train_loss"] for line in lines])
+    assert losses[1] == pytest.approx(losses[0], rel=1e-3 if amp == "none" else 3e-2)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--cuda-graphs", "--device", "cpu"], "graphs need a GPU"),
+        (["--amp", "bf8"], "invalid choice"),
+    ],
+)
+def test_wrong_flags_are_refused_before_anything_runs(tmp_path, capsys, flags, message):
+    try:
+        code = main(["search", "--epochs", "1", *flags, "--out", str(tmp_path / "out")])
+    except SystemExit as exit:
+        code = exit.code
+    assert code == 2 and message in capsys.readouterr().err
+    assert not (tmp_path / "out" / "runs").exists()
+
+
+def test_the_help_says_what_auto_means(capsys):
+    with pytest.raises(SystemExit):
+        main(["search", "--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    assert "auto: if the network has convolutions (default: auto)" in text
+    assert "--no-channels-last" in text and "--no-cuda-graphs" in text
+
+
+@pytest.mark.parametrize(
+    ("model", "asked", "expected"),
+    [("conv-2", None, True), ("conv-2", False, False), ("lenet-300-100", None, False)],
+)
+def test_convolutions_are_in_channels_last_unless_told_otherwise(
+    tmp_path, monkeypatch, model, asked, expected
+):
+    spec, seen = run_of("search", model=model, model_args={}), []
+
+    def spy(model, optimizer, batches, **options):
+        weights = [p for p in model.parameters() if p.dim() == 4 and p.shape[1] > 1]
+        seen.extend(not w.is_contiguous() for w in weights)
+        return Progress(1)
+
+    monkeypatch.setattr("supermask.experiments.execution.fit", spy)
+    execute(spec, Store(tmp_path), Environment(channels_last=asked))
+    assert any(seen) == expected
