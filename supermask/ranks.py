@@ -5,7 +5,6 @@ import inspect
 import os
 import time
 import uuid
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -116,7 +115,6 @@ class Ranks:
         # Without it DDP lays its buckets out anew after the first step, so that a training that goes on from
         # a checkpoint would add the gradients of three ranks in another order, to other last bits.
         options = {_FORWARD_SYNC: False, "find_unused_parameters": True}
-        warnings.filterwarnings("ignore", "find_unused_parameters=True was specified", UserWarning)
         return nn.parallel.DistributedDataParallel(model, device_ids=ids, **options)  # type: ignore[arg-type]
 
     def seed_generator(self, seed: int) -> None:
