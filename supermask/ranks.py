@@ -112,7 +112,9 @@ class Ranks:
         self.agree(dict(model.named_buffers()))
         device = next(model.parameters()).device
         ids = None if device.type == "cpu" else [device]
-        options = {_FORWARD_SYNC: False}
+        # Without it DDP lays its buckets out anew after the first step, so that a training that goes on from
+        # a checkpoint would add the gradients of three ranks in another order, to other last bits.
+        options = {_FORWARD_SYNC: False, "find_unused_parameters": True}
         return nn.parallel.DistributedDataParallel(model, device_ids=ids, **options)  # type: ignore[arg-type]
 
     def seed_generator(self, seed: int) -> None:

@@ -219,7 +219,9 @@ def test_one_process_goes_on_where_two_stopped(pair, tmp_path):
 @pytest.mark.slow
 def test_three_ranks_go_on_where_two_stopped(pair, tmp_path):
     (tmp_path / "moved").write_bytes((pair[0] / "begun").read_bytes())
-    finish(torchrun(3, ROOT / "tests/distributed_worker.py", tmp_path, "moved"))
+    finish(torchrun(3, ROOT / "tests/distributed_worker.py", tmp_path, "moved", "resumed"))
+    for left in left_by(tmp_path, "resumed", 3):
+        assert_equal(left["stopped"], left["whole"])
     first, *others = left_by(tmp_path, "moved", 3)
     for other in others:
         assert_equal(first, other)
