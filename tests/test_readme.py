@@ -61,7 +61,8 @@ def test_there_are_no_other_code_blocks():
 
 
 @pytest.mark.parametrize("page", ["README.md", "docs/recipes.md", "docs/methods.md", "docs/examples.md"])
-def test_tables_are_those_of_the_results(page):
+def test_tables_are_those_of_the_results(page, monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
     tables = runpy.run_path(str(ROOT / "benchmarks" / "readme_tables.py"))
     text = (ROOT / page).read_text()
     assert tables["filled"](text) == text

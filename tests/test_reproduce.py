@@ -20,7 +20,8 @@ CASES = {
 
 
 @pytest.mark.parametrize("command", CASES)
-def test_results_are_kept_and_become_a_table(command, tmp_path, capsys):
+def test_results_are_kept_and_become_a_table(command, tmp_path, capsys, monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
     kind, flags = CASES[command]
     out = tmp_path / "out"
     assert supermask(shlex.split(f"{command} {SHORT} {flags} --out {out}")) == 0

@@ -16,15 +16,17 @@ from torch.optim import Optimizer
 
 from supermask import mask as masks
 from supermask import ops
-from supermask.init import check_seed, derive_key, is_norm_parameter
-from supermask.parameters import ParameterInfo, classify, masked, unwrap
+from supermask.init import check_seed, derive_key
+from supermask.parameters import ParameterInfo, masked, unwrap
+from supermask.search.setup import (
+    check_schedule,
+    freeze_the_rest,
+    make_base,
+    norm_parameters,
+    replace_scores,
+)
 from supermask.ticket import Ticket
 
-BASES: dict[str, type[Optimizer]] = {
-    "sgd": torch.optim.SGD,
-    "adam": torch.optim.Adam,
-    "adamw": torch.optim.AdamW,
-}
 SEARCHES: dict[str, type["Search"]] = {}
 
 
@@ -101,11 +103,11 @@ class Search(Optimizer):
         masks.check_density(density)
         check_seed(seed)
         masks.check_distribution(distribution, density)
-        _check_schedule(density_schedule, schedule_steps, distribution)
+        check_schedule(density_schedule, schedule_steps, distribution)
         self.check_spread(distribution, density_schedule)
         infos = masked(model, include, exclude)
-        norms = _norm_parameters(model) if train_norms else []
-        _freeze_the_rest(model, [info.tensor for info in infos], norms)
+        norms = norm_parameters(model) if train_norms else []
+        freeze_the_rest(model, [info.tensor for info in infos], norms)
         self.model = unwrap(model)
         self.density = density
         self.distribution = distribution
@@ -117,8 +119,8 @@ class Search(Optimizer):
         self._names = {info.name: info.tensor for info in infos}
         weights = {info.name: self._frozen_weight(info) for info in infos}
         first = {info.name: self.initial_scores(info, weights[info.name]) for info in infos}
-        _replace_scores(first, scores or {})
-        self.base = _make_base(base, [*first.values(), *norms], lr, base_options)
+        replace_scores(first, scores or {})
+        self.base = make_base(base, [*first.values(), *norms], lr, base_options)
         group = {key: value for key, value in self.base.param_groups[0].items() if key != "params"}
         super().__init__([{"params": [*self._names.values(), *norms], **group}], self.base.defaults)
         for name, parameter in self._names.items():
@@ -407,71 +409,3 @@ class Search(Optimizer):
             ops.write_masked(list(self._names.values()), list(weights.values()), list(mask.values()))
         for name, parameter in self._names.items():
             self.state[parameter]["mask"] = mask[name]
-
-
-def _check_schedule(schedule: str, steps: int | None, distribution: str) -> None:
-    masks.scheduled_density(1.0, 0, 1, schedule)  # refuses an unknown one
-    if steps is not None and (isinstance(steps, bool) or not isinstance(steps, int) or steps < 1):
-        raise ValueError(f"schedule_steps must be a whole number of steps from 1 on, not {steps!r}")
-    if steps is not None and schedule == "constant":
-        raise ValueError(
-            "schedule_steps has no meaning for a constant density; give density_schedule='cubic'"
-        )
-    if schedule != "constant" and masks.group_of(distribution):
-        raise ValueError(f"distribution {distribution!r} fixes the density, so it cannot follow a schedule")
-
-
-def _replace_scores(scores: dict[str, Tensor], given: Mapping[str, Tensor]) -> None:
-    """Copy what was given over the scores drawn."""
-    for name, values in given.items():
-        if name not in scores:
-            raise ValueError(
-                f"scores are given for {name}, which the search does not mask; it masks {', '.join(scores)}"
-            )
-        if values.shape != scores[name].shape:
-            raise ValueError(
-                f"the scores of {name} are of shape {tuple(values.shape)}; they must be of shape "
-                f"{tuple(scores[name].shape)}"
-            )
-        if not torch.isfinite(values).all():
-            raise ValueError(f"the scores given for {name} are not finite")
-        scores[name].copy_(values.detach())
-
-
-def _freeze_the_rest(model: nn.Module, masked_weights: list[nn.Parameter], norms: list[Tensor]) -> None:
-    """Stop gradients of parameters that nothing moves: they would grow for ever, and count in clipping."""
-    moved = {id(p) for p in (*masked_weights, *norms)}
-    if not all(p.requires_grad for p in masked_weights):
-        raise ValueError(
-            "a masked weight does not require a gradient, so its scores could not move; call "
-            "requires_grad_(True) on it, or leave it out with exclude="
-        )
-    if isinstance(model, nn.parallel.DistributedDataParallel):
-        return  # it waits for the gradients that it saw when it was made
-    for parameter in unwrap(model).parameters():
-        if id(parameter) not in moved:
-            parameter.requires_grad_(False)
-
-
-def _norm_parameters(model: nn.Module) -> list[Tensor]:
-    norms = [info for info in classify(model) if is_norm_parameter(info)]
-    frozen = [info.name for info in norms if not info.tensor.requires_grad]
-    if frozen:
-        raise ValueError(
-            f"train_norms asks to train {frozen[0]}, which does not require a gradient; call "
-            "randomize_(…, train_norms=True) before wrapping the model"
-        )
-    return [info.tensor for info in norms]
-
-
-def _make_base(
-    base: str | type[Optimizer], scores: list[Tensor], lr: float, options: Mapping[str, Any]
-) -> Optimizer:
-    if isinstance(base, str):
-        if base not in BASES:
-            raise ValueError(f"unknown base rule {base!r}; choose one of {', '.join(BASES)}, or pass a class")
-        base = BASES[base]
-    try:
-        return base(scores, lr=lr, **options)  # type: ignore[call-arg]
-    except TypeError as error:
-        raise ValueError(f"{base.__name__} does not accept these options: {error}") from None
