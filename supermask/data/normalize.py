@@ -58,10 +58,15 @@ class Normalizer:
         for first in range(0, count, size := self._images_at_a_time(pixels)):
             window = slice(first, first + size)
             part = flat_result[window]
-            levels = part.copy_(flat[window]) if self._dtype == torch.float32 else flat[window].float()
-            if adjust is not None:
-                planes = levels.view(-1, height, width, channels).permute(0, 3, 1, 2)
-                adjust(planes if self._channels_last else levels, window)
+            levels = part if self._dtype == torch.float32 else torch.empty_like(part, dtype=torch.float32)
+            if adjust is None:
+                levels.copy_(flat[window])
+            else:
+                # By planes: where channels lie innermost, each step over one of them would touch all.
+                planes = pixels[window].to(torch.float32, memory_format=torch.contiguous_format)
+                adjust(planes, window)
+                interleaved = levels.view(-1, height, width, channels).permute(0, 3, 1, 2)
+                (interleaved if self._channels_last else levels).copy_(planes)
             # Two operations, not a fused multiply-add: that rounds differently from device to device.
             levels.sub_(centre).mul_(factor)
             if levels is not part:

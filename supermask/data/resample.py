@@ -1,22 +1,18 @@
 """Boxes of many images resampled to one size: bilinear, antialiased, bytes to bytes, the same on any device.
 
-On a CPU each box goes through PyTorch's kernel for bytes, a few images to a thread. That kernel works in
-integers: weights of 16 bits, rows first, the result rounded to bytes, then columns. Elsewhere the same
-integers are made by products of small matrices, exact in single precision because each weight is taken in
-two halves of eight bits (so exact, too, where products round their factors to TF32). Both give the same
-bytes; a test holds this.
+On a CPU each box goes through PyTorch's kernel for bytes, one after another: half of the time is Python's, so
+threads would only wait for each other. That kernel works in integers: weights of 16 bits, rows first, the
+result rounded to bytes, then columns. Elsewhere the same integers are made by products of small matrices,
+exact in single precision because each weight is taken in two halves of eight bits (so exact, too, where
+products round their factors to TF32). Both give the same bytes; a test holds this.
 """
 
-import os
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache
 
+import numpy as np
 import torch
 from torch import Tensor
 
-#: Images that a thread takes at a time.
-_RUN = 8
 #: Weights are whole multiples of 2^-p, with the largest p up to this for which they stay below 2^15.
 _MOST_PRECISION = 22
 _HALF_BITS = 7
@@ -47,12 +43,6 @@ def _resample_matrices(chosen: Tensor, boxes: Tensor, image_size: int) -> Tensor
     return turned.to(torch.uint8).contiguous(memory_format=torch.channels_last)
 
 
-@lru_cache(maxsize=1)
-def _pool(threads: int, process: int) -> ThreadPoolExecutor:
-    # A process that was forked has none of the threads of the one it came from, and makes its own.
-    return ThreadPoolExecutor(threads, thread_name_prefix="resample")
-
-
 def _resample_bytes(
     pixels: Tensor, rows: Sequence[int], boxes: Sequence[Sequence[int]], image_size: int
 ) -> Tensor:
@@ -60,24 +50,13 @@ def _resample_bytes(
     # Channels innermost, as the kernel works and as its result is wanted.
     result = torch.empty(shape, dtype=torch.uint8).permute(0, 3, 1, 2)
     kernel = torch.ops.aten._upsample_bilinear2d_aa.out
-
-    def run(first: int) -> None:
-        for index in range(first, min(first + _RUN, len(rows))):
-            top, left, height, width, mirrored = boxes[index]
-            row, scaled = rows[index], result[index : index + 1]
-            source = pixels[row : row + 1, :, top : top + height, left : left + width]
-            # A box of planes cannot go straight into interleaved channels: the kernel refuses it.
-            source = source.contiguous(memory_format=torch.channels_last)
-            kernel(source, (image_size, image_size), False, out=scaled)
-            if mirrored:
-                scaled.copy_(scaled.flip(3))
-
-    starts = range(0, len(rows), _RUN)
-    if (threads := torch.get_num_threads()) == 1 or len(starts) == 1:
-        for first in starts:
-            run(first)
-    else:
-        list(_pool(threads, os.getpid()).map(run, starts))
+    stored = pixels.permute(0, 2, 3, 1).numpy()
+    for index, (row, (top, left, height, width, mirrored)) in enumerate(zip(rows, boxes, strict=True)):
+        box = np.ascontiguousarray(stored[row, top : top + height, left : left + width])
+        source, scaled = torch.from_numpy(box).permute(2, 0, 1)[None], result[index : index + 1]
+        kernel(source, (image_size, image_size), False, out=scaled)
+        if mirrored:
+            scaled.copy_(scaled.flip(3))
     return result
 
 
