@@ -114,8 +114,9 @@ def _message(error: Exception) -> str:
         return f"--model: {error}"
     if isinstance(error, DataError):
         return f"--data: {error}"
-    if isinstance(error, OSError) and error.filename:
-        return f"{error.filename}: {error.strerror}. Choose another --out, or make room or access there"
+    if isinstance(error, OSError) and error.strerror:
+        where = error.filename or "writing a file"
+        return f"{where}: {error.strerror}. Make room or access there, or choose another --out or --cache"
     return str(error)
 
 
@@ -246,7 +247,8 @@ def _run_eval(options: argparse.Namespace, _: list[str]) -> None:
         raise FlagError("--data is missing, and the ticket does not record the data set it was made on")
     recorded = ticket.provenance.get("image_size")
     size = options.image_size or (recorded if isinstance(recorded, int) else None)
-    selection = _selection(options, ticket.provenance.get("selection"))
+    own = name == ticket.provenance.get("data")
+    selection = _selection(options, ticket.provenance.get("selection") if own else None)
     data = load_data(name, options.data_root, size, selection=selection, cache=options.cache)
     _check_fit(ticket.factory, data)
     batches = iterate_eval(
@@ -268,7 +270,7 @@ def _selection(options: argparse.Namespace, recorded: Any) -> Any:
     from supermask.data import Selection
     from supermask.data.selection import read_classes
 
-    chosen = dict(recorded) if isinstance(recorded, dict) and not options.data else {}
+    chosen = dict(recorded) if isinstance(recorded, dict) else {}
     if options.stored_size:
         chosen["stored_size"] = options.stored_size
     if options.classes:

@@ -306,8 +306,9 @@ def _check_count(numel: int, count: int) -> None:
 
 
 def _check_floor(scores: Sequence[Tensor], keep: int) -> None:
-    if 1 < len(scores) and keep < len(scores):
-        raise ValueError(f"{keep} weights cannot keep one in each of {len(scores)} layers; raise the density")
+    filled = sum(score.numel() > 0 for score in scores)
+    if 1 < len(scores) and keep < filled:
+        raise ValueError(f"{keep} weights cannot keep one in each of {filled} layers; raise the density")
 
 
 def _raise_of(cuts: Tensor) -> None:

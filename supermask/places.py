@@ -63,7 +63,6 @@ def environment_of(config: TaskConfig, device: str, ranks: Ranks) -> tuple[Envir
         compile=config.compile,
         cuda_graphs=config.cuda_graphs,
         checkpoint_seconds=config.checkpoint_seconds,
-        sync_norms=config.sync_norms,
         together=config.together,
         ranks=ranks,
     )

@@ -56,6 +56,11 @@ class Bf16Weights:
         self.search = optimizer if isinstance(optimizer, Search) else None
         written = {id(p) for p in self.search.masked_parameters.values()} if self.search else set()
         moved = {id(p) for group in optimizer.param_groups for p in group["params"]} - written
+        if moved and not written and moved.isdisjoint(map(id, self.model.parameters())):
+            raise ValueError(
+                f"amp {PURE}: {type(optimizer).__name__} moves no parameter of this model (searches together "
+                "write theirs through views); take amp bf16"
+            )
         lowered = _cast_by_autocast(self.model)
         self._written = [p for p in lowered if id(p) in written]
         self._moved = [p for p in lowered if id(p) in moved]

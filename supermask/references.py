@@ -405,11 +405,12 @@ def _rank_into(
 
 def _lifted_select_global(scores: Sequence[Tensor], keep: int, raw: bool) -> list[Tensor]:
     """A ranking of all tensors in which the best score of each stands above all others."""
-    if keep < len(scores):
-        raise ValueError(f"{keep} weights cannot keep one in each of {len(scores)} layers")
+    filled = [score for score in scores if score.numel()]
+    if keep < len(filled):
+        raise ValueError(f"{keep} weights cannot keep one in each of {len(filled)} layers")
     one_each, together = (_raw_select, _raw_select_global) if raw else (_select, _select_global)
-    best = one_each(scores, [1] * len(scores))
-    top = max(float(score.abs().max()) for score in scores) * 2 + 1
+    best = one_each(scores, [min(1, score.numel()) for score in scores])
+    top = max(float(score.abs().max()) for score in filled) * 2 + 1
     return together([score.masked_fill(m, top) for score, m in zip(scores, best, strict=True)], keep)
 
 

@@ -178,7 +178,10 @@ def stack_named(tensors: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
     """
     if any(named.keys() != tensors[0].keys() for named in tensors):
         raise ValueError("the members have tensors of other names; give all of them the same layers")
-    return {name: torch.stack([named[name] for named in tensors]) for name in tensors[0]}
+    return {
+        name: torch.stack([named[name].to(first.device) for named in tensors])
+        for name, first in tensors[0].items()
+    }
 
 
 def stack_batches(members: Sequence[Batches]) -> Batches:
@@ -216,6 +219,10 @@ def obstacle(model: nn.Module) -> str | None:
     for name, module in model.named_modules():
         if isinstance(module, nn.modules.dropout._DropoutNd) and module.p > 0:
             return f"{name} drops units at random, from a stream that all members would share"
+        if getattr(module, "drop_prob", 0) or (type(module).__name__ == "StochasticDepth" and module.p > 0):
+            return f"{name} drops paths at random, from a stream that all members would share"
+        if isinstance(module, nn.MultiheadAttention) and module.dropout > 0:
+            return f"{name} drops attention at random, from a stream that all members would share"
         if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.momentum is None:
             return f"{name} counts its batches on the host (momentum None)"
         if isinstance(module, nn.RNNBase):

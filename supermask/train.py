@@ -17,7 +17,7 @@ from torch.optim import Optimizer
 from supermask.checkpointing import Checkpoint as Checkpoint
 from supermask.checkpointing import Progress as Progress
 from supermask.checkpointing import restore, state_of
-from supermask.distributed import Pace, Ranks, Share
+from supermask.distributed import Pace, Ranks, RanksDifferError, Share
 from supermask.graphs import graphed, set_rates
 from supermask.precision import AMP_DTYPES as AMP_DTYPES
 from supermask.precision import PURE, Bf16Weights, autocast, in_float32
@@ -94,6 +94,11 @@ def fit(
     progress, share = Progress(start), share or Share()
     if checkpoint and (saved := checkpoint.load()) is not None:
         progress = restore(saved, model, optimizer, scaler, share)
+    if (first := share.ranks.from_main(lambda: progress.step)) != progress.step:
+        raise RanksDifferError(
+            f"rank {share.ranks.rank} goes on from step {progress.step}, rank 0 from step {first}: they read "
+            "different checkpoints; put --out where every machine sees the same files"
+        )
     synchronize, pace = share.statistics(model), Pace(share.ranks, progress.step)
     loss_sum = torch.tensor(progress.loss_sum, dtype=torch.float64, device=device)
     lowered = Bf16Weights(model, optimizer) if amp == PURE else None

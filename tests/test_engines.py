@@ -218,6 +218,14 @@ def test_runs_that_do_not_need_a_failed_one_can_go_on(imp, tmp_path):
     assert all(imp[i].id in lost for i in (2, 4, 5)) and "No space left" in also
 
 
+def test_runs_of_a_failed_team_are_tried_alone_before_they_are_lost(tmp_path, monkeypatch):
+    monkeypatch.setattr(drive, "groups", lambda ready, *_: [tuple(ready)] if ready else [])
+    crew = Crew(fates={"sick": [DivergedError("nan"), DivergedError("nan")]})
+    with pytest.raises(DivergedError, match="nan"):
+        go([run("sick"), run("sound")], crew, tmp_path, keep_going=True)
+    assert crew.log == ["sick+sound", "sick", "sound"]
+
+
 def test_nobody_is_called_when_all_is_done(tmp_path):
     spec = run("done")
     finished = Store(tmp_path).open(spec)

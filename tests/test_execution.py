@@ -1,12 +1,13 @@
 """How a run executes: precision, memory format, compilation; and that each resumes bit for bit."""
 
+import dataclasses
 import json
 
 import pytest
 import torch
 
 from supermask.cli import main
-from supermask.data import load_data
+from supermask.data import DamagedDataError, load_data
 from supermask.experiments import CompareConfig, ImpConfig, SearchConfig
 from supermask.experiments.engines.schedule import in_order
 from supermask.experiments.execute import execute
@@ -35,6 +36,13 @@ def files(store: Store, spec: RunSpec) -> dict[str, bytes]:
     left |= {path.name: path.read_bytes() for path in folder.glob("metrics.jsonl")}
     result = json.loads((folder / "result.json").read_text())
     return left | {"result": json.dumps({k: v for k, v in result.items() if k != "seconds"}).encode()}
+
+
+def test_a_run_of_other_data_than_planned_is_refused(tmp_path):
+    spec = run_of("search")
+    task = dataclasses.replace(spec.task, data_hash="0123456789ab")
+    with pytest.raises(DamagedDataError, match=r"planned for 0123456789ab.*--data-root"):
+        execute(dataclasses.replace(spec, task=task), Store(tmp_path), Environment())
 
 
 def interrupted(spec: RunSpec, store: Store, environment: Environment) -> None:

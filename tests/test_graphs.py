@@ -249,6 +249,34 @@ def test_hooks_that_decide_on_the_host_are_refused(recorders):
     assert "<lambda> decides" in graphs.obstacle(model, optimizer, "none")
 
 
+def test_a_subclass_must_say_itself_that_a_graph_can_hold_it(recorders):
+    class Other(sm.EdgePopup):
+        pass
+
+    class Same(sm.EdgePopup):
+        graphable = True
+
+    model, _ = make("sgd")
+    reasons = [graphs.obstacle(model, cls(model, density=0.4, lr=0.3), "none") for cls in (Other, Same)]
+    assert "draws or decides" in reasons[0] and reasons[1] is None
+
+
+def test_a_new_mask_reaches_the_graph_that_holds_the_old_one(recorders):
+    model, optimizer = make("sgd")
+    named = {name: p for name, p in model.named_parameters() if p.dim() > 1}
+    handle = sm.hold(
+        optimizer, {name: torch.ones_like(p, dtype=torch.bool) for name, p in named.items()}, model
+    )
+
+    def prune(step: int) -> None:
+        if step == STEPS - 2:
+            handle.set_mask({name: torch.zeros_like(p, dtype=torch.bool) for name, p in named.items()})
+
+    train(model, optimizer, cuda_graphs=True, on_step=prune)
+    assert any(recorder.captures for recorder in recorders)
+    assert all(not p.any() for p in named.values())
+
+
 def test_without_a_gpu_there_are_no_graphs():
     model, optimizer = make("sgd")
     with pytest.raises(ValueError, match="the model is on cpu"):

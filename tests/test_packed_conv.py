@@ -190,6 +190,15 @@ def test_tuning_takes_the_faster_kernel(monkeypatch):
     assert fastest({"slow": lambda: time.sleep(2e-3), "fast": lambda: None}) == "fast"
 
 
+@pytest.mark.parametrize("scheme", ["signs", "values"])
+def test_no_channels_give_the_bias(scheme):
+    bias = torch.randn(16)
+    weights = torch.zeros(16, 0, 3, 3, dtype=torch.int8 if scheme == "signs" else torch.float32)
+    layer = PackedConv2d(weights, 1.0 if scheme == "signs" else None, bias, padding=1)
+    found = layer(torch.zeros(2, 0, 20, 20))
+    assert torch.equal(found, bias.view(1, 16, 1, 1).expand(2, 16, 20, 20))
+
+
 @pytest.mark.parametrize(
     "layer",
     [nn.Conv2d(32, 32, 3, groups=32), nn.Conv2d(4, 4, 3), nn.ConvTranspose2d(32, 32, 3)],

@@ -57,7 +57,8 @@ def test_a_recipe_runs(path, tmp_path, monkeypatch):
     monkeypatch.setattr(execution, "dataset", lambda *_: stand_in(config.data, config.image_size, count=40))
     monkeypatch.setattr(execution, "EVALUATIONS", 1)
     first = graph[0]
-    task = dataclasses.replace(first.task, steps=2, batch_size=4, warmup_steps=0)
+    few = stand_in(config.data, config.image_size, count=40).fingerprint
+    task = dataclasses.replace(first.task, data_hash=few, steps=2, batch_size=4, warmup_steps=0)
     short = dataclasses.replace(first, task=task, snapshots=())
     result = execute(short, Store(tmp_path), execution.Environment())
     assert 0 <= result["test_accuracy"] <= 1 and result["steps"] == 2

@@ -91,6 +91,11 @@ Geometry check_geometry(const Tensor& x, int64_t outputs, const Counts& kernel, 
   }
   g.columns = (g.padded[1] + g.stride[1] - 1) / g.stride[1];
   g.pitch = g.columns * g.stride[1];
+  const int64_t planes = std::max<int64_t>(1, g.images * g.channels);
+  check(g.stride[1] <= (int64_t{1} << 31) && g.padded[0] <= (int64_t{1} << 31) &&
+            g.padded[1] <= (int64_t{1} << 31) &&
+            g.padded[0] <= (int64_t{1} << 40) / std::max<int64_t>(1, g.pitch) / planes,
+        "x with its padding is too large");
   g.in_a_row = g.stride[0] == 1 && g.pitch == g.out[1];
   g.group_channels = g.channels / groups, g.group_outputs = outputs / groups;
   g.depth = g.group_channels * g.kernel[0] * g.kernel[1];
@@ -222,7 +227,8 @@ Tensor convolve(const Geometry& g, const Tensor& x, float scale, const std::opti
 
   // Threads share the tiles and, where those are few, the outputs of a tile.
   const int64_t chunks = (g.group_outputs + kChunk - 1) / kChunk, units = tiles * g.groups * chunks;
-  const int64_t grain = 1 + (1 << 20) / (kChunk * g.depth * std::min(positions, kPanelWidth));
+  const int64_t work = kChunk * g.depth * std::min(positions, kPanelWidth);  // 0 without channels
+  const int64_t grain = 1 + (1 << 20) / std::max<int64_t>(work, 1);
   torch::stable::parallel_for(0, units, grain, [&](int64_t from, int64_t to) {
     // Rows for every value of an entry, so that none, however wrong, points outside.
     const Buffer panel(256 * kPanelWidth + 16), sums(g.group_outputs * kPanelWidth);

@@ -23,7 +23,7 @@ _PAGE = 4096
 #: Names of images left out that the header keeps; their number is exact.
 _MOST_NAMES = 100
 _LONGEST_NAME = 512
-_VARIABLE = "SUPERMASK_CACHE"
+CACHE_VARIABLE = "SUPERMASK_CACHE"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,8 +69,8 @@ class Cache:
 
 def cache_folder(given: str | os.PathLike[str] | None = None) -> Path:
     """The folder of caches: as given, else $SUPERMASK_CACHE, else $XDG_CACHE_HOME or ~/.cache."""
-    if given or os.environ.get(_VARIABLE):
-        return Path(given or os.environ[_VARIABLE]).expanduser()
+    if given or os.environ.get(CACHE_VARIABLE):
+        return Path(given or os.environ[CACHE_VARIABLE]).expanduser()
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "supermask"
 
 

@@ -5,6 +5,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
+from weakref import WeakKeyDictionary, WeakValueDictionary
 
 import numpy as np
 import torch
@@ -67,6 +68,22 @@ class Images:
     def to(self, device: torch.device | str) -> "Images":
         """Return the images on a device, without a copy if they are there."""
         return Images(self.pixels.to(device), self.labels.to(device))
+
+
+_copies: WeakKeyDictionary[Images, WeakValueDictionary[str, Images]] = WeakKeyDictionary()
+
+
+def on_device(images: Images, device: torch.device | str) -> Images:
+    """`images.to(device)`, as one copy for all who use it there at the same time, as runs of a team do."""
+    copies = _copies.setdefault(images, WeakValueDictionary())
+    if (found := copies.get(str(device))) is None:
+        found = copies[str(device)] = images.to(device)
+    return found
+
+
+def is_on_device(images: Images, device: torch.device | str) -> bool:
+    """Whether somebody uses the images there."""
+    return str(device) in _copies.get(images, {})
 
 
 @dataclass(frozen=True, eq=False)

@@ -32,9 +32,11 @@ def decode(path: Path, *, size: tuple[int, int], fit: bool) -> tuple[NDArray[np.
     """
     try:
         colour, mode = _read(path)
-    except DamagedDataError:
+    except (DamagedDataError, MemoryError):
         raise
     except Exception as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # the disk, and not the image
         # Decoders raise many kinds of error for bad bytes, and all mean the same here.
         raise _unreadable(path, error) from error
     height, width = size
@@ -58,6 +60,8 @@ def size_of(path: Path) -> tuple[int, int]:
         with Image.open(path) as image:
             width, height = image.size
     except Exception as error:
+        if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno is not None):
+            raise
         raise _unreadable(path, error) from error
     return height, width
 

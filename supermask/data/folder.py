@@ -6,7 +6,8 @@ when the files it was made from have changed.
 
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -15,7 +16,7 @@ from supermask.data.build import REMEDY, build_cache
 from supermask.data.cache import FORMAT, Cache, cache_folder, open_cache
 from supermask.data.dataset import Dataset
 from supermask.data.decode import size_of
-from supermask.data.errors import DamagedDataError
+from supermask.data.errors import DamagedDataError, UnreadableImageError
 from supermask.data.listing import list_folder
 from supermask.data.mapped import MappedImages
 from supermask.data.selection import Selection
@@ -61,7 +62,7 @@ def load_folder(
     file = cache_folder(cache) / f"{name}-{stored or 'whole'}-{_key(path, stored, selection, classes)}.images"
     opened = open_cache(file, listing.fingerprint)
     if opened is None:
-        size = (stored, stored) if stored else size_of(path / listing.files[0])
+        size = (stored, stored) if stored else _first_size(path, listing.files)
         fit, corrupt = stored is not None, selection.allow_corrupt
         opened = build_cache(file, listing, classes, size, fit=fit, allow_corrupt=corrupt)
     header = opened.header
@@ -71,6 +72,14 @@ def load_folder(
             f"{', '.join(header.left_out_names[:10])}. {REMEDY}"
         )
     return _dataset(name, opened, image_size if image_size != stored else None)
+
+
+def _first_size(root: Path, files: Sequence[str]) -> tuple[int, int]:
+    """Of the first image that has one; the build counts and names the others."""
+    for file in files:
+        with suppress(UnreadableImageError):
+            return size_of(root / file)
+    raise DamagedDataError(f"none of the {len(files)} images of {root} can be read. {REMEDY}")
 
 
 def _key(path: Path, stored: int | None, selection: Selection, classes: list[str]) -> str:

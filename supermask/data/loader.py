@@ -25,7 +25,7 @@ from supermask.data.augment import (
 )
 from supermask.data.boxes import draw_boxes, middle_box
 from supermask.data.colour import adjust_, draw_colours
-from supermask.data.dataset import Images
+from supermask.data.dataset import Images, is_on_device, on_device
 from supermask.data.draws import Stream, permutation
 from supermask.data.mapped import MappedImages
 from supermask.data.normalize import Normalizer
@@ -103,11 +103,13 @@ class Loader:
         self._orders: dict[int, NDArray[np.int64]] = {}
         self._labels = images.labels.to(device)
         self._read_ahead: ReadAhead | None = None
-        if isinstance(images, MappedImages) and (stream or (stream is None and not fits(images, device))):
+        if stream is None:
+            stream = not (is_on_device(images, device) or fits(images, device))
+        if isinstance(images, MappedImages) and stream:
             self._read_ahead = ReadAhead(images, self._indices, device, workers=workers, ahead=ahead)
             self._images: Images = images
         else:
-            self._images = images.to(device)
+            self._images = on_device(images, device)
 
     def batch(self, step: int, rows: slice = slice(None)) -> tuple[Tensor, Tensor]:
         """Return the batch of a step, counted from 0 over all epochs.

@@ -146,7 +146,7 @@ def load_data(
         name = name if folder else Path(name).name
         return load_folder(path, image_size, name=name, selection=selection, cache=cache, titles=titles)
     if selection != EVERYTHING:
-        raise ValueError(
+        raise MissingDataError(
             f"{name!r} is no folder of images, and only from one can classes, a fraction or a stored size be "
             "chosen; leave these at their defaults"
         )

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from supermask.data import Dataset, Images, Loader, iterate_eval
+from supermask.data import DamagedDataError, Dataset, Images, Loader, iterate_eval
 from supermask.distributed import Ranks, Share
 from supermask.experiments.datasets import dataset, split
 from supermask.experiments.spec import RunSpec, Task, specified
@@ -48,7 +48,6 @@ class Environment:
     compile: bool = False
     cuda_graphs: bool | None = None
     checkpoint_seconds: float = 30.0
-    sync_norms: bool = False
     together: int | None = 0
     """Runs trained as one program at most, see `teams`; None for as many as pay."""
     ranks: Ranks = field(default_factory=Ranks)
@@ -93,6 +92,11 @@ class Execution:
         with environment.ranks.one_per_machine_first():
             self.data = dataset(
                 task.data, environment.data_root, task.image_size, task.selection, environment.cache
+            )
+        if self.data.fingerprint != task.data_hash:
+            raise DamagedDataError(
+                f"{task.data!r} has the content {self.data.fingerprint} here, and the run was planned for "
+                f"{task.data_hash}; give every machine the same files under --data-root, or start again"
             )
         self.train_split, self.val_split = split(self.data, task.val_fraction)
         self.model = self._model(task)
@@ -153,7 +157,7 @@ class Execution:
 
     def fit(self, optimizer: Optimizer, mask: Mask) -> Progress:
         """Train by `optimizer` to the end of the schedule, with checkpoints, curves and snapshots."""
-        synced = self.environment.sync_norms and self.environment.ranks.size > 1
+        synced = self.spec.task.sync_norms and self.environment.ranks.size > 1
         with synced_norms(self.model) if synced else nullcontext():
             return self._fit(optimizer, mask)
 

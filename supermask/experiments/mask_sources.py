@@ -107,7 +107,7 @@ def criterion(execution: Execution) -> Mask:
     assert source.keep is not None
     return by_criterion(
         source.criterion,
-        execution.initial_weights,
+        {name: weight.cpu() for name, weight in execution.initial_weights.items()},
         final_weights(execution),
         source.keep,
         parent.mask() or None,

@@ -51,6 +51,7 @@ class Task:
     clip: float | None
     amp: str
     selection: Selection = field(default_factory=Selection)
+    sync_norms: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -80,7 +80,7 @@ class DenseLinear:
         if kept is None or kept.dtype != dtype:
             with ordinary_tensors():
                 kept = self.decoded(dtype)
-            if _may_keep():
+            if may_keep():
                 self._kept = kept
         return kept
 
@@ -91,7 +91,7 @@ class DenseLinear:
             with ordinary_tensors(), warnings.catch_warnings():
                 warnings.filterwarnings("ignore", message=".*prototype", category=UserWarning)
                 kept = torch.sparse.to_sparse_semi_structured(self.decoded(dtype))
-            if _may_keep():
+            if may_keep():
                 self._compressed = kept
         return kept
 
@@ -152,7 +152,7 @@ def ordinary_tensors() -> AbstractContextManager[None]:
     return nullcontext() if torch.compiler.is_compiling() else torch.inference_mode(False)
 
 
-def _may_keep() -> bool:
+def may_keep() -> bool:
     """Not while a graph records: memory made there is the graph's, and empty until it replays."""
     if torch.compiler.is_compiling():
         return False

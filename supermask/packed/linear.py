@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from supermask import layouts, ops
 from supermask.init import Draw
-from supermask.packed.cuda import CodedLinear, DenseLinear, ordinary_tensors
+from supermask.packed.cuda import CodedLinear, DenseLinear, may_keep, ordinary_tensors
 from supermask.packed.placement import Placed
 
 LAYOUTS = {
@@ -164,7 +164,11 @@ class PackedLinear(Placed):
         """The weights as a matrix, of the type and on the device of `like`; kept once asked for."""
         dense = self._dense
         if dense is None or dense.dtype != like.dtype or dense.device != like.device:
-            dense = self._dense = self.unpacked().to(like.device, like.dtype) * self.scale
+            with ordinary_tensors():
+                dense = self.unpacked().to(like.device, like.dtype) * self.scale
+            # An exported network has no memory but its buffers.
+            if not torch.compiler.is_exporting() and (torch.compiler.is_compiling() or may_keep()):
+                self._dense = dense
         return dense
 
     def extra_repr(self) -> str:

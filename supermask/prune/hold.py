@@ -82,7 +82,12 @@ class Hold:
 
     def set_mask(self, mask: Mapping[str, Tensor]) -> None:
         """Hold another mask of the same parameters from now on."""
-        self._pruned = {name: ~mask[name].to(p.device) for name, p in self._parameters.items()}
+        pruned = {name: ~mask[name].to(p.device) for name, p in self._parameters.items()}
+        if self._pruned:  # in place: a CUDA graph of the step goes on reading these
+            for name, tensor in self._pruned.items():
+                tensor.copy_(pruned[name])
+        else:
+            self._pruned = pruned
         self.apply()
 
     @torch.no_grad()

@@ -280,7 +280,8 @@ class Search(Optimizer):
     @property
     def graph_obstacle(self) -> str | None:
         """Why a CUDA graph cannot hold a step; None where all steps launch the same work and look at none."""
-        if not self.graphable:
+        # Not inherited: a subclass may have changed any part of the step.
+        if not self.graphable or not ("graphable" in vars(self) or "graphable" in vars(type(self))):
             return f"{self.method} draws or decides something on the host in its steps"
         if self.density_schedule != "constant":
             return f"density_schedule={self.density_schedule!r} changes what a step keeps"

@@ -121,6 +121,9 @@ class _Drive:
     def _give_up(self, unit: Unit, error: Exception) -> None:
         if not self.grid.keep_going:
             raise error
+        if len(unit) > 1:  # those that are sound must not be lost with one that is not
+            self.again += [(spec,) for spec in unit]
+            return
         lost = [other.id for spec in unit for other in self.schedule.drop(spec)]
         if lost:
             error.add_note(f"and so {', '.join(lost)} could not be executed")

@@ -123,7 +123,7 @@ def jobs_here(device: str, gpu_share: float = 1.0) -> int:
     """Runs that this machine has room for: one per core, or `1 / gpu_share` per GPU."""
     if device == "cpu":
         return min(len(cores_here()), MAX_JOBS)
-    return max(1, int(max(len(gpus_here(device)), 1) / gpu_share))
+    return max(len(gpus_here(device)), 1) * int(1 / gpu_share)
 
 
 @dataclass

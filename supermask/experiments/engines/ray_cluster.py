@@ -210,7 +210,7 @@ class _Cluster:
         """How many runs a machine has room for."""
         has = node["Resources"]
         room = int(has.get("CPU", 0) / self._cpus)
-        return min(room, int(has.get("GPU", 0) / self._gpus)) if self._gpus else room
+        return min(room, int(has.get("GPU", 0)) * int(1 / self._gpus)) if self._gpus else room
 
     def _room(self) -> int:
         return sum(map(self._fits, self._nodes()))

@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from supermask.data.cache import CACHE_VARIABLE
 from supermask.data.registry import ROOT_VARIABLE
 from supermask.experiments.execute import execute
 from supermask.experiments.execution import Environment
@@ -75,7 +76,12 @@ def groups(ready: Sequence[RunSpec], waits: Callable[[str], bool], teams: Teams)
 def self_contained(environment: Environment) -> Environment:
     """The same environment for a process that has another working directory and other variables."""
     root = environment.data_root or os.environ.get(ROOT_VARIABLE)
-    return replace(environment, data_root=str(Path(root).expanduser().resolve()) if root else None)
+    cache = environment.cache or os.environ.get(CACHE_VARIABLE)
+    return replace(environment, data_root=_resolved(root), cache=_resolved(cache))
+
+
+def _resolved(folder: str | None) -> str | None:
+    return str(Path(folder).expanduser().resolve()) if folder else None
 
 
 def perform(unit: Unit, store: Store, environment: Environment, advanced: Advanced) -> Done | Failed:
