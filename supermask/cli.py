@@ -116,7 +116,7 @@ def _message(error: Exception) -> str:
         return f"--data: {error}"
     if isinstance(error, OSError) and error.strerror:
         where = error.filename or "writing a file"
-        return f"{where}: {error.strerror}. Make room or access there, or choose another --out or --cache"
+        return f"{where}: {error.strerror}. Choose another --out or --cache, or make room or access there"
     return str(error)
 
 

@@ -103,7 +103,7 @@ class Loader:
         self._orders: dict[int, NDArray[np.int64]] = {}
         self._labels = images.labels.to(device)
         self._read_ahead: ReadAhead | None = None
-        if stream is None:
+        if isinstance(images, MappedImages) and stream is None:
             stream = not (is_on_device(images, device) or fits(images, device))
         if isinstance(images, MappedImages) and stream:
             self._read_ahead = ReadAhead(images, self._indices, device, workers=workers, ahead=ahead)
