@@ -1,5 +1,6 @@
 """Decoded images in a mapped file: selections, changes of the source, damage, interrupts, reading ahead."""
 
+import gc
 import hashlib
 import io
 import json
@@ -433,6 +434,18 @@ def test_images_that_do_not_fit_are_read_ahead(folder: Path, monkeypatch: pytest
     assert Loader(dataset.train, **arguments)._read_ahead is not None
     with pytest.raises(ValueError, match="workers and ahead are not negative"):
         Loader(dataset.train, workers=-1, **arguments)
+
+
+def test_those_who_use_images_on_a_device_share_one_copy(folder: Path) -> None:
+    from supermask.data.dataset import is_on_device, on_device
+
+    images = load_data(str(folder), image_size=10).train
+    assert on_device(images, "cpu") is images and not is_on_device(images, "cpu")
+    first = on_device(images, "meta")
+    assert on_device(images, "meta") is first and is_on_device(images, "meta")
+    del first
+    gc.collect()
+    assert not is_on_device(images, "meta")
 
 
 def test_a_split_of_mapped_images_reads_none_of_them(folder: Path) -> None:

@@ -82,8 +82,9 @@ def on_device(images: Images, device: torch.device | str) -> Images:
 
 
 def is_on_device(images: Images, device: torch.device | str) -> bool:
-    """Whether somebody uses the images there."""
-    return str(device) in _copies.get(images, {})
+    """Whether somebody uses a copy of the images there."""
+    found = _copies.get(images, {}).get(str(device))
+    return found is not None and found is not images
 
 
 @dataclass(frozen=True, eq=False)
