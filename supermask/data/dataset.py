@@ -83,7 +83,8 @@ def on_device(images: Images, device: torch.device | str) -> Images:
 
 def is_on_device(images: Images, device: torch.device | str) -> bool:
     """Whether somebody uses a copy of the images there."""
-    found = _copies.get(images, {}).get(str(device))
+    copies = _copies.get(images)
+    found = copies.get(str(device)) if copies is not None else None
     return found is not None and found is not images
 
 
