@@ -358,10 +358,10 @@ def test_results_of_other_machines_are_waited_for(tmp_path, monkeypatch):
 
 @pytest.fixture(scope="module")
 def graph():
-    """IMP over two rounds with its controls, and a search."""
+    """IMP over two rounds with its controls, and a search; long enough to be met on their way."""
     methods = ("edge-popup", "imp", "reinit", "shuffled-mask")
     config = CompareConfig(
-        densities=(0.64,), seeds=(0,), methods=methods, epochs=2, batch_size=64, out="unused"
+        densities=(0.64,), seeds=(0,), methods=methods, epochs=60, batch_size=64, out="unused"
     )
     return plan_compare(config, load_data("digits")).graph
 
@@ -413,10 +413,11 @@ def test_local_workers_are_pinned_and_a_killed_one_costs_nothing_but_time(graph,
 
 def test_an_interrupt_leaves_no_process_and_the_next_start_goes_on(graph, plain, tmp_path):
     class Impatient(Watch):
-        pids = ()
+        pids, news = (), 0
 
         def advanced(self, spec, step):
-            if step > 3:
+            self.news += 1  # every run tells of its first step, and a quick one of no other
+            if self.news == 3:
                 self.pids = children()
                 raise KeyboardInterrupt
 

@@ -13,19 +13,10 @@ from supermask.experiments.execution import Environment  # noqa: E402
 from supermask.experiments.plan import plan_compare  # noqa: E402
 from supermask.experiments.store import Store  # noqa: E402
 
+from .watch import Watch  # noqa: E402
+
 SYSTEM = {"worker_niceness": 0, "health_check_initial_delay_ms": 0, "health_check_period_ms": 500}
 """Ray's workers give way to all else by default, and a machine's death is noticed late."""
-
-
-class Watch:
-    def __init__(self) -> None:
-        self.steps, self.done = {}, []
-
-    def advanced(self, spec, step):
-        self.steps[spec.id] = step
-
-    def finished(self, spec, result):
-        self.done.append(spec.id)
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +25,7 @@ def graph():
         densities=(0.5,),
         seeds=(0,),
         methods=("edge-popup", "imp", "reinit"),
-        epochs=6,
+        epochs=30,
         out="x",
     )
     return plan_compare(config, load_data("digits")).graph

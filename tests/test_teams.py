@@ -16,19 +16,10 @@ from supermask.experiments.store import Store
 from supermask.experiments.teams import teams_of
 from supermask.mask import distance
 
+from .watch import Watch
+
 SHORT = {"epochs": 1, "batch_size": 64, "out": "unused", "model_args": {"width": "0.2"}}
 METHODS = ("dense", "edge-popup", "imp-rewind", "random-mask")
-
-
-class Watch:
-    def __init__(self):
-        self.steps, self.done = {}, []
-
-    def advanced(self, spec, step):
-        self.steps[spec.id] = step
-
-    def finished(self, spec, result):
-        self.done.append(spec.id)
 
 
 @pytest.fixture(scope="module")
