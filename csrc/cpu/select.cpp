@@ -77,7 +77,9 @@ bool n_of_m_as(const View& scores, int64_t outputs, int64_t inputs, int64_t inne
 }
 
 void n_of_m(const Tensors& masks, const Tensors& scores, int64_t n, int64_t m, Ranking ranking) {
-  check(1 <= n && n <= m && m <= kTile, "n:m needs 1 <= n <= m <= ", kTile, ", not ", n, ":", m);
+  static_assert(kLargestGroup <= kTile);
+  check(1 <= n && n <= m && m <= kLargestGroup, "n:m needs 1 <= n <= m <= ", kLargestGroup, ", not ", n, ":",
+        m);
   for (size_t i = 0; i < scores.size(); ++i) {
     const auto shape = scores[i].sizes();
     check(shape.size() >= 2, "scores need an input dimension, the second, not shape ", shape_of(scores[i]));

@@ -15,28 +15,6 @@ inline std::vector<int64_t> numels_of(const std::vector<View>& views) {
   return numels;
 }
 
-inline void check_total(const std::vector<Tensor>& scores, int64_t keep) {
-  int64_t numel = 0;
-  for (const Tensor& score : scores) numel += score.numel();
-  check(0 <= keep && keep <= numel, "keep must lie in [0, ", numel, "], the size of the scores, not ", keep);
-}
-
-inline void check_keep(const std::vector<Tensor>& scores, const std::vector<int64_t>& keep) {
-  check(scores.size() == keep.size(), scores.size(), " score tensors but ", keep.size(), " counts to keep");
-  for (size_t i = 0; i < keep.size(); ++i)
-    check(0 <= keep[i] && keep[i] <= scores[i].numel(), "keep must lie in [0, ", scores[i].numel(),
-          "], the size of the scores, not ", keep[i]);
-}
-
-inline bool ranks_together(const std::vector<int64_t>& keep, size_t tensors) {
-  return keep.size() == 1 && tensors != 1;
-}
-
-// One count per tensor, or one for all of them ranked together.
-inline void check_keep_or_total(const std::vector<Tensor>& scores, const std::vector<int64_t>& keep) {
-  keep.size() == 1 ? check_total(scores, keep[0]) : check_keep(scores, keep);
-}
-
 // The rows of `cuts`, one hint per segment.
 inline Hint* hints_of(const Tensor& cuts, size_t segments) {
   check(cuts.is_cpu() && cuts.scalar_type() == ScalarType::Long && cuts.is_contiguous() && cuts.dim() == 2 &&

@@ -56,6 +56,30 @@ inline std::string shape_of(const Tensor& tensor) {
   return text.str() + (tensor.dim() ? ")" : "()");
 }
 
+inline void check_keep(const std::vector<Tensor>& scores, const std::vector<int64_t>& keep) {
+  check(scores.size() == keep.size(), scores.size(), " score tensors but ", keep.size(), " counts to keep");
+  for (size_t i = 0; i < keep.size(); ++i)
+    check(0 <= keep[i] && keep[i] <= scores[i].numel(), "keep must lie in [0, ", scores[i].numel(),
+          "], the size of the scores, not ", keep[i]);
+}
+
+inline void check_total(const std::vector<Tensor>& scores, int64_t keep) {
+  int64_t numel = 0;
+  for (const Tensor& score : scores) numel += score.numel();
+  check(0 <= keep && keep <= numel, "keep must lie in [0, ", numel, "], the size of the scores, not ", keep);
+}
+
+inline bool ranks_together(const std::vector<int64_t>& keep, size_t tensors) {
+  return keep.size() == 1 && tensors != 1;
+}
+
+// One count for each tensor, or a single one for all of them ranked together; whether it is that.
+inline bool check_keep_or_total(const std::vector<Tensor>& scores, const std::vector<int64_t>& keep) {
+  const bool together = ranks_together(keep, scores.size());
+  together ? check_total(scores, keep[0]) : check_keep(scores, keep);
+  return together;
+}
+
 // A ranking over tensors in which each of them keeps its first.
 inline void check_floor(int64_t keep, int64_t tensors) {
   check(keep >= tensors, "keep must be at least one for each of the ", tensors, " score tensors, not ", keep);

@@ -98,26 +98,6 @@ class Arrays {
   std::vector<Output> outputs_;
 };
 
-inline void check_keep(const std::vector<Tensor>& scores, const std::vector<int64_t>& keep) {
-  check(scores.size() == keep.size(), scores.size(), " score tensors but ", keep.size(), " counts to keep");
-  for (size_t i = 0; i < keep.size(); ++i)
-    check(0 <= keep[i] && keep[i] <= scores[i].numel(), "keep must lie in [0, ", scores[i].numel(),
-          "], the size of the scores, not ", keep[i]);
-}
-
-inline void check_total(const std::vector<Tensor>& scores, int64_t keep) {
-  int64_t numel = 0;
-  for (const Tensor& score : scores) numel += score.numel();
-  check(0 <= keep && keep <= numel, "keep must lie in [0, ", numel, "], the size of the scores, not ", keep);
-}
-
-// One count for each tensor, or a single one for all of them ranked together; whether it is that.
-inline bool check_keep_or_total(const std::vector<Tensor>& scores, const std::vector<int64_t>& keep) {
-  const bool together = keep.size() == 1 && scores.size() != 1;
-  together ? check_total(scores, keep[0]) : check_keep(scores, keep);
-  return together;
-}
-
 // Scores ranked together are numbered in 32 bits.
 inline void check_rankable(int64_t numel) {
   check(numel <= kLargestSegment, "CUDA kernels rank at most ", kLargestSegment, " scores together, not ",

@@ -36,7 +36,8 @@ Ranking ranking_of(bool raw) { return raw ? Ranking::raw : Ranking::magnitude; }
 // A score that is not finite marks its tensor's hint, where there are hints, and `infinite`, where there is that.
 void n_of_m(const Scope& scope, const Tensors& masks, const Tensors& scores, int64_t n, int64_t m, Ranking ranking,
             Hint* hints, unsigned* infinite) {
-  check(1 <= n && n <= m && m <= 2048, "n:m needs 1 <= n <= m <= 2048, not ", n, ":", m);
+  check(1 <= n && n <= m && m <= kLargestGroup, "n:m needs 1 <= n <= m <= ", kLargestGroup, ", not ", n, ":",
+        m);
   Arrays arrays(scope);
   const std::vector<Array> inputs = arrays_of(arrays, scores);
   std::vector<GroupedItem> items;

@@ -4,6 +4,8 @@ JPEGs, which most large sets consist of, are decoded by torchvision, in half the
 the same bytes; Pillow does the rest, and scales. Both let go of the interpreter lock meanwhile.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -30,15 +32,8 @@ def decode(path: Path, *, size: tuple[int, int], fit: bool) -> tuple[NDArray[np.
         UnreadableImageError: The file cannot be decoded.
         DamagedDataError: The image has another size, or more than 8 bits for a value.
     """
-    try:
+    with _decoding(path):
         colour, mode = _read(path)
-    except (DamagedDataError, MemoryError):
-        raise
-    except Exception as error:
-        if isinstance(error, OSError) and error.errno is not None:
-            raise  # the disk, and not the image
-        # Decoders raise many kinds of error for bad bytes, and all mean the same here.
-        raise _unreadable(path, error) from error
     height, width = size
     if colour.shape[:2] != size:
         if not fit:
@@ -56,14 +51,23 @@ def size_of(path: Path) -> tuple[int, int]:
     Raises:
         UnreadableImageError: The file is no image.
     """
-    try:
-        with Image.open(path) as image:
-            width, height = image.size
-    except Exception as error:
-        if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno is not None):
-            raise
-        raise _unreadable(path, error) from error
+    with _decoding(path), Image.open(path) as image:
+        width, height = image.size
     return height, width
+
+
+@contextmanager
+def _decoding(path: Path) -> Iterator[None]:
+    """Names the file in whatever a decoder raises; what the disk or the memory says passes as it is."""
+    try:
+        yield
+    except (DamagedDataError, MemoryError):
+        raise
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        # Decoders raise many kinds of error for bad bytes, and all mean the same here.
+        raise _unreadable(path, error) from error
 
 
 def _read(path: Path) -> tuple[NDArray[np.uint8], str]:

@@ -54,6 +54,22 @@ class Environment:
     """The processes that execute every run together, all of them the same graph in the same order."""
 
 
+def data_of(task: Task, environment: Environment) -> Dataset:
+    """The data set of a task, which must be the one that it was planned for.
+
+    Raises:
+        DamagedDataError: It has other content here.
+    """
+    with environment.ranks.one_per_machine_first():
+        data = dataset(task.data, environment.data_root, task.image_size, task.selection, environment.cache)
+    if data.fingerprint != task.data_hash:
+        raise DamagedDataError(
+            f"{task.data!r} has the content {data.fingerprint} here, and the run was planned for "
+            f"{task.data_hash}; give every machine the same files under --data-root, or start again"
+        )
+    return data
+
+
 def network_of(task: Task, data: Dataset) -> nn.Module:
     """The network of a task on its data set, not yet drawn from a seed."""
     return create_model(
@@ -89,15 +105,7 @@ class Execution:
         torch.set_num_threads(environment.threads)
         torch.manual_seed(spec.seed)
         task = spec.task
-        with environment.ranks.one_per_machine_first():
-            self.data = dataset(
-                task.data, environment.data_root, task.image_size, task.selection, environment.cache
-            )
-        if self.data.fingerprint != task.data_hash:
-            raise DamagedDataError(
-                f"{task.data!r} has the content {self.data.fingerprint} here, and the run was planned for "
-                f"{task.data_hash}; give every machine the same files under --data-root, or start again"
-            )
+        self.data = data_of(task, environment)
         self.train_split, self.val_split = split(self.data, task.val_fraction)
         self.model = self._model(task)
         self.loader = self._loader(task)

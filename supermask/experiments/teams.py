@@ -11,8 +11,7 @@ from itertools import pairwise
 import torch
 from torch import nn
 
-from supermask.experiments.datasets import dataset
-from supermask.experiments.execution import Environment, network_of
+from supermask.experiments.execution import Environment, data_of, network_of
 from supermask.experiments.spec import RunSpec, Task, canonical_hash
 from supermask.experiments.store import Store
 from supermask.together import is_perceptron, obstacle
@@ -101,8 +100,7 @@ def _network(task: Task, environment: Environment) -> nn.Module:
     """The network of a task, without memory for it; made once."""
     key = canonical_hash([task.model, task.model_args, task.data_hash, task.image_size])
     if key not in _networks:
-        places = environment.data_root, environment.cache
-        data = dataset(task.data, places[0], task.image_size, task.selection, places[1])
+        data = data_of(task, environment)
         with torch.device("meta"):
             _networks[key] = network_of(task, data)
     return _networks[key]

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from supermask import layouts, ops
 from supermask.init import Draw
-from supermask.packed.cuda import may_keep, ordinary_tensors
+from supermask.packed.cuda import may_keep_in_layer, ordinary_tensors
 from supermask.packed.linear import VALUE_TYPES
 from supermask.packed.placement import Placed
 from supermask.packed.tuning import fastest
@@ -205,8 +205,7 @@ class _PackedConv(Placed):
             with ordinary_tensors():
                 held = self.unpacked().to(like.device, like.dtype)
                 held = held if self.scale is None else held * self.scale
-            # An exported network has no memory but its buffers.
-            if not torch.compiler.is_exporting() and (torch.compiler.is_compiling() or may_keep()):
+            if may_keep_in_layer():
                 self._dense = held
         return held
 

@@ -157,3 +157,8 @@ def may_keep() -> bool:
     if torch.compiler.is_compiling():
         return False
     return not (torch.cuda.is_available() and torch.cuda.is_current_stream_capturing())
+
+
+def may_keep_in_layer() -> bool:
+    """The same for a layer: torch.compile knows its memory; an exported network has none but its buffers."""
+    return not torch.compiler.is_exporting() and (torch.compiler.is_compiling() or may_keep())

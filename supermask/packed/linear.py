@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from supermask import layouts, ops
 from supermask.init import Draw
-from supermask.packed.cuda import CodedLinear, DenseLinear, may_keep, ordinary_tensors
+from supermask.packed.cuda import CodedLinear, DenseLinear, may_keep_in_layer, ordinary_tensors
 from supermask.packed.placement import Placed
 
 LAYOUTS = {
@@ -166,8 +166,7 @@ class PackedLinear(Placed):
         if dense is None or dense.dtype != like.dtype or dense.device != like.device:
             with ordinary_tensors():
                 dense = self.unpacked().to(like.device, like.dtype) * self.scale
-            # An exported network has no memory but its buffers.
-            if not torch.compiler.is_exporting() and (torch.compiler.is_compiling() or may_keep()):
+            if may_keep_in_layer():
                 self._dense = dense
         return dense
 

@@ -7,6 +7,8 @@
 
 namespace supermask {
 
+constexpr int64_t kLargestGroup = 2048;  // m of n:m; supermask/ops.py has the same
+
 // |score| as an unsigned integer in the same order; zeros of both signs are equal, denormals are distinct,
 // and every key from `infinity_key` on stands for an infinity or NaN.
 SUPERMASK_HD uint32_t key_of(float score) { return bits_of(score) & 0x7FFFFFFFu; }
