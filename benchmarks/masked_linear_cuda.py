@@ -22,12 +22,13 @@ from _measure_cuda import Graph, clocks, interleave, limits
 from torch import Tensor
 from torch.nn import functional as F
 
+from supermask import layouts
 from supermask.packed.cuda import CodedLinear
 
 SIGMA = 0.02
 ROTATED_BYTES = 192 << 20  # more than the second cache of any GPU that we know
 SHAPES = ((4096, 4096), (4096, 16384), (16384, 4096))
-BATCHES = (1, 8, 16, 32, 64, 256, 1024, 4096)
+BATCHES = (1, 8, 16, 32, 64, 128, 256, 1024, 4096)
 
 Layer = Callable[[Tensor], Tensor]
 Maker = Callable[[Tensor, torch.dtype, int], tuple[Layer, float]]
@@ -49,6 +50,12 @@ def make_packed(signs: Tensor, dtype: torch.dtype, batch: int) -> tuple[Layer, f
     size = dtype.itemsize
     read = {"codes": 0.25, "dense": size, "decoded": 0.25 + 2 * size, "sparse": 0.5 * size + 0.125}
     return layer, read[layer.kernel(batch, dtype)]
+
+
+def make_wgmma(signs: Tensor, dtype: torch.dtype, batch: int) -> tuple[Layer, float]:
+    """The product that decodes on its way, which no layer takes by itself yet."""
+    codes, outputs = layouts.codes_of_signs(signs), len(signs)
+    return lambda x: torch.ops.supermask.linear_from_codes_wgmma(x, codes, outputs, SIGMA, None), 0.25
 
 
 def make_decoded(signs: Tensor, dtype: torch.dtype, batch: int) -> tuple[Layer, float]:
@@ -112,6 +119,7 @@ CANDIDATES: dict[str, Maker] = {
     "cublas": make_cublas,
     "again": make_cublas,
     "packed": make_packed,
+    "wgmma": make_wgmma,
     "decoded": make_decoded,
     "masked": make_masked,
     "masked, compiled": make_compiled,

@@ -9,8 +9,9 @@ def describe() -> str:
     """Versions and, for each device, one line per operator."""
     lines = [f"torch {torch.__version__}, {torch.get_num_threads()} threads"]
     for device in ("cpu", "cuda"):
-        lines += ["", device]
-        lines += [f"  {name:<22}{backend}" for name, backend in ops.backends(device).items()]
+        backends = ops.backends(device)
+        width = max(map(len, backends)) + 1
+        lines += ["", device, *(f"  {name:<{width}}{backend}" for name, backend in backends.items())]
     return "\n".join(lines)
 
 

@@ -48,6 +48,7 @@ _SCHEMAS = (
     "SymInt[] kernel, SymInt[] stride, SymInt[] padding, SymInt[] dilation, SymInt groups, Tensor? bias) "
     "-> Tensor",
     "linear_from_codes(Tensor x, Tensor codes, SymInt outputs, float scale, Tensor? bias) -> Tensor",
+    "linear_from_codes_wgmma(Tensor x, Tensor codes, SymInt outputs, float scale, Tensor? bias) -> Tensor",
     "decode_codes(Tensor codes, SymInt outputs, SymInt inputs, float scale, ScalarType dtype) -> Tensor",
     "pack_mask(Tensor mask) -> Tensor",
     "unpack_mask(Tensor packed, SymInt numel) -> Tensor",
@@ -248,11 +249,6 @@ def _empty_images(
     return x.new_empty(x.shape[0], outputs, *sizes)
 
 
-@torch.library.register_fake("supermask::linear_from_codes", lib=_library)
-def _(x: Tensor, codes: Tensor, outputs: int, scale: float, bias: Tensor | None) -> Tensor:
-    return x.new_empty(x.shape[0], outputs)
-
-
 @torch.library.register_fake("supermask::decode_codes", lib=_library)
 def _(codes: Tensor, outputs: int, inputs: int, scale: float, dtype: torch.dtype) -> Tensor:
     return codes.new_empty(outputs, inputs, dtype=dtype)
@@ -291,6 +287,10 @@ def _register_packed_linear(name: str, weights_of: Callable[..., Tensor]) -> Non
     torch.library.register_autograd(f"supermask::{name}", backward, setup_context=save, lib=_library)
 
 
+def _codes_fake(x: Tensor, codes: Tensor, outputs: int, scale: float, bias: Tensor | None) -> Tensor:
+    return x.new_empty(x.shape[0], outputs)
+
+
 def _save_codes(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     _, codes, ctx.outputs, ctx.scale, bias = inputs
     ctx.features, ctx.biased = inputs[0].shape[1], bias is not None
@@ -305,6 +305,8 @@ def _codes_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
 
 for _name, _weights_of in layouts.LINEAR_LAYOUTS.items():
     _register_packed_linear(_name, _weights_of)
-torch.library.register_autograd(
-    "supermask::linear_from_codes", _codes_backward, setup_context=_save_codes, lib=_library
-)
+for _name in ("linear_from_codes", "linear_from_codes_wgmma"):
+    torch.library.register_fake(f"supermask::{_name}", _codes_fake, lib=_library)
+    torch.library.register_autograd(
+        f"supermask::{_name}", _codes_backward, setup_context=_save_codes, lib=_library
+    )

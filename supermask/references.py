@@ -430,6 +430,7 @@ KERNELS: dict[str, Callable[..., Any]] = {
     "conv_from_lists": _conv_from_lists,
     "conv_from_values": _conv_from_values,
     "linear_from_codes": _packed_linear(signs_of_codes),
+    "linear_from_codes_wgmma": _packed_linear(signs_of_codes),
     "decode_codes": _decode_codes,
     "pack_mask": _pack_mask,
     "unpack_mask": _unpack_mask,

@@ -14,7 +14,14 @@ from torch import Tensor
 
 from supermask import layouts, ops, references
 from supermask.packed import PackedLinear
-from supermask.packed.cuda import CODES_UP_TO, DECODE_FROM, SPARSE_FROM, CodedLinear, is_two_of_four
+from supermask.packed.cuda import (
+    CODES_UP_TO,
+    DECODE_FROM,
+    SPARSE_FROM,
+    WGMMA_FROM,
+    CodedLinear,
+    is_two_of_four,
+)
 
 operators = torch.ops.supermask
 sizes = st.one_of(st.integers(0, 40), st.sampled_from([127, 128, 129, 300]))
@@ -97,10 +104,11 @@ def test_wrong_arguments_raise_and_name_themselves():
             call()
 
 
+@pytest.mark.parametrize("multiply", [operators.linear_from_codes, operators.linear_from_codes_wgmma])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_the_reference_product(dtype):
+def test_the_reference_product(dtype, multiply):
     signs, x, bias = draw_signs(37, 300), torch.randn(5, 300).to(dtype), torch.randn(37)
-    y = operators.linear_from_codes(x, layouts.codes_of_signs(signs), 37, 0.1, bias)
+    y = multiply(x, layouts.codes_of_signs(signs), 37, 0.1, bias)
     exact = x.double() @ signs.double().t() * 0.1 + bias
     assert y.dtype == dtype
     assert torch.allclose(y.double(), exact, rtol=torch.finfo(dtype).eps, atol=1e-5)
@@ -109,9 +117,8 @@ def test_the_reference_product(dtype):
 def test_operators_pass_opcheck():
     codes = layouts.codes_of_signs(draw_signs(20, 130))
     x = torch.randn(3, 130, requires_grad=True)
-    torch.library.opcheck(
-        operators.linear_from_codes, (x, codes, 20, 0.5, torch.randn(20, requires_grad=True))
-    )
+    for multiply in (operators.linear_from_codes, operators.linear_from_codes_wgmma):
+        torch.library.opcheck(multiply, (x, codes, 20, 0.5, torch.randn(20, requires_grad=True)))
     schema_and_fake = ("test_schema", "test_faketensor")
     torch.library.opcheck(
         operators.decode_codes, (codes, 20, 130, 0.5, torch.float32), test_utils=schema_and_fake
@@ -157,6 +164,21 @@ def test_which_kernel_serves():
     assert sparse.kernel(SPARSE_FROM, half, needs_gradient=True) == "decoded"
     layer.compiled = False
     assert layer.kernel(1, half) == "dense"
+
+
+def test_wgmma_serves_where_it_is_switched_on(monkeypatch):
+    signs, half = draw_signs(64, 128), torch.bfloat16
+    layer = CodedLinear(signs, 0.1)
+    assert not layer.wgmma, "a CPU has none"
+    layer.wgmma = True
+    assert "wgmma" not in {layer.kernel(batch, half) for batch in (1, WGMMA_FROM, 100, 5000)}
+    monkeypatch.setattr("supermask.packed.cuda.WGMMA_UP_TO", 500)
+    batches = (WGMMA_FROM - 1, WGMMA_FROM, 500, 501)
+    assert [layer.kernel(b, half) for b in batches] == ["codes", "wgmma", "wgmma", "dense"]
+    assert layer.kernel(100, torch.float32) == "dense"
+    x, bias = torch.randn(100, 128).bfloat16(), torch.randn(64)
+    exact = torch.nn.functional.linear(x.double(), signs.double() * 0.1, bias.double())
+    assert torch.allclose(layer(x, bias).double(), exact, atol=0.05, rtol=0.02)
 
 
 @pytest.mark.parametrize("batch", [2, CODES_UP_TO + 1, DECODE_FROM])

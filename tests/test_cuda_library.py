@@ -17,7 +17,7 @@ NATIVE = (
     *("fill_philox", "fill_random", "pack_mask", "unpack_mask"),
     *("select", "select_into", "select_global", "rank_into", "select_n_of_m", "select_n_of_m_into"),
     *("straight_through", "write_masked", "edge_popup_sgd"),
-    *("linear_from_codes", "decode_codes"),
+    *("linear_from_codes", "linear_from_codes_wgmma", "decode_codes"),
 )
 needs_library = pytest.mark.skipif(
     operators._native_cuda is None, reason="no compiled CUDA library; nvcc and `make setup` make one"
@@ -55,7 +55,7 @@ def test_a_torch_without_cuda_says_so(monkeypatch):
 
 
 # What the machine code uses. The caps leave four blocks of 256 threads on a multiprocessor, two of the packed
-# layer's, and the settling of masks its one of 768.
+# layer's, one of its 512 for many inputs, and the settling of masks its one of 768.
 REGISTERS = {
     "classify_kernel": 64,
     "settle_kernel": 80,
@@ -69,6 +69,7 @@ REGISTERS = {
     "select_groups_kernel": 64,
     "fill_random_kernel": 32,
     "packed_linear_kernel": 128,
+    "packed_wgmma_kernel": 128,
     "decode_kernel": 64,
 }
 
@@ -122,3 +123,18 @@ def test_decoding_a_packed_weight_costs_half_an_instruction(architecture):
         terms = 3 if "kernelIf" in kernel else 1
         weights = 8 * len(products) / (batch / 8 * terms)
         assert loop["LOP3"] <= 9 * weights / 16, (kernel, weights, loop)
+
+
+@needs_library
+@pytest.mark.skipif(_cuobjdump() is None, reason="needs cuobjdump, of the CUDA toolkit or of triton")
+def test_products_for_many_inputs_run_beside_the_decoding():
+    """A tile of 128 inputs is eight products, and of the words of its codes each has one wait for the one before."""
+    kernels = {k: code for k, code in _instructions("sm_90a").items() if "packed_wgmma_kernel" in k}
+    assert len(kernels) == 4, "two types, two sizes of a batch"
+    for kernel, code in kernels.items():
+        assert not {"POPC", "LDL", "STL"} & set(code), kernel
+        count = Counter(code)
+        assert count["HGMMA"] == 8, kernel
+        # ptxas waits after every product where it sees a hazard. WARPGROUP is a fence, or a wait: four of each in the
+        # loop, and the wait at the end.
+        assert count["WARPGROUP"] == 9, (kernel, count["WARPGROUP"])

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 import supermask as sm
 from supermask import layouts, ops, references
 from supermask.packed import PackedConv2d, PackedLinear, pack
-from supermask.packed.cuda import CODES_UP_TO, DECODE_FROM, SPARSE_FROM, CodedLinear
+from supermask.packed.cuda import CODES_UP_TO, DECODE_FROM, SPARSE_FROM, WGMMA_CAPABILITY, CodedLinear
 
 pytestmark = pytest.mark.cuda
 
@@ -50,6 +50,70 @@ def test_integers_are_exact(outputs, inputs, batch, dtype):
     y = operators.linear_from_codes(x, codes, outputs, 0.5, bias)
     assert y.dtype == dtype and torch.equal(y, expected)
     assert torch.equal(operators.linear_from_codes(x, codes, outputs, 0.5, bias.to(dtype)), expected)
+
+
+# --- wgmma
+
+
+def on_hopper() -> bool:
+    return torch.cuda.is_available() and torch.cuda.get_device_capability() == WGMMA_CAPABILITY
+
+
+needs_hopper = pytest.mark.skipif(not on_hopper(), reason="wgmma is Hopper's")
+
+
+@needs_hopper
+@pytest.mark.parametrize("dtype", DTYPES[1:])
+@pytest.mark.parametrize("batch", [1, 48, 64, 65, 127, 128, 129, 300])
+@pytest.mark.parametrize("outputs, inputs", SIZES)
+def test_wgmma_is_exact_on_integers(outputs, inputs, batch, dtype):
+    signs = draw_signs(outputs, inputs)
+    codes = layouts.codes_of_signs(signs)
+    x = torch.randint(-1, 2, (batch, inputs), device="cuda")
+    x = (x * (torch.rand(inputs, device="cuda") < 100 / inputs)).to(dtype)
+    bias = torch.randint(-9, 10, (outputs,), device="cuda").float()
+    expected = (x.double() @ signs.double().t() * 0.5 + bias).to(dtype)
+    poison(batch * outputs // 2 + 1)
+    for _ in range(3):
+        y = operators.linear_from_codes_wgmma(x, codes, outputs, 0.5, bias)
+        assert y.dtype == dtype and torch.equal(y, expected)
+
+
+@needs_hopper
+@pytest.mark.parametrize("dtype", DTYPES[1:])
+@pytest.mark.parametrize("batch", [50, 256, 1000])
+@pytest.mark.parametrize("outputs, inputs", [(300, 784), (1000, 4096), (4096, 11008)])
+def test_wgmma_errs_as_the_output_type_does(outputs, inputs, batch, dtype):
+    signs, x = draw_signs(outputs, inputs), torch.randn(batch, inputs, device="cuda").to(dtype)
+    codes = layouts.codes_of_signs(signs)
+    y = operators.linear_from_codes_wgmma(x, codes, outputs, 0.02, None)
+    exact = x.double() @ signs.double().t() * 0.02
+    rounding = torch.finfo(dtype).eps * exact.abs()
+    sums = inputs / 16 * 2.0**-23 * 0.02 * (x.double().abs() @ signs.double().abs().t())
+    assert ((y.double() - exact).abs() <= rounding + sums).all()
+    assert torch.equal(operators.linear_from_codes_wgmma(x, codes, outputs, 0.02, None), y)
+
+
+@needs_hopper
+def test_wgmma_reads_views_that_start_off_a_boundary():
+    signs = draw_signs(300, 264)
+    codes, memory = layouts.codes_of_signs(signs), torch.randint(-9, 10, (1 + 70 * 264,), device="cuda")
+    x = memory.bfloat16()[1:].view(70, 264)
+    expected = (x.double() @ signs.double().t()).bfloat16()
+    assert torch.equal(operators.linear_from_codes_wgmma(x, codes, 300, 1.0, None), expected)
+
+
+def test_wgmma_refuses_what_it_cannot_compute():
+    codes = layouts.codes_of_signs(draw_signs(20, 130))
+    with pytest.raises(RuntimeError, match="x must be of bfloat16 or float16"):
+        operators.linear_from_codes_wgmma(torch.ones(64, 130, device="cuda"), codes, 20, 1.0, None)
+    if not on_hopper():
+        with pytest.raises(RuntimeError, match=r"compute capability 9\.0"):
+            half = torch.ones(64, 130, device="cuda").half()
+            operators.linear_from_codes_wgmma(half, codes, 20, 1.0, None)
+
+
+# --- precision, and the rest
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

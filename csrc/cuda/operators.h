@@ -33,6 +33,7 @@ Tensor pack_mask(Tensor mask);
 Tensor unpack_mask(Tensor packed, int64_t numel);
 
 Tensor linear_from_codes(Tensor x, Tensor codes, int64_t outputs, double scale, std::optional<Tensor> bias);
+Tensor linear_from_codes_wgmma(Tensor x, Tensor codes, int64_t outputs, double scale, std::optional<Tensor> bias);
 Tensor decode_codes(Tensor codes, int64_t outputs, int64_t inputs, double scale, ScalarType dtype);
 
 }  // namespace supermask::cuda::op

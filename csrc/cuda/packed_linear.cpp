@@ -1,4 +1,4 @@
-// linear_from_codes and decode_codes.
+// linear_from_codes, linear_from_codes_wgmma and decode_codes.
 #include "packed_linear.h"
 
 #include "arguments.h"
@@ -10,9 +10,10 @@ namespace {
 
 bool starts_at_sixteen(const void* data) { return reinterpret_cast<uintptr_t>(data) % 16 == 0; }
 
-}  // namespace
+using Launch = void (*)(const PackedLinear&, Dtype, int, cudaStream_t);
 
-Tensor linear_from_codes(Tensor x, Tensor codes, int64_t outputs, double scale, std::optional<Tensor> bias) {
+Tensor multiply(Launch launch, const Tensor& x, const Tensor& codes, int64_t outputs, double scale,
+                const std::optional<Tensor>& bias) {
   const Scope scope(x, "x");
   const Dtype dtype = check_decoded(x.scalar_type(), "x");
   check(x.is_cuda() && x.dim() == 2 && x.is_contiguous(),
@@ -38,8 +39,19 @@ Tensor linear_from_codes(Tensor x, Tensor codes, int64_t outputs, double scale, 
                              .batch = static_cast<int>(batch),
                              .ranks = 1,
                              .aligned = inputs % 8 == 0 && starts_at_sixteen(x.const_data_ptr())};
-  cuda::linear_from_codes(task, dtype, x.get_device_index(), scope.stream());
+  launch(task, dtype, x.get_device_index(), scope.stream());
   return y;
+}
+
+}  // namespace
+
+Tensor linear_from_codes(Tensor x, Tensor codes, int64_t outputs, double scale, std::optional<Tensor> bias) {
+  return multiply(cuda::linear_from_codes, x, codes, outputs, scale, bias);
+}
+
+Tensor linear_from_codes_wgmma(Tensor x, Tensor codes, int64_t outputs, double scale, std::optional<Tensor> bias) {
+  check(x.scalar_type() != ScalarType::Float, "x must be of bfloat16 or float16; linear_from_codes takes float32");
+  return multiply(cuda::linear_from_codes_wgmma, x, codes, outputs, scale, bias);
 }
 
 Tensor decode_codes(Tensor codes, int64_t outputs, int64_t inputs, double scale, ScalarType dtype) {

@@ -18,5 +18,6 @@ STABLE_TORCH_LIBRARY_IMPL(supermask, CUDA, m) {
   m.impl("pack_mask", TORCH_BOX(&op::pack_mask));
   m.impl("unpack_mask", TORCH_BOX(&op::unpack_mask));
   m.impl("linear_from_codes", TORCH_BOX(&op::linear_from_codes));
+  m.impl("linear_from_codes_wgmma", TORCH_BOX(&op::linear_from_codes_wgmma));
   m.impl("decode_codes", TORCH_BOX(&op::decode_codes));
 }

@@ -2,7 +2,8 @@
 // that runs until it waits at a barrier. Warps have random priorities, and one that can run does so before all
 // lower ones, so that a barrier that is missing shows as a wrong result. Shared memory is poisoned, and
 // allocated to the byte, so that the address sanitizer sees every access beyond it. mma.sync follows
-// fragments.h, in float and from left to right.
+// fragments.h, in float and from left to right. wgmma reads its operands as soon as it may or, by a coin's toss, as
+// late as it may, and finds in shared memory only what was shown to it.
 #pragma once
 
 #include <ucontext.h>
@@ -11,6 +12,7 @@
 #include <cstdint>
 #include <cstring>
 #include <functional>
+#include <limits>
 #include <memory>
 #include <random>
 #include <set>
@@ -139,6 +141,8 @@ struct EmulatedBlock {
   struct Warp {
     Fibers::Barrier barrier{kLanes, {}};
     uint32_t operands[2][kLanes][6];  // of this mma and of the last one, which a slow lane may still read
+    const uint32_t (*of_wgmma[kLanes])[4];  // operand A in the registers of each lane
+    int places[2][kLanes];                  // of the rows that stmatrix writes
   };
 
   EmulatedBlock(int threads, int shared_bytes, Fibers::Barrier* cluster)
@@ -171,8 +175,9 @@ struct EmulatedBlock {
 class EmulatedGpu {
  public:
   EmulatedGpu(Fibers& fibers, std::vector<std::unique_ptr<EmulatedBlock>>& cluster, int rank, int thread,
-              int block_x, int block_y)
-      : fibers_(fibers), cluster_(cluster), rank_(rank), thread_(thread), x_(block_x), y_(block_y) {}
+              int block_x, int block_y, uint64_t seed)
+      : fibers_(fibers), cluster_(cluster), rank_(rank), thread_(thread), x_(block_x), y_(block_y),
+        coin_(seed ^ static_cast<uint64_t>(rank * 64 + thread / kLanes) << 8) {}  // the lanes of a warp agree
 
   int thread() const { return thread_; }
   int block_x() const { return x_; }
@@ -207,11 +212,110 @@ class EmulatedGpu {
     }
   }
 
+  // --- wgmma
+
+  uint32_t shared_address() const { return kSharedAddress; }
+
+  // stmatrix: see the real one. What it writes, wgmma may see at once, but must not before `show_stores`.
+  void store_matrices(int place, const Words& words) {
+    auto& places = warp().places[turn_];
+    turn_ ^= 1;
+    places[lane()] = place;
+    fibers_.wait(warp().barrier);
+    const bool late = toss();
+    for (int i = 0; i < 4; ++i) {
+      const int to = places[8 * i + lane() / 4] + 4 * (lane() % 4);
+      if (late) {
+        hidden_.push_back({to, words.word[i]});
+      } else {
+        std::memcpy(cluster_[rank_]->shared + to, &words.word[i], 4);
+      }
+    }
+  }
+
+  void show_stores() {
+    for (const auto& [to, word] : hidden_) std::memcpy(cluster_[rank_]->shared + to, &word, 4);
+    hidden_.clear();
+  }
+
+  void begin_wgmma() { may_multiply_ = true; }
+
+  template <class X, int kSums>
+  void wgmma(float (&sums)[kSums], const uint32_t (&a)[4], uint64_t b) {
+    if (!may_multiply_) sums[0] = std::numeric_limits<float>::quiet_NaN();
+    open_.push_back([this, &sums, &a, b] { multiply<X>(sums, a, b); });
+  }
+
+  void commit_wgmma() {
+    committed_.push_back(std::move(open_));
+    open_.clear();
+    if (toss()) finish(0);
+  }
+
+  template <int kGroups>
+  void wait_wgmma() {
+    finish(kGroups);
+    may_multiply_ = false;  // registers are free to be written
+  }
+
  private:
+  static constexpr uint32_t kSharedAddress = 1024;  // the system's own memory comes first
+
+  EmulatedBlock::Warp& warp() { return cluster_[rank_]->warps[thread_ / kLanes]; }
+  int lane() const { return thread_ % kLanes; }
+
+  bool toss() {
+    coin_ = coin_ * 6364136223846793005u + 1442695040888963407u;
+    return coin_ >> 63;
+  }
+
+  void finish(size_t groups) {
+    while (committed_.size() > groups) {
+      for (const auto& product : committed_.front()) product();
+      committed_.erase(committed_.begin());
+    }
+  }
+
+  template <class X, int kSums>
+  void multiply(float (&sums)[kSums], const uint32_t (&a)[4], uint64_t descriptor) {
+    warp().of_wgmma[lane()] = &a;
+    fibers_.wait(warp().barrier);
+    float left[2][16];  // the rows of this lane's sums
+    for (int other = lane() / 4 * 4; other < lane() / 4 * 4 + 4; ++other)
+      for (int i = 0; i < 8; ++i) {
+        const Element place = fragment_a(other, i);
+        left[place.row / 8][place.column] =
+            to_float(X{static_cast<uint16_t>((*warp().of_wgmma[other])[i / 2] >> (16 * (i % 2)))});
+      }
+    for (int i = 0; i < kSums; ++i) {
+      const Element place = fragment_c(lane(), i % 4);
+      for (int k = 0; k < 16; ++k)
+        sums[i] += left[place.row / 8][k] * to_float(X{operand_b(descriptor, i / 4 * 8 + place.column, k)});
+    }
+    fibers_.wait(warp().barrier);  // the registers are read
+  }
+
+  // A value of operand B, rows of 128 swizzled bytes, from the fields of its descriptor.
+  uint16_t operand_b(uint64_t descriptor, int column, int k) const {
+    const uint64_t start = (descriptor & 0x3FFF) << 4, stride = (descriptor >> 32 & 0x3FFF) << 4;
+    const uint64_t base_offset = descriptor >> 49 & 7, swizzle = descriptor >> 62;
+    if (base_offset != 0 || swizzle != 1) return 0x7FFF;  // NaN
+    uint64_t address = start + column / 8 * stride + column % 8 * 128 + 2 * k;
+    address ^= (address >> 7 & 7) << 4;
+    uint16_t value;
+    std::memcpy(&value, cluster_[rank_]->shared + (address - kSharedAddress), 2);
+    return value;
+  }
+
   Fibers& fibers_;
   std::vector<std::unique_ptr<EmulatedBlock>>& cluster_;
   int rank_, thread_, x_, y_;
   int turn_ = 0;
+  uint64_t coin_;
+  std::vector<std::pair<int, uint32_t>> hidden_;  // stores that wgmma does not see yet
+  std::vector<std::function<void()>> open_;
+  std::vector<std::vector<std::function<void()>>> committed_;
+  bool may_multiply_ = false;
 };
 
 // Runs `program` in every thread of a grid of blocks_x by blocks_y blocks, cluster by cluster. False if a
@@ -229,7 +333,7 @@ bool launch_emulated(int blocks_x, int blocks_y, int cluster_size, int threads, 
       for (int rank = 0; rank < cluster_size; ++rank)
         for (int thread = 0; thread < threads; ++thread)
           fibers.add([&, rank, thread, x, y] {
-            EmulatedGpu gpu(fibers, cluster, rank, thread, x + rank, y);
+            EmulatedGpu gpu(fibers, cluster, rank, thread, x + rank, y, seed);
             program(gpu);
             cluster[rank]->end_thread();
           });

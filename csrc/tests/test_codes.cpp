@@ -7,6 +7,7 @@
 #include "check.h"
 #include "emulated_gpu.h"
 #include "supermask/packed_mma.h"
+#include "supermask/packed_wgmma.h"
 #include "supermask/philox.h"
 
 using namespace supermask;
@@ -59,13 +60,28 @@ struct Weights {
   Buffer<Words> codes;
 };
 
+// How each kernel is run.
+template <class Shape>
+struct Kernel {
+  static int bytes(int share) { return shared_bytes<Shape>(share); }
+  static void run(EmulatedGpu& gpu, const PackedLinear& task) { packed_linear<Shape>(gpu, task); }
+};
+
+template <class X, int kBatch>
+struct Kernel<WgmmaShape<X, kBatch>> {
+  using Shape = WgmmaShape<X, kBatch>;
+  static int bytes(int) { return wgmma_shared_bytes<Shape>(); }
+  static void run(EmulatedGpu& gpu, const PackedLinear& task) { packed_linear_wgmma<Shape>(gpu, task); }
+};
+
 template <class Shape>
 void test_product(const Case& c, int offset, bool biased, uint64_t seed) {
   using X = typename Shape::X;
   const Weights weights(c);
   // Integers that bfloat16 holds, or in float32 some that take all three terms; no sum reaches 2^24.
-  const int limit = Shape::is_float ? 1 : 100;
-  const float unit = Shape::is_float ? 65536 + 256 + 1 : 1;
+  constexpr bool is_float = sizeof(X) == 4;
+  const int limit = is_float ? 1 : 100;
+  const float unit = is_float ? 65536 + 256 + 1 : 1;
   Buffer<X> x(static_cast<int64_t>(c.batch) * c.inputs, offset, 0xFF);
   for (int i = 0; i < c.batch * c.inputs; ++i)
     from_float(static_cast<float>(random_integer(seed, i, limit)) * unit, x.data[i]);
@@ -86,7 +102,7 @@ void test_product(const Case& c, int offset, bool biased, uint64_t seed) {
   const int share = divide_up(weights.input_tiles, c.ranks);
   const bool ended = launch_emulated(
       divide_up(c.outputs, Shape::outputs) * c.ranks, divide_up(c.batch, Shape::batch), c.ranks, Shape::threads,
-      shared_bytes<Shape>(share), seed, [&](EmulatedGpu& gpu) { packed_linear<Shape>(gpu, task); });
+      Kernel<Shape>::bytes(share), seed, [&](EmulatedGpu& gpu) { Kernel<Shape>::run(gpu, task); });
   expect(ended, "every thread reaches every barrier");
   for (int sample = 0; sample < c.batch; ++sample)
     for (int output = 0; output < c.outputs; ++output) {
@@ -120,6 +136,20 @@ void test_large_shapes() {
   test_product<PackedShape<X, 32>>({32, 30, 136 * 8, 2}, 0, true, 10);
   test_product<PackedShape<X, 32>>({33, 18, 128 * 5, 1}, 0, true, 11);
   test_product<PackedShape<X, 32>>({20, 16, 128 * 14, 1}, 1, true, 12);
+}
+
+template <class X>
+void test_wgmma() {
+  test_product<WgmmaShape<X, 64>>({1, 1, 1, 1}, 0, true, 1);
+  test_product<WgmmaShape<X, 64>>({64, 256, 128, 1}, 0, false, 2);
+  test_product<WgmmaShape<X, 64>>({63, 70, 131, 1}, 1, true, 3);
+  test_product<WgmmaShape<X, 64>>({65, 17, 128 * 2, 1}, 0, true, 4);  // two passes over the weights
+  test_product<WgmmaShape<X, 64>>({5, 300, 0, 1}, 0, true, 5);
+  test_product<WgmmaShape<X, 64>>({30, 257, 128 * 7 + 8, 2}, 0, true, 6);
+  test_product<WgmmaShape<X, 64>>({9, 16, 128 * 3, 4}, 0, false, 7);  // a rank without a tile
+  test_product<WgmmaShape<X, 128>>({128, 256, 128 * 5, 1}, 0, true, 8);
+  test_product<WgmmaShape<X, 128>>({100, 40, 1001, 1}, 1, true, 9);
+  test_product<WgmmaShape<X, 128>>({129, 16, 128 * 4, 2}, 0, false, 10);
 }
 
 // Every code of a tile has a place of its own, and decoding finds it there.
@@ -183,11 +213,12 @@ void test_split() {
 }
 
 void test_ranks() {
-  expect(choose_ranks(64, 32, 8, 132) == 4, "4096 by 4096 on 132 multiprocessors");
-  expect(choose_ranks(256, 32, 8, 132) == 2, "two blocks for each multiprocessor");
-  expect(choose_ranks(400, 32, 8, 132) == 1, "enough blocks");
-  expect(choose_ranks(1, 7, 8, 132) == 1, "few inputs are not split");
-  expect(choose_ranks(1, 1000, 8, 132) == 8, "a portable cluster has at most 8 blocks");
+  expect(choose_ranks(64, 32, 8, 264) == 4, "4096 by 4096 on 132 multiprocessors");
+  expect(choose_ranks(256, 32, 8, 264) == 2, "two blocks for each multiprocessor");
+  expect(choose_ranks(400, 32, 8, 264) == 1, "enough blocks");
+  expect(choose_ranks(1, 7, 8, 264) == 1, "few inputs are not split");
+  expect(choose_ranks(1, 1000, 8, 264) == 8, "a portable cluster has at most 8 blocks");
+  expect(choose_ranks(66, 32, 2, 67) == 2 && choose_ranks(67, 32, 2, 67) == 1, "no more blocks than fit at once");
 }
 
 }  // namespace
@@ -202,5 +233,7 @@ int main() {
   test_small_shapes<float>();
   test_large_shapes<BFloat16>();
   test_large_shapes<float>();
+  test_wgmma<BFloat16>();
+  test_wgmma<Float16>();
   return finish();
 }

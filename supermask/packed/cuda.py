@@ -3,7 +3,8 @@
 Few inputs meet the weights as codes in one kernel, which is bound by the bytes of the weights: an eighth of
 bfloat16's. Many inputs make the product itself the work, and no unstructured mask beats the dense product
 there: the codes are decoded into scratch memory that the product then reads. Between the two, decoding would
-cost as much as the product, so a dense copy is kept. A mask with at most two of every four weights (2:4) has
+cost as much as the product, so a dense copy is kept; on Hopper a product that decodes on its way (wgmma) can take
+its place. A mask with at most two of every four weights (2:4) has
 sparse tensor cores for many inputs.
 
 The borders between them are predictions from memory bandwidth and arithmetic rate;
@@ -21,6 +22,9 @@ from supermask import layouts, ops
 CODES_UP_TO = 64
 """Inputs that the codes serve directly, in passes of 32 over the weights."""
 
+WGMMA_FROM, WGMMA_UP_TO = 48, 0
+"""Inputs that the codes serve through Hopper's wgmma: none, until a GPU has measured up to where it pays."""
+
 DECODE_FROM = 1024
 """Inputs from which on decoding costs less than a twentieth of the product."""
 
@@ -28,7 +32,8 @@ SPARSE_FROM = 1024
 """Inputs from which on sparse tensor cores are faster than dense ones."""
 
 KERNEL_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-SPARSE_DTYPES = (torch.bfloat16, torch.float16)
+HALF_DTYPES = (torch.bfloat16, torch.float16)
+WGMMA_CAPABILITY = (9, 0)
 
 
 class DenseLinear:
@@ -66,7 +71,7 @@ class DenseLinear:
     def kernel(self, batch: int, dtype: torch.dtype, needs_gradient: bool = False) -> str:
         """What serves `batch` inputs: `sparse` (2:4) or `dense`."""
         sparse = (
-            batch >= SPARSE_FROM and dtype in SPARSE_DTYPES and self._fits_sparse() and not needs_gradient
+            batch >= SPARSE_FROM and dtype in HALF_DTYPES and self._fits_sparse() and not needs_gradient
         )
         return "sparse" if sparse else "dense"
 
@@ -116,18 +121,21 @@ class CodedLinear(DenseLinear):
         self.scale = scale
         self.codes = layouts.codes_of_signs(signs) if codes is None else codes
         self.compiled = ops.is_native("linear_from_codes", signs.device)
+        self.wgmma = signs.is_cuda and torch.cuda.get_device_capability(signs.device) == WGMMA_CAPABILITY
 
     def product(self, kernel: str, flat: Tensor, bias: Tensor | None) -> Tensor:
-        if kernel == "codes":
-            return torch.ops.supermask.linear_from_codes(
-                flat.contiguous(), self.codes, self.outputs, self.scale, bias
-            )
+        operators = torch.ops.supermask
+        from_codes = {"codes": operators.linear_from_codes, "wgmma": operators.linear_from_codes_wgmma}
+        if kernel in from_codes:
+            return from_codes[kernel](flat.contiguous(), self.codes, self.outputs, self.scale, bias)
         return super().product(kernel, flat, bias)
 
     def kernel(self, batch: int, dtype: torch.dtype, needs_gradient: bool = False) -> str:
-        """What serves `batch` inputs: `codes`, `dense` (kept), `sparse` (2:4), `decoded` (scratch)."""
+        """What serves `batch` inputs: `codes`, `wgmma`, `dense` (kept), `sparse` (2:4), `decoded` (scratch)."""
         if not self.compiled:
             return "dense"  # the references would unpack every weight in every call
+        if self.wgmma and WGMMA_FROM <= batch <= WGMMA_UP_TO and dtype in HALF_DTYPES:
+            return "wgmma"
         if batch <= CODES_UP_TO and dtype in KERNEL_DTYPES:
             return "codes"
         dense = "decoded" if batch >= DECODE_FROM else "dense"

@@ -12,24 +12,11 @@
 
 #include <cstdint>
 
-#include "supermask/bf16_parts.h"
 #include "supermask/codes.h"
-#include "supermask/dtype.h"
 #include "supermask/macros.h"
+#include "supermask/packed_task.h"
 
 namespace supermask {
-
-struct PackedLinear {
-  CodedMatrix matrix;
-  const void* x;     // (batch, inputs), of the shape's type
-  const void* bias;  // one per output, or null
-  void* y;           // (batch, outputs), of the type of x
-  Dtype bias_dtype;
-  float factor;  // σ / 2
-  int batch;
-  int ranks;     // blocks of a cluster: each takes a share of the input tiles
-  bool aligned;  // every eight inputs of x start at a multiple of 16 bytes
-};
 
 // How a block divides its work. Registers hold tiles · depth loads of weights in flight per lane, the sums of
 // tiles · columns products, and the operands of one step; two blocks fit a multiprocessor without spills.
@@ -52,6 +39,12 @@ struct PackedShape {
   static constexpr int stride = warp_outputs + 4;  // of sums: a warp's stores meet every bank once
   static constexpr int warp_sums = batch * stride;
   static_assert(chunk % (input_warps * depth) == 0, "a warp's loads must not straddle two chunks");
+
+  // Where the sum of all warps stands in shared memory, in floats.
+  SUPERMASK_MEMBER static int place_of_sum(int sample, int output) {
+    const int warp = output / warp_outputs * input_warps;
+    return warp * warp_sums + sample * stride + output % warp_outputs;
+  }
 };
 
 // Bytes of shared memory for `share` input tiles per block: the inputs, and after them, in the same place,
@@ -63,66 +56,7 @@ SUPERMASK_HD int shared_bytes(int share) {
   return staged > sums ? staged : sums;
 }
 
-// How many blocks should split the inputs: enough to give every multiprocessor two, as long as each warp
-// keeps at least one load. 1, 2, 4 or 8.
-SUPERMASK_HD int choose_ranks(int64_t blocks, int input_tiles, int warp_tiles, int multiprocessors) {
-  int ranks = 1;
-  while (ranks < 8 && blocks * ranks < 2 * multiprocessors && 2 * ranks * warp_tiles <= input_tiles) ranks *= 2;
-  return ranks;
-}
-
-SUPERMASK_HD float load_float(const void* data, Dtype dtype, int64_t index) {
-  switch (dtype) {
-    case Dtype::bfloat16: return to_float(static_cast<const BFloat16*>(data)[index]);
-    case Dtype::float16: return to_float(static_cast<const Float16*>(data)[index]);
-    default: return static_cast<const float*>(data)[index];
-  }
-}
-
 // --- inputs ----------------------------------------------------------------------------------------------
-
-SUPERMASK_HD void put_half(Words& words, int i, uint16_t bits) {
-  words.word[i / 2] |= static_cast<uint32_t>(bits) << (16 * (i % 2));
-}
-
-// Eight neighbouring inputs as pairs of 16-bit floats, zeros beyond the end of the row: for 16-bit inputs
-// the values themselves, for float32 three terms of each.
-template <class X>
-SUPERMASK_HD void load_eight(const PackedLinear& task, int sample, int input, Words (&parts)[1]) {
-  parts[0] = {};
-  if (sample >= task.batch) return;
-  const X* row = static_cast<const X*>(task.x) + static_cast<int64_t>(sample) * task.matrix.inputs;
-  if (task.aligned && input + 8 <= task.matrix.inputs) {
-    parts[0] = *reinterpret_cast<const Words*>(row + input);
-    return;
-  }
-  SUPERMASK_UNROLL
-  for (int i = 0; i < 8; ++i)
-    if (input + i < task.matrix.inputs) put_half(parts[0], i, row[input + i].bits);
-}
-
-template <class X>
-SUPERMASK_HD void load_eight(const PackedLinear& task, int sample, int input, Words (&parts)[3]) {
-  parts[0] = parts[1] = parts[2] = {};
-  if (sample >= task.batch) return;
-  const X* row = static_cast<const X*>(task.x) + static_cast<int64_t>(sample) * task.matrix.inputs;
-  Words halves[2] = {};
-  if (task.aligned && input + 8 <= task.matrix.inputs) {
-    halves[0] = *reinterpret_cast<const Words*>(row + input);
-    halves[1] = *reinterpret_cast<const Words*>(row + input + 4);
-  } else {
-    SUPERMASK_UNROLL
-    for (int i = 0; i < 8; ++i)
-      if (input + i < task.matrix.inputs) halves[i / 4].word[i % 4] = bits_of(row[input + i]);
-  }
-  SUPERMASK_UNROLL
-  for (int i = 0; i < 8; ++i) {
-    uint16_t terms[3];
-    split_float(float_of(halves[i / 4].word[i % 4]), terms);
-    SUPERMASK_UNROLL
-    for (int part = 0; part < 3; ++part) put_half(parts[part], i, terms[part]);
-  }
-}
 
 // Input tiles [from, to) of this block's samples into shared memory, as
 // [tile][32 inputs of it][fragment][part][lane]: what one lane needs for two steps of mma lies in 16 bytes.
@@ -245,40 +179,16 @@ SUPERMASK_HD void store_sums(Gpu& gpu, const Sums<Shape>& sums) {
       }
 }
 
-template <class Shape>
-SUPERMASK_HD int place_of_sum(int sample, int output) {
-  const int warp = output / Shape::warp_outputs * Shape::input_warps;
-  return warp * Shape::warp_sums + sample * Shape::stride + output % Shape::warp_outputs;
-}
-
 // Adds the warps' sums; the total stands where the first of them had its own.
 template <class Shape, class Gpu>
 SUPERMASK_HD void add_warps(Gpu& gpu) {
   float* sums = static_cast<float*>(gpu.shared());
   for (int i = gpu.thread(); i < Shape::batch * Shape::outputs; i += Shape::threads) {
-    float* first = sums + place_of_sum<Shape>(i / Shape::outputs, i % Shape::outputs);
+    float* first = sums + Shape::place_of_sum(i / Shape::outputs, i % Shape::outputs);
     float total = *first;
     SUPERMASK_UNROLL
     for (int warp = 1; warp < Shape::input_warps; ++warp) total += first[warp * Shape::warp_sums];
     *first = total;
-  }
-}
-
-// Adds the totals of the cluster's blocks and writes this block's share of the results.
-template <class Shape, class Gpu>
-SUPERMASK_HD void write_results(Gpu& gpu, const PackedLinear& task, int first_output, int rank) {
-  using X = typename Shape::X;
-  const int share = Shape::outputs / task.ranks;
-  for (int i = gpu.thread(); i < Shape::batch * share; i += Shape::threads) {
-    const int sample = gpu.block_y() * Shape::batch + i / share;
-    const int local = rank * share + i % share, output = first_output + local;
-    if (sample >= task.batch || output >= task.matrix.outputs) continue;
-    const int place = place_of_sum<Shape>(i / share, local);
-    float total = gpu.shared_of(0)[place];
-    for (int other = 1; other < task.ranks; ++other) total += gpu.shared_of(other)[place];
-    total *= task.factor;
-    if (task.bias) total += load_float(task.bias, task.bias_dtype, output);
-    from_float(total, static_cast<X*>(task.y)[static_cast<int64_t>(sample) * task.matrix.outputs + output]);
   }
 }
 
@@ -287,9 +197,7 @@ SUPERMASK_HD void write_results(Gpu& gpu, const PackedLinear& task, int first_ou
 template <class Shape, class Gpu>
 SUPERMASK_HD void packed_linear(Gpu& gpu, const PackedLinear& task) {
   const int group = gpu.block_x() / task.ranks, rank = gpu.block_x() % task.ranks;
-  const int share = divide_up(task.matrix.input_tiles, task.ranks);
-  const int begin = rank * share < task.matrix.input_tiles ? rank * share : task.matrix.input_tiles;
-  const int end = begin + share < task.matrix.input_tiles ? begin + share : task.matrix.input_tiles;
+  const auto [begin, end] = tiles_of_rank(task, rank);
   const int first_output = group * Shape::outputs;
   const int output_warp = gpu.thread() / 32 / Shape::input_warps;
   Sums<Shape> sums = {};
