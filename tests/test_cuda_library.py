@@ -128,13 +128,13 @@ def test_decoding_a_packed_weight_costs_half_an_instruction(architecture):
 @needs_library
 @pytest.mark.skipif(_cuobjdump() is None, reason="needs cuobjdump, of the CUDA toolkit or of triton")
 def test_products_for_many_inputs_run_beside_the_decoding():
-    """A tile of 128 inputs is eight products, and of the words of its codes each has one wait for the one before."""
+    """A tile of 128 inputs is eight products, two for each word of its codes, and a wait after each word."""
     kernels = {k: code for k, code in _instructions("sm_90a").items() if "packed_wgmma_kernel" in k}
     assert len(kernels) == 4, "two types, two sizes of a batch"
     for kernel, code in kernels.items():
         assert not {"POPC", "LDL", "STL"} & set(code), kernel
         count = Counter(code)
         assert count["HGMMA"] == 8, kernel
-        # ptxas waits after every product where it sees a hazard. WARPGROUP is a fence, or a wait: four of each in the
-        # loop, and the wait at the end.
+        # ptxas waits after every product where it sees a hazard. WARPGROUP is a fence or a wait: four of each
+        # in the loop, and the wait at the end.
         assert count["WARPGROUP"] == 9, (kernel, count["WARPGROUP"])

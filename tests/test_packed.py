@@ -288,7 +288,7 @@ def test_inputs_of_another_size_raise(scheme, features):
 def test_wrong_weights_raise():
     signs = draw_signs(4, 4, 0.5)
     for weights, scale, words in (
-        (signs[0], 1.0, "matrix"),
+        (signs[0], 1.0, "must have 2 dimensions"),
         (signs * 2, 1.0, "-1, 0 or"),
         (signs.float(), 1.0, "int8"),
         (signs, None, "floats"),

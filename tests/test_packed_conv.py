@@ -239,9 +239,11 @@ def test_wrong_layers_and_inputs_raise_and_name_themselves():
     signs = draw_signs(32, 8, 3, 3)
     with pytest.raises(ValueError, match="without a scale, weights must be floats"):
         PackedConv2d(signs)
-    with pytest.raises(ValueError, match="weights must be an int8 tensor"):
+    with pytest.raises(ValueError, match="with a scale, weights must be int8"):
         PackedConv2d(signs.float(), 1.0)
-    with pytest.raises(ValueError, match="weights must be an int8 tensor"):
+    with pytest.raises(ValueError, match="but lie between -3 and 3"):
+        PackedConv2d(signs * 3, 1.0)
+    with pytest.raises(ValueError, match="weights must have 3 dimensions"):
         PackedConv1d(signs, 1.0)
     with pytest.raises(ValueError, match="groups must divide the 32 outputs, but is 3"):
         PackedConv2d(signs, 1.0, groups=3)

@@ -21,7 +21,7 @@ from supermask import layouts, ops
 from supermask.init import Draw
 from supermask.packed.cuda import may_keep_in_layer, ordinary_tensors
 from supermask.packed.linear import VALUE_TYPES
-from supermask.packed.placement import Placed
+from supermask.packed.placement import Placed, check_weights
 from supermask.packed.tuning import fastest
 
 OPERATORS = {True: "conv_from_lists", False: "conv_from_values"}
@@ -55,7 +55,7 @@ class _PackedConv(Placed):
     ) -> None:
         super().__init__()
         count = self.dimensions
-        _check_weights(weights, count + 2, signs=scale is not None)
+        check_weights(weights, count + 2, signs=scale is not None)
         if groups < 1 or len(weights) % groups:
             raise ValueError(f"groups must divide the {len(weights)} outputs, but is {groups}")
         self.out_channels, self.in_channels = len(weights), weights.shape[1] * groups
@@ -247,15 +247,6 @@ class PackedConv2d(_PackedConv):
 def _limits() -> dict[torch.dtype, float]:
     """Type of the inputs → up to which density the lists serve it."""
     return dict(zip(LIST_TYPES, LISTS_UP_TO_DENSITY[ops.instruction_set() or "baseline"], strict=True))
-
-
-def _check_weights(weights: Tensor, dimensions: int, signs: bool) -> None:
-    ternary = weights.dtype == torch.int8 and not bool((weights.abs() > 1).any())
-    if weights.dim() != dimensions or (signs and not ternary):
-        kind = "an int8 tensor of -1, 0 and +1" if signs else "a tensor of floats"
-        raise ValueError(f"weights must be {kind} with {dimensions} dimensions")
-    if not signs and not weights.is_floating_point():
-        raise ValueError(f"without a scale, weights must be floats, not {weights.dtype}")
 
 
 def _each(value: int | Sequence[int], count: int) -> tuple[int, ...]:

@@ -3,9 +3,8 @@
 Few inputs meet the weights as codes in one kernel, which is bound by the bytes of the weights: an eighth of
 bfloat16's. Many inputs make the product itself the work, and no unstructured mask beats the dense product
 there: the codes are decoded into scratch memory that the product then reads. Between the two, decoding would
-cost as much as the product, so a dense copy is kept; on Hopper a product that decodes on its way (wgmma) can take
-its place. A mask with at most two of every four weights (2:4) has
-sparse tensor cores for many inputs.
+cost as much as the product, so a dense copy is kept; on Hopper a product that decodes on its way (wgmma) can
+take its place. A mask with at most two of every four weights (2:4) has sparse tensor cores for many inputs.
 
 The borders between them are predictions from memory bandwidth and arithmetic rate;
 benchmarks/masked_linear_cuda.py measures them where there is a GPU.
@@ -70,9 +69,7 @@ class DenseLinear:
 
     def kernel(self, batch: int, dtype: torch.dtype, needs_gradient: bool = False) -> str:
         """What serves `batch` inputs: `sparse` (2:4) or `dense`."""
-        sparse = (
-            batch >= SPARSE_FROM and dtype in HALF_DTYPES and self._fits_sparse() and not needs_gradient
-        )
+        sparse = batch >= SPARSE_FROM and dtype in HALF_DTYPES and self._fits_sparse() and not needs_gradient
         return "sparse" if sparse else "dense"
 
     def decoded(self, dtype: torch.dtype) -> Tensor:
@@ -131,7 +128,7 @@ class CodedLinear(DenseLinear):
         return super().product(kernel, flat, bias)
 
     def kernel(self, batch: int, dtype: torch.dtype, needs_gradient: bool = False) -> str:
-        """What serves `batch` inputs: `codes`, `wgmma`, `dense` (kept), `sparse` (2:4), `decoded` (scratch)."""
+        """What serves `batch` inputs: `codes`, `wgmma`, `dense` (kept), `sparse` (2:4) or `decoded`."""
         if not self.compiled:
             return "dense"  # the references would unpack every weight in every call
         if self.wgmma and WGMMA_FROM <= batch <= WGMMA_UP_TO and dtype in HALF_DTYPES:

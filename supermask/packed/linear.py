@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from supermask import layouts, ops
 from supermask.init import Draw
 from supermask.packed.cuda import CodedLinear, DenseLinear, may_keep_in_layer, ordinary_tensors
-from supermask.packed.placement import Placed
+from supermask.packed.placement import Placed, check_weights
 
 LAYOUTS = {
     "linear_from_triples": ("codes",),
@@ -68,7 +68,7 @@ class PackedLinear(Placed):
 
     def __init__(self, weights: Tensor, scale: float | None = None, bias: Tensor | None = None) -> None:
         super().__init__()
-        _check_weights(weights, signs=scale is not None)
+        check_weights(weights, 2, signs=scale is not None)
         self.out_features, self.in_features = weights.shape
         self.scale = 1.0 if scale is None else scale
         self.density = int(weights.count_nonzero()) / max(weights.numel(), 1)
@@ -188,12 +188,3 @@ def _most_inputs(operator: str, device: torch.device, dtype: torch.dtype) -> int
 
 # What torch.compiler.assume_constant_result does, which takes seconds to import the compiler for it.
 _most_inputs._dynamo_marked_constant = True  # type: ignore[attr-defined]
-
-
-def _check_weights(weights: Tensor, signs: bool) -> None:
-    if weights.dim() != 2:
-        raise ValueError(f"weights must be a matrix, not of shape {tuple(weights.shape)}")
-    if signs and (weights.dtype != torch.int8 or bool((weights.abs() > 1).any())):
-        raise ValueError(f"with a scale, weights must be int8 and -1, 0 or +1, not {weights.dtype}")
-    if not signs and not weights.is_floating_point():
-        raise ValueError(f"without a scale, weights must be floats, not {weights.dtype}")

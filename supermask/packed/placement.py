@@ -16,6 +16,24 @@ def is_on_gpu(tensor: Tensor) -> bool:
     return tensor.is_cuda
 
 
+def check_weights(weights: Tensor, dimensions: int, signs: bool) -> None:
+    """Refuse what a packed layer cannot hold.
+
+    Raises:
+        ValueError: Another number of dimensions, or another type than int8 of -1, 0 and +1 for signs and
+            floats for other weights.
+    """
+    if weights.dim() != dimensions:
+        raise ValueError(f"weights must have {dimensions} dimensions, not the shape {tuple(weights.shape)}")
+    if signs and weights.dtype != torch.int8:
+        raise ValueError(f"with a scale, weights must be int8 and -1, 0 or +1, not {weights.dtype}")
+    if signs and bool((weights.abs() > 1).any()):
+        low, high = (int(end) for end in weights.aminmax())
+        raise ValueError(f"with a scale, weights must be -1, 0 or +1, but lie between {low} and {high}")
+    if not signs and not weights.is_floating_point():
+        raise ValueError(f"without a scale, weights must be floats, not {weights.dtype}")
+
+
 class Placed(nn.Module):
     """A packed layer of which some buffers, `layout`, hold the weights.
 
