@@ -49,6 +49,11 @@ def _gray(levels: Tensor) -> Tensor:
 
 
 def _mean(gray: Tensor) -> Tensor:
-    """Mean of each image, (B, 1, 1, 1), summed in whole 256ths of a level, whose order does not matter."""
-    total = (gray * 256).round_().sum((1, 2, 3), keepdim=True, dtype=torch.int64)
-    return (total.double() / (256 * gray[0].numel())).float()
+    """Mean of each image, (B, 1, 1, 1).
+
+    Summed in whole parts of a level, as many as leave the sum of a row below 2^24: all sums are exact, so that
+    their order does not matter.
+    """
+    parts = 2.0 ** (16 - (gray.shape[3] - 1).bit_length())
+    rows = (gray * parts).round_().sum(3, keepdim=True)
+    return (rows.double().sum(2, keepdim=True) / (parts * gray[0].numel())).float()
