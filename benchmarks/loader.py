@@ -10,6 +10,7 @@ that are kept from pass to pass.
 """
 
 import argparse
+import os
 import sys
 import tempfile
 from collections.abc import Callable
@@ -146,7 +147,7 @@ def compare(setting: tuple[str, str, int, int, int], seconds: float, root: str, 
 def main() -> None:
     """Time every setting."""
     own = argparse.ArgumentParser(add_help=False)
-    own.add_argument("--data-root", default="data")
+    own.add_argument("--data-root", default=os.environ.get("SUPERMASK_DATA", "data"))
     places, rest = own.parse_known_args()
     sys.argv[1:] = rest
     options = arguments("our loader against torchvision's; also takes --data-root")
