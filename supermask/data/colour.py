@@ -6,7 +6,6 @@ One deviation: they come in this order and not in a random one.
 """
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
