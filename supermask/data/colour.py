@@ -50,7 +50,7 @@ def _gray(levels: Tensor) -> Tensor:
 def _mean(gray: Tensor) -> Tensor:
     """Mean of each image, (B, 1, 1, 1).
 
-    Summed in whole parts of a level, as many as leave the sum of a row below 2^24: all sums are exact, so that
+    Summed in whole parts of a level, as many as leave the sum of a row below 2^24: all sums are exact, and
     their order does not matter.
     """
     parts = 2.0 ** (16 - (gray.shape[3] - 1).bit_length())

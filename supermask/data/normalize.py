@@ -5,8 +5,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-#: Values that a CPU takes at a time for each of its threads: the passes over them stay in its second cache, and
-#: are long beside what sharing out each of them costs.
+#: Values that a CPU takes at a time for each of its threads: the passes over them stay in its second cache,
+#: and are long beside what sharing out each of them costs.
 _CHUNK = 1 << 18
 
 #: Changes levels (B, C, H, W) from 0 to 255 in place; the second argument says which images they are.
