@@ -220,7 +220,24 @@ def example(document: dict[str, Any], _: str) -> str:
     heading = f"{machine['cpu']}, {threads}, torch {machine['torch']}, Python {machine['python']}"
     if document["split"] != "test":
         heading = f"**{document['split']} split**, {heading}"
-    head = ["method", "density", *measures.values(), "ticket, kB"]
+    columns = zip(["method", "density", *measures.values(), "ticket, kB"], *rows, strict=True)
+    head, *rows = ([*line] for line in zip(*(c for c in columns if any(c[1:])), strict=True))
+    return f"{heading}: `{document['command']}`\n\n" + markdown(head, rows)
+
+
+def variants(document: dict[str, Any], _: str) -> str:
+    """Options of the searches: a line each, under the method's own recipe."""
+    rows = []
+    for row in document["rows"]:
+        found = [100 * accuracy for accuracy in row["accuracies"]]
+        accuracy = f"{fmean(found):.2f} ({min(found):.2f}–{max(found):.2f})"
+        flags = f"`{row['flags']}`" if row["flags"] else ""
+        rows.append([row["method"], row["meaning"], flags, f"{fmean(row['kept_densities']):.2g}", accuracy])
+    machine, seeds = document["machine"], len(document["seeds"])
+    heading = (
+        f"**mnist, lenet-300-100**, 10 epochs, {seeds} seeds ({machine['cpu']}, torch {machine['torch']})"
+    )
+    head = ["method", "variant", "flags", "density", "test accuracy, %"]
     return f"{heading}: `{document['command']}`\n\n" + markdown(head, rows)
 
 
@@ -235,6 +252,7 @@ KINDS = {
     "table": comparison,
     "family": family,
     "example": example,
+    "variants": variants,
     "grid": grid,
     "changes": changes,
     "rounds": rounds,

@@ -2,25 +2,25 @@
 
     python examples/superposition.py --data mnist --out runs/superposition
     python examples/superposition.py --data mnist --tasks permuted --out runs/permuted
-    python examples/superposition.py --data cifar10 --epochs 10 --out runs/split-cifar
+    python examples/superposition.py --data cifar10 --steps 800 --out runs/split-cifar
 
-A split data set has a task for every two classes: which of the two is it? A permuted one has the same
-classes in every task, and an order of pixels of its own. All tasks share one network, drawn from one seed
-and never trained, and its outputs; those that no task uses are superfluous. The script searches a mask for
-each task, then measures on test images how often the task is inferred from the images alone, and the
-accuracy when the task is given and when it is inferred. Each method of inference sees 20 batches a task.
+Wortsman et al., "Supermasks in Superposition" (NeurIPS 2020, arXiv 2006.14769). A split data set has a task
+for every two classes: which of the two is it? A permuted one has the same classes in every task, and an order
+of pixels of its own. All tasks share one network, drawn from one seed and never trained, and its outputs;
+those that no task uses are superfluous. The script searches a mask for each task, then measures on test
+images how often the task is inferred from the images alone, and the accuracy when the task is given and when
+it is inferred. Each way to infer sees 20 batches a task.
 """
 
 import argparse
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
+from _trio import parser, row, start, write_result
 from torch import nn, nonzero
 
 import supermask as sm
 from supermask.data import Dataset, Images, Loader, iterate_eval, load_data
-from supermask.io import write_json
 from supermask.mask import permutation
 from supermask.superposition import Superposition
 from supermask.train import Schedule
@@ -50,11 +50,11 @@ def permuted(images: Images, task: int) -> Images:
     return Images(images.pixels.flatten(2)[:, :, order].view_as(images.pixels), images.labels)
 
 
-def network(data: Dataset, outputs: int) -> nn.Module:
+def network(data: Dataset, outputs: int, width: float) -> nn.Module:
     """A network whose norms have no scale and shift, as the authors use."""
     if data.in_channels == 3:
         return sm.create_model(
-            "resnet-20", num_classes=outputs, image_size=data.image_size, width=2.0, affine=False
+            "resnet-20", num_classes=outputs, image_size=data.image_size, width=width, affine=False
         )
     layers: list[nn.Module] = [nn.Flatten()]
     for inputs, units in ((data.image_size**2, 300), (300, 100)):
@@ -62,42 +62,41 @@ def network(data: Dataset, outputs: int) -> nn.Module:
     return nn.Sequential(*layers, nn.Linear(100, outputs, bias=False))
 
 
-def search_masks(data: Dataset, select: Select, options: argparse.Namespace) -> Superposition:
-    """Search one mask for each task on a network drawn from the seed."""
-    model = sm.randomize_(network(data, options.outputs), seed=options.seed, density=options.density)
+def search_masks(data: Dataset, known: Sequence[Images], options: argparse.Namespace) -> Superposition:
+    """Search one mask for each task, of which `known` are the images, on a network drawn from the seed."""
+    model = network(data, options.outputs, options.width)
+    sm.randomize_(model, seed=options.seed, density=options.density)
     superposition = Superposition(model)
-    for task in range(TASKS):
+    for task, images in enumerate(known):
         superposition.reset()
         seed = options.seed + task
         search = sm.EdgePopup(
             model, density=options.density, lr=0.1, momentum=0.9, weight_decay=1e-4, seed=seed
         )
-        images = select(data.train, task)
         loader = Loader(images, batch_size=128, seed=options.seed, mean=data.mean, std=data.std)
-        steps = options.steps or options.epochs * loader.steps_per_epoch
-        progress = sm.fit(model, search, loader.batch, steps=steps, schedule=Schedule("cosine", steps))
+        steps = Schedule("cosine", options.steps)
+        progress = sm.fit(model, search, loader.batch, steps=options.steps, schedule=steps)
         superposition.add(search.ticket())
-        print(f"task {task}: {steps} steps, {progress.seconds:.0f} s", flush=True)
+        print(f"task {task}: {options.steps} steps, {progress.seconds:.0f} s", flush=True)
     return superposition
 
 
-def measure(superposition: Superposition, data: Dataset, select: Select, real: int) -> dict[str, Any]:
-    """Accuracy with the task given; by method, how often it is inferred, and the accuracy that this gives."""
-    tests = [select(data.test, task) for task in range(TASKS)]
+def measure(
+    superposition: Superposition, data: Dataset, asked: Sequence[Images], real: int
+) -> list[dict[str, Any]]:
+    """A row for the task given, and one for each way to infer it from 8 and from 128 images."""
 
     def accuracy(mask: int, images: Images) -> float:
         batches = iterate_eval(images, 500, data.mean, data.std)
         return sm.evaluate(superposition.activate(mask), batches)["accuracy"]
 
-    table = [[accuracy(mask, images) for mask in range(TASKS)] for images in tests]
-    inferred: dict[str, dict[str, float]] = {}
-    accuracies: dict[str, dict[str, float]] = {}
+    table = [[accuracy(mask, images) for mask in range(TASKS)] for images in asked]
+    given = sum(table[task][task] for task in range(TASKS)) / TASKS
+    rows = [row("task given", None, {"accuracy": given}, None)]
     for method, objective in METHODS:
-        name = f"{method}, {objective}"
-        inferred[name], accuracies[name] = {}, {}
         for count in BATCHES:
             found = []
-            for task, images in enumerate(tests):
+            for task, images in enumerate(asked):
                 whole = min(20 * count, len(images) // count * count) or len(images)
                 few = Images(images.pixels[:whole], images.labels[:whole])
                 for inputs, _ in iterate_eval(few, count, data.mean, data.std):
@@ -105,46 +104,42 @@ def measure(superposition: Superposition, data: Dataset, select: Select, real: i
                         inputs, method=method, objective=objective, real_outputs=real
                     )
                     found.append((task == guess, table[task][guess]))
-            inferred[name][str(count)] = sum(right for right, _ in found) / len(found)
-            accuracies[name][str(count)] = sum(reached for _, reached in found) / len(found)
-    return {
-        "number": TASKS,
-        "accuracy_given_task": sum(table[task][task] for task in range(TASKS)) / TASKS,
-        "inferred": inferred,
-        "accuracy_inferred_task": accuracies,
-        "mask_bytes": superposition.mask_bytes,
-    }
+            inferred, reached = (sum(values) / len(found) for values in zip(*found, strict=True))
+            name = f"{method}, {objective}, {count} images"
+            rows.append(row(name, None, {"accuracy": reached, "inferred": inferred}, None))
+    return rows
 
 
 def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    flags = parser(__doc__, steps=200, density=0.3)
+    flags.add_argument("--data", default="mnist", choices=("mnist", "cifar10", "digits"))
+    flags.add_argument("--data-root", default=None, help="folder of the data sets ($SUPERMASK_DATA)")
+    flags.add_argument("--tasks", default="split", choices=("split", "permuted"))
+    flags.add_argument("--outputs", type=int, default=20, help="of the network; tasks use 2 or 10")
+    flags.add_argument(
+        "--width", type=float, default=1.0, help="of ResNet-20; the authors' ResNet-18 is wider"
     )
-    parser.add_argument("--data", default="mnist", choices=("mnist", "cifar10", "digits"))
-    parser.add_argument("--data-root", default=None, help="folder of the data sets ($SUPERMASK_DATA)")
-    parser.add_argument("--tasks", default="split", choices=("split", "permuted"))
-    parser.add_argument("--epochs", type=int, default=2, help="of each task")
-    parser.add_argument("--steps", type=int, default=None, help="of each task, instead of epochs")
-    parser.add_argument("--density", type=float, default=0.3)
-    parser.add_argument("--outputs", type=int, default=20, help="of the network; tasks use 2 or 10")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, required=True, help="folder for tickets and superposition.json")
-    options = parser.parse_args(arguments)
+    options = start(flags, arguments)
     data = load_data(options.data, options.data_root)
     select, real = (split, 2) if options.tasks == "split" else (permuted, data.num_classes)
-    superposition = search_masks(data, select, options)
+    train, asked = (data.train, data.test)
+    if options.validation:
+        train, asked = data.split(0.1, seed=0)
+    superposition = search_masks(data, [select(train, task) for task in range(TASKS)], options)
     superposition.save(options.out)
-    settings = {"data": options.data, "tasks": options.tasks, "epochs": options.epochs}
-    settings |= {"steps": options.steps, "density": options.density, "outputs": options.outputs}
-    result = {**settings, "seed": options.seed, **measure(superposition, data, select, real)}
-    write_json(options.out / "superposition.json", result)
-    print(f"accuracy when the task is given: {100 * result['accuracy_given_task']:.2f} %")
-    for name, by_count in result["inferred"].items():
-        for count, rate in by_count.items():
-            accuracy = result["accuracy_inferred_task"][name][count]
-            print(f"{name}, {count} images: task {100 * rate:.1f} %, accuracy {100 * accuracy:.2f} %")
-    print(f"{result['mask_bytes']} bytes of masks for {TASKS} tasks, in {options.out}")
-    return result
+    rows = measure(superposition, data, [select(asked, task) for task in range(TASKS)], real)
+    about = {
+        "task": f"{options.tasks} {options.data}, {TASKS} tasks",
+        "network": "ResNet-20" if data.in_channels == 3 else "300-100 with norms",
+        "width": options.width,
+        "outputs": options.outputs,
+        "density": options.density,
+        "steps": options.steps,
+        "seed": options.seed,
+        "mask bytes": superposition.mask_bytes,
+    }
+    measures = {"accuracy": "accuracy, %", "inferred": "task inferred, %"}
+    return write_result("superposition", options, about=about, measures=measures, rows=rows)
 
 
 if __name__ == "__main__":

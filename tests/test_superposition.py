@@ -1,8 +1,5 @@
 """Many masks on one network: the gradient of the mixture, inference, files, and the example script."""
 
-import importlib.util
-from pathlib import Path
-
 import pytest
 import torch
 from torch import Tensor, nn
@@ -11,7 +8,7 @@ from torch.nn import functional as F
 import supermask as sm
 from supermask.superposition import Superposition
 
-EXAMPLE = Path(__file__).parents[1] / "examples" / "superposition.py"
+from .test_examples_text import example as example
 
 
 def task_batch(task: int, step: int, count: int = 64) -> tuple[Tensor, Tensor]:
@@ -151,12 +148,12 @@ def test_what_is_no_mask_on_the_network_is_refused(superposition):
 
 
 @pytest.mark.parametrize("tasks", ["split", "permuted"])
-def test_the_example_runs_for_a_few_steps(tmp_path, tasks):
-    spec = importlib.util.spec_from_file_location("superposition_example", EXAMPLE)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    result = module.main(["--data", "digits", "--tasks", tasks, "--steps", "60", "--out", str(tmp_path)])
-    assert result["number"] == 5 and len(list(tmp_path.glob("*.ticket"))) == 5
-    assert result["accuracy_given_task"] > 0.8
-    assert result["inferred"]["exhaustive, entropy"]["128"] > 0.5
+def test_the_example_runs_for_a_few_steps(example, tmp_path, tasks):
+    arguments = ["--data", "digits", "--tasks", tasks, "--steps", "60", "--out", str(tmp_path)]
+    result = example("superposition").main(arguments)
+    assert result["about"]["mask bytes"] > 0 and len(list(tmp_path.glob("*.ticket"))) == 5
+    rows = {entry["method"]: entry for entry in result["rows"]}
+    assert len(rows) == 9 and rows["task given"]["accuracy"] > 0.8
+    best = rows["exhaustive, entropy, 128 images"]
+    assert best["inferred"] > 0.5 and best["accuracy"] <= rows["task given"]["accuracy"] + 1e-9
     assert (tmp_path / "superposition.json").is_file()
