@@ -147,6 +147,8 @@ def test_help_prints_every_flag_with_its_default(command, config, capsys):
     [
         (["search", "--density", "1.5"], "--density 1.5: take a density in (0, 1]"),
         (["search", "--density", "0"], "--density 0.0: take a density in (0, 1]"),
+        (["search", "--method", "magic"], "--method 'magic': take one of edge-popup, biprop"),
+        (["search", "--method", "filters-l1"], "no search over frozen weights; `supermask compare --methods"),
         (["search", "--model", "resnet-21"], "--model: "),
         (["search", "--data", "mnits"], "--data: "),
         (["search", "--data", "mnist", "--data-root", "/nowhere"], "/nowhere"),
@@ -179,7 +181,7 @@ def test_wrong_calls(arguments, message, tmp_path, capsys, monkeypatch):
 
 @pytest.mark.parametrize(
     "arguments",
-    [[], ["serach"], ["search", "--densty", "0.3"], ["search", "--method", "x"], ["imp", "--rounds", "two"]],
+    [[], ["serach"], ["search", "--densty", "0.3"], ["search", "--init", "x"], ["imp", "--rounds", "two"]],
 )
 def test_calls_that_argparse_refuses(arguments, capsys):
     with pytest.raises(SystemExit) as caught:
@@ -198,7 +200,8 @@ def test_out_is_required(capsys):
         ("densty = 0.3", "unknown key 'densty'; did you mean 'density'?"),
         ("density = '0.3'", "density takes a float, not '0.3'"),
         ("rescale = 1", "rescale takes a bool, not 1"),
-        ("method = 'magic'", "choose from edge-popup"),
+        ("method = 'magic'", "--method 'magic': take one of edge-popup"),
+        ("init = 'magic'", "choose from signed_constant"),
         ("density = ", "not valid TOML"),
     ],
 )

@@ -158,7 +158,7 @@ class RuleConfig(TaskConfig):
 class SearchConfig(RuleConfig):
     """`supermask search`: one strong ticket."""
 
-    method: str = option("edge-popup", "search algorithm", choices=tuple(SEARCHES))
+    method: str = option("edge-popup", f"search algorithm: {', '.join(SEARCHES)}")
     method_args: dict[str, str] = option({}, "further arguments of the search, as key=value")  # noqa: RUF009
     density: float = option(0.3, "fraction of weights kept")
     distribution: str = option("uniform", "uniform, global, erk or N:M: how the density spreads")
@@ -168,6 +168,11 @@ class SearchConfig(RuleConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.method not in SEARCHES:
+            known = f"take one of {', '.join(SEARCHES)}"
+            elsewhere = "this is no search over frozen weights; `supermask compare --methods {}` runs it"
+            remedy = elsewhere.format(self.method) if self.method in METHODS else known
+            raise ConfigError("method", self.method, remedy)
         _check_density("density", self.density)
         _check_distribution(self.distribution, self.density)
 
