@@ -105,7 +105,7 @@ def throughput(document: dict[str, Any], _: str) -> str:
         f"{figure['rounds']} rounds of IMP with the reinit control of each, {figure['seeds']} seeds, "
         f"{figure['network']}, CIFAR-10, {figure['epochs']} epochs: {figure['hours']:,.0f} hours, against "
         f"{figure['hours_by_dataloader']:,.0f} by the plain loop (extrapolated from measured steps, "
-        f"{figure['steps']:,} in all; without evaluations)."
+        f"{figure['steps']:,} in all, every round from its first step; without evaluations)."
     )
     script = where(machine, "throughput")
     if machine["gpu"]:

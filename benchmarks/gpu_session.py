@@ -1,8 +1,9 @@
-"""Everything that waits for a GPU, in three steps of less than ten minutes each.
+"""Everything that waits for a GPU, in four steps of less than ten minutes each.
 
     python benchmarks/gpu_session.py tests         # builds the kernels where they are missing; all cuda tests
     python benchmarks/gpu_session.py sanitize      # compute-sanitizer, its four tools, over a choice of tests
-    python benchmarks/gpu_session.py benchmarks    # every benchmark on the GPU
+    python benchmarks/gpu_session.py benchmarks    # kernels: packed layers, selection, steps, generator
+    python benchmarks/gpu_session.py trainings     # images per second of whole trainings, seeds together
 
 What fails is recorded, and the next command goes on. `<out>/gpu_session_<step>.json`, written anew after
 each, holds every command with its exit code, its seconds and the end of its output; benchmarks leave their
@@ -104,6 +105,15 @@ def benchmarks(out: Path) -> list[Command]:
     ]
 
 
+def trainings(out: Path) -> list[Command]:
+    def run(name: str, *arguments: str) -> list[str]:
+        return python(
+            f"benchmarks/{name}.py", "--device", "cuda", "--seconds", "4", *arguments, "--out", str(out)
+        )
+
+    return [(run("throughput"), 400), (run("seeds_together"), 180)]
+
+
 def run(command: list[str], seconds: float) -> dict[str, Any]:
     """Run it from the root of the repository; nothing it does raises."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
@@ -150,18 +160,19 @@ def folder_of_results() -> Path:
 def main() -> int:
     """One step; exit code 1 if a command failed or was not reached."""
     parser = argparse.ArgumentParser(description="what waits for a GPU: tests, sanitizers, benchmarks")
-    parser.add_argument("step", choices=("tests", "sanitize", "benchmarks"))
+    parser.add_argument("step", choices=("tests", "sanitize", "benchmarks", "trainings"))
     parser.add_argument("--out", type=Path, help="folder of the results; by default named after the GPU")
     parser.add_argument("--minutes", type=float, default=9.0, help="when to start no further command")
     options = parser.parse_args()
     sys.path.insert(0, str(ROOT))
     out = (options.out or folder_of_results()).resolve()
     out.mkdir(parents=True, exist_ok=True)
-    commands = (
-        benchmarks(out)
-        if options.step == "benchmarks"
-        else {"tests": tests, "sanitize": sanitize}[options.step]()
-    )
+    commands = {
+        "tests": tests,
+        "sanitize": sanitize,
+        "benchmarks": lambda: benchmarks(out),
+        "trainings": lambda: trainings(out),
+    }[options.step]()
     end = time.monotonic() + 60 * options.minutes
     done: list[dict[str, Any]] = []
     for command, seconds in commands:

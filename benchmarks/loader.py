@@ -151,6 +151,8 @@ def main() -> None:
     places, rest = own.parse_known_args()
     sys.argv[1:] = rest
     options = arguments("our loader against torchvision's; also takes --data-root")
+    if options.device != "cpu":
+        raise SystemExit(f"this measures loading on a CPU, not on {options.device}; leave --device out")
     with tempfile.TemporaryDirectory() as cache:
         rows = [compare(setting, options.seconds, places.data_root, cache) for setting in SETTINGS]
     report("loader", options, rows)

@@ -270,8 +270,6 @@ def main() -> None:
     options = arguments("images per second of dense, edge-popup and IMP", parser)
     options.workers = options.workers or options.threads
     options.amp = options.amp or ("bf16" if options.device == "cuda" else "none")
-    if options.device == "cuda":
-        torch.backends.cudnn.benchmark = True
     rows = [compare(row, options) for row in NETWORKS if not options.networks or row[0] in options.networks]
     more = {"amp": options.amp, "workers": options.workers, "survey_figure_1": figure(options)}
     report("throughput", options, rows, label, **more)

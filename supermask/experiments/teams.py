@@ -16,12 +16,12 @@ from supermask.experiments.spec import RunSpec, Task, canonical_hash
 from supermask.experiments.store import Store
 from supermask.together import is_perceptron, obstacle
 
-MOST = {"cpu": 8, "cuda": 16}
-"""Members of a team at most, where nobody asked for a number; that of CUDA is a prediction."""
-LARGEST = {"cpu": 1 << 22, "cuda": 1 << 28}
+MOST = 8
+"""Members of a team at most, where nobody asked for a number."""
+LARGEST = {"cpu": 1 << 22}
 """Multiply-adds of a forward pass of one member (weights × batch) up to which a perceptron trains faster in a
-team, see `benchmarks/seeds_together.py`; that of CUDA, where launches bound small networks, is a
-prediction."""
+team, see `benchmarks/seeds_together.py`. A GPU has none until one has measured it: there a team gives up CUDA
+graphs, which take away the same overhead."""
 
 Teams = Mapping[str, tuple[str, ...]]
 """Identifier of a run → those of its team, itself among them; runs that go alone are missing."""
@@ -81,7 +81,7 @@ def _paying(task: Task, environment: Environment) -> int:
     weights = sum(parameter.numel() for parameter in network.parameters())
     if not is_perceptron(network) or weights * task.batch_size > LARGEST.get(device, 0):
         return 1
-    return MOST[device]
+    return MOST
 
 
 def _parts(specs: Sequence[RunSpec], most: int, jobs: int) -> list[Sequence[RunSpec]]:
