@@ -224,9 +224,34 @@ def test_classes_come_as_names_and_as_files(tmp_path: Path) -> None:
     assert read_classes([]) == ()
     with pytest.raises(MissingDataError, match=r"no file 'lost\.txt' of class names"):
         read_classes(["lost.txt"])
+    with pytest.raises(MissingDataError, match=r"no file 'some/names' of class names"):
+        read_classes(["n1,some/names"])
     listed.write_text("#\n")
     with pytest.raises(DamagedDataError, match="names no class"):
         read_classes([str(listed)])
+
+
+def test_names_of_classes_may_have_dots_and_spaces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert read_classes(["b.c a", "d.e,f"]) == ("a", "b.c", "d.e", "f")
+    assert read_classes(["african elephant, ant", "polar bear,"]) == ("african elephant", "ant", "polar bear")
+    many = [f"n{index:08}" for index in range(1000)]
+    assert list(read_classes([",".join(many)])) == list(read_classes([" ".join(many)])) == many
+    monkeypatch.chdir(tmp_path)
+    Path("a list").write_text("n2\n")
+    Path("list.of.it").write_text("n3\n")
+    assert read_classes(["a list", "list.of.it,b.c"]) == ("b.c", "n2", "n3")
+
+
+def test_a_class_with_a_dot_is_chosen_and_missed(folder: Path) -> None:
+    for split in ("train", "val"):
+        (folder / split / "bee").rename(folder / split / "b.ee")
+    chosen = Selection(classes=read_classes(["b.ee ant"]))
+    assert load_data(str(folder), image_size=12, selection=chosen).classes == ("ant", "b.ee")
+    lost = Selection(classes=read_classes(["b.e"]))
+    with pytest.raises(
+        MissingDataError, match=r"no class b\.e; nor is there a file .*; close to b\.e: b\.ee"
+    ):
+        load_data(str(folder), image_size=12, selection=lost)
 
 
 def test_chosen_classes_are_all_there_is(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,32 +7,35 @@ suffice: decoders let go of the interpreter lock, and what stays with it is abou
 import hashlib
 import os
 import shutil
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
 from filelock import FileLock
 from numpy.typing import NDArray
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from supermask.data.cache import Cache, Header, header_bytes, open_cache, pack_header
 from supermask.data.dataset import level_counts, statistics_of
 from supermask.data.decode import decode
 from supermask.data.errors import DamagedDataError, UnreadableImageError
 from supermask.data.listing import Listing
+from supermask.data.progress import progress
 from supermask.io import atomic_write
 
 #: Files that a thread takes at a time; to hand small ones over singly costs as much as to decode.
 _RUN = 32
-#: Images handled at a time once they are decoded.
-_CHUNK = 1024
+#: Bytes of decoded images that a thread adds up at a time, and how many such pieces there are at once.
+_PIECE = 2**25
+_PIECES = 8
 _MOST_THREADS = 64
 #: Names of corrupt images in an error.
 _SHOWN = 10
+T = TypeVar("T")
 REMEDY = "Replace or delete them, or leave them out with allow_corrupt"
 
 
@@ -98,19 +101,15 @@ class _Builder:
     def build(self, fit: bool, allow_corrupt: bool) -> None:
         """Decode everything, close the gaps of corrupt images, and write the header."""
         files, root = self._listing.files, self._listing.root
-        console = Console(stderr=True)
-        columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-        with self._pool, Progress(*columns, console=console, disable=not console.is_terminal) as bar:
-            task = bar.add_task(f"decoding {root.name}", total=len(files))
+        with self._pool, progress() as begin:
             one = partial(decode, size=self._size, fit=fit)
-            gray, corrupt = self._decode_all(one, lambda done: bar.update(task, advance=done))
+            gray, corrupt = self._decode_all(one, begin(f"decoding {root.name}", len(files)))
             self._check_corrupt(corrupt, allow_corrupt)
             kept = np.setdiff1d(np.arange(len(files)), list(corrupt))
             shape = (len(kept), *self._size, 1 if gray else 3)
             if len(kept) < len(files) or gray:
                 self._close_gaps(kept, shape[3])
-            bar.update(task, description="adding up", total=len(kept), completed=0)
-            header = self._add_up(kept, shape, corrupt, lambda done: bar.update(task, advance=done))
+            header = self._add_up(shape, corrupt, begin)
         os.ftruncate(self._file, self._start + header.bytes)
         os.pwrite(self._file, pack_header(header, self._start), 0)
 
@@ -181,28 +180,31 @@ class _Builder:
 
     def _add_up(
         self,
-        kept: NDArray[np.int64],
         shape: tuple[int, int, int, int],
         corrupt: dict[int, str],
-        advance: Callable[[int], object],
+        begin: Callable[[str, int], Callable[[int], None]],
     ) -> Header:
         """Statistics and fingerprint of what was written."""
         counts = self._counts(corrupt)
-        totals = [sum(count) for count in counts]
-        chunks = list(range(0, totals[0], _CHUNK))
-        levels = self._pool.map(
-            lambda first: level_counts(self._read(first, min(first + _CHUNK, totals[0]), shape)), chunks
-        )
-        mean, std = statistics_of(levels)
+        train, test = map(sum, counts)
+        # The training split is read twice: the digest begins with its statistics.
+        advance = begin("adding up", 2 * train + test)
+
+        def levels_of(part: range) -> torch.Tensor:
+            levels = level_counts(self._read(part, shape))
+            advance(len(part))
+            return levels
+
+        def planes_of(part: range) -> tuple[range, NDArray[np.uint8]]:
+            return part, self._read(part, shape).contiguous().numpy()
+
+        mean, std = statistics_of(self._each(levels_of, range(train), shape))
         digest = hashlib.sha256(repr((self._classes, mean, std)).encode())
-        first = 0
-        for total, count in zip(totals, counts, strict=True):
-            for start in range(first, first + total, _CHUNK):
-                part = self._read(start, min(start + _CHUNK, first + total), shape)
-                digest.update(part.contiguous().numpy().data)
+        for split, count in zip((range(train), range(train, train + test)), counts, strict=True):
+            for part, planes in self._each(planes_of, split, shape):
+                digest.update(planes.data)
                 advance(len(part))
             digest.update(np.repeat(np.arange(len(count)), count).astype(np.int64).data)
-            first += total
         names = tuple(self._listing.files[index] for index in corrupt)
         return Header(
             source=self._listing.fingerprint,
@@ -216,11 +218,22 @@ class _Builder:
             left_out_names=names,
         )
 
-    def _read(self, first: int, last: int, shape: tuple[int, int, int, int]) -> torch.Tensor:
-        """Images as uint8 (n, C, H, W)."""
-        length = self._image_bytes(shape[3])
-        data = bytearray(_read_all(self._file, (last - first) * length, self._start + first * length))
-        return torch.frombuffer(data, dtype=torch.uint8).view(last - first, *shape[1:]).permute(0, 3, 1, 2)
+    def _each(self, do: Callable[[range], T], images: range, shape: tuple[int, int, int, int]) -> Iterator[T]:
+        """What `do` returns for each piece of the images, in order, with few pieces begun at a time."""
+        step = max(1, _PIECE // self._image_bytes(shape[3]))
+        begun: deque[Future[T]] = deque()
+        for first in range(0, len(images), step):
+            if len(begun) == _PIECES:
+                yield begun.popleft().result()
+            begun.append(self._pool.submit(do, images[first : first + step]))
+        while begun:
+            yield begun.popleft().result()
+
+    def _read(self, images: range, shape: tuple[int, int, int, int]) -> torch.Tensor:
+        """Consecutive images as uint8 (n, C, H, W)."""
+        data = torch.empty(len(images), *shape[1:], dtype=torch.uint8)
+        _fill(self._file, data.numpy(), self._start + images.start * self._image_bytes(shape[3]))
+        return data.permute(0, 3, 1, 2)
 
     def _image_bytes(self, channels: int) -> int:
         return self._size[0] * self._size[1] * channels
@@ -234,15 +247,10 @@ def _write(descriptor: int, pixels: NDArray[np.uint8], offset: int) -> None:
         data, offset = data[written:], offset + written
 
 
-def _read_all(descriptor: int, length: int, offset: int) -> bytes:
-    parts = list(_pieces(descriptor, length, offset))
-    return parts[0] if len(parts) == 1 else b"".join(parts)
-
-
-def _pieces(descriptor: int, length: int, offset: int) -> Iterator[bytes]:
-    while length > 0:
-        part = os.pread(descriptor, length, offset)
-        if not part:
+def _fill(descriptor: int, pixels: NDArray[np.uint8], offset: int) -> None:
+    """Read all of an array; one call may read less."""
+    data = pixels.data.cast("B")
+    while data:
+        if not (read := os.preadv(descriptor, [data], offset)):
             raise OSError("the cache became shorter while it was made")
-        yield part
-        length, offset = length - len(part), offset + len(part)
+        data, offset = data[read:], offset + read

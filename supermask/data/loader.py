@@ -25,11 +25,11 @@ from supermask.data.augment import (
 )
 from supermask.data.boxes import draw_boxes, middle_box
 from supermask.data.colour import adjust_, draw_colours
-from supermask.data.dataset import Images, is_on_device, on_device
+from supermask.data.dataset import Images
 from supermask.data.draws import Stream, permutation
 from supermask.data.mapped import MappedImages
 from supermask.data.normalize import Normalizer
-from supermask.data.read_ahead import ReadAhead, fits
+from supermask.data.read_ahead import ReadAhead, place
 from supermask.data.resample import resample
 
 
@@ -58,7 +58,7 @@ class Loader:
         channels_last: Memory format of the images in a batch.
         stream: Leave images of a mapped file there and read them batch by batch; by default where half of
             the device's free memory would not hold them.
-        workers: Threads that read ahead of a stream.
+        workers: Threads that read ahead of a stream; by default as many as torch has, from 2 to 8.
         ahead: Batches that they read ahead.
 
     Raises:
@@ -80,7 +80,7 @@ class Loader:
         dtype: torch.dtype = torch.float32,
         channels_last: bool = False,
         stream: bool | None = None,
-        workers: int = 2,
+        workers: int | None = None,
         ahead: int = 2,
     ) -> None:
         _check(images, batch_size, mean, std, image_size)
@@ -91,7 +91,7 @@ class Loader:
             raise ValueError("there are no images to make batches of; a loader needs at least one")
         self.batch_size = min(batch_size, len(images))
         self.steps_per_epoch = len(images) // self.batch_size
-        if workers < 0 or ahead < 0:
+        if (workers is not None and workers < 0) or ahead < 0:
             raise ValueError(f"workers and ahead are not negative, and are {workers} and {ahead}")
         self._stored = images.shape[1]
         self._image_size = image_size or self._stored
@@ -102,14 +102,10 @@ class Loader:
         self._normalize = Normalizer(mean, std, device, dtype, channels_last)
         self._orders: dict[int, NDArray[np.int64]] = {}
         self._labels = images.labels.to(device)
+        self._images, streamed = place(images, device, stream)
         self._read_ahead: ReadAhead | None = None
-        if isinstance(images, MappedImages) and stream is None:
-            stream = not (is_on_device(images, device) or fits(images, device))
-        if isinstance(images, MappedImages) and stream:
-            self._read_ahead = ReadAhead(images, self._indices, device, workers=workers, ahead=ahead)
-            self._images: Images = images
-        else:
-            self._images = on_device(images, device)
+        if isinstance(self._images, MappedImages) and streamed:
+            self._read_ahead = ReadAhead(self._images, self._indices, device, workers=workers, ahead=ahead)
 
     def batch(self, step: int, rows: slice = slice(None)) -> tuple[Tensor, Tensor]:
         """Return the batch of a step, counted from 0 over all epochs.
@@ -198,8 +194,12 @@ def iterate_eval(
     *,
     image_size: int | None = None,
     channels_last: bool = False,
+    stream: bool | None = None,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Iterate over the middle of every image once, in order.
+
+    Whoever iterates often over images that are not on the device puts them there first, with
+    `supermask.data.read_ahead.place`.
 
     Args:
         images: The images, on any device; none of them gives no batch.
@@ -211,6 +211,7 @@ def iterate_eval(
         turn: Rank and number of those who share the batches; each gets whole ones, in turn.
         image_size: Height and width of the middle that is taken of each image; by default all of it.
         channels_last: Memory format of the images in a batch.
+        stream: Read images of a mapped file ahead, in threads; by default for every device but a CPU.
 
     Returns:
         An iterator over batches: normalized images (B, C, H, W), labels (B,) int64.
@@ -222,12 +223,32 @@ def iterate_eval(
     normalize = Normalizer(mean, std, device, dtype, channels_last)
     stored = images.shape[1]
     middle = middle_box(stored, image_size or stored)
+    if stream is None:
+        stream = torch.device(device).type != "cpu"
+    rank, size = turn
+    firsts = range(rank * batch_size, len(images), size * batch_size)
+
+    def indices(step: int) -> NDArray[np.int64]:
+        return np.arange(firsts[step], min(firsts[step] + batch_size, len(images)))
+
+    def in_turn() -> Iterator[Images]:
+        for first in firsts:
+            last = min(first + batch_size, len(images))
+            yield images.take(torch.arange(first, last, device=images.labels.device))
+
+    def read_ahead() -> Iterator[Images]:
+        assert isinstance(images, MappedImages)
+        reading = ReadAhead(images, indices, device, steps=len(firsts))
+        labels = images.labels.to(device)
+        try:
+            for step, first in enumerate(firsts):
+                yield Images(reading(step), labels[first : first + batch_size])
+        finally:
+            reading.close()
 
     def batches() -> Iterator[tuple[Tensor, Tensor]]:
-        rank, size = turn
-        for first in range(rank * batch_size, len(images), size * batch_size):
-            chosen = images.take(torch.arange(first, min(first + batch_size, len(images))))
-            yield normalize(chosen.pixels.to(device)[(..., *middle)]), chosen.labels.to(device)
+        for some in read_ahead() if isinstance(images, MappedImages) and stream else in_turn():
+            yield normalize(some.pixels.to(device)[(..., *middle)]), some.labels.to(device)
 
     # A generator of its own, so that wrong arguments are refused now and not at the first batch.
     return batches()

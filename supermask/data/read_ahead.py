@@ -11,11 +11,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from supermask.data.dataset import Images, is_on_device, on_device
 from supermask.data.mapped import MappedImages
+
+#: Threads that read ahead: two are worth it even for a run of one thread, because they wait for the disk.
+_FEWEST, _MOST = 2, 8
 
 
 class ReadAhead:
-    """Reads ahead of the training; what it returns depends on the step alone.
+    """Reads ahead of a training or an evaluation; what it returns depends on the step alone.
 
     On a GPU images go to pinned memory and from there to the device while it is busy with earlier batches.
 
@@ -23,8 +27,10 @@ class ReadAhead:
         images: Where they are.
         indices_of: Step number → which images its batch has.
         device: Where they are wanted.
-        workers: Threads that read; with 0, the caller reads when it needs the images.
+        workers: Threads that read; with 0, the caller reads when it needs the images. None takes as many as
+            torch has, from 2 to 8.
         ahead: Batches to read ahead.
+        steps: How many steps there are; None for no end.
     """
 
     def __init__(
@@ -33,12 +39,15 @@ class ReadAhead:
         indices_of: Callable[[int], NDArray[np.int64]],
         device: torch.device | str,
         *,
-        workers: int,
-        ahead: int,
+        workers: int | None = None,
+        ahead: int = 2,
+        steps: int | None = None,
     ) -> None:
+        if workers is None:
+            workers = min(max(torch.get_num_threads(), _FEWEST), _MOST)
         self._images, self._indices_of, self._device = images, indices_of, torch.device(device)
         self._rows, self._stored = images.rows.numpy(), images.stored.numpy()
-        self._ahead = ahead
+        self._ahead, self._steps = ahead, steps
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="read-ahead") if workers else None
         self._workers = max(1, workers)
         self._coming: dict[int, tuple[Tensor, list[Future[None]]]] = {}
@@ -55,12 +64,19 @@ class ReadAhead:
         if part != self._part:
             self._drop(self._coming)
             self._part = part
-        wanted = range(step, step + self._ahead + 1)
+        end = step + self._ahead + 1
+        wanted = range(step, end if self._steps is None else min(end, self._steps))
         self._drop([other for other in self._coming if other not in wanted])
         for coming in wanted:
             if coming not in self._coming:
                 self._coming[coming] = self._begin(coming, part)
         return self._deliver(*self._coming.pop(step))
+
+    def close(self) -> None:
+        """End the threads; what was read ahead is dropped."""
+        self._drop(self._coming)
+        if self._pool is not None:
+            self._pool.shutdown(wait=False)
 
     def _drop(self, steps: Iterable[int]) -> None:
         for step in list(steps):
@@ -95,6 +111,28 @@ class ReadAhead:
         user.wait_stream(self._copies)
         copied.record_stream(user)
         return copied
+
+
+def place(images: Images, device: torch.device | str, stream: bool | None = None) -> tuple[Images, bool]:
+    """Put images where batches are made of them: on the device, as long as somebody keeps the result.
+
+    Images of a mapped file stay there if that is asked for or the device has no room, and always on a CPU.
+
+    Args:
+        images: The images.
+        device: Where the batches are wanted.
+        stream: Leave those of a mapped file there; by default where half of the device's free memory would
+            not hold them.
+
+    Returns:
+        The images there, or as they are; whether they should be read ahead.
+    """
+    if isinstance(images, MappedImages):
+        if stream is None:
+            stream = not (is_on_device(images, device) or fits(images, device))
+        if stream:
+            return images, True
+    return on_device(images, device), False
 
 
 def fits(images: MappedImages, device: torch.device | str) -> bool:

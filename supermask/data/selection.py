@@ -2,6 +2,7 @@
 
 import difflib
 import hashlib
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,28 +53,40 @@ class Selection:
 
 
 def read_classes(given: Sequence[str]) -> tuple[str, ...]:
-    """Names of classes from a command line, sorted: each word is a file, or names joined by commas.
+    """Names of classes from a command line, sorted.
 
-    A file has a name at the start of each line; empty lines and those that begin with # are passed over.
+    A word is a file of names, or names joined by commas or else by spaces: ``"african elephant,"`` is one. A
+    file has a name at the start of each line; empty lines and those that begin with # are passed over. A
+    name may have dots; one with a slash, or that ends in .txt, can only be a file.
 
     Raises:
-        MissingDataError: A word looks like a path and is no file.
+        MissingDataError: A word can only be a file, and there is none.
         DamagedDataError: A file has no names.
     """
     names: set[str] = set()
     for word in given:
-        path = Path(word).expanduser()
-        if path.is_file():
-            lines = [line.split() for line in path.read_text(encoding="utf-8").splitlines()]
-            found = {words[0] for words in lines if words and not words[0].startswith("#")}
-            if not found:
-                raise DamagedDataError(f"{path} names no class; write one at the start of each line")
-            names |= found
-        elif len(path.parts) > 1 or path.suffix:
-            raise MissingDataError(f"there is no file {word!r} of class names; give its path, or the names")
-        else:
-            names |= {name for name in word.split(",") if name}
+        whole = os.path.isfile(os.path.expanduser(word))
+        pieces = [word] if whole else word.split(",") if "," in word else word.split()
+        for piece in map(str.strip, pieces):
+            path = Path(os.path.expanduser(piece))
+            # Asked of os.path, which finds no file under many names joined to one that is too long.
+            if os.path.isfile(path):
+                names |= _names_in(path)
+            elif len(path.parts) > 1 or path.suffix.lower() == ".txt":
+                raise MissingDataError(
+                    f"there is no file {piece!r} of class names; give its path, or the names"
+                )
+            elif piece:
+                names.add(piece)
     return tuple(sorted(names))
+
+
+def _names_in(path: Path) -> set[str]:
+    lines = [line.split() for line in path.read_text(encoding="utf-8").splitlines()]
+    found = {words[0] for words in lines if words and not words[0].startswith("#")}
+    if not found:
+        raise DamagedDataError(f"{path} names no class; write one at the start of each line")
+    return found
 
 
 def check_known(wanted: Sequence[str], present: Sequence[str], split: Path) -> None:
@@ -87,4 +100,6 @@ def check_known(wanted: Sequence[str], present: Sequence[str], split: Path) -> N
         close = difflib.get_close_matches(unknown[0], present, n=3)
         hint = f"; close to {unknown[0]}: {', '.join(close)}" if close else ""
         more = f" and {len(unknown) - 5} more" if len(unknown) > 5 else ""
-        raise MissingDataError(f"{split} has no class {', '.join(unknown[:5])}{more}{hint}")
+        # A file of names that is not there looks like the name of a class.
+        file = "; nor is there a file of that name" if any("." in name for name in unknown) else ""
+        raise MissingDataError(f"{split} has no class {', '.join(unknown[:5])}{more}{file}{hint}")

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from supermask.data import DamagedDataError, Dataset, Images, Loader, iterate_eval
+from supermask.data.read_ahead import place
 from supermask.distributed import Ranks, Share
 from supermask.experiments.datasets import dataset, split
 from supermask.experiments.spec import RunSpec, Task, specified
@@ -107,6 +108,8 @@ class Execution:
         task = spec.task
         self.data = data_of(task, environment)
         self.train_split, self.val_split = split(self.data, task.val_fraction)
+        self._stream = {"always": True, "never": False}.get(environment.stream)
+        self._placed: dict[Images, tuple[Images, bool]] = {}
         self.model = self._model(task)
         self.loader = self._loader(task)
         self.initial_weights = self.masked_weights()
@@ -122,7 +125,7 @@ class Execution:
             device=self.environment.device,
             image_size=self.data.image_size,
             channels_last=self._channels_last,
-            stream={"always": True, "never": False}.get(self.environment.stream),
+            stream=self._stream,
         )
 
     def _model(self, task: Task) -> nn.Module:
@@ -222,17 +225,24 @@ class Execution:
         return {f"val_{name}": value for name, value in measured.items() if value is not None}
 
     def evaluate(self, images: Images) -> dict[str, float | None]:
-        """Accuracy and loss; a loss that is not finite, as fp16 can give, is None."""
-        ranks = self.environment.ranks
+        """Accuracy and loss; a loss that is not finite, as fp16 can give, is None.
+
+        What fits on the device is copied there once and kept to the end of the run.
+        """
+        ranks, device = self.environment.ranks, self.environment.device
+        if images not in self._placed:
+            self._placed[images] = place(images, device, self._stream)
+        there, streamed = self._placed[images]
         batches = iterate_eval(
-            images,
+            there,
             EVAL_BATCH,
             self.data.mean,
             self.data.std,
-            self.environment.device,
+            device,
             turn=(ranks.rank, ranks.size),
             image_size=self.data.image_size,
             channels_last=self._channels_last,
+            stream=streamed,
         )
         measured = evaluate(self.model, batches, self.spec.task.amp, ranks)
         return {name: value if math.isfinite(value) else None for name, value in measured.items()}
