@@ -170,6 +170,24 @@ def test_channels_lose_scale_and_shift_and_pay_for_the_scale():
     assert not model[1].weight[~kept].any() and not model[1].bias[~kept].any()
 
 
+@pytest.mark.parametrize("scale", [1.0, 1024.0])
+def test_the_penalty_is_paid_once_for_each_step(scale):
+    """However many batches are accumulated, and though gradients were scaled in between."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(10, 8, bias=False), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 4))
+    twin = copy.deepcopy(model)
+    optimizers = [torch.optim.SGD(net.parameters(), lr=0.1) for net in (model, twin)]
+    EarlyBird(optimizers[0], model, density=0.5, units="channels", every=1, until=3)
+    inputs = torch.randn(4, 16, 10)
+    for net, optimizer in zip((model, twin), optimizers, strict=True):
+        for part in inputs:
+            (net(part).square().mean() * scale).backward()
+        for parameter in net.parameters():
+            parameter.grad /= scale  # as a GradScaler does before the step
+        optimizer.step()
+    assert torch.allclose(model[1].weight, twin[1].weight - 0.1 * 1e-4, rtol=0, atol=1e-6)
+
+
 def test_bad_requests_are_refused_with_the_reason():
     model = network()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)

@@ -184,6 +184,48 @@ def test_the_ticket_of_a_search_rebuilds_its_network(searcher, small_net, batch,
     assert torch.equal(twin(batch[0]), small_net.eval()(batch[0]))
 
 
+def test_a_ticket_between_two_steps_is_the_final_network_and_leaves_the_training_alone(
+    searcher, small_net, batch
+):
+    """What a loop of one's own does: steps, then `ticket`, with nothing called in between."""
+    sm.randomize_(small_net, seed=2)
+    search = searcher(small_net, density=0.3, lr=learning_rate(searcher))
+    train(small_net, search, batch, 5)
+    before = {name: value.clone() for name, value in small_net.state_dict().items()}
+    ticket = search.ticket()
+    assert ticket.strong
+    assert all(torch.equal(before[name], value) for name, value in small_net.state_dict().items())
+    twin = ticket.apply(copy.deepcopy(small_net).apply(scramble)).eval()
+    with search.evaluating():
+        assert torch.equal(twin(batch[0]), small_net.eval()(batch[0]))
+    search.settle()
+    found = ticket.mask()
+    assert all(torch.equal(kept, found[name]) for name, kept in search.mask.items())
+
+
+OTHER_OPTIONS = {
+    "concrete": [{"objective": "kl"}, {"slack": 2.0}, {"seed": 1}],
+    "edge-popup": [{"ranking": "raw"}],
+    "frozen": [{"pruned": 0.1}, {"seed": 1}],
+    "gem-miner": [{"penalty": 1.0}, {"restore": True}],
+    "iterand": [{"rate": 0.7}, {"seed": 1}],
+    "l0-gates": [{"gates": "neuron"}, {"seed": 1}],
+    "signed-supermask": [{"fixed_threshold": True}],
+    "zhou": [{"dynamic_rescale": False}, {"seed": 1}],
+}
+
+
+@pytest.mark.parametrize(
+    ("method", "options"), [(method, other) for method, others in OTHER_OPTIONS.items() for other in others]
+)
+def test_the_state_of_a_search_with_other_options_is_refused(method, options, small_net):
+    sm.randomize_(small_net, seed=0)
+    search = sm.SEARCHES[method](small_net, density=0.3, lr=0.1)
+    other = sm.SEARCHES[method](copy.deepcopy(small_net), density=0.3, lr=0.1, **options)
+    with pytest.raises(ValueError, match=r"the state is of another|has no .score."):
+        other.load_state_dict(search.state_dict())
+
+
 def scramble(module: nn.Module) -> None:
     for tensor in (*module.parameters(recurse=False), *module.buffers(recurse=False)):
         tensor.data.fill_(9)

@@ -165,6 +165,18 @@ def test_the_expected_density_is_held_and_the_final_one_exact(relaxation):
     assert (model(x).argmax(dim=1) == y).double().mean() > 0.4
 
 
+def test_smoothed_labels_reach_the_loss_of_a_concrete_search(small_net, batch):
+    sm.randomize_(small_net, seed=0)
+    search = ConcreteTicketSearch(small_net, density=0.3, lr=0.1)
+    inputs, labels = batch
+    for smoothing in (0.0, 0.1):
+        expected = F.cross_entropy(small_net(inputs), labels, label_smoothing=smoothing)
+        assert torch.equal(search.objective(small_net, inputs, labels, smoothing), expected)
+    divergence = ConcreteTicketSearch(copy.deepcopy(small_net), density=0.3, lr=0.1, objective="kl")
+    with pytest.raises(ValueError, match=r"leave label_smoothing=0\.1 out"):
+        divergence.objective(small_net, inputs, labels, 0.1)
+
+
 def test_a_given_penalty_lets_the_density_emerge():
     def density(penalty: float) -> float:
         model = sm.randomize_(net(), seed=0)

@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -25,7 +26,7 @@ from supermask.prune import signs
 from supermask.search import Search
 from supermask.synced_norms import synced_norms
 from supermask.ticket import Ticket
-from supermask.train import Checkpoint, Progress, Schedule, evaluate, fit
+from supermask.train import Checkpoint, Objective, Progress, Schedule, evaluate, fit
 
 EVALUATIONS = 20
 """Points of a learning curve."""
@@ -189,13 +190,18 @@ class Execution:
             optimizer,
             lambda step: self.loader.batch(step, share.rows),
             evaluation=(lambda: self.validation(optimizer)) if len(self.val_split) else None,
-            objective=getattr(optimizer, "objective", None),
+            objective=self._objective(optimizer),
             on_step=step_done,
             on_record=self.run.write_history if ranks.main else None,
             checkpoint=Checkpoint(self.run.checkpoint, self.environment.checkpoint_seconds),
             share=share,
             **self.training(),
         )
+
+    def _objective(self, optimizer: Optimizer) -> Objective | None:
+        """The loss of a search that has its own."""
+        own = getattr(optimizer, "objective", None)
+        return own and partial(own, label_smoothing=self.spec.task.label_smoothing)
 
     def training(self) -> dict[str, Any]:
         """What the task and the environment say to `fit`."""

@@ -129,7 +129,7 @@ def search(execution: Execution) -> Outcome:
     facts = {}
     if isinstance(optimizer, Zhou):
         accuracies = [execution.evaluate(execution.data.test)["accuracy"] for _ in optimizer.samples(SAMPLES)]
-        facts["sampled_accuracy"] = fmean(filter(None, accuracies))
+        facts["sampled_accuracy"] = fmean(a for a in accuracies if a is not None)
     optimizer.settle()
     if type(optimizer).settle is not Search.settle:
         # Norms saw another network than the one that is put in place.

@@ -67,17 +67,19 @@ class EarlyBird(StatefulHold):
             named = unwrap(model).named_parameters()
             held |= {name: tensor for name, tensor in named if _scale_of(name) in self._watched}
         super().__init__(optimizer, everything(held), model, {"step": 0, "recent": [], "drawn": None})
+        if units == "channels":
+            self._handles.append(optimizer.register_step_pre_hook(self._before_step))
 
     @property
     def drawn(self) -> int | None:
         """The step at which the ticket was drawn, or None."""
         return self.state["drawn"]
 
-    def _on_gradient(self, name: str, parameter: Tensor) -> None:
-        if self.units == "channels" and self.drawn is None and name in self._watched:
-            assert parameter.grad is not None
-            parameter.grad.add_(torch.sign(parameter.detach()), alpha=PENALTY)
-        super()._on_gradient(name, parameter)
+    def _before_step(self, *_: object) -> None:
+        """Add the gradient of the L1 penalty once for each step, after any unscaling and clipping."""
+        for scale in self._watched.values() if self.drawn is None else ():
+            if scale.grad is not None:
+                scale.grad.add_(torch.sign(scale.detach()), alpha=PENALTY)
 
     def _after_step(self, *_: object) -> None:
         self.state["step"] += 1

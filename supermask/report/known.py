@@ -37,7 +37,7 @@ STRONG = (
     ),
     Method(
         "frozen", "partially frozen", "strong", "#8a5a2b", "X",
-        "edge-popup where a random part of the mask is settled before the search, so that it needs no bits.",
+        "edge-popup where a random part of the mask follows from the seed, and only the rest is searched.",
     ),
     Method(
         "l0-gates", "L0 gates", "strong", "#117733", "P",

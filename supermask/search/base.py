@@ -294,13 +294,16 @@ class Search(Optimizer):
         return None
 
     def ticket(self, provenance: Mapping[str, Any] | None = None) -> Ticket:
-        """The network as it stands: a seed and one bit per weight, where the weights follow from a seed.
+        """The final network: a seed and one bit per weight, where the weights follow from a seed.
+
+        Where training sees another network (a sample, open gates), the ticket is that of `evaluating`.
 
         Args:
             provenance: JSON-able facts to record in the file (the method and density are recorded).
         """
         facts = {"method": self.method, "density": self.current_density, "distribution": self.distribution}
-        return Ticket.of(self.model, self.mask, provenance={**facts, **(provenance or {})})
+        with self.evaluating():
+            return Ticket.of(self.model, self.mask, provenance={**facts, **(provenance or {})})
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Clear the gradients of the whole model, also of parameters that the search does not move."""
@@ -365,6 +368,16 @@ class Search(Optimizer):
         return {**super().__getstate__(), **own}
 
     # Plumbing.
+
+    @contextmanager
+    def _in_place(self, mask: masks.Mask) -> Iterator[None]:
+        """Inside this context the model has the weights under another mask."""
+        training = self.mask
+        self._write(mask)
+        try:
+            yield
+        finally:
+            self._write(training)
 
     def _step_in_parts(self) -> None:
         received = [self.state[p] for p in self._names.values() if p.grad is not None]

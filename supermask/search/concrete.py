@@ -86,19 +86,30 @@ class ConcreteTicketSearch(GatedSearch):
             self.balance = (1 - SMOOTHING) * self.balance + SMOOTHING * target
         return self.balance
 
-    def objective(self, model: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
+    def objective(
+        self, model: nn.Module, inputs: Tensor, labels: Tensor, label_smoothing: float = 0.0
+    ) -> Tensor:
         """What a training loop minimizes: cross-entropy, or the divergence from the dense network.
 
         Args:
             model: The network as the loop calls it (it may be a compiled wrapper).
             inputs: A batch, (N, …).
             labels: Its labels, (N,); the divergence does not read them.
+            label_smoothing: Of the cross-entropy.
+
+        Raises:
+            ValueError: Smoothing of labels is asked of the divergence.
         """
         if self.objective_name == "loss":
-            return F.cross_entropy(model(inputs), labels)
+            return F.cross_entropy(model(inputs), labels, label_smoothing=label_smoothing)
+        if label_smoothing:
+            raise ValueError(f"objective='kl' reads no labels; leave label_smoothing={label_smoothing} out")
         with torch.no_grad(), self.dense():
             teacher = model(inputs)
         return reverse_divergence(model(inputs), teacher)
+
+    def _identity(self) -> dict[str, Any]:
+        return {**super()._identity(), "objective": self.objective_name, "slack": self.slack}
 
     def state_dict(self) -> dict[str, Any]:
         return {**super().state_dict(), "balance": self.balance}

@@ -99,7 +99,7 @@ class Frozen(EdgePopup):
 
     def _identity(self) -> dict[str, Any]:
         frozen = {"pruned": self.pruned, "locked": self.locked, "layout": self.layout}
-        return {**super()._identity(), **frozen}
+        return {**super()._identity(), "seed": self.seed, **frozen}
 
     def _draw_patterns(self) -> None:
         shapes = {name: tuple(p.shape) for name, p in self._names.items()}

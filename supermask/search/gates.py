@@ -154,7 +154,7 @@ class GatedSearch(NoisySearch):
 
     def _identity(self) -> dict[str, Any]:
         relaxation = {"relaxation": type(self.relaxation).__name__, **vars(self.relaxation)}
-        return {**super()._identity(), **relaxation}
+        return {**super()._identity(), "seed": self.seed, **relaxation}
 
     def _counts(self, density: float) -> dict[str, int] | int:
         shapes = {name: tuple(score.shape) for name, score in self.scores.items() if self.gated(name)}

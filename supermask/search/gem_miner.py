@@ -16,7 +16,8 @@ Ours: equal scores keep the lower index; every layer keeps its best score free; 
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from typing import Any, ClassVar
 
 import torch
@@ -126,6 +127,16 @@ class GemMiner(Search):
         """With `restore`, let all free weights stand."""
         if self.restore:
             self._write({name: free.clone() for name, free in self.free.items()})
+
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        final = {name: free.clone() for name, free in self.free.items()}
+        with self._in_place(final) if self.restore else nullcontext():
+            yield
+
+    def _identity(self) -> dict[str, Any]:
+        own = {"penalty": self.penalty, "period": self.period, "restore": self.restore}
+        return {**super()._identity(), **own}
 
     def _freeze(self) -> None:
         free = self.free

@@ -89,7 +89,7 @@ class IteRand(EdgePopup):
         self._note_generation(self._steps // self.period)
 
     def _identity(self) -> dict[str, Any]:
-        return {**super()._identity(), "period": self.period, "rate": self.rate}
+        return {**super()._identity(), "seed": self.seed, "period": self.period, "rate": self.rate}
 
     def _draw_again(self) -> None:
         generation = (self._steps + 1) // self.period

@@ -52,6 +52,9 @@ class SignedSupermask(Search):
     ) -> list[Tensor]:
         return [g.to(s.dtype).contiguous() * w for g, w, s in zip(grads, weights, scores, strict=True)]
 
+    def _identity(self) -> dict[str, Any]:
+        return {**super()._identity(), "fixed_threshold": self.fixed_threshold}
+
     def select(self) -> masks.Mask:
         if not self.fixed_threshold:
             return super().select()

@@ -25,7 +25,6 @@ from supermask import ops
 from supermask.init import derive_key
 from supermask.parameters import ParameterInfo
 from supermask.search.base import Search, register_search
-from supermask.ticket import Ticket
 
 
 @register_search("zhou")
@@ -90,15 +89,13 @@ class Zhou(Search):
     def settle(self) -> None:
         self._write(self.mode())
 
+    def _identity(self) -> dict[str, Any]:
+        return {**super()._identity(), "seed": self.seed, "dynamic_rescale": self.dynamic_rescale}
+
     @contextmanager
     def evaluating(self) -> Iterator[None]:
         with self._in_place(self.mode()):
             yield
-
-    def ticket(self, provenance: Mapping[str, Any] | None = None) -> Ticket:
-        """The ticket of the most likely mask; see `Search`."""
-        with self.evaluating():
-            return super().ticket(provenance)
 
     def mode(self) -> masks.Mask:
         """The most likely masks: every weight that is kept with a probability above one half."""
@@ -114,15 +111,6 @@ class Zhou(Search):
         for number in range(count):
             with self._in_place(self._draw(f"evaluation-{number}", self._steps)):
                 yield number
-
-    @contextmanager
-    def _in_place(self, mask: masks.Mask) -> Iterator[None]:
-        training = self.mask
-        self._write(mask)
-        try:
-            yield
-        finally:
-            self._write(training)
 
     def _draw(self, purpose: str, number: int) -> masks.Mask:
         masks.check_finite(self.scores)
