@@ -4,6 +4,8 @@ Every part leaves `<part>-<rank>` in the folder; the tests compare those of the 
 what one process computes by the same functions.
 """
 
+import os
+import signal
 import sys
 from contextlib import nullcontext
 from functools import partial
@@ -64,6 +66,13 @@ def measured(model: nn.Module, ranks: Ranks) -> dict[str, float]:
     dtype = next(model.parameters()).dtype
     turn = (ranks.rank, ranks.size)
     return sm.evaluate(model, iterate_eval(images(), 5, (0.5,), (0.2,), dtype=dtype, turn=turn), ranks=ranks)
+
+
+def half_masks(model: nn.Module) -> dict[str, Tensor]:
+    """Random masks of density 0.5 of all matrices and kernels."""
+    shapes = {n: tuple(p.shape) for n, p in model.named_parameters() if p.dim() > 1}
+    counts = {name: model.get_parameter(name).numel() // 2 for name in shapes}
+    return random_mask(shapes, counts, seed=1)
 
 
 def trained(model: nn.Module, optimizer: Any, ranks: Ranks, size: int, **options: Any) -> dict[str, Any]:
@@ -128,16 +137,11 @@ def every_search(ranks: Ranks, folder: Path) -> dict[str, Any]:
 def every_hold(ranks: Ranks, folder: Path) -> dict[str, Any]:
     """Weights trained under masks that stay and masks that move."""
 
-    def masks(model: nn.Module) -> dict[str, Tensor]:
-        shapes = {n: tuple(p.shape) for n, p in model.named_parameters() if p.dim() > 1}
-        counts = {name: model.get_parameter(name).numel() // 2 for name in shapes}
-        return random_mask(shapes, counts, seed=1)
-
     def hold(optimizer: torch.optim.Optimizer, model: nn.Module) -> Any:
-        return sm.hold(optimizer, masks(model), model)
+        return sm.hold(optimizer, half_masks(model), model)
 
     def rewire(rule: str, optimizer: torch.optim.Optimizer, model: nn.Module) -> Any:
-        return Rewire(optimizer, masks(model), model, rule=rule, every=3, until=10)
+        return Rewire(optimizer, half_masks(model), model, rule=rule, every=3, until=10)
 
     def early_bird(units: str, optimizer: torch.optim.Optimizer, model: nn.Module) -> Any:
         return EarlyBird(optimizer, model, density=0.5, units=units, every=1, until=7)
@@ -157,15 +161,99 @@ def every_hold(ranks: Ranks, folder: Path) -> dict[str, Any]:
 
 
 def curve(kind: str, size: int, synced: bool, ranks: Ranks, folder: Path) -> dict[str, Any]:
-    """A search or a dense training in float64, to be compared with one process."""
+    """A search, a dense training or one under a mask, in float64, to be compared with one process."""
     model = network(norm=synced, dtype=torch.float64)
     if kind == "search":
         optimizer: Any = sm.EdgePopup(model, density=0.3, lr=0.1, momentum=0.9)
     else:
         model.requires_grad_(True)
         optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
+        if kind == "hold":
+            sm.hold(optimizer, half_masks(model), model)
     with synced_norms(model) if synced and ranks.size > 1 else nullcontext():
         return trained(model, optimizer, ranks, size, clip=0.5, label_smoothing=0.1)
+
+
+def imp_rounds(ranks: Ranks, folder: Path) -> dict[str, Any]:
+    """Three trainings and the tickets of two rounds between them, in float64, rewound to step 2."""
+    model = network(norm=False, dtype=torch.float64).requires_grad_(True)
+    whole, share = ranks.wrap(model), Share.of(15, ranks)
+
+    def train(model: nn.Module, mask: Any, *, start: int, on_step: Any) -> list[dict[str, float]]:
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9, weight_decay=1e-3)
+        held = sm.hold(optimizer, mask, model)
+        progress = sm.fit(
+            whole,
+            optimizer,
+            lambda step: share.take(batch(step, 15, torch.float64)),
+            start=start,
+            steps=STEPS,
+            clip=0.5,
+            evaluation=lambda: measured(model, ranks),
+            evaluate_every=5,
+            on_step=on_step,
+            share=share,
+        )
+        held.remove()
+        return progress.history
+
+    found: dict[str, Any] = {"history": []}
+    for round in sm.imp(model, train, rounds=2, rate=0.3, rewind_to=2):
+        weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+        found[f"round {round.round}"] = {"masks": round.mask, "weights": weights}
+        found["history"] += round.result
+    return found
+
+
+def bf16(ranks: Ranks, folder: Path) -> dict[str, Any]:
+    """A search and a training under a mask, in autocast to bfloat16."""
+    found = {}
+    for kind in ("search", "hold"):
+        torch.manual_seed(100 + ranks.rank)
+        model = network()
+        if kind == "search":
+            optimizer: Any = sm.EdgePopup(model, density=0.3, lr=0.1, momentum=0.9)
+        else:
+            model.requires_grad_(True)
+            optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
+            handle = sm.hold(optimizer, half_masks(model), model)
+        with synced_norms(model) if ranks.size > 1 else nullcontext():
+            found[kind] = trained(model, optimizer, ranks, 15, amp="bf16", clip=1.0)
+        if kind == "hold":
+            found[kind]["masks"] = handle.mask
+    return found
+
+
+def die(ranks: Ranks) -> None:
+    if ranks.rank == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def lost(ranks: Ranks, folder: Path) -> dict[str, Any]:
+    """Rank 1 dies while the gradients of a small network are summed.
+
+    The others ignore torchrun's request to end, so that they have to notice by themselves. Neither
+    `DistributedDataParallel` nor an optimizer: they import for longer than all of this takes.
+    """
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    model, share = network().requires_grad_(True), Share.of(9, ranks)
+    for step in range(STEPS):
+        inputs, labels = share.take(batch(step, 9))
+        share.weigh(F.cross_entropy(model(inputs), labels)).backward()
+        if step == 3:
+            die(ranks)
+        for parameter in model.parameters():
+            assert parameter.grad is not None
+            parameter.grad = ranks.sum(parameter.grad) / ranks.size
+    return dict(model.state_dict())
+
+
+def lost_training(ranks: Ranks, folder: Path) -> dict[str, Any]:
+    """Rank 1 dies in the middle of `fit`."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    model = network()
+    search = sm.EdgePopup(model, density=0.3, lr=0.1)
+    return trained(model, search, ranks, 9, on_step=lambda step: die(ranks) if step == 3 else None)
 
 
 def statistics(ranks: Ranks, folder: Path) -> dict[str, Any]:
@@ -290,6 +378,12 @@ PARTS = {
     "search_synced": partial(curve, "search", 15, True),
     "dense": partial(curve, "dense", 15, False),
     "dense_synced": partial(curve, "dense", 15, True),
+    "hold": partial(curve, "hold", 15, False),
+    "hold_synced": partial(curve, "hold", 15, True),
+    "imp_rounds": imp_rounds,
+    "bf16": bf16,
+    "lost": lost,
+    "lost_training": lost_training,
     "statistics": statistics,
     "corrupted": corrupted,
     "resumed": resumed,

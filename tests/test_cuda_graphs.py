@@ -1,6 +1,7 @@
 """On a GPU: whole steps as CUDA graphs, in every precision, through `fit` and the command line."""
 
 import json
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -9,6 +10,8 @@ from torch import nn
 import supermask as sm
 from supermask import graphs
 from supermask.cli import main
+from supermask.data import Loader
+from supermask.data.mapped import MappedImages
 from supermask.train import DivergedError, Schedule, fit
 
 from .test_graphs import STEPS, Looking, batches, make
@@ -106,18 +109,69 @@ def test_a_step_that_waits_runs_without_a_graph(captures):
     assert search.steps == STEPS and search.ticket().strong
 
 
+def source(name: str, device: str = "cuda") -> Callable[[int], tuple[torch.Tensor, torch.Tensor]]:
+    """Batches that lie there, or those of a loader: where its images are, and how it changes them.
+
+    The loaders cut and colour three channels, of which the network sees the first.
+    """
+    if name == "preloaded":
+        return [on_gpu(step) for step in range(STEPS)].__getitem__
+    place, augment = name.split()
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.randint(256, (40, 12, 12, 3), generator=generator, dtype=torch.uint8)
+    labels = torch.randint(3, (40,), generator=generator)
+    loader = Loader(
+        MappedImages(pixels, torch.arange(40), labels),
+        **{"batch_size": 8, "seed": 3, "mean": (0.5,) * 3, "std": (0.2,) * 3, "image_size": 8},
+        **{"device": device, "channels_last": True, "stream": place == "streaming"},
+        augment=augment,  # type: ignore[arg-type]
+    )
+
+    def batch(step: int) -> tuple[torch.Tensor, torch.Tensor]:
+        images, labels = loader.batch(step)
+        return images[:, :1], labels
+
+    return batch
+
+
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype")
 @pytest.mark.parametrize("amp", ["none", "bf16", "pure-bf16"])
-def test_nothing_in_the_loop_waits_for_the_device(amp):
-    model, optimizer = make("edge-popup")
-    loaded = [on_gpu(step) for step in range(STEPS)]
+@pytest.mark.parametrize(
+    "data",
+    [
+        *("preloaded", "resident resized-crop-colour"),
+        *("streaming resized-crop-colour", "streaming crop-flip"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["edge-popup", "sgd", "hold"])
+def test_nothing_in_the_loop_waits_for_the_device(kind, data, amp):
+    """Steps 5 to 9, of which step 6 begins an epoch of the loaders; what comes first, allocates."""
+    model, optimizer = make(kind)
+    loaded, seen = source(data), []
 
     def watch(step: int) -> None:
         torch.cuda.set_sync_debug_mode("error" if 4 <= step < 9 else "default")
+        seen.append(torch.cuda.get_sync_debug_mode())
 
     try:
-        train(
-            model, optimizer, batches=loaded.__getitem__, amp=amp, on_step=watch, evaluate_every=0, clip=1.0
-        )
+        train(model, optimizer, batches=loaded, amp=amp, on_step=watch, evaluate_every=0, clip=1.0)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert seen == [2 if 4 <= step < 9 else 0 for step in range(1, STEPS + 1)]
+
+
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype")
+def test_a_wait_for_the_device_would_be_seen():
+    model, optimizer = make("sgd")
+
+    def waiting(step: int) -> tuple[torch.Tensor, torch.Tensor]:
+        images, labels = on_gpu(step)
+        torch.cuda.set_sync_debug_mode("error" if step == 5 else "default")
+        return images * images.amax().item(), labels
+
+    try:
+        with pytest.raises(RuntimeError, match="synchroniz"):
+            train(model, optimizer, batches=waiting, evaluate_every=0)
     finally:
         torch.cuda.set_sync_debug_mode("default")
 

@@ -70,7 +70,7 @@ def left_by(folder: Path, part: str, processes: int = 2) -> list[dict[str, Any]]
 def pair(tmp_path_factory) -> tuple[Path, str]:
     """Everything that two ranks do, in one start of them: they spend most of their time on imports."""
     folder = tmp_path_factory.mktemp("pair")
-    parts = [part for part in worker.PARTS if part != "moved"]
+    parts = [part for part in worker.PARTS if part not in ("moved", "lost", "lost_training")]
     return folder, finish(torchrun(2, ROOT / "tests/distributed_worker.py", folder, *parts))
 
 
@@ -157,12 +157,38 @@ def test_checksums_see_every_bit_and_its_place():
 
 
 @pytest.mark.parametrize(
-    "part", ["search", "search_uneven", "search_synced", "dense", "dense_synced", "own_loop"]
+    "part",
+    [
+        *("search", "search_uneven", "search_synced", "dense", "dense_synced", "hold", "hold_synced"),
+        *("own_loop", "imp_rounds"),
+    ],
 )
 def test_two_ranks_do_what_one_does_with_the_whole_batch(pair, part, tmp_path):
     first, second = left_by(pair[0], part)
     assert_equal(first, second)
     assert_close(first, worker.PARTS[part](ALONE, tmp_path))
+
+
+def test_imp_prunes_in_every_round(pair):
+    left = left_by(pair[0], "imp_rounds")[0]
+    rounds = [left[f"round {round}"] for round in range(3)]
+    assert len(left["history"]) == 9
+    for round, before in zip(rounds[1:], rounds, strict=False):
+        for name, mask in round["masks"].items():
+            assert mask.sum() < before["masks"][name].sum() and not (mask & ~before["masks"][name]).any()
+            assert not round["weights"][name][~mask].any()
+
+
+def test_autocast_keeps_the_ranks_equal_and_near_one_process(pair, tmp_path):
+    first, second = left_by(pair[0], "bf16")
+    assert_equal(first, second)
+    alone = worker.PARTS["bf16"](ALONE, tmp_path)
+    for kind in ("search", "hold"):
+        assert first[kind]["history"] == second[kind]["history"]
+        for one, other in zip(first[kind]["history"], alone[kind]["history"], strict=True):
+            assert one["train_loss"] == pytest.approx(other["train_loss"], rel=0.02)
+        for name, mask in first[kind]["masks"].items():
+            assert int(mask.sum()) == int(alone[kind]["masks"][name].sum())
 
 
 def test_running_statistics_are_those_of_all_rows(pair):
@@ -424,6 +450,30 @@ def _environment(pid: int) -> dict[str, str]:
 
 def tickets(out: Path) -> dict[str, bytes]:
     return {str(path.relative_to(out)): path.read_bytes() for path in out.rglob("*.ticket")}
+
+
+@pytest.mark.parametrize("part", ["lost", pytest.param("lost_training", marks=pytest.mark.slow)])
+def test_a_lost_rank_is_named_by_torchrun_and_noticed_by_the_others(part, tmp_path):
+    began = time.monotonic()
+    output = finish(torchrun(3, ROOT / "tests/distributed_worker.py", tmp_path, part), code=1)
+    assert time.monotonic() - began < 300  # they do not wait for its half an hour
+    assert re.search(r"rank\s*: 1 ", output) and "SIGKILL" in output
+    for rank in (0, 2):
+        assert re.search(rf"RankLostError: rank {rank} of 3 lost contact .*--max-restarts", output)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_a_compiled_search_runs_over_ranks(tmp_path):
+    line = ["search", "--density", 0.5, "--epochs", 2, "--batch-size", 64, "--threads", 1]
+    finish(torchrun(2, "-m", "supermask", *line, "--compile", "--out", tmp_path / "compiled"))
+    assert main([*map(str, line), "--out", str(tmp_path / "alone")]) == 0
+    compiled, alone = (
+        json.loads((tmp_path / name / "results.json").read_text())["curves"][0]["points"]
+        for name in ("compiled", "alone")
+    )
+    for a, b in zip(compiled, alone, strict=True):
+        assert a["train_loss"] == pytest.approx(b["train_loss"], rel=1e-2)
 
 
 @pytest.mark.slow
