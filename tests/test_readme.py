@@ -92,6 +92,35 @@ def test_loading_is_thrice_as_fast_as_torchvisions():
     assert all(row[f"{way}/files"] >= 3 for row in rows for way in ("resident", "mapped", "read ahead"))
 
 
+def results(name):
+    return read_json(ROOT / "benchmarks" / "results" / f"{name}.json")
+
+
+def test_published_claims_hold_in_the_committed_results():
+    """What the pages say beside their tables."""
+    rows = results("stability/mnist-lenet-300-100")["stability"]
+    assert all(row["mean"] < 0.02 for row in rows)  # LeNet is stable from step 0 on
+    (first,) = (row for row in results("stability/cifar10-resnet-20")["stability"] if row["step"] == 0)
+    assert first["mean"] > 0.1  # ResNet-20 is not
+    means = {(row["method"], row["density"]): row["mean"] for row in results("mnist-searches")["summary"]}
+    assert means["zhou", 0.8] >= 0.965
+    assert means["signed-supermask", 0.3] > means["edge-popup", 0.3]
+    sparse = {(r["method"], r["density"]): r["mean"] for r in results("mnist-searches-sparse")["summary"]}
+    assert sparse["gem-miner", 0.3] > sparse["edge-popup", 0.02]  # it keeps 0.0195
+    assert sparse["signed-supermask", 0.02] > sparse["gem-miner", 0.3]
+    assert (
+        sparse["iterand", 0.3] >= sparse["edge-popup", 0.3]
+        and sparse["biprop", 0.3] >= sparse["edge-popup", 0.3]
+    )
+    rounds = {(row["method"], row["density"]): row["mean"] for row in results("imp/mnist-rounds")["summary"]}
+    assert all(mean > rounds["dense", 1.0] for (m, d), mean in rounds.items() if m == "imp" and d > 0.025)
+    assert all(rounds["reinit", d] < mean for (m, d), mean in rounds.items() if m == "imp" and d < 0.7)
+
+
+def test_every_method_on_digits_takes_less_than_ten_minutes():
+    assert sum(row["seconds"] for row in results("digits-all")["rows"]) / 2 < 600  # on two cores
+
+
 @pytest.mark.parametrize("page", PAGES)
 def test_links_lead_somewhere(page):
     text = (ROOT / page).read_text()
