@@ -464,9 +464,11 @@ def test_a_lost_rank_is_named_by_torchrun_and_noticed_by_the_others(part, tmp_pa
 
 
 @pytest.mark.slow
-def test_a_compiled_search_runs_over_ranks(tmp_path):
+def test_a_compiled_search_runs_over_ranks(tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))
     line = ["search", "--density", 0.5, "--epochs", 2, "--batch-size", 64, "--threads", 1]
     finish(torchrun(2, "-m", "supermask", *line, "--compile", "--out", tmp_path / "compiled"))
+    assert any(path.suffix == ".cpp" for path in (tmp_path / "cache").rglob("*"))
     assert main([*map(str, line), "--out", str(tmp_path / "alone")]) == 0
     compiled, alone = (
         json.loads((tmp_path / name / "results.json").read_text())["curves"][0]["points"]

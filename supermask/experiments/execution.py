@@ -183,10 +183,10 @@ class Execution:
 
         self.look(spec.start, optimizer, mask)
         ranks.seed_generator(spec.seed)
-        wrapped = ranks.wrap(self.model)
-        model = torch.compile(wrapped) if self.environment.compile else wrapped
+        # Inside DDP: at what DDP does around a network the compiler gives up, and on the network with it.
+        model: Any = torch.compile(self.model) if self.environment.compile else self.model
         return fit(
-            model,  # type: ignore[arg-type]
+            ranks.wrap(model),
             optimizer,
             lambda step: self.loader.batch(step, share.rows),
             evaluation=(lambda: self.validation(optimizer)) if len(self.val_split) else None,
