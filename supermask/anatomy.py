@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from supermask.mask import Mask
-from supermask.parameters import classify, unwrap
+from supermask.parameters import classify, masked, unwrap
 from supermask.prune.at_init import synaptic_flow
 
 
@@ -38,6 +38,8 @@ def effective(model: nn.Module, mask: Mapping[str, Tensor], shape: tuple[int, ..
     with torch.no_grad():
         for info in classify(network):
             info.tensor.fill_(1.0 if info.value == 1.0 else 0.0)
+        for info in masked(network):
+            info.tensor.fill_(1.0)  # a layer that the mask leaves out is dense
         for name, kept in mask.items():
             weights[name].copy_(kept)
     scores = synaptic_flow(network, shape)

@@ -24,6 +24,8 @@ def test_paths_are_counted_and_dead_weights_found():
     assert works["0.weight"].tolist() == [[True, True, False], [False] * 3, [False] * 3]
     assert works["2.weight"].tolist() == [[True, False, False], [True, False, False]]
     assert paths == pytest.approx(math.log10(4))
+    # A layer without a mask is dense: from the two units that are reached, four ways on.
+    assert anatomy.effective(model, {"0.weight": first}, (3,))[1] == pytest.approx(math.log10(6))
     nothing = {"0.weight": first, "2.weight": torch.zeros_like(second)}
     assert anatomy.effective(model, nothing, (3,))[1] == -math.inf
 
@@ -96,3 +98,14 @@ def test_the_command_looks_at_every_mask(tmp_path):
     page = (tmp_path / "report.html").read_text().replace("\N{NO-BREAK SPACE}", " ")
     assert headline(document).replace(">", "&gt;") in page
     assert main([*call[:1], "--methods", "dense", *flags, "--out", str(tmp_path / "dense")]) == 2
+
+
+def test_masks_of_norms_and_tickets_without_a_mask_are_left_out(tmp_path):
+    methods = ["--methods", "zhou", "one-shot", "pruned-at-final", "early-bird-channels"]
+    task = ["--model", "resnet-20", "--model-args", "width=0.25", "--epochs", "1", "--seeds", "0"]
+    out = ["--densities", "0.5", "--jobs", "1", "--threads", "1", "--out", str(tmp_path)]
+    assert main(["anatomy", *methods, *task, *out]) == 0
+    document = json.loads((tmp_path / "results.json").read_text())
+    assert {entry["method"] for entry in document["layers"]} == {"zhou", "one-shot"}
+    # Between two looks the most likely mask moves little; two draws would differ in every second weight.
+    assert max(entry["from_before"] for entry in document["distances"]) < 0.2

@@ -149,6 +149,8 @@ def test_help_prints_every_flag_with_its_default(command, config, capsys):
         (["search", "--density", "0"], "--density 0.0: take a density in (0, 1]"),
         (["search", "--method", "magic"], "--method 'magic': take one of edge-popup, biprop"),
         (["search", "--method", "filters-l1"], "no search over frozen weights; `supermask compare --methods"),
+        (["search", "--method", "gem-miner", "--method-args", "restore=no"], "restore takes true or false"),
+        (["search", "--method", "iterand", "--method-args", "rate=yes"], "'rate=yes': rate takes a number"),
         (["search", "--model", "resnet-21"], "--model: "),
         (["search", "--data", "mnits"], "--data: "),
         (["search", "--data", "mnist", "--data-root", "/nowhere"], "/nowhere"),

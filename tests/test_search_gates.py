@@ -165,6 +165,14 @@ def test_the_expected_density_is_held_and_the_final_one_exact(relaxation):
     assert (model(x).argmax(dim=1) == y).double().mean() > 0.4
 
 
+def test_a_layer_keeps_one_gate_under_any_penalty():
+    model = sm.randomize_(net(), seed=0)
+    search = L0Gates(model, density=0.3, lr=1.0, base="adam", penalty=1e6)
+    train(model, search, range(5))
+    search.settle()
+    assert all(int(mask.sum()) == 1 for mask in search.mask.values())
+
+
 def test_smoothed_labels_reach_the_loss_of_a_concrete_search(small_net, batch):
     sm.randomize_(small_net, seed=0)
     search = ConcreteTicketSearch(small_net, density=0.3, lr=0.1)

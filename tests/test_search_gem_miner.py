@@ -156,3 +156,13 @@ def test_wrong_options_are_refused():
     search = GemMiner(sm.randomize_(net()), density=0.5, lr=0.1, period=5)
     with pytest.raises(ValueError, match="before the first freezing, after 50"):
         search.plan(steps=30, steps_per_epoch=10)
+
+
+def test_a_layer_keeps_its_best_free_weight_under_any_penalty():
+    model = sm.randomize_(net(), seed=0)
+    search = GemMiner(model, density=0.3, lr=0.5, penalty=100.0)
+    for _ in range(5):
+        search.zero_grad()
+        model(torch.randn(4, 12).double()).square().sum().backward()
+        search.step()
+    assert all(int(mask.sum()) == 1 for mask in search.mask.values())

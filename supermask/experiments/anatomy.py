@@ -57,14 +57,22 @@ def plan_anatomy(config: AnatomyConfig, data: Dataset) -> Plan:
         looks = sorted({round(steps * i / LOOKS) for i in range(LOOKS + 1)})
         return dataclasses.replace(spec, snapshots=tuple(looks))
 
-    return Plan(tuple(map(watched, plan.graph)), tuple(watched(row) for row in plan.rows))
+    graph, rows = tuple(map(watched, plan.graph)), tuple(watched(row) for row in plan.rows)
+    return Plan(graph, rows, plan.skipped)
 
 
 def describe(plan: Plan, store: Store, out: Path) -> dict[str, Any]:
-    """Rows as in `compare`, and what their masks look like."""
+    """Rows as in `compare`, and what their masks look like.
+
+    Masks of norms are left out, and so are tickets without a mask (whose pruned weights are not zero).
+    """
     described = describe_rows(plan, store, out)
-    specs = [spec for spec in plan.rows if spec.mask.kind != "none"]
-    masks = {spec.id: store.run(spec.id).ticket().mask() for spec in specs}
+    found = {spec.id: store.run(spec.id).ticket().mask() for spec in plan.rows if spec.mask.kind != "none"}
+    weights = {
+        id: {name: kept for name, kept in mask.items() if kept.dim() > 1} for id, mask in found.items()
+    }
+    masks = {id: mask for id, mask in weights.items() if mask}
+    specs = [spec for spec in plan.rows if spec.id in masks]
     layers = [entry for spec in specs for entry in _layers(spec, store, masks[spec.id])]
     return {
         **described,

@@ -161,7 +161,7 @@ class SearchConfig(RuleConfig):
     method: str = option("edge-popup", f"search algorithm: {', '.join(SEARCHES)}")
     method_args: dict[str, str] = option({}, "further arguments of the search, as key=value")  # noqa: RUF009
     density: float = option(0.3, "fraction of weights kept")
-    distribution: str = option("uniform", "uniform, global, erk or N:M: how the density spreads")
+    distribution: str = option("uniform", "uniform, global, erk, epl or N:M: how the density spreads")
     init: str = option("signed_constant", "distribution of the frozen weights", choices=INITS)
     rescale: bool = option(True, "scale the frozen weights by 1/√density")
     seed: int = option(0, "seed of the weights, the scores and the data order")
@@ -241,7 +241,7 @@ class CompareConfig(RuleConfig):
     init: str = option("kaiming_normal", "distribution of weights that are trained", choices=INITS)
     search_init: str = option("signed_constant", "distribution of frozen weights", choices=INITS)
     rescale: bool = option(True, "scale the frozen weights by 1/√density")
-    distribution: str = option("uniform", "uniform, global, erk or N:M: how a search's density spreads")
+    distribution: str = option("uniform", "uniform, global, erk, epl or N:M: how a search's density spreads")
     search_optimizer: str = option("sgd", "rule that moves the scores", choices=tuple(BASES))
     search_lr: float = option(0.1, "learning rate of the scores")
     search_weight_decay: float = option(5e-4, "weight decay of the scores")

@@ -220,9 +220,10 @@ class Execution:
     def look(self, step: int, optimizer: Optimizer, mask: Mask) -> None:
         """Save the weights for others to rewind to, if this is a step to do so."""
         if step in self.spec.snapshots and self.environment.ranks.main:
-            present = optimizer.mask if isinstance(optimizer, Search) else mask
             with in_float32(self.model):
-                Ticket.of(self.model, present).save(self.run.ticket_path(step))
+                search = isinstance(optimizer, Search)
+                present = optimizer.ticket() if search else Ticket.of(self.model, mask)
+                present.save(self.run.ticket_path(step))
 
     def validation(self, optimizer: Optimizer) -> dict[str, float]:
         """Accuracy and loss on the validation split, as a learning curve names them."""

@@ -1,6 +1,7 @@
 """Plans: the graph of runs behind each command, and which of them make rows of its table."""
 
 import dataclasses
+import typing
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache, partial
@@ -17,6 +18,7 @@ from supermask.experiments.setting import Comparison, Setting, rescaling, rule_o
 from supermask.experiments.spec import MaskSource, RunSpec, Task, WeightSource
 from supermask.parameters import ParameterInfo, classify, masked
 from supermask.prune import FilterLayer, filter_layers, round_counts
+from supermask.search import SEARCHES, Search
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,28 @@ def parse_arguments(arguments: Mapping[str, Any]) -> dict[str, Any]:
     return {key: parse(value) for key, value in arguments.items()}
 
 
+def method_arguments(config: SearchConfig) -> dict[str, Any]:
+    """`--method-args`, of the types that the search declares.
+
+    Raises:
+        ConfigError: A value of another type; `no` for a switch would otherwise count as true.
+    """
+    declared: dict[str, Any] = {}
+    for cls in reversed(SEARCHES[config.method].__mro__):
+        if "__init__" in vars(cls) and issubclass(cls, Search):
+            declared |= typing.get_type_hints(cls.__init__)
+    found = parse_arguments(config.method_args)
+    for name, value in found.items():
+        kinds = typing.get_args(declared.get(name)) or (declared.get(name),)
+        for kind, wanted in ((bool, "true or false"), (float, "a number"), (int, "a whole number")):
+            fits = type(value) is kind or (kind is float and type(value) is int)
+            if kind in kinds and not fits and not (str in kinds and isinstance(value, str)):
+                raise ConfigError(
+                    "method_args", f"{name}={config.method_args[name]}", f"{name} takes {wanted}"
+                )
+    return found
+
+
 def layers_of(task: Task, data: Dataset) -> list[ParameterInfo]:
     """The masked parameters of the task's network, built without memory for them."""
     with torch.device("meta"):
@@ -100,7 +124,7 @@ def plan_search(config: SearchConfig, data: Dataset) -> Plan:
         kind="search",
         density=config.density,
         distribution=config.distribution,
-        options=parse_arguments(config.method_args),
+        options=method_arguments(config),
     )
     rescale_by = rescaling(layers_of(task, data), mask) if config.rescale else 1.0
     weights = WeightSource(init=config.init, seed=config.seed, rescale_by=rescale_by)

@@ -121,7 +121,11 @@ class GemMiner(Search):
         if self.freeze_every and self._steps and self._steps % self.freeze_every == 0:
             if self._steps // self.freeze_every <= self.freezings:
                 self._freeze()
-        return {name: (score > THRESHOLD) & self.free[name] for name, score in self.scores.items()}
+        free = self.free
+        return {
+            name: masks.at_least_one((score > THRESHOLD) & free[name], score.where(free[name], -1.0))
+            for name, score in self.scores.items()
+        }
 
     def settle(self) -> None:
         """With `restore`, let all free weights stand."""

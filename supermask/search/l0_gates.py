@@ -22,6 +22,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from supermask import mask as masks
 from supermask.search.base import register_search
 from supermask.search.gates import GatedSearch
 from supermask.search.relaxations import Gaussian, HardConcrete, Relaxation
@@ -80,7 +81,8 @@ class L0Gates(GatedSearch):
         if self.penalty is None:
             return super().open_gates()
         gated = {name: score for name, score in self.scores.items() if self.gated(name)}
-        return self._with_ungated({n: self.relaxation.resting(score) > 0.5 for n, score in gated.items()})
+        opened = {name: self.relaxation.resting(score) > 0.5 for name, score in gated.items()}
+        return self._with_ungated({n: masks.at_least_one(kept, gated[n]) for n, kept in opened.items()})
 
     def gate_shape(self, name: str, shape: torch.Size) -> torch.Size:
         return shape if self.gates == "weight" else torch.Size([shape[0], *(1 for _ in shape[1:])])
