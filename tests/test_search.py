@@ -203,6 +203,29 @@ def test_a_ticket_between_two_steps_is_the_final_network_and_leaves_the_training
     assert all(torch.equal(kept, found[name]) for name, kept in search.mask.items())
 
 
+@pytest.mark.parametrize(
+    ("init", "spread"),
+    [("kaiming_uniform_sqrt5", 3**-0.5), ("kaiming_uniform", 2**0.5), ("kaiming_normal", 2**0.5)],
+)
+def test_first_scores_have_the_distribution_that_is_asked_for(init, spread):
+    """Standard deviations in units of 1/√fan_in: a = √5 has gain √(1/3), the others √2."""
+    model = sm.randomize_(nn.Linear(400, 500), seed=0)
+    score = sm.EdgePopup(model, density=0.5, lr=0.1, score_init=init).scores["weight"]
+    assert float(score.std()) * 400**0.5 == pytest.approx(spread, rel=0.01)
+    assert abs(float(score.mean())) < 0.001
+    bounded = float(score.abs().max()) * 400**0.5 <= 3**0.5 * spread + 1e-6
+    assert bounded == (init != "kaiming_normal")
+
+
+def test_first_scores_of_another_kind_are_refused(small_net):
+    sm.randomize_(small_net, seed=0)
+    with pytest.raises(ValueError, match="score_init must be one of kaiming_uniform_sqrt5"):
+        sm.EdgePopup(small_net, density=0.5, lr=0.1, score_init="ones")
+    for method in ("zhou", "gem-miner", "signed-supermask", "l0-gates", "concrete"):
+        with pytest.raises(ValueError, match="in a way of its own"):
+            sm.SEARCHES[method](small_net, density=0.5, lr=0.1, score_init="kaiming_normal")
+
+
 OTHER_OPTIONS = {
     "concrete": [{"objective": "kl"}, {"slack": 2.0}, {"seed": 1}],
     "edge-popup": [{"ranking": "raw"}],

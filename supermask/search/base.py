@@ -16,10 +16,12 @@ from torch.optim import Optimizer
 
 from supermask import mask as masks
 from supermask import ops
-from supermask.init import check_seed, derive_key
+from supermask.init import check_seed
 from supermask.parameters import ParameterInfo, masked, unwrap
 from supermask.search.setup import (
     check_schedule,
+    check_score_init,
+    draw_scores,
     freeze_the_rest,
     make_base,
     norm_parameters,
@@ -60,6 +62,8 @@ class Search(Optimizer):
         schedule_steps: T, the steps until a scheduled density is reached; by default half of the steps
             that `plan` is told of.
         seed: Seed of the initial scores.
+        score_init: Distribution of the initial scores, one of `SCORE_INITS`: by default U(±1/√fan_in),
+            Kaiming uniform with a = √5, as in the authors' code of edge-popup.
         scores: Parameter name → scores to start from, such as those of an earlier search on another task
             (`search.scores`); the others are drawn.
         include: Patterns of parameter names to mask although the default would not.
@@ -94,6 +98,7 @@ class Search(Optimizer):
         density_schedule: str = "constant",
         schedule_steps: int | None = None,
         seed: int = 0,
+        score_init: str = "kaiming_uniform_sqrt5",
         scores: Mapping[str, Tensor] | None = None,
         include: Iterable[str] = (),
         exclude: Iterable[str] = (),
@@ -105,6 +110,8 @@ class Search(Optimizer):
         masks.check_distribution(distribution, density)
         check_schedule(density_schedule, schedule_steps, distribution)
         self.check_spread(distribution, density_schedule)
+        draws_like_all = type(self).initial_scores is Search.initial_scores
+        check_score_init(score_init, None if draws_like_all else self.method)
         infos = masked(model, include, exclude)
         norms = norm_parameters(model) if train_norms else []
         freeze_the_rest(model, [info.tensor for info in infos], norms)
@@ -113,7 +120,7 @@ class Search(Optimizer):
         self.distribution = distribution
         self.density_schedule = density_schedule
         self.schedule_steps = schedule_steps
-        self.seed = seed
+        self.seed, self.score_init = seed, score_init
         self._group = masks.group_of(distribution)
         self._steps, self._horizon = 0, schedule_steps
         self._names = {info.name: info.tensor for info in infos}
@@ -141,12 +148,8 @@ class Search(Optimizer):
             )
 
     def initial_scores(self, info: ParameterInfo, weight: Tensor) -> Tensor:
-        """Scores to start from, shaped, typed and placed like `weight`: U(±1/√fan_in), from the seed.
-
-        That is Kaiming uniform with a = √5, as in the authors' code of edge-popup.
-        """
-        key = derive_key("score", self.seed, info.name)
-        return ops.fill_random(torch.empty_like(weight), key, "uniform", info.fan_in**-0.5)
+        """Scores to start from, shaped, typed and placed like `weight`, from the seed; see `score_init`."""
+        return draw_scores(self.score_init, info, weight, self.seed)
 
     def score_gradients(
         self, grads: list[Tensor], weights: list[Tensor], scores: list[Tensor]

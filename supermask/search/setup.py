@@ -8,8 +8,9 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from supermask import mask as masks
-from supermask.init import is_norm_parameter
-from supermask.parameters import classify, unwrap
+from supermask import ops
+from supermask.init import derive_key, is_norm_parameter
+from supermask.parameters import ParameterInfo, classify, unwrap
 
 BASES: dict[str, type[Optimizer]] = {
     "sgd": torch.optim.SGD,
@@ -29,6 +30,29 @@ def check_schedule(schedule: str, steps: int | None, distribution: str) -> None:
         )
     if schedule != "constant" and masks.group_of(distribution):
         raise ValueError(f"distribution {distribution!r} fixes the density, so it cannot follow a schedule")
+
+
+SCORE_INITS = {
+    "kaiming_uniform_sqrt5": ("uniform", 1.0),
+    "kaiming_uniform": ("uniform", 6**0.5),
+    "kaiming_normal": ("normal", 2**0.5),
+}
+"""First scores: their distribution, and its bound or standard deviation in units of 1/√fan_in."""
+
+
+def draw_scores(init: str, info: ParameterInfo, weight: Tensor, seed: int) -> Tensor:
+    """Scores of one of `SCORE_INITS` from the seed, shaped, typed and placed like `weight`."""
+    scheme, scale = SCORE_INITS[init]
+    key = derive_key("score", seed, info.name)
+    return ops.fill_random(torch.empty_like(weight), key, scheme, scale * info.fan_in**-0.5)
+
+
+def check_score_init(init: str, own: str | None) -> None:
+    """Refuse an unknown distribution of first scores, or any other for a method that has its `own`."""
+    if init not in SCORE_INITS:
+        raise ValueError(f"score_init must be one of {', '.join(SCORE_INITS)}, not {init!r}")
+    if own and init != next(iter(SCORE_INITS)):
+        raise ValueError(f"{own} draws its first scores in a way of its own; leave score_init={init!r} out")
 
 
 def replace_scores(scores: dict[str, Tensor], given: Mapping[str, Tensor]) -> None:
