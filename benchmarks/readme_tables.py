@@ -30,20 +30,22 @@ def comparison(document: dict[str, Any], name: str) -> str:
     summary = document["summary"]
     densities = sorted({entry["density"] for entry in summary}, reverse=True)
     cells = {(entry["method"], entry["density"]): cell(entry) for entry in summary}
-    methods = dict.fromkeys(entry["method"] for entry in summary)
-    for density in densities:
-        sampled = [row for row in document["rows"] if row["density"] == density and "sampled_accuracy" in row]
-        for method in dict.fromkeys(row["method"] for row in sampled):
-            found = [row["sampled_accuracy"] for row in sampled if row["method"] == method]
-            line = f"{method}, ten samples"
-            whole = {"n": len(found), "mean": fmean(found), "min": min(found), "max": max(found)}
-            cells[line, density] = cell(whole)
-            order = list(methods)
-            order.insert(order.index(method) + 1, line)
-            methods = dict.fromkeys(order)
-    rows = [[method] + [cells.get((method, density), "") for density in densities] for method in methods]
+    rows = []
+    for method in dict.fromkeys(entry["method"] for entry in summary):
+        rows.append([method] + [cells.get((method, density), "") for density in densities])
+        sampled = [row for row in document["rows"] if row["method"] == method and "sampled_accuracy" in row]
+        if sampled:
+            rows.append([f"{method}, ten samples", *(_samples_at(density, sampled) for density in densities)])
     head = ["method", *(f"density {d:g}" for d in densities)]
     return f"{title(document, name)}\n\n" + markdown(head, rows)
+
+
+def _samples_at(density: float, rows: list[dict[str, Any]]) -> str:
+    """The cell of the mean accuracies over sampled masks."""
+    found = [row["sampled_accuracy"] for row in rows if row["density"] == density]
+    if not found:
+        return ""
+    return cell({"n": len(found), "mean": fmean(found), "min": min(found), "max": max(found)})
 
 
 def title(document: dict[str, Any], name: str) -> str:

@@ -30,6 +30,15 @@ def poison(*sizes: int) -> None:
     del blocks
 
 
+def assert_within_rounding(y: Tensor, x: Tensor, signs: Tensor, scale: float) -> None:
+    """y is scale · x · signsᵀ but for rounding to its type and in the sums of the tensor cores."""
+    exact = x.double() @ signs.double().t() * scale
+    # Products are exact; the sums of the tensor cores lose at most an ulp at every sixteen inputs.
+    rounding = torch.finfo(y.dtype).eps * exact.abs()
+    sums = signs.shape[1] / 16 * 2.0**-23 * scale * (x.double().abs() @ signs.double().abs().t())
+    assert ((y.double() - exact).abs() <= rounding + sums).all()
+
+
 def test_the_compiled_kernels_serve():
     assert ops.is_native("linear_from_codes", torch.device("cuda", 0)), ops.backends("cuda")
 
@@ -87,10 +96,7 @@ def test_wgmma_errs_as_the_output_type_does(outputs, inputs, batch, dtype):
     signs, x = draw_signs(outputs, inputs), torch.randn(batch, inputs, device="cuda").to(dtype)
     codes = layouts.codes_of_signs(signs)
     y = operators.linear_from_codes_wgmma(x, codes, outputs, 0.02, None)
-    exact = x.double() @ signs.double().t() * 0.02
-    rounding = torch.finfo(dtype).eps * exact.abs()
-    sums = inputs / 16 * 2.0**-23 * 0.02 * (x.double().abs() @ signs.double().abs().t())
-    assert ((y.double() - exact).abs() <= rounding + sums).all()
+    assert_within_rounding(y, x, signs, 0.02)
     assert torch.equal(operators.linear_from_codes_wgmma(x, codes, outputs, 0.02, None), y)
 
 
@@ -123,11 +129,7 @@ def test_errors_are_those_of_the_output_type(outputs, inputs, batch, dtype):
     signs, x = draw_signs(outputs, inputs), torch.randn(batch, inputs, device="cuda").to(dtype)
     codes = layouts.codes_of_signs(signs)
     y = operators.linear_from_codes(x, codes, outputs, 0.02, None)
-    exact = x.double() @ signs.double().t() * 0.02
-    # Products are exact; the sums of the tensor cores lose at most an ulp at every sixteen inputs.
-    rounding = torch.finfo(dtype).eps * exact.abs()
-    sums = inputs / 16 * 2.0**-23 * 0.02 * (x.double().abs() @ signs.double().abs().t())
-    assert ((y.double() - exact).abs() <= rounding + sums).all()
+    assert_within_rounding(y, x, signs, 0.02)
 
 
 def test_infinities_and_nan_come_through():

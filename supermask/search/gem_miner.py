@@ -130,13 +130,15 @@ class GemMiner(Search):
     def settle(self) -> None:
         """With `restore`, let all free weights stand."""
         if self.restore:
-            self._write({name: free.clone() for name, free in self.free.items()})
+            self._write(self._restored())
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
-        final = {name: free.clone() for name, free in self.free.items()}
-        with self._in_place(final) if self.restore else nullcontext():
+        with self._in_place(self._restored()) if self.restore else nullcontext():
             yield
+
+    def _restored(self) -> masks.Mask:
+        return {name: free.clone() for name, free in self.free.items()}
 
     def _identity(self) -> dict[str, Any]:
         own = {"penalty": self.penalty, "period": self.period, "restore": self.restore}
