@@ -36,7 +36,9 @@ _RANGES: dict[str, tuple[Callable[[float], bool], str]] = {
     "val_fraction": _FRACTION,
     "label_smoothing": _FRACTION,
     "momentum": _FRACTION,
-    "per_class_fraction": (lambda value: 0 < value <= 1, "take a fraction in (0, 1]"),
+    **dict.fromkeys(
+        ("per_class_fraction", "decay"), (lambda value: 0 < value <= 1, "take a fraction in (0, 1]")
+    ),
     **dict.fromkeys(("epochs", "batch_size", "clip", "image_size", "stored_size"), _POSITIVE),
     **dict.fromkeys(
         ("threads", "jobs", "together", "warmup_epochs", "milestones", "checkpoint_seconds"), _NOT_NEGATIVE
@@ -77,7 +79,8 @@ class TaskConfig:
     augment: str = option("none", "augmentation", choices=get_args(Augmentation))
     schedule: str = option("cosine", "learning-rate schedule", choices=SCHEDULES)
     warmup_epochs: float = option(0.0, "epochs of linear warm-up")
-    milestones: tuple[float, ...] = option((), "epochs at which a multistep schedule divides lr by 10")
+    milestones: tuple[float, ...] = option((), "epochs at which a multistep schedule lowers lr")
+    decay: float = option(0.1, "factor on lr at each milestone")
     label_smoothing: float = option(0.0, "label smoothing of the training loss")
     clip: float | None = option(None, "largest norm of the gradient")
     amp: str = option(
@@ -245,6 +248,8 @@ class CompareConfig(RuleConfig):
     search_optimizer: str = option("sgd", "rule that moves the scores", choices=tuple(BASES))
     search_lr: float = option(0.1, "learning rate of the scores")
     search_weight_decay: float = option(5e-4, "weight decay of the scores")
+    own_recipes: bool = option(True, "searches that have a recipe of their own take it instead of these")
+    search_args: dict[str, str] = option({}, "further arguments of the searches, as key=value")  # noqa: RUF009
     rate: float = option(0.2, "IMP prunes about this fraction of the survivors per round")
     scope: str = option("layerwise", "rank weights per layer or over the network", choices=SCOPES)
     rewind_to: int | None = option(None, "early step of imp-rewind; by default 5% of the steps")

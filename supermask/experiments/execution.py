@@ -209,7 +209,7 @@ class Execution:
         return {
             "steps": task.steps,
             "start": self.spec.start,
-            "schedule": Schedule(task.schedule, task.steps, task.warmup_steps, task.milestones),
+            "schedule": Schedule(task.schedule, task.steps, task.warmup_steps, task.milestones, task.decay),
             "amp": task.amp,
             "label_smoothing": task.label_smoothing,
             "clip": task.clip,

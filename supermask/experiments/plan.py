@@ -57,6 +57,7 @@ def task_of(config: TaskConfig, data: Dataset) -> Task:
         schedule=config.schedule,
         warmup_steps=warmup,
         milestones=tuple(round(epoch * per_epoch) for epoch in config.milestones),
+        decay=config.decay,
         label_smoothing=config.label_smoothing,
         clip=config.clip,
         amp=config.amp,
@@ -83,25 +84,23 @@ def parse_arguments(arguments: Mapping[str, Any]) -> dict[str, Any]:
     return {key: parse(value) for key, value in arguments.items()}
 
 
-def method_arguments(config: SearchConfig) -> dict[str, Any]:
-    """`--method-args`, of the types that the search declares.
+def search_arguments(method: str, given: Mapping[str, Any], flag: str) -> dict[str, Any]:
+    """What `--method-args` or `--search-args` hands to a search, of the types that it declares.
 
     Raises:
         ConfigError: A value of another type; `no` for a switch would otherwise count as true.
     """
     declared: dict[str, Any] = {}
-    for cls in reversed(SEARCHES[config.method].__mro__):
+    for cls in reversed(SEARCHES[method].__mro__):
         if "__init__" in vars(cls) and issubclass(cls, Search):
             declared |= typing.get_type_hints(cls.__init__)
-    found = parse_arguments(config.method_args)
+    found = parse_arguments(given)
     for name, value in found.items():
         kinds = typing.get_args(declared.get(name)) or (declared.get(name),)
         for kind, wanted in ((bool, "true or false"), (float, "a number"), (int, "a whole number")):
             fits = type(value) is kind or (kind is float and type(value) is int)
             if kind in kinds and not fits and not (str in kinds and isinstance(value, str)):
-                raise ConfigError(
-                    "method_args", f"{name}={config.method_args[name]}", f"{name} takes {wanted}"
-                )
+                raise ConfigError(flag, f"{name}={given[name]}", f"{name} takes {wanted}")
     return found
 
 
@@ -124,7 +123,7 @@ def plan_search(config: SearchConfig, data: Dataset) -> Plan:
         kind="search",
         density=config.density,
         distribution=config.distribution,
-        options=method_arguments(config),
+        options=search_arguments(config.method, config.method_args, "method_args"),
     )
     rescale_by = rescaling(layers_of(task, data), mask) if config.rescale else 1.0
     weights = WeightSource(init=config.init, seed=config.seed, rescale_by=rescale_by)
@@ -188,7 +187,8 @@ def plan_compare(config: CompareConfig, data: Dataset) -> Plan:
     with torch.device("meta"):
         parameters = classify(network_of(task, data))
     filters = cache(partial(filter_layers_of, task, data))
-    parts = [Comparison(config, task, parameters, rewind_to, seed, filters) for seed in config.seeds]
+    options = partial(search_arguments, given=config.search_args, flag="search_args")
+    parts = [Comparison(config, task, parameters, rewind_to, seed, filters, options) for seed in config.seeds]
     rows: list[RunSpec] = []
     skipped: dict[str, str] = {}
     for method in config.methods:

@@ -152,6 +152,7 @@ class Comparison(Setting):
         parameters: All parameters of the network.
         rewind_to: Early step that late rewinding goes back to.
         filter_layers: Finds the layers of the network that can lose filters.
+        search_options: Name of a search → the further arguments that the user gave it, checked.
     """
 
     def __init__(
@@ -162,11 +163,12 @@ class Comparison(Setting):
         rewind_to: int,
         seed: int,
         filter_layers: Callable[[], dict[str, FilterLayer]],
+        search_options: Callable[[str], dict[str, Any]],
     ) -> None:
         infos = [info for info in parameters if info.role == "masked"]
         super().__init__(task, infos, rule_of(config), config.init, seed)
         self.config, self.parameters, self.rewind_to = config, parameters, rewind_to
-        self.filter_layers = filter_layers
+        self.filter_layers, self.search_options = filter_layers, search_options
         self._paths: dict[str, dict[float, RunSpec]] = {}
 
     @property
@@ -188,8 +190,9 @@ class Comparison(Setting):
             raise NotApplicable(f"density {density:g}, filters of {self.task.model}: {error}") from None
 
     def search(self, method: str, density: float) -> RunSpec:
-        """A mask search, by the method's own recipe where it has one."""
-        config, recipe, exact = self.config, SEARCHES[method].recipe, SEARCHES[method].exact_density
+        """A mask search, by the method's own recipe where it has one and the user does not say otherwise."""
+        config, exact = self.config, SEARCHES[method].exact_density
+        recipe = SEARCHES[method].recipe if config.own_recipes else {}
         rule = Rule(
             optimizer=recipe.get("optimizer", config.search_optimizer),
             lr=recipe.get("lr", config.search_lr),
@@ -201,7 +204,7 @@ class Comparison(Setting):
             kind="search",
             density=density,
             distribution=recipe.get("distribution", config.distribution if exact else "uniform"),
-            options=dict(recipe.get("method_args", {})),
+            options={**recipe.get("method_args", {}), **self.search_options(method)},
         )
         rescale = recipe.get("rescale", config.rescale)
         weights = WeightSource(

@@ -52,6 +52,7 @@ class Task:
     amp: str
     selection: Selection = field(default_factory=Selection)
     sync_norms: bool = False
+    decay: float = 0.1
 
 
 @dataclass(frozen=True, kw_only=True)

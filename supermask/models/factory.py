@@ -50,8 +50,9 @@ def create_model(
         image_size: Height and width of the images.
         **options: Options of the network: numbers, text, bools and short lists of those. Of the
             library's own: ``width`` (multiplier of the hidden widths), ``bias`` (LeNet, Conv-n),
-            ``affine`` (batch norms have a scale and a shift; ResNet, VGG), ``batch_norm`` (VGG). Of
-            every network: ``binary_activations``, which makes each activation the sign of its input.
+            ``affine`` (batch norms have a scale and a shift; ResNet, VGG, Conv-n), ``batch_norm``
+            (VGG, Conv-n), ``elu`` (ELUs for ReLUs; Conv-n). Of every network:
+            ``binary_activations``, which makes each activation the sign of its input.
 
     Raises:
         UnknownModelError: No network has that name.

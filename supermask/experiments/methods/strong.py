@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 def searched(name: str, comparison: Comparison) -> Iterator[RunSpec]:
     """The search `name` at every density, or at the one of its recipe: there it is where the scores start."""
-    recommended = SEARCHES[name].recipe.get("density")
+    recommended = SEARCHES[name].recipe.get("density") if comparison.config.own_recipes else None
     for density in comparison.config.densities if recommended is None else (recommended,):
         yield comparison.search(name, density)
 
