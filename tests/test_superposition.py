@@ -157,3 +157,10 @@ def test_the_example_runs_for_a_few_steps(example, tmp_path, tasks):
     best = rows["exhaustive, entropy, 128 images"]
     assert best["inferred"] > 0.5 and best["accuracy"] <= rows["task given"]["accuracy"] + 1e-9
     assert (tmp_path / "superposition.json").is_file()
+
+
+def test_tasks_of_the_example_may_have_more_classes(example, tmp_path):
+    arguments = ["--data", "digits", "--task-classes", "5", "--steps", "2", "--out", str(tmp_path)]
+    result = example("superposition").main(arguments)
+    assert result["about"]["task"] == "split digits, 2 tasks"
+    assert len(list(tmp_path.glob("*.ticket"))) == 2
