@@ -1,6 +1,10 @@
-"""Every shipped recipe is read, planned and started: on images of the right shape, for two steps."""
+"""Every shipped recipe is read, planned and started: on images of the right shape, for a few steps.
+
+Planned at full size; what starts by default is an eighth as wide, and the slow tests start the real networks.
+"""
 
 import dataclasses
+import re
 from argparse import Namespace
 from pathlib import Path
 
@@ -13,20 +17,22 @@ from supermask.data.mapped import MappedImages
 from supermask.experiments import EXPERIMENTS, ImpConfig, execution, transfer
 from supermask.experiments.execute import execute
 from supermask.experiments.plan import plan_imp
+from supermask.experiments.spec import RunSpec
 from supermask.experiments.store import Store
+from supermask.models import list_models
 from supermask.theory.run import TheoryConfig
 
-FOLDER = Path(__file__).parent.parent / "recipes"
+ROOT = Path(__file__).parent.parent
+FOLDER = ROOT / "recipes"
 RECIPES = sorted(path for path in FOLDER.glob("*/*.toml") if path.parent.name != "theory")
 SHAPES = {
     "digits": (1_400, 1, 8),
     "mnist": (60_000, 1, 28),
     "cifar10": (50_000, 3, 32),
+    "cifar100": (50_000, 3, 32),
     "imagenette": (9_469, 3, 128),
     "imagenet": (1_281_167, 3, 224),
 }
-SLOW = {"imagenette-resnet-50", "imagenette-vit-small", "imagenet-resnet-50", "imagenet-wide-resnet-50"}
-MARKED = [pytest.param(path, marks=pytest.mark.slow if path.stem in SLOW else ()) for path in RECIPES]
 
 
 def stand_in(name: str, image_size: int | None = None, count: int | None = None) -> Dataset:
@@ -47,21 +53,60 @@ def test_there_are_recipes():
     assert len(RECIPES) >= 10
 
 
-@pytest.mark.parametrize("path", MARKED, ids=lambda path: f"{path.parent.name}/{path.stem}")
-def test_a_recipe_runs(path, tmp_path, monkeypatch):
+def planned(path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[RunSpec, ...]:
+    """The runs of a recipe, on a data set of the right size."""
     experiment = EXPERIMENTS[path.parent.name]
     config = read_config(experiment.config, Namespace(config=str(path)))
     monkeypatch.setattr(transfer, "dataset", lambda name, *_: stand_in(name, config.image_size))
-    graph = experiment.plan(config, stand_in(config.data, config.image_size)).graph
-    assert f"{path.parent.name} --config recipes/{path.relative_to(FOLDER)}" in path.read_text()
     monkeypatch.setattr(execution, "dataset", lambda *_: stand_in(config.data, config.image_size, count=40))
     monkeypatch.setattr(execution, "EVALUATIONS", 1)
+    return experiment.plan(config, stand_in(config.data, config.image_size)).graph
+
+
+def started(spec: RunSpec, store: Store, **model_args: float) -> None:
+    """A few steps of a run that needs no other: two, or as many as Gem-Miner's first freezing takes."""
+    few = stand_in(spec.task.data, spec.task.image_size, count=40).fingerprint
+    freezing = spec.method == "gem-miner" and "period" in spec.mask.options
+    steps, batch = (int(spec.mask.options["period"]) + 2, 40) if freezing else (2, 4)
+    arguments = {**spec.task.model_args, **model_args}
+    task = dataclasses.replace(
+        spec.task, data_hash=few, steps=steps, batch_size=batch, warmup_steps=0, model_args=arguments
+    )
+    result = execute(dataclasses.replace(spec, task=task, snapshots=()), store, execution.Environment())
+    assert 0 <= result["test_accuracy"] <= 1 and result["steps"] == steps
+
+
+def name_of(path: Path) -> str:
+    return f"{path.parent.name}/{path.stem}"
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=name_of)
+def test_a_recipe_is_planned_and_its_searches_start(path, tmp_path, monkeypatch):
+    graph = planned(path, monkeypatch)
     first = graph[0]
-    few = stand_in(config.data, config.image_size, count=40).fingerprint
-    task = dataclasses.replace(first.task, data_hash=few, steps=2, batch_size=4, warmup_steps=0)
-    short = dataclasses.replace(first, task=task, snapshots=())
-    result = execute(short, Store(tmp_path), execution.Environment())
-    assert 0 <= result["test_accuracy"] <= 1 and result["steps"] == 2
+    assert f"{path.parent.name} --config recipes/{path.relative_to(FOLDER)}" in path.read_text()
+    assert not first.needs and len({spec.id for spec in graph}) == len(graph)
+    if first.task.model in list_models():
+        width = 0.125 * first.task.model_args.get("width", 1.0)
+        searches = {spec.method: spec for spec in reversed(graph) if spec.kind == "search"}
+        for spec in {first.method: first, **searches}.values():
+            started(spec, Store(tmp_path), width=width)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", RECIPES, ids=name_of)
+def test_a_recipe_starts_at_full_size(path, tmp_path, monkeypatch):
+    started(planned(path, monkeypatch)[0], Store(tmp_path))
+
+
+def test_published_protocols_say_what_was_reported_what_differs_and_what_it_costs():
+    section = (ROOT / "docs" / "recipes.md").read_text().split("## Published protocols")[1]
+    listed = set(re.findall(r"recipes/([\w/-]+)\.toml", section))
+    assert len(listed) > 50
+    for name in listed:
+        header = (FOLDER / f"{name}.toml").read_text().split("\n\n")[0]
+        facts = [f"# {fact}: " in header for fact in ("Published", "Deviations", "Cost")]
+        assert all(facts) or "# No published protocol: " in header, name
 
 
 def test_recipes_of_theory_can_be_read_and_one_is_the_defaults():
