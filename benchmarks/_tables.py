@@ -177,7 +177,31 @@ def seeds(document: dict[str, Any], _: str) -> str:
     return f"{where(document['machine'], 'seeds_together')}\n\n" + markdown(head, rows)
 
 
+def shrunk(document: dict[str, Any], _: str) -> str:
+    """Networks without the filters that a mask removed, beside the masked ones."""
+    rows = [
+        [
+            which,
+            str(row["seed"]),
+            f"{row[which]['weights']:,}",
+            f"{row[which]['bytes'] / 1000:.0f}",
+            f"{row[which]['macs'] / 1e6:.1f}",
+            f"{row[which]['median_ms']:.1f}",
+            f"{100 * row[which]['accuracy']:.2f}",
+        ]
+        for row in document["rows"]
+        for which in ("masked", "small")
+    ]
+    machine = document["machine"]
+    threads = f"{machine['threads']} thread{'s' if machine['threads'] > 1 else ''}"
+    heading = f"**{document['model']}**, {machine['cpu']}, {threads}, torch {machine['torch']}"
+    head = ["network", "seed", "weights", "kB", "million multiply-adds",
+            f"ms for {document['batch']} images", "test accuracy, %"]  # fmt: skip
+    return f"{heading}: `{document['command']}`\n\n{markdown(head, rows)}"
+
+
 KINDS = {
+    "shrunk": shrunk,
     "steps": steps,
     "linear": linear,
     "networks": networks,

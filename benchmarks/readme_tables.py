@@ -40,6 +40,19 @@ def comparison(document: dict[str, Any], name: str) -> str:
     return f"{title(document, name)}\n\n" + markdown(head, rows)
 
 
+def sizes(document: dict[str, Any], name: str) -> str:
+    """A line per method and density: what it keeps, its accuracy, and the size of its file."""
+    rows = []
+    for entry in document["summary"]:
+        key = entry["method"], entry["density"]
+        own = [row for row in document["rows"] if (row["method"], row["density"]) == key]
+        file = "dense_bytes" if entry["method"] == "dense" else "ticket_bytes"
+        kept = f"{fmean(row['kept_density'] for row in own):.3g}"
+        rows.append([entry["method"], kept, cell(entry), f"{fmean(row[file] for row in own) / 1000:.0f}"])
+    head = ["method", "density", "test accuracy, %", "file, kB"]
+    return f"{title(document, name)}\n\n" + markdown(head, rows)
+
+
 def _samples_at(density: float, rows: list[dict[str, Any]]) -> str:
     """The cell of the mean accuracies over sampled masks."""
     found = [row["sampled_accuracy"] for row in rows if row["density"] == density]
@@ -52,7 +65,8 @@ def title(document: dict[str, Any], name: str) -> str:
     """What was run, where, and the command."""
     config, machine = document["config"], document["machine"]
     seeds = len(config["seeds"])
-    width = f" of width {config['model_args']['width']:g}" if "width" in config["model_args"] else ""
+    scale = config["model_args"].get("width")  # text, where a flag gave it
+    width = "" if scale is None else f" of width {float(scale):g}"
     return (
         f"**{config['data']}, {config['model']}**{width}, {config['epochs']:g} epochs, batches of "
         f"{config['batch_size']}, {seeds} seed{'s' if seeds > 1 else ''} ({machine['cpu']}, torch "
@@ -295,6 +309,7 @@ def number(value: float | None, percent: bool) -> str:
 KINDS = {
     **_tables.KINDS,
     "table": comparison,
+    "sizes": sizes,
     "family": family,
     "example": example,
     "variants": variants,

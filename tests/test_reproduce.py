@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from supermask.cli import main as supermask
+from supermask.data import load_data
 from supermask.io import read_json
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
@@ -56,3 +57,35 @@ def test_a_recipe_is_found_by_its_name():
     assert recipe_of("imp/mnist-rounds")[0] == "imp"
     with pytest.raises(SystemExit, match=r"no recipes/stability/none\.toml; take one of anatomy/"):
         recipe_of("stability/none")
+
+
+def test_pruned_filters_are_measured_as_a_smaller_network(tmp_path, monkeypatch):
+    """`sizes` tables the comparison, `shrunk.py` its tickets without the filters that are gone."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    out, results = tmp_path / "out", tmp_path / "results"
+    flags = (
+        f"compare {SHORT} --model conv-2 --model-args width=0.1 --methods dense filters-l1 --densities 0.5 "
+        f"--out {out}"
+    )
+    assert supermask(shlex.split(flags)) == 0
+    runpy.run_path(str(BENCHMARKS / "reproduce.py"))["keep"](out, "small", results)
+    document = read_json(results / "small.json")
+    tables = runpy.run_path(str(BENCHMARKS / "readme_tables.py"))
+    tables["filled"].__globals__["RESULTS"] = results
+    dense, pruned = tables["filled"]("<!-- sizes: small -->\n<!-- end -->").splitlines()[5:7]
+    assert dense.split(" | ")[-1] == f"{document['rows'][0]['dense_bytes'] / 1000:.0f} |"
+    kept = [row["kept_density"] for row in document["rows"][2:]]
+    assert pruned.startswith(f"| filters-l1 | {sum(kept) / 2:.3g} | ")
+
+    row = document["rows"][2]
+    shrunk = runpy.run_path(str(BENCHMARKS / "shrunk.py"))
+    measured = shrunk["measure"](out / row["ticket"], load_data("digits"), seconds=0.01)
+    masked, small = measured["masked"], measured["small"]
+    assert small["weights"] == round(row["kept_density"] * masked["weights"])
+    assert measured["other_predictions"] == 0 and masked["accuracy"] == row["test_accuracy"]
+    assert small["bytes"] < masked["bytes"] and small["macs"] < masked["macs"]
+    page = {"machine": {"cpu": "x", "threads": 1, "torch": "2"}, "command": "c", "model": "m", "batch": 64}
+    lines = tables["KINDS"]["shrunk"]({**page, "rows": [{"seed": 0, **measured}]}, "").splitlines()
+    assert [line.split(" | ")[2] for line in lines[4:]] == [
+        f"{network['weights']:,}" for network in (masked, small)
+    ]
