@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import dataclasses
 import difflib
+import re
 import tomllib
 import types
 import typing
@@ -79,7 +80,7 @@ def _value_options(kind: Any, choices: tuple[str, ...]) -> dict[str, Any]:
 
 def _pair(text: str) -> tuple[str, str]:
     key, equals, value = text.partition("=")
-    if not equals or not key.isidentifier():
+    if not equals or not re.fullmatch(r"[\w.*?\[\]-]+", key):
         raise argparse.ArgumentTypeError(f"{text!r} is not key=value")
     return key, value
 

@@ -1,6 +1,8 @@
 """Filter pruning: scores in NumPy, masks, counts, and the smaller network against the masked one."""
 
 import copy
+from argparse import Namespace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import supermask as sm
+from supermask.arguments import read_config
 from supermask.data import load_data
 from supermask.experiments import CompareConfig, ConfigError
 from supermask.experiments.execute import execute
@@ -20,11 +23,13 @@ from supermask.parameters import masked
 from supermask.prune import (
     apply_mask,
     filter_counts,
+    filter_fractions,
     filter_layers,
     filter_mask,
     filter_scores,
     hold,
     shrink,
+    weights_left,
 )
 
 IMAGE = 16
@@ -290,3 +295,39 @@ def test_a_density_that_would_empty_a_layer_is_refused_before_anything_trains():
         match=r"--methods .filters-l1.*: leave it out: density 0\.01, filters of resnet-20: .* empty a layer",
     ):
         plan_compare(config, load_data("digits", image_size=16))
+
+
+@pytest.mark.parametrize(
+    ("recipe", "saved"),
+    [("vgg-16-filters", 0.64), ("resnet-56-filters-a", 0.094), ("resnet-56-filters-b", 0.137)],
+)
+def test_fractions_by_layer_save_what_the_paper_says(recipe, saved):
+    """Li et al., table 1: parameters pruned of VGG-16-A, ResNet-56-A and -B."""
+    path = Path(__file__).parent.parent / "recipes" / "compare" / f"cifar10-{recipe}.toml"
+    config = read_config(CompareConfig, Namespace(config=str(path)))
+    model = network(config.model, 32)
+    layers, shapes = filter_layers(model, example(32)), shapes_of(model)
+    counts = filter_fractions(layers, {name: float(share) for name, share in config.filters.items()})
+    assert 1 - weights_left(layers, shapes, counts) == pytest.approx(saved, abs=0.004)
+
+
+def test_fractions_by_layer_that_do_not_fit_are_refused():
+    layers = filter_layers(network("resnet-20", 16), example(16))
+    with pytest.raises(ValueError, match=r"'conv9' names no layer that can lose filters; those are stages"):
+        filter_fractions(layers, {"conv9": 0.5})
+    with pytest.raises(ValueError, match=r"the fraction of filters of 'stages\.\*' must lie in"):
+        filter_fractions(layers, {"stages.*": 1.5})
+
+
+def test_compare_takes_fractions_by_layer():
+    def rows(**filters):
+        config = CompareConfig(seeds=(0,), model="resnet-20", image_size=16, filters=filters, **SHORT)
+        return plan_compare(config, load_data("digits", image_size=16)).rows
+
+    rows_ = [row for row in rows(**{"stages.*.conv1": "0.5"}) if row.method == "filters-l1"]
+    assert len(rows_) == 1 and 0.45 < rows_[0].density < 0.55
+    assert {keep for name, keep in rows_[0].mask.keep.items() if name.startswith("stages.1")} == {16}
+    with pytest.raises(ConfigError, match=r"--filters .*: 'fc9' names no layer"):
+        rows(fc9=0.5)
+    with pytest.raises(ConfigError, match=r"--filters .*half"):
+        rows(conv1="half")

@@ -250,6 +250,9 @@ class CompareConfig(RuleConfig):
     search_weight_decay: float = option(5e-4, "weight decay of the scores")
     own_recipes: bool = option(True, "searches that have a recipe of their own take it instead of these")
     search_args: dict[str, str] = option({}, "further arguments of the searches, as key=value")  # noqa: RUF009
+    filters: dict[str, str] = option(  # noqa: RUF009
+        {}, "fraction of filters that layers keep, as pattern=fraction; by default one for all, by density"
+    )
     rate: float = option(0.2, "IMP prunes about this fraction of the survivors per round")
     scope: str = option("layerwise", "rank weights per layer or over the network", choices=SCOPES)
     rewind_to: int | None = option(None, "early step of imp-rewind; by default 5% of the steps")

@@ -6,12 +6,12 @@ from functools import cached_property
 from types import MappingProxyType
 from typing import Any
 
-from supermask.experiments.config import CompareConfig, RuleConfig
+from supermask.experiments.config import CompareConfig, ConfigError, RuleConfig
 from supermask.experiments.methods import NotApplicable
 from supermask.experiments.spec import MaskSource, Rule, RunSpec, Task, WeightSource
 from supermask.mask import allocate, keep_count
 from supermask.parameters import ParameterInfo
-from supermask.prune import FilterLayer, density_path, filter_counts
+from supermask.prune import FilterLayer, density_path, filter_counts, filter_fractions, weights_left
 from supermask.prune.controls import reinit_seed
 from supermask.search import SEARCHES
 
@@ -176,18 +176,30 @@ class Comparison(Setting):
         """The densities of pruned networks: those below 1, if there is one."""
         return [d for d in self.config.densities if d < 1] or list(self.config.densities)
 
-    def filters(self, density: float) -> dict[str, int]:
-        """Name → filters to keep for a density of weights.
+    def filters(self) -> dict[float, dict[str, int]]:
+        """Density of weights → filters to keep in each layer: at the densities asked for, or as given.
 
         Raises:
             NotApplicable: Even one filter in each layer leaves more weights than that, or the network has no
                 filter that could go.
+            ConfigError: The user's fractions do not fit the network.
         """
         shapes = {info.name: tuple(info.tensor.shape) for info in self.infos}
-        try:
-            return filter_counts(self.filter_layers(), shapes, density)
-        except ValueError as error:
-            raise NotApplicable(f"density {density:g}, filters of {self.task.model}: {error}") from None
+        found: dict[float, dict[str, int]] = {}
+        for density in self.densities if not self.config.filters else ():
+            try:
+                found[density] = filter_counts(self.filter_layers(), shapes, density)
+            except ValueError as error:
+                raise NotApplicable(f"density {density:g}, filters of {self.task.model}: {error}") from None
+        if self.config.filters:
+            layers = self.filter_layers()
+            try:
+                fractions = {pattern: float(share) for pattern, share in self.config.filters.items()}
+                counts = filter_fractions(layers, fractions)
+            except ValueError as error:
+                raise ConfigError("filters", self.config.filters, str(error)) from None
+            found[weights_left(layers, shapes, counts)] = counts
+        return found
 
     def search(self, method: str, density: float) -> RunSpec:
         """A mask search, by the method's own recipe where it has one and the user does not say otherwise."""

@@ -28,6 +28,8 @@ from supermask.prune.magnitude import round_counts as round_counts
 from supermask.prune.shrink import shrink as shrink
 from supermask.prune.structured import FilterLayer as FilterLayer
 from supermask.prune.structured import filter_counts as filter_counts
+from supermask.prune.structured import filter_fractions as filter_fractions
 from supermask.prune.structured import filter_layers as filter_layers
 from supermask.prune.structured import filter_mask as filter_mask
 from supermask.prune.structured import filter_scores as filter_scores
+from supermask.prune.structured import weights_left as weights_left

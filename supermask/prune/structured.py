@@ -18,6 +18,7 @@ import math
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
@@ -132,7 +133,7 @@ def filter_counts(
     """
     check_density(density)
     total = sum(map(math.prod, shapes.values()))
-    least = _weights_left(layers, shapes, dict.fromkeys(layers, 1)) / total
+    least = weights_left(layers, shapes, dict.fromkeys(layers, 1))
     if density < least:
         raise ValueError(
             f"density {density:g} would empty a layer: with one filter in each layer that can be pruned, "
@@ -152,6 +153,40 @@ def filter_counts(
         counts = {**counts, name: above[name]}
         candidates.append(counts)
     return min(candidates, key=lambda counts: abs(_weights_left(layers, shapes, counts) - target))
+
+
+def filter_fractions(layers: Mapping[str, FilterLayer], fractions: Mapping[str, float]) -> dict[str, int]:
+    """Filters to keep by layers of the network's own: the fraction of the first pattern that names a layer.
+
+    The paper chooses them so, by the sensitivity of each layer (section 3.2).
+
+    Args:
+        layers: What `filter_layers` found.
+        fractions: Pattern of a module's name (`conv1`, `stages.0.*.conv1`) → fraction of its filters to keep.
+            A layer that none names keeps all.
+
+    Returns:
+        Name of the weight → filters.
+
+    Raises:
+        ValueError: A fraction out of range, or a pattern that names no layer that can lose filters.
+    """
+    counts = {name: layer.filters for name, layer in layers.items()}
+    for pattern, fraction in reversed(list(fractions.items())):
+        check_density(fraction, f"the fraction of filters of {pattern!r}")
+        named = [name for name in layers if fnmatchcase(name.removesuffix(".weight"), pattern)]
+        if not named:
+            known = ", ".join(name.removesuffix(".weight") for name in layers)
+            raise ValueError(f"{pattern!r} names no layer that can lose filters; those are {known}")
+        counts |= {name: keep_count(layers[name].filters, fraction) for name in named}
+    return counts
+
+
+def weights_left(
+    layers: Mapping[str, FilterLayer], shapes: Mapping[str, tuple[int, ...]], counts: Mapping[str, int]
+) -> float:
+    """The density of weights when each layer of `layers` keeps so many filters, whichever they are."""
+    return _weights_left(layers, shapes, counts) / sum(map(math.prod, shapes.values()))
 
 
 def probe(model: nn.Module, example: Tensor) -> tuple[nn.Module, Tensor]:

@@ -2,9 +2,9 @@
 
 A row's density is that of weights, as in every other row: each layer that can lose filters keeps the same
 fraction of them, chosen so that the weights left come as near to the density as whole filters allow. The
-paper chooses the fraction of each layer by its sensitivity and fine-tunes at a constant low learning rate;
-here both rows train by the common rule and for as long as all others. At low densities the last
-layers get narrow: LeNet-300-100 at density 0.03 keeps a handful of neurons.
+paper chooses the fraction of each layer by its sensitivity, as `filters` of the configuration can, and
+fine-tunes at a constant low learning rate; here both rows train by the common rule and for as long as all
+others. At low densities the last layers get narrow: LeNet-300-100 at density 0.03 keeps a handful of neurons.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 def pruned_filters(name: str, comparison: Comparison, weights: WeightSource) -> Iterator[RunSpec]:
     """The trained dense network without its filters of least L1 norm, trained from `weights`."""
-    for density in comparison.densities:
-        mask = MaskSource(kind="filters", run=comparison.dense.id, keep=comparison.filters(density))
+    for density, keep in comparison.filters().items():
+        mask = MaskSource(kind="filters", run=comparison.dense.id, keep=keep)
         yield comparison.train(name, weights=weights, mask=mask, density=density)
 
 
