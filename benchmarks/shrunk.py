@@ -70,7 +70,6 @@ def measure(path: Path, data: Dataset, seconds: float) -> dict[str, Any]:
     }
 
 
-@torch.no_grad()
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--run", default="cifar10-resnet-20", help="name of the recipe, run by reproduce.py")
@@ -90,8 +89,10 @@ def main() -> None:
         if row["method"] == "filters-l1"
     ]
     about = machine(options.threads)
+    target = ROOT / "benchmarks" / "results" / "shrunk" / f"{options.run}.json"
+    target.parent.mkdir(parents=True, exist_ok=True)
     write_json(
-        ROOT / "benchmarks" / "results" / "shrunk" / f"{options.run}.json",
+        target,
         {
             "schema": "supermask/shrunk/1",
             "machine": about,

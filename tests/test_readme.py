@@ -117,6 +117,20 @@ def test_published_claims_hold_in_the_committed_results():
     assert all(rounds["reinit", d] < mean for (m, d), mean in rounds.items() if m == "imp" and d < 0.7)
 
 
+def test_what_is_said_of_filters_and_of_folded_networks_holds():
+    rows = results("cifar10-resnet-20")["rows"]
+    assert all(row["drawn_at"] == row["steps"] // 2 for row in rows if row["method"] == "early-bird-channels")
+    means = {row["method"]: row["mean"] for row in results("cifar10-resnet-20")["summary"]}
+    assert max(means, key=means.__getitem__) == "filters-l1"
+    for row in results("shrunk/cifar10-resnet-20")["rows"]:
+        assert row["other_predictions"] == 0 and row["small"]["macs"] < 0.51 * row["masked"]["macs"]
+    sizes = [
+        next(row["ticket_bytes"] for row in results(name)["rows"] if row["method"] == "edge-popup")
+        for name in ("cifar10-resnet-20", "cifar10-folded-resnet-20")
+    ]
+    assert 0.6 < sizes[1] / sizes[0] < 0.9
+
+
 def test_every_method_on_digits_takes_less_than_ten_minutes():
     assert sum(row["seconds"] for row in results("digits-all")["rows"]) / 2 < 600  # on two cores
 
