@@ -423,7 +423,7 @@ void test_layout() {
   expect(dims_of({8, 3, 5, 5}, {75, 25, 5, 1}) == 1, "contiguous tensors have one dimension");
   expect(dims_of({8, 3, 5, 5}, {75, 1, 15, 3}) == 3, "channels_last has three");
   expect(dims_of({2, 2, 2, 2, 2}, {1, 2, 4, 8, 16}) == 0, "five dimensions are too many");
-  expect(dims_of({}, {}) == 1 && offset_of(layout, 0) == 0, "a scalar");
+  expect(dims_of({}, {}) == 1 && offset_of(layout, int64_t{0}) == 0, "a scalar");
   expect(dims_of({int64_t{1} << 20, 4096, 3}, {1, int64_t{1} << 20, int64_t{1} << 32}) == 3,
          "a large tensor");
   const int64_t index = (int64_t{1} << 33) + 5;

@@ -117,7 +117,7 @@ SUPERMASK_HD void settle_segment(const Group& group, Settling& shared, const Ite
     if (thread != 0) return;
     const int64_t rank = segment.keep - shared.above;
     shared.hit = !shared.overflow && rank >= 0 && rank <= shared.candidates;
-    shared.search = shared.hit ? start_search<float>(rank, shared.candidates)
+    shared.search = shared.hit ? start_search<float>(rank, shared.candidates, first_window(segment, *hint))
                                : start_search<float>(segment.keep, segment.numel);
     if (missed) *missed = !shared.hit;
   });
