@@ -63,9 +63,12 @@ class Plain:
 
 def graph_or_plain(call: Call) -> Graph | Plain:
     """`call` in a graph, or by itself if it waits for the device, which no graph can."""
+    generator = torch.cuda.default_generators[torch.cuda.current_device()]
+    before = generator.clone_state()
     try:
         return Graph([call])
     except RuntimeError:
+        generator.graphsafe_set_state(before)  # torch leaves it in the capture that failed
         torch.cuda.synchronize()
         return Plain(call)
 
