@@ -48,12 +48,24 @@ def make_packed(signs: Tensor, dtype: torch.dtype, batch: int) -> tuple[Layer, f
     """What `PackedLinear` does on a GPU."""
     layer = CodedLinear(signs, SIGMA)
     size = dtype.itemsize
-    read = {"codes": 0.25, "dense": size, "decoded": 0.25 + 2 * size, "sparse": 0.5 * size + 0.125}
+    read = {
+        "codes": 0.25,
+        "wgmma": 0.25,
+        "dense": size,
+        "decoded": 0.25 + 2 * size,
+        "sparse": 0.5 * size + 0.125,
+    }
     return layer, read[layer.kernel(batch, dtype)]
 
 
+def make_codes(signs: Tensor, dtype: torch.dtype, batch: int) -> tuple[Layer, float]:
+    """The product for few inputs, whatever their number."""
+    codes, outputs = layouts.codes_of_signs(signs), len(signs)
+    return lambda x: torch.ops.supermask.linear_from_codes(x, codes, outputs, SIGMA, None), 0.25
+
+
 def make_wgmma(signs: Tensor, dtype: torch.dtype, batch: int) -> tuple[Layer, float]:
-    """The product that decodes on its way, which no layer takes by itself yet."""
+    """The product that decodes on its way, whatever the number of inputs."""
     codes, outputs = layouts.codes_of_signs(signs), len(signs)
     return lambda x: torch.ops.supermask.linear_from_codes_wgmma(x, codes, outputs, SIGMA, None), 0.25
 
@@ -119,6 +131,7 @@ CANDIDATES: dict[str, Maker] = {
     "cublas": make_cublas,
     "again": make_cublas,
     "packed": make_packed,
+    "codes": make_codes,
     "wgmma": make_wgmma,
     "decoded": make_decoded,
     "masked": make_masked,
@@ -161,9 +174,8 @@ def compare(
             results[name] = {"unavailable": str(failure).splitlines()[0][:200]}
     for name, times in interleave(graphs, rounds).items():
         results[name].update(times)
-    for name in graphs:
-        if "cublas" in graphs:
-            results[name]["speedup"] = results["cublas"]["median_us"] / results[name]["median_us"]
+    for name in graphs if "cublas" in graphs else ():
+        results[name]["speedup"] = results["cublas"]["median_us"] / results[name]["median_us"]
     row = {"outputs": signs.shape[0], "inputs": signs.shape[1], "batch": batch, "cold": cold}
     return {**row, "dtype": str(dtype).removeprefix("torch."), "candidates": results}
 
@@ -209,7 +221,7 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
     for axis, (outputs, inputs, warm) in zip(axes[0], panels, strict=True):
         shown = [r for r in rows if (r["outputs"], r["inputs"], not r["cold"]) == (outputs, inputs, warm)]
         shown.sort(key=lambda row: row["batch"])
-        for name in CANDIDATES:
+        for name in shown[0]["candidates"]:
             points = [(row["batch"], row["candidates"][name].get("speedup")) for row in shown]
             points = [point for point in points if point[1]]
             if points and name not in ("cublas", "again"):
