@@ -138,6 +138,10 @@ def plan_imp(config: ImpConfig, data: Dataset) -> Plan:
     if config.rewind_to >= task.steps:
         raise ConfigError("rewind_to", config.rewind_to, f"stay below the {task.steps} steps of a training")
     infos = layers_of(task, data)
+    try:
+        _counts(config, infos, 1)
+    except ValueError as error:  # the one thing that depends on the network
+        raise ConfigError("conv_rate", config.conv_rate, str(error)) from None
     rows: list[RunSpec] = []
     for seed in config.seeds:
         rows += _rounds(config, Setting(task, infos, rule_of(config), config.init, seed))
@@ -146,19 +150,15 @@ def plan_imp(config: ImpConfig, data: Dataset) -> Plan:
 
 def _rounds(config: ImpConfig, setting: Setting) -> Iterator[RunSpec]:
     dense = setting.train("dense", snapshots=(config.rewind_to,) if config.rewind_to else ())
-    method = "lr-rewind" if config.rewind == "lr" else "imp-rewind" if config.rewind_to else "imp"
+    rewound = "lr-rewind" if config.rewind == "lr" else "imp-rewind" if config.rewind_to else "imp"
+    method = "-".join([rewound, *config.variants])
+    # Runs of magnitude pruning are what they were before there was a choice.
+    kind = "magnitude" if config.criterion == "large-final" else "criterion"
     yield dense
     parent = dense
     for round in range(1, config.rounds + 1):
-        keep = round_counts(
-            setting.infos,
-            round,
-            config.rate,
-            conv_rate=config.conv_rate,
-            output_rate=config.output_rate,
-            scope=config.scope,
-        )
-        weights = setting.weights
+        keep = _counts(config, setting.infos, round)
+        weights = dataclasses.replace(setting.weights, signs=config.signs)
         if config.rewind == "lr":
             weights = dataclasses.replace(weights, run=parent.id)
         elif config.rewind_to:
@@ -166,13 +166,32 @@ def _rounds(config: ImpConfig, setting: Setting) -> Iterator[RunSpec]:
         parent = setting.train(
             method,
             weights=weights,
-            mask=MaskSource(kind="magnitude", run=parent.id, keep=keep),
+            mask=MaskSource(
+                kind=kind,
+                run=parent.id,
+                keep=keep,
+                criterion=config.criterion,
+                alpha=config.alpha,
+                pruned=config.pruned,
+            ),
             density=_density(keep, setting),
             start=config.rewind_to,
         )
         yield parent
         if config.reinit:
             yield setting.reinit(parent)
+
+
+def _counts(config: ImpConfig, infos: list[ParameterInfo], round: int) -> dict[str, int] | int:
+    """Weights left after a round."""
+    return round_counts(
+        infos,
+        round,
+        config.rate,
+        conv_rate=config.conv_rate,
+        output_rate=config.output_rate,
+        scope=config.scope,
+    )
 
 
 def _density(keep: dict[str, int] | int, setting: Setting) -> float:

@@ -139,7 +139,7 @@ class Setting:
 
     def reinit(self, ticket: RunSpec) -> RunSpec:
         """The control of a ticket: its mask on newly drawn weights, trained."""
-        weights = dataclasses.replace(self.weights, seed=reinit_seed(self.seed))
+        weights = dataclasses.replace(self.weights, seed=reinit_seed(self.seed), signs=ticket.weights.signs)
         mask = MaskSource(kind="same", run=ticket.id)
         return self.train("reinit", weights=weights, mask=mask, density=ticket.density)
 

@@ -27,7 +27,7 @@ FIGURES = ("accuracy-density", "ticket-size", "learning-curves")
 _TITLES = {
     "compare": "Tickets and controls",
     "search": "A strong ticket",
-    "imp": "Iterative magnitude pruning",
+    "imp": "Iterative pruning",
 }
 
 
@@ -79,7 +79,7 @@ def render_page(document: Mapping[str, Any], drawings: Mapping[str, Drawing]) ->
         crowded=crowded,
         best=best_of(lines) if crowded else None,
         duels=duels_of(document),
-        unzeroed=[method.label for method in methods if method.name in UNZEROED],
+        unzeroed=[method.label for method in methods if method.name.endswith(UNZEROED)],
         emerged=any(line.emerged for line in lines),
         skipped=_skipped(document),
         method_groups=_titled(methods) if crowded else [("", methods)],
