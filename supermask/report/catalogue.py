@@ -114,7 +114,9 @@ def _split_by_sign(name: str, base: str, suffix: str) -> Method | None:
 
 def _varied(name: str, base: str) -> Method | None:
     """Iterative pruning by another criterion, or with other values of what is pruned or kept."""
-    criterion, labels, changes = name.removeprefix(f"{base}-"), [], []
+    criterion = name.removeprefix(f"{base}-")
+    labels: list[str] = []
+    changes: list[str] = []
     for action, change in _ACTIONS.items():
         if criterion == action or criterion.endswith(f"-{action}"):
             criterion = criterion.removesuffix(action).removesuffix("-")

@@ -190,5 +190,5 @@ CONTROLS = (
 KNOWN = (*DENSE, *STRONG, *TRAINED, *INITIAL, *MOVING, *CRITERIA, *ACTIONS, *CONTROLS)
 
 UNZEROED = ("pruned-at-final", "pruned-at-init", "pruned-at-init-unless-shrunk")
-"""Methods whose pruned weights are held at other values than zero: fewer weights train, none is gone. The names
-of iterative pruning that does the same end alike."""
+"""Methods whose pruned weights are held at other values than zero: fewer weights train, none is gone. The
+name of iterative pruning that does so ends alike."""
