@@ -137,8 +137,9 @@ def test_the_early_bird_is_drawn_when_five_masks_agree():
     cut = weights.abs().sort(descending=True).values[round(0.25 * len(weights)) - 1]
     train(model, optimizer, 0, 9)
     assert handle.drawn is None and all(bool(m.all()) for m in handle.mask.values())
+    assert handle.agreed is None
     train(model, optimizer, 9, 12)
-    assert handle.drawn == 10
+    assert handle.drawn == 10 and handle.agreed is True
     for info in masked(model):
         assert torch.equal(handle.mask[info.name], info.tensor.detach() != 0)
         assert info.tensor.detach()[handle.mask[info.name]].abs().min() >= cut - 1e-4
@@ -150,7 +151,55 @@ def test_the_early_bird_is_drawn_at_the_end_of_patience():
     optimizer = torch.optim.SGD(model.parameters(), lr=3.0)
     handle = EarlyBird(optimizer, model, density=0.1, every=1, until=7)
     train(model, optimizer, 0, 7)
-    assert handle.drawn == 7
+    assert handle.drawn == 7 and handle.agreed is False
+
+
+def watched(masks: list[np.ndarray], density: float, **options) -> EarlyBird:
+    """The early bird of a network of 10×20 weights whose largest are where each mask says, look by look."""
+    model = nn.Linear(20, 10, bias=False)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    handle = EarlyBird(optimizer, model, density=density, every=1, until=len(masks) + 1, **options)
+    for mask in masks:
+        with torch.no_grad():
+            model.weight.copy_(torch.from_numpy(np.where(mask, 2.0, 1.0)).view(10, 20))
+        model.weight.grad = torch.zeros_like(model.weight)
+        optimizer.step()
+    return handle
+
+
+def places(*kept: int) -> np.ndarray:
+    return np.isin(np.arange(200), kept)
+
+
+@pytest.mark.parametrize(("moved", "agreed"), [(10, True), (11, None)])
+def test_masks_agree_that_differ_in_a_tenth_and_no_more(moved, agreed):
+    first = places(*range(60))  # of 200; the last has `moved` others, so that 2 · moved entries differ
+    last = places(*range(moved, 60 + moved))
+    assert (first != last).mean() == pytest.approx(moved / 100)
+    assert watched([first] * 4 + [last], 0.3).agreed is agreed
+
+
+@pytest.mark.parametrize(("moved", "agreed"), [(1, True), (2, None)])
+@pytest.mark.parametrize("density", [0.05, 0.95])
+def test_where_all_masks_are_near_the_fewer_entries_count(density, moved, agreed):
+    first, last = places(*range(10)), places(*range(moved, 10 + moved))  # a tenth of ten entries is one
+    if density > 0.5:
+        first, last = ~first, ~last
+    handle = watched([first] * 4 + [last], density)
+    assert handle.among == "kept" and handle.agreed is agreed
+
+
+def test_the_papers_distance_is_refused_where_it_says_nothing():
+    strangers = [places(*range(10 * i, 10 * i + 10)) for i in range(5)]  # no two have an entry in common
+    assert max((a != b).mean() for a in strangers for b in strangers) <= 0.1
+    assert watched(strangers, 0.05).agreed is None
+    for density in (0.05, 0.03, 0.95, 1.0):
+        with pytest.raises(ValueError, match=r"any five agree within 0\.1; take among='kept'"):
+            watched([], density, among="all")
+    assert watched([], 0.055).among == watched([], 0.945, among="all").among == "all"
+    assert watched([places(*range(200))] * 5, 1.0).agreed is True
+    with pytest.raises(ValueError, match="among must be one of all, kept, not 'most'"):
+        watched([], 0.3, among="most")
 
 
 def test_channels_lose_scale_and_shift_and_pay_for_the_scale():

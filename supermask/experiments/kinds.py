@@ -117,7 +117,8 @@ def early_bird(execution: Execution) -> Outcome:
         **execution.spec.options,
     )
     progress = execution.fit(optimizer, {})
-    return Outcome(handle.mask, progress, {"drawn_at": handle.drawn})
+    by = "agreement" if handle.agreed else "patience"
+    return Outcome(handle.mask, progress, {"drawn_at": handle.drawn, "drawn_by": by})
 
 
 @register_kind("search")

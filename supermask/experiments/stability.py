@@ -4,11 +4,11 @@ Frankle et al., "Linear Mode Connectivity and the Lottery Ticket Hypothesis" (IC
 copies of a network are trained from step k on with different data orders, and the error is measured along the
 line between each two of them; for dense networks and for tickets rewound to k.
 
-All copies begin alike, with the weights of step k and the optimizer at rest, as in the authors' code (open_lth),
-where every training from a step makes a new optimizer. So all copies of a dense network at k > 0 are trainings
-of their own; none is the rest of the training that led to k, whose optimizer had its momentum. At k = 0, and of
-a ticket, which IMP trains from k on, the network itself is the first copy. Deviation: norms get new statistics
-at every point of a line.
+All copies begin alike, with the weights of step k and the optimizer at rest, as in the authors' code
+(open_lth), where every training from a step makes a new optimizer. So all copies of a dense network at k > 0
+are trainings of their own; none is the rest of the training that led to k, whose optimizer had its momentum.
+At k = 0, and of a ticket, which IMP trains from k on, the network itself is the first copy. Deviation: norms
+get new statistics at every point of a line.
 """
 
 import dataclasses

@@ -82,6 +82,10 @@ def synaptic_flow(model: nn.Module, shape: tuple[int, ...]) -> Scores:
 def synflow(model: nn.Module, shape: tuple[int, ...], keep: int, rounds: int = SYNFLOW_ROUNDS) -> Mask:
     """SynFlow's mask: prune to density^(r / rounds) of the weights in round r, by fresh scores each time.
 
+    Tanaka et al. (NeurIPS 2020), algorithm 1. There a mask is what exceeds a threshold, so that a pruned weight,
+    of score 0, never comes back. Here every round keeps its exact count; what is pruned stays so even where
+    survivors have the score 0, too, because they lie on no path any more.
+
     Args:
         model: The network as initialized; it is not changed.
         shape: Shape of one input, without the batch.
@@ -94,7 +98,8 @@ def synflow(model: nn.Module, shape: tuple[int, ...], keep: int, rounds: int = S
     mask: Mask = {}
     for round in range(1, rounds + 1):
         survivors = max(keep, keep_count(total, (keep / total) ** (round / rounds)))
-        mask = best(synaptic_flow(network, shape), keep if round == rounds else survivors)
+        scores = synaptic_flow(network, shape)
+        mask = best(scores, keep if round == rounds else survivors, mask or None)
         with torch.no_grad():
             for name, kept in mask.items():
                 weights[name].masked_fill_(~kept, 0.0)
