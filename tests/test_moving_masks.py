@@ -95,6 +95,93 @@ def test_rigl_drops_the_smallest_and_grows_by_the_gradient():
         assert not model.get_parameter(name).detach().numpy().ravel()[grown].any()
 
 
+class Linear:
+    """Least squares by SGD with momentum under a mask that moves, in NumPy."""
+
+    LR, MOMENTUM = 0.05, 0.9
+
+    def __init__(self, weight: np.ndarray, mask: np.ndarray) -> None:
+        self.mask, self.weight = mask, weight * mask
+        self.velocity = np.zeros_like(weight)
+
+    def step(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        """One step; the gradient of all weights, pruned ones too."""
+        gradient = 2 * (x @ self.weight.T - y).T @ x / y.size
+        self.velocity = self.MOMENTUM * self.velocity + gradient * self.mask
+        self.weight = self.weight - self.LR * self.velocity * self.mask
+        return gradient
+
+    def dropped(self, share: float) -> tuple[np.ndarray, int]:
+        """What stays when the smallest of the kept weights go, and how many those are."""
+        count = round(share * int(self.mask.sum()))
+        kept = np.flatnonzero(self.mask)
+        smallest = kept[np.argsort(np.abs(self.weight.ravel()[kept]), kind="stable")[:count]]
+        stays = self.mask.copy().ravel()
+        stays[smallest] = False
+        return stays.reshape(self.mask.shape), count
+
+    def grow(self, stays: np.ndarray, grown: np.ndarray) -> None:
+        self.mask = stays | grown
+        for values in (self.weight, self.velocity):
+            values[grown | ~self.mask] = 0
+
+
+@pytest.mark.parametrize("rule", ["set", "rigl"])
+def test_a_training_that_drops_and_grows_is_that_of_numpy(rule):
+    generator = np.random.default_rng(8)
+    x, y = generator.normal(size=(9, 24, 7)), generator.normal(size=(9, 24, 6))
+    mask = np.isin(np.arange(42), generator.permutation(42)[:17]).reshape(6, 7)
+    model = nn.Linear(7, 6, bias=False).double()
+    reference = Linear(model.weight.detach().numpy().copy(), mask)
+    optimizer = torch.optim.SGD(model.parameters(), lr=Linear.LR, momentum=Linear.MOMENTUM)
+    kept = {"weight": torch.from_numpy(mask)}
+    handle = Rewire(optimizer, kept, model, rule=rule, every=2, until=7, fraction=0.4)
+    changed, both = 0, 0
+    for number in range(9):
+        optimizer.zero_grad()
+        (model(torch.from_numpy(x[number])) - torch.from_numpy(y[number])).square().mean().backward()
+        optimizer.step()
+        gradient = reference.step(x[number], y[number])
+        found, step = handle.mask["weight"].numpy(), number + 1
+        if step % 2 == 0 and step < 7:
+            before = reference.mask
+            share = 0.4 * (0.5 * (1 + math.cos(math.pi * step / 7)) if rule == "rigl" else 1)
+            stays, count = reference.dropped(share)
+            if rule == "rigl":
+                free = np.flatnonzero(~stays)
+                best = free[np.argsort(-np.abs(gradient.ravel()[free]), kind="stable")[:count]]
+                grown = np.isin(np.arange(42), best).reshape(6, 7)
+            else:  # where chance says, but as many, and only where nothing stays
+                grown = found & ~stays
+                assert (found & stays == stays).all() and grown.sum() == count
+            both += int((grown & before).sum())
+            reference.grow(stays, grown)
+            changed += 1
+        assert np.array_equal(found, reference.mask), step
+        assert np.allclose(model.weight.detach().numpy(), reference.weight, rtol=1e-9, atol=1e-13), step
+        momentum = optimizer.state[model.weight]["momentum_buffer"].numpy()
+        assert np.allclose(momentum, reference.velocity, rtol=1e-9, atol=1e-13), step
+    assert changed == 3 and both  # some were dropped and grown in one change: they start at zero, too
+
+
+def test_set_grows_everywhere_alike():
+    """Over seeds every free place is grown equally often, those that were just dropped among them."""
+    often, weight = np.zeros((4, 10)), torch.arange(1.0, 41.0).view(4, 10)
+    for seed in range(400):
+        model = nn.Linear(10, 4, bias=False)
+        with torch.no_grad():
+            model.weight.copy_(weight)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+        kept = {"weight": weight > 20}  # of twenty the fraction 0.3 is dropped: those up to 26
+        handle = Rewire(optimizer, kept, model, rule="set", every=1, until=3, seed=seed)
+        model.weight.grad = torch.zeros_like(model.weight)
+        optimizer.step()
+        often += handle.mask["weight"].numpy()
+    assert (often[weight.numpy() > 26] == 400).all()
+    share = 6 / 26
+    assert np.abs(often[weight.numpy() <= 26] / 400 - share).max() < 5 * (share * (1 - share) / 400) ** 0.5
+
+
 def test_set_grows_by_the_seed():
     masks = []
     for seed in (0, 0, 1):

@@ -2,8 +2,16 @@
 
 SET: Mocanu et al., "Scalable training of artificial neural networks with adaptive sparse connectivity
 inspired by network science" (Nature Communications 2018). RigL: Evci et al., "Rigging the Lottery: Making All
-Tickets Winners" (ICML 2020), algorithm 1. Deviations: weights that SET grows start at zero, as in RigL; RigL
-makes its step and then grows by the gradient of that step, which clipping sees whole.
+Tickets Winners" (ICML 2020), algorithm 1.
+
+Deviations of SET: the paper drops, after every epoch, a share of the smallest positive and the same share of
+the largest negative weights, draws those that it grows anew, and goes on to the last epoch but one; here the
+smallest magnitudes go whatever their sign, grown weights start at zero as in RigL, and the mask changes every
+`every` steps and stands still from `until` on, in `compare` after three quarters of the training.
+
+Deviations of RigL: it makes its step and then grows by the gradient of that step, which clipping sees whole;
+the paper grows in place of a step. A weight that is dropped and grown in the same change starts at zero with
+its momentum, as the paper says of grown weights; in the authors' code such a one keeps both.
 """
 
 import math
