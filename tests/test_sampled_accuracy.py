@@ -1,4 +1,4 @@
-"""The accuracy of a sampled supermask in `results.json`: the mean over ten networks, each computed in NumPy."""
+"""The accuracy of a sampled supermask in `results.json`: the mean over ten networks, computed in NumPy."""
 
 import json
 

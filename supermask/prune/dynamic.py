@@ -32,7 +32,9 @@ RULES = ("set", "rigl")
 class Rewire(StatefulHold):
     """Hold a mask that drops and grows weights every few steps, the same number in each layer.
 
-    The mask is part of `optimizer.state_dict()`, so that a resumed training goes on with the same one.
+    SET (Mocanu et al. 2018, algorithm 1) or RigL (Evci et al. 2020, algorithm 1); deviations: see the head of
+    this module. The mask is part of `optimizer.state_dict()`, so that a resumed training goes on with the
+    same one.
 
     Args:
         optimizer: Any `torch.optim` optimizer over the masked parameters.
@@ -40,8 +42,10 @@ class Rewire(StatefulHold):
         model: The module the names belong to.
         rule: What grows: `set` (weights at random) or `rigl` (weights of largest gradient).
         every: Steps between two changes.
-        until: Step from which on the mask stays as it is; RigL uses three quarters of the training.
-        fraction: Share of the kept weights that is dropped; RigL anneals it to zero by a cosine.
+        until: Step from which on the mask stays as it is; RigL's paper uses three quarters of the training,
+            SET's all of it.
+        fraction: Share of the kept weights of a layer that is dropped, constant for SET; RigL anneals it to
+            zero by a cosine (section 3).
         seed: Of the weights that SET grows.
 
     Raises:

@@ -38,7 +38,8 @@ one half, of the pruned ones), so that masks that have nothing in common are at 
 class EarlyBird(StatefulHold):
     """Watch a dense training, draw the early-bird ticket, and hold its mask for the rest.
 
-    The masks seen are part of `optimizer.state_dict()`, so that a resumed training draws the same ticket.
+    You et al. (ICLR 2020), section 3.2; deviations: see the head of this module. The masks seen are part of
+    `optimizer.state_dict()`, so that a resumed training draws the same ticket.
 
     Args:
         optimizer: Any `torch.optim` optimizer over the parameters.

@@ -74,7 +74,9 @@ def imp(
 ) -> Iterator[Round]:
     """Train, prune, rewind, again: yields the dense network and then one ticket per round.
 
-    One-shot pruning is `rounds=1` with the whole `rate` at once.
+    Frankle and Carbin (ICLR 2019), section 1, with the variants named at the head of this module. Deviation:
+    what a layer keeps is computed from its size, so that rounding does not add up, and ties go to the lower
+    index. One-shot pruning is `rounds=1` with the whole `rate` at once.
 
     Args:
         model: The network as initialized.

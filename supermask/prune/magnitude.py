@@ -21,6 +21,9 @@ def magnitude(
 ) -> Mask:
     """The mask of the surviving weights of largest |w|; it never brings a pruned weight back.
 
+    Frankle and Carbin (ICLR 2019), sections 2 (layer by layer) and 4 (global). Deviations: exact counts, ties
+    to the lower index, and no layer that falls to nothing.
+
     Args:
         weights: Name → trained weights.
         keep: Weights to keep in each layer, or in all together (a global ranking).
