@@ -1,6 +1,7 @@
 """Masks that change while weights train: SET and RigL step by step in NumPy, early-bird's draw, resuming."""
 
 import copy
+import json
 import math
 
 import numpy as np
@@ -9,6 +10,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from supermask.cli import main
 from supermask.io import load_tree, save_tree
 from supermask.mask import distance, random_mask
 from supermask.parameters import masked
@@ -338,3 +340,15 @@ def test_bad_requests_are_refused_with_the_reason():
     Rewire(optimizer, quarter(model), model, until=3)
     with pytest.raises(ValueError, match="already holds a mask that changes"):
         EarlyBird(optimizer, model, density=0.5, every=1, until=3)
+
+
+@pytest.mark.parametrize(("epochs", "by"), [(12, "agreement"), (8, "patience")])
+def test_results_say_why_a_ticket_was_drawn(epochs, by, tmp_path):
+    flags = ["--methods", "early-bird", "--densities", "0.5", "--seeds", "0", "--lr", "1e-6", "--jobs", "1"]
+    assert main(["compare", *flags, "--epochs", str(epochs), "--out", str(tmp_path)]) == 0
+    (row,) = json.loads((tmp_path / "results.json").read_text())["rows"]
+    per_epoch = row["steps"] // epochs
+    # Nothing moves, so that masks agree at the fifth look; half of eight epochs is over before.
+    assert (row["drawn_by"], row["drawn_at"]) == (by, per_epoch * (5 if by == "agreement" else 4))
+    assert "drawn_by" in (tmp_path / "results.csv").read_text().splitlines()[0]
+    assert ("half of the training was over" in (tmp_path / "report.html").read_text()) == (by == "patience")
