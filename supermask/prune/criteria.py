@@ -1,16 +1,17 @@
 """Mask criteria: which weights of a trained network stay, by their initial and final values.
 
 Zhou et al., "Deconstructing Lottery Tickets: Zeros, Signs, and the Supermask" (NeurIPS 2019), section 2 and
-figure 3. Each criterion is a score, and the weights of largest score are kept. Deviations: ties go to the
-lower index and not to chance; with `-same-sign` and `-diff-sign` the weights of the other kind rank last
-whatever the criterion (the authors' code gives them the score 0, which puts them first where scores are
-negative), and all criteria but `random` have these variants (theirs: `large-final` and `magnitude-increase`);
-biases are never pruned. Of initial and final values at once, `large-init-large-final` ranks by
-min(α|w_f|, |w_i|) and `small-init-small-final` by -max(α|w_f|, |w_i|) with an α that is given, 1 by default,
-which leaves exactly the count asked for. The authors' code has no α there: it looks for the one percentile
-that, as the threshold of |w_f| and of |w_i| at once, leaves the count as nearly as a bisection can, so that
-for it the spread of final and of initial values does not matter. `random` is one order for each seed, so that
-rounds of it are those of one random ranking; theirs draws again in every round.
+figure 3. Each criterion is a score, and the weights of largest score are kept; biases never are pruned.
+
+Deviations. Ties go to the lower index and not to chance. With `-same-sign` and `-diff-sign`, which all
+criteria but `random` have (theirs: `large-final` and `magnitude-increase`), the weights of the other kind
+rank last whatever the criterion; the authors' code gives them the score 0, which puts them first where scores
+are negative. `random` is one order for each seed, so that rounds of it are those of one random ranking;
+theirs draws again in every round. `large-init-large-final` ranks by min(α|w_f|, |w_i|),
+`small-init-small-final` by -max(α|w_f|, |w_i|), with an α that is given, 1 by default, and keep exactly the
+count asked for. The authors' code has no α there: it bisects for the one percentile that, as the threshold of
+|w_f| and of |w_i| at once, leaves about that count, so that the spread of final beside initial values does
+not matter.
 """
 
 import math
@@ -22,7 +23,7 @@ from torch import Tensor
 from supermask import ops
 from supermask.init import derive_key
 from supermask.mask import Mask
-from supermask.prune.magnitude import everything, keep_largest, surviving
+from supermask.prune.magnitude import everything, keep_largest, magnitude, surviving
 
 CRITERIA: dict[str, Callable[[Tensor, Tensor, float], Tensor]] = {
     "large-final": lambda initial, final, alpha: final.abs(),
@@ -101,6 +102,8 @@ def by_criterion(
         ValueError: An unknown criterion, weights that are not finite, or more to keep than survive.
     """
     kind, sign = check_criterion(criterion)
+    if criterion == "large-final":  # a selection of the largest, where others take sorting
+        return magnitude(final, keep, mask)
     before, after = surviving(initial, mask), surviving(final, mask)
     chosen = {}
     for name in after:
