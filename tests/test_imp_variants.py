@@ -11,8 +11,8 @@ from torch import nn
 import supermask as sm
 from supermask.cli import main
 from supermask.data import load_data
-from supermask.experiments import ConfigError, ImpConfig
-from supermask.experiments.plan import plan_imp
+from supermask.experiments import CompareConfig, ConfigError, ImpConfig
+from supermask.experiments.plan import plan_compare, plan_imp
 from supermask.experiments.store import Store
 from supermask.models import create_model
 from supermask.parameters import masked
@@ -214,6 +214,28 @@ def test_a_rate_for_convolutions_needs_some(digits):
     with pytest.raises(ConfigError, match=r"--conv-rate 0\.1: the network has no convolutions"):
         plan_imp(ImpConfig(out="x", conv_rate=0.1), digits)
     plan_imp(ImpConfig(out="x", conv_rate=0.1, model="conv-2", epochs=1), digits)
+
+
+@pytest.mark.parametrize(
+    ("options", "remedy"),
+    [
+        # Three layers of 50,200 weights, of which each keeps one.
+        ({"scope": "global", "rate": 0.9, "rounds": 8}, "take at most 4: round 5 would leave 1 weights to 3"),
+        ({"rate": 0.9, "rounds": 8}, "take at most 5, or another --rate: round 6 would prune nothing"),
+        ({"rate": 1e-6, "rounds": 1}, "take at most 0, or another --rate: round 1 would prune nothing"),
+    ],
+)  # fmt: skip
+def test_rounds_end_where_there_is_nothing_to_prune(options, remedy, digits):
+    with pytest.raises(ConfigError, match=f"--rounds {options['rounds']}: {remedy}"):
+        plan_imp(ImpConfig(out="x", **options), digits)
+
+
+@pytest.mark.parametrize("method", ["imp", "one-shot", "random", "snip", "early-bird"])
+def test_a_global_ranking_has_a_weight_for_every_layer(method, digits):
+    options = {"methods": (method,), "seeds": (0,), "scope": "global", "out": "x"}
+    with pytest.raises(ConfigError, match=r"--densities 2e-05: take at least 6e-05: each of 3 layers keeps"):
+        plan_compare(CompareConfig(densities=(2e-5,), **options), digits)
+    plan_compare(CompareConfig(densities=(6e-5,), **options), digits)
 
 
 def test_wrong_calls_of_the_command_end_with_two(tmp_path, capsys):

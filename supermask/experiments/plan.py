@@ -138,10 +138,7 @@ def plan_imp(config: ImpConfig, data: Dataset) -> Plan:
     if config.rewind_to >= task.steps:
         raise ConfigError("rewind_to", config.rewind_to, f"stay below the {task.steps} steps of a training")
     infos = layers_of(task, data)
-    try:
-        _counts(config, infos, 1)
-    except ValueError as error:  # the one thing that depends on the network
-        raise ConfigError("conv_rate", config.conv_rate, str(error)) from None
+    _check_rounds(config, infos)
     rows: list[RunSpec] = []
     for seed in config.seeds:
         rows += _rounds(config, Setting(task, infos, rule_of(config), config.init, seed))
@@ -180,6 +177,27 @@ def _rounds(config: ImpConfig, setting: Setting) -> Iterator[RunSpec]:
         yield parent
         if config.reinit:
             yield setting.reinit(parent)
+
+
+def _check_rounds(config: ImpConfig, infos: list[ParameterInfo]) -> None:
+    """Refuse what depends on the network: a rate of layers that it lacks, more rounds than it has weights."""
+    try:
+        _counts(config, infos, 1)
+    except ValueError as error:
+        raise ConfigError("conv_rate", config.conv_rate, str(error)) from None
+    before = sum(info.tensor.numel() for info in infos)
+    for round in range(1, config.rounds + 1):
+        keep = _counts(config, infos, round)
+        left = keep if isinstance(keep, int) else sum(keep.values())
+        if left == before:
+            remedy = f"take at most {round - 1}, or another --rate: round {round} would prune nothing"
+            raise ConfigError("rounds", config.rounds, remedy)
+        if left < len(infos):
+            remedy = (
+                f"take at most {round - 1}: round {round} would leave {left} weights to {len(infos)} layers"
+            )
+            raise ConfigError("rounds", config.rounds, remedy)
+        before = left
 
 
 def _counts(config: ImpConfig, infos: list[ParameterInfo], round: int) -> dict[str, int] | int:
