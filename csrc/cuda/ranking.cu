@@ -40,7 +40,7 @@ __global__ void __launch_bounds__(kThreads)
   const Stretch stretch = stretch_of(chunk, i);
   count_digits(
       BlockGroup{kThreads}, histogram, segments[tensor.segment],
-      [&](int64_t at) { return load<Float>(tensor.scores, stretch.begin + at); }, ranking, stretch.count,
+      [&](int64_t at) { return load<Float>(tensor.scores, static_cast<uint32_t>(stretch.begin + at)); }, ranking, stretch.count,
       tensor.base + static_cast<uint32_t>(stretch.begin), first);
 }
 
@@ -61,7 +61,7 @@ __global__ void __launch_bounds__(kThreads)
   const Ranked& tensor = chunk.items[i];
   const Stretch stretch = stretch_of(chunk, i);
   const auto place_at = [&](int64_t at) {
-    const auto key = key_of(load<Float>(tensor.scores, stretch.begin + at), ranking);
+    const auto key = key_of(load<Float>(tensor.scores, static_cast<uint32_t>(stretch.begin + at)), ranking);
     return place_of(key, tensor.base + static_cast<uint32_t>(stretch.begin + at));
   };
   find_highest(BlockGroup{kThreads}, shared, stretch.count, place_at,
@@ -88,7 +88,7 @@ __global__ void __launch_bounds__(kThreads)
   const Stretch stretch = stretch_of(chunk, i);
   write_mask(
       BlockGroup{kThreads}, segments[tensor.segment],
-      [&](int64_t at) { return load<Float>(tensor.scores, stretch.begin + at); }, ranking, stretch.count,
+      [&](int64_t at) { return load<Float>(tensor.scores, static_cast<uint32_t>(stretch.begin + at)); }, ranking, stretch.count,
       tensor.base + static_cast<uint32_t>(stretch.begin),
       bests.of_tensor ? bests.of_tensor + tensor.number : nullptr,
       [&](int64_t at, bool kept) { tensor.mask[stretch.begin + at] = kept; });
