@@ -250,6 +250,28 @@ def test_runs_of_magnitude_pruning_are_what_they_were(digits):
     assert spec.method == "imp" and "signs" not in spec.as_dict()["weights"]
 
 
+@pytest.mark.parametrize(
+    ("method", "options"),
+    [
+        ("one-shot", {}),
+        ("movement-diff-sign", {"criterion": "movement-diff-sign"}),
+        ("random", {"criterion": "random"}),
+        ("pruned-at-init-unless-shrunk", {"pruned": "init-unless-shrunk"}),
+        ("kept-signs", {"signs": True}),
+    ],
+)
+def test_one_round_is_the_run_of_the_comparison(method, options, digits):
+    common = {"out": "x", "epochs": 1, "batch_size": 64, "seeds": (0,)}
+    (row,) = plan_compare(CompareConfig(methods=(method,), densities=(0.3,), **common), digits).rows
+    _, ticket = plan_imp(ImpConfig(rounds=1, rate=0.7, **common, **options), digits).graph
+    # Their dense networks differ in what they save on the way; large-final is magnitude pruning.
+    kind = "magnitude" if "criterion" not in options else "criterion"
+    masks = [dataclasses.replace(spec.mask, run="", kind=kind) for spec in (row, ticket)]
+    assert masks[0] == masks[1] and row.density == pytest.approx(ticket.density, abs=1e-4)
+    same = {"method": "", "mask": row.mask, "density": 0.3}
+    assert dataclasses.replace(row, **same) == dataclasses.replace(ticket, **same)
+
+
 @pytest.mark.parametrize("together", ["0", "2"])
 def test_the_command_does_what_the_rounds_say(together, tmp_path, digits):
     options = {
