@@ -328,8 +328,8 @@ void test_ranking(int kind, const std::vector<int64_t>& sizes, int64_t keep, uin
   if (floor)  // raised above all others, infinities and all
     for (int64_t begin = 0; const int64_t size : sizes) {
       if (!size) continue;
-      const std::vector<uint8_t> first = sorted_mask(std::vector<Float>(all.begin() + begin, all.begin() + begin + size),
-                                                     1, ranking);
+      const std::vector<Float> own(all.begin() + begin, all.begin() + begin + size);
+      const std::vector<uint8_t> first = sorted_mask(own, 1, ranking);
       ranked[begin + (std::find(first.begin(), first.end(), 1) - first.begin())] =
           std::numeric_limits<Float>::quiet_NaN();
       begin += size;

@@ -20,7 +20,8 @@ inline Divisor divisor_of(uint32_t number) {
   int bits = 0;  // ⌈log2 number⌉
   while (bits < 32 && uint64_t{1} << bits < number) ++bits;
   const uint64_t magic = ((uint64_t{1} << bits) - number) * (uint64_t{1} << 32) / number + 1;
-  return {number, static_cast<uint32_t>(magic), static_cast<uint8_t>(bits > 0), static_cast<uint8_t>(bits > 0 ? bits - 1 : 0)};
+  return {number, static_cast<uint32_t>(magic), static_cast<uint8_t>(bits > 0),
+          static_cast<uint8_t>(bits > 0 ? bits - 1 : 0)};
 }
 
 // The quotient, rounded down; exact for every value.

@@ -35,7 +35,8 @@ struct PackedShape {
   static constexpr int warp_outputs = kTileOutputs * tiles;
   static constexpr int outputs = warp_outputs * output_warps;
   static constexpr int chunk = (is_float ? 128 : 256) / batch;  // input tiles in shared memory at a time
-  static constexpr int staged_at_once = batch == 32 ? 1 : (batch == 8 ? 4 : 2) / (is_float ? 2 : 1);  // loads of inputs; more would spill
+  // Loads of inputs that a thread has under way; more would spill.
+  static constexpr int staged_at_once = batch == 32 ? 1 : (batch == 8 ? 4 : 2) / (is_float ? 2 : 1);
   static constexpr int tile_words = 4 * columns * parts * kLanes;
   static constexpr int stride = warp_outputs + 4;  // of sums: a warp's stores meet every bank once
   static constexpr int warp_sums = batch * stride;

@@ -118,7 +118,8 @@ SUPERMASK_HD void multiply_wgmma(Gpu& gpu, const PackedLinear& task, int row, in
   gpu.sync();
   int stage = 0;
   for (int tile = begin; tile < end; ++tile) {
-    const int next_stage = stage + Shape::stage_bytes < Shape::stages * Shape::stage_bytes ? stage + Shape::stage_bytes : 0;
+    constexpr int stages_bytes = Shape::stages * Shape::stage_bytes;
+    const int next_stage = stage + Shape::stage_bytes < stages_bytes ? stage + Shape::stage_bytes : 0;
     const bool more = tile + 1 < end;
     const Words next = more ? load_codes(tile + 1) : Words{};
     SUPERMASK_UNROLL
