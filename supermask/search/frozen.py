@@ -11,6 +11,7 @@ the same everywhere.
 Ours: counts are exact; frozen scores get no gradient (the ranking never reads them).
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -19,6 +20,9 @@ from torch import Tensor, nn
 from supermask import mask as masks
 from supermask.search.base import register_search
 from supermask.search.edge_popup import EdgePopup
+from supermask.search.setup import spread_of
+
+LAYOUTS = ("uniform", "erk", "epl")
 
 
 @register_search("frozen")
@@ -57,16 +61,19 @@ class Frozen(EdgePopup):
                 f"at density {density}, pruned must lie in [0, {1 - density:g}] and locked in "
                 f"[0, {density:g}], not {self.pruned!r} and {self.locked!r}"
             )
+        if layout not in (None, *LAYOUTS):
+            raise ValueError(f"layout must be one of {', '.join(LAYOUTS)}, not {layout!r}")
         self.layout = layout or ("epl" if distribution == "global" else distribution)
         super().__init__(model, density=density, distribution=distribution, **options)
 
     def check_spread(self, distribution: str, density_schedule: str) -> None:
         """The pattern fixes counts once and for all, and leaves no whole groups."""
         if masks.group_of(distribution) or density_schedule != "constant" or self.ranking != "magnitude":
+            raw = [] if self.ranking == "magnitude" else [f"ranking={self.ranking!r}"]
+            asked = " and ".join(filter(None, [spread_of(distribution, density_schedule), *raw]))
             raise ValueError(
-                f"a partially frozen search takes no distribution={distribution!r}, density_schedule="
-                f"{density_schedule!r} and ranking={self.ranking!r} together with its random pattern; use "
-                "uniform, global, erk or epl with a constant density and magnitudes"
+                f"the random pattern of a partially frozen search leaves no room for {asked}; use uniform, "
+                "global, erk or epl with a constant density and magnitudes"
             )
 
     @property
@@ -101,23 +108,33 @@ class Frozen(EdgePopup):
         frozen = {"pruned": self.pruned, "locked": self.locked, "layout": self.layout}
         return {**super()._identity(), "seed": self.seed, **frozen}
 
+    def check_layers(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        """Refuse layers whose pattern leaves no room for their density."""
+        self._pattern_counts(shapes)
+
     def _draw_patterns(self) -> None:
         shapes = {name: tuple(p.shape) for name, p in self._names.items()}
-        open_or_locked = masks.allocate(shapes, 1.0 - self.pruned, self.layout)
-        locked = masks.allocate(shapes, self.locked, self.layout) if self.locked else {}
-        for name, parameter in self._names.items():
-            size, most = parameter.numel(), open_or_locked[name]
-            least = min(locked.get(name, 0), most)
-            if isinstance(self.keep, dict):
-                least, most = self._fit(name, least, most, self.keep[name])
-            order = masks.permutation(size, self.seed, f"frozen/{name}")
-            flat = torch.zeros(size, dtype=torch.int8)
+        for name, (least, most) in self._pattern_counts(shapes).items():
+            parameter = self._names[name]
+            order = masks.permutation(parameter.numel(), self.seed, f"frozen/{name}")
+            flat = torch.zeros(parameter.numel(), dtype=torch.int8)
             flat[order[:least]] = 1
             flat[order[most:]] = -1
             self.state[parameter]["pattern"] = flat.view(parameter.shape).to(parameter.device)
 
+    def _pattern_counts(self, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, int]]:
+        """Name → weights that are locked, and that are not pruned; moved by what rounding asks for."""
+        open_or_locked = masks.allocate(shapes, 1.0 - self.pruned, self.layout)
+        locked = masks.allocate(shapes, self.locked, self.layout) if self.locked else {}
+        each = self.distribution != "global"
+        keep = masks.allocate(shapes, self.density, self.distribution) if each else {}
+        counts = {}
+        for name, most in open_or_locked.items():
+            least = min(locked.get(name, 0), most)
+            counts[name] = self._fit(name, least, most, keep[name]) if each else (least, most)
+        return counts
+
     def _fit(self, name: str, least: int, most: int, keep: int) -> tuple[int, int]:
-        """The counts, moved by what rounding may ask for."""
         slack = 1
         if least > keep + slack or most < keep - slack:
             raise ValueError(

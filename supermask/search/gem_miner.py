@@ -31,6 +31,9 @@ THRESHOLD = 0.5
 PUBLISHED_ROUNDS = 30
 """The authors' 150 epochs hold 30 periods of 5; the period of any other length follows from it."""
 
+SCALED_FROM = 0.2
+"""Lowest density for which the frozen weights are scaled up."""
+
 
 def freezing_rate(density: float, freezings: int) -> float:
     """p such that `freezings` times a fraction p of what is free leaves `density`: 1 − density^(1/n)."""
@@ -71,6 +74,11 @@ class GemMiner(Search):
         self.freeze_every = self.freezings = 0
         super().__init__(model, **options)
 
+    @classmethod
+    def scaled_for(cls, density: float) -> float:
+        """`density`, but not below 0.2: scores learn while more weights stand than will in the end."""
+        return max(density, SCALED_FROM)
+
     def initial_scores(self, info: ParameterInfo, weight: Tensor) -> Tensor:
         """Uniform on (0, 1), from the seed."""
         unit = super().initial_scores(info, weight) * info.fan_in**0.5  # uniform on (-1, 1)
@@ -87,8 +95,8 @@ class GemMiner(Search):
         self.freezings = (steps - 1) // self.freeze_every
         if self.freezings < 1:
             raise ValueError(
-                f"a search of {steps} steps ends before the first freezing, after {self.freeze_every}; "
-                "give it a shorter period or more epochs"
+                f"a search of {steps / steps_per_epoch:g} epochs ends before the first freezing, after "
+                f"{self.freeze_every / steps_per_epoch:g}; give it a shorter period or more epochs"
             )
 
     @property

@@ -58,6 +58,10 @@ class Zhou(Search):
         self.dynamic_rescale = dynamic_rescale
         super().__init__(model, density=density, lr=lr, **options)
 
+    @classmethod
+    def scaled_for(cls, density: float) -> None:
+        """None: layers are rescaled in training, and `density` is not the one that emerges."""
+
     def initial_scores(self, info: ParameterInfo, weight: Tensor) -> Tensor:
         return torch.logit(torch.full_like(weight, self.density))
 
