@@ -1,5 +1,5 @@
 """Partially frozen random networks: Otsuka et al., "Partially Frozen Random Networks Contain Compact
-Strong Lottery Tickets" (TMLR 2025).
+Strong Lottery Tickets" (TMLR 2025, arXiv:2402.14029).
 
 A random pattern T over each layer's weights settles some of the mask before the search: a weight is pruned
 (T = −1), locked in (T = +1) or searched (T = 0). The searched ones follow edge-popup; the density counts
@@ -8,7 +8,13 @@ from the seed, so that only the searched bits of a mask carry information. How m
 pruned and locked follows the layer ratios of `layout`: ERK or EPL (edges per layer), as in the paper, or
 the same everywhere.
 
-Ours: counts are exact; frozen scores get no gradient (the ranking never reads them).
+Sources. Freezing by pruning and locking, and the layer ratios, from the paper; how frozen weights count in
+the ranking from the authors' code (`slt_within_frozen_network`), which ranks the whole network.
+
+Deviations. Counts are exact, with at most one weight moved between pattern and search where rounding asks
+for it; frozen scores get no gradient (the ranking never reads them); the search may be layerwise; by
+default half of what could be settled is, where the paper tries ratios. The pattern is a permutation from
+our generator. Their optional scale by each layer's density is `--rescale`, or `randomize_(density=…)`.
 """
 
 from collections.abc import Mapping
