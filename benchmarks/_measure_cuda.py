@@ -10,24 +10,29 @@ import torch
 
 Call = Callable[[], Any]
 LEAST_CALLS = 24
-"""Calls that one graph holds at least, so that launching it counts for little."""
+"""Calls that one graph holds at least, so that launching it counts for little, unless they are long."""
+LONG_US = 4000
+"""A graph that takes as many microseconds is long enough."""
 
 
 class Graph:
     """Some calls, in order, recorded once; the same ones again until there are enough of them."""
 
     def __init__(self, calls: Sequence[Call]) -> None:
-        repeated = list(calls) * -(-LEAST_CALLS // len(calls))
-        self.calls = len(repeated)
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
-            for call in calls[:2] if len(calls) > 1 else calls * 3:
+            for call in calls:
                 call()
+            times = [Plain(calls[0]).microseconds() for _ in range(3)]
         torch.cuda.current_stream().wait_stream(stream)
+        wanted = min(LEAST_CALLS, int(LONG_US / min(times)) + 1)
+        # Kept: a graph holds addresses, not the weights and indices that its calls read.
+        self._calls = list(calls) * -(-wanted // len(calls))
+        self.calls = len(self._calls)
         self.graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(self.graph):
-            for call in repeated:
+            for call in self._calls:
                 call()
 
     def microseconds(self) -> float:
@@ -58,9 +63,12 @@ class Plain:
 
 def graph_or_plain(call: Call) -> Graph | Plain:
     """`call` in a graph, or by itself if it waits for the device, which no graph can."""
+    generator = torch.cuda.default_generators[torch.cuda.current_device()]
+    before = generator.clone_state()
     try:
         return Graph([call])
     except RuntimeError:
+        generator.graphsafe_set_state(before)  # torch leaves it in the capture that failed
         torch.cuda.synchronize()
         return Plain(call)
 
@@ -69,14 +77,18 @@ def interleave(graphs: Mapping[str, Graph], rounds: int) -> dict[str, dict[str, 
     """Replay the graphs in turns, so that a change of the clocks meets all of them alike.
 
     Returns:
-        For each graph the median and the quartiles of the time of a call, in microseconds.
+        For each graph the median and the quartiles of the time of a call, in microseconds. Slow graphs are
+        replayed less often: half a second each, and three times at least.
     """
     times: dict[str, list[float]] = {name: [] for name in graphs}
-    for graph in graphs.values():
-        graph.microseconds()
-    for _ in range(rounds):
+    wanted = {
+        name: min(rounds, max(3, int(5e5 / (graph.calls * graph.microseconds()))))
+        for name, graph in graphs.items()
+    }
+    for done in range(rounds):
         for name, graph in graphs.items():
-            times[name].append(graph.microseconds())
+            if done < wanted[name]:
+                times[name].append(graph.microseconds())
     return {name: _summary(values) for name, values in times.items()}
 
 

@@ -10,6 +10,8 @@ def markdown(head: list[str], rows: list[list[str]]) -> str:
 
 def where(machine: dict[str, Any], script: str) -> str:
     """Machine and command of a benchmark."""
+    if machine["gpu"]:
+        return f"{machine['gpu']}, torch {machine['torch']}: `python benchmarks/{script}.py --device cuda`"
     threads = f"{machine['threads']} thread{'s' if machine['threads'] > 1 else ''}"
     command = f"`python benchmarks/{script}.py --threads {machine['threads']}`"
     return f"{machine['cpu']}, {threads}, torch {machine['torch']}: {command}"
@@ -21,12 +23,8 @@ def steps(document: dict[str, Any], _: str) -> str:
         [row["network"], *(f"{row[f'{name}/dense']:.3f}" for name in ("edge-popup", "parts", "sort"))]
         for row in document["rows"]
     ]
-    machine = document["machine"]
-    heading = f"{machine['cpu']}, {machine['threads']} thread, torch {machine['torch']}, batches of 128"
     head = ["network", "edge-popup", "step in parts", "sort in every forward"]
-    return f"{heading}: `python benchmarks/training_step.py --threads {machine['threads']}`\n\n" + markdown(
-        head, rows
-    )
+    return f"{where(document['machine'], 'training_step')}; batches of 128\n\n" + markdown(head, rows)
 
 
 def linear(document: dict[str, Any], _: str) -> str:
@@ -52,6 +50,32 @@ def linear(document: dict[str, Any], _: str) -> str:
     head = ["layer", "weights", "type", "density", "batch", "from", "packed, ms", "eager", "oneDNN", "CSR",
             "over the faster dense", "bits per weight"]  # fmt: skip
     return f"{where(document['machine'], 'masked_linear')}\n\n" + markdown(head, rows)
+
+
+def linear_gpu(document: dict[str, Any], _: str) -> str:
+    """A linear layer on a GPU: every way to compute it, over cuBLAS."""
+    first, machine = document["rows"][0], document["machine"]
+    names = list(dict.fromkeys(name for row in document["rows"] for name in row["candidates"]))
+    names = [name for name in names if name not in ("cublas", "again")]
+    rows = []
+    for row in document["rows"]:
+        found = row["candidates"]
+        speedups = [_times(found[name]["speedup"]) if name in found else "" for name in names]
+        start = [
+            str(row["batch"]),
+            "memory" if row["cold"] else "cache",
+            f"{found['cublas']['median_us']:.1f}",
+        ]
+        rows.append(start + speedups)
+    heading = (
+        f"{machine['gpu']}, torch {machine['torch']}, {first['outputs']}×{first['inputs']} weights ±σ and 0, "
+        f"density {first['density']:g}, {first['dtype']}: `python benchmarks/masked_linear_cuda.py`"
+    )
+    return f"{heading}\n\n" + markdown(["batch", "from", "cuBLAS, µs", *names], rows)
+
+
+def _times(factor: float) -> str:
+    return f"{factor:.2f}×" if factor >= 0.1 else f"{factor:.2g}×"
 
 
 def network_of(row: Mapping[str, Any]) -> str:
@@ -108,10 +132,6 @@ def throughput(document: dict[str, Any], _: str) -> str:
         f"{figure['steps']:,} in all, every round from its first step; without evaluations)."
     )
     script = where(machine, "throughput")
-    if machine["gpu"]:
-        script = (
-            f"{machine['gpu']}, torch {machine['torch']}: `python benchmarks/throughput.py --device cuda`"
-        )
     return f"{script}; amp {document['amp']}\n\n{markdown(head, rows)}\n\n{summary}"
 
 
@@ -180,6 +200,7 @@ def seeds(document: dict[str, Any], _: str) -> str:
 KINDS = {
     "steps": steps,
     "linear": linear,
+    "linear_gpu": linear_gpu,
     "networks": networks,
     "selection": selection,
     "seeds": seeds,

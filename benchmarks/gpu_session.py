@@ -8,14 +8,15 @@
 What fails is recorded, and the next command goes on. `<out>/gpu_session_<step>.json`, written anew after
 each, holds every command with its exit code, its seconds and the end of its output; benchmarks leave their
 own files beside it. It takes nothing but what is installed: torch, pytest, hypothesis, matplotlib, and for
-the build cmake, ninja and nvcc.
+the build pip, scikit-build-core, cmake, ninja and nvcc.
 """
 
 import argparse
+import importlib.metadata
+import importlib.util
 import json
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -46,33 +47,34 @@ def pytest(*arguments: str) -> list[str]:
     return python("-m", "pytest", "-m", "cuda", "-q", "--tb=short", "-W", "default", *arguments)
 
 
+def in_parallel() -> list[str]:
+    """Flags for as many workers as there are cores for; a test leaves the GPU idle most of the time."""
+    workers = min(8, (os.cpu_count() or 1) // 2)
+    return ["-n", str(workers)] if workers > 1 and importlib.util.find_spec("xdist") else []
+
+
 def build() -> list[Command]:
-    """Compile both libraries into the package, unless they are there."""
+    """Install the package with both libraries, unless it is there."""
     import supermask
 
-    if any(all((Path(place) / name).exists() for name in LIBRARIES) for place in supermask.__path__):
+    built = any(all((Path(place) / name).exists() for name in LIBRARIES) for place in supermask.__path__)
+    if built and any(importlib.metadata.distributions(name="supermask")):
         return []
-    folder = str(ROOT / "build" / "gpu")
-    generator = ["-G", "Ninja"] if shutil.which("ninja") else []
-    configure = ["cmake", "-S", str(ROOT), "-B", folder, *generator, "-DCMAKE_BUILD_TYPE=Release"]
-    return [
-        ([*configure, f"-DPython_EXECUTABLE={PYTHON}", "-DSUPERMASK_CUDA=ON"], 60),
-        (["cmake", "--build", folder, "--parallel"], 300),
-        (["cmake", "--install", folder, "--prefix", str(ROOT)], 20),
-    ]
+    install = ["-m", "pip", "install", "--no-build-isolation", "--no-deps", "--editable"]
+    return [(python(*install, ".", "--config-settings=cmake.define.SUPERMASK_CUDA=ON"), 300)]
 
 
 def tests() -> list[Command]:
     files = ("test_cuda_library.py", "test_cuda_kernels.py", "test_cuda_packed.py", "test_cuda.py")
     library = python("-m", "pytest", "-q", "--tb=short", "-W", "default", f"tests/{files[0]}")
-    rest = [(pytest(f"tests/{name}"), 240.0) for name in files[1:]]
+    rest = [(pytest(*in_parallel(), f"tests/{name}"), 240.0) for name in files[1:]]
     others = [f"--ignore=tests/{name}" for name in files]
     return [
         *build(),
         (python("-m", "supermask.info"), 60),
         (library, 90),
         *rest,
-        (pytest("tests", *others), 240),
+        (pytest(*in_parallel(), "tests", *others), 240),
     ]
 
 

@@ -12,7 +12,7 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,12 +48,24 @@ def make_packed(signs: Tensor, dtype: torch.dtype, batch: int) -> tuple[Layer, f
     """What `PackedLinear` does on a GPU."""
     layer = CodedLinear(signs, SIGMA)
     size = dtype.itemsize
-    read = {"codes": 0.25, "dense": size, "decoded": 0.25 + 2 * size, "sparse": 0.5 * size + 0.125}
+    read = {
+        "codes": 0.25,
+        "wgmma": 0.25,
+        "dense": size,
+        "decoded": 0.25 + 2 * size,
+        "sparse": 0.5 * size + 0.125,
+    }
     return layer, read[layer.kernel(batch, dtype)]
 
 
+def make_codes(signs: Tensor, dtype: torch.dtype, batch: int) -> tuple[Layer, float]:
+    """The product for few inputs, whatever their number."""
+    codes, outputs = layouts.codes_of_signs(signs), len(signs)
+    return lambda x: torch.ops.supermask.linear_from_codes(x, codes, outputs, SIGMA, None), 0.25
+
+
 def make_wgmma(signs: Tensor, dtype: torch.dtype, batch: int) -> tuple[Layer, float]:
-    """The product that decodes on its way, which no layer takes by itself yet."""
+    """The product that decodes on its way, whatever the number of inputs."""
     codes, outputs = layouts.codes_of_signs(signs), len(signs)
     return lambda x: torch.ops.supermask.linear_from_codes_wgmma(x, codes, outputs, SIGMA, None), 0.25
 
@@ -119,6 +131,7 @@ CANDIDATES: dict[str, Maker] = {
     "cublas": make_cublas,
     "again": make_cublas,
     "packed": make_packed,
+    "codes": make_codes,
     "wgmma": make_wgmma,
     "decoded": make_decoded,
     "masked": make_masked,
@@ -133,13 +146,20 @@ CANDIDATES: dict[str, Maker] = {
 
 
 def compare(
-    signs: Tensor, two_of_four: Tensor, batch: int, dtype: torch.dtype, cold: bool, rounds: int
+    signs: Tensor,
+    two_of_four: Tensor,
+    batch: int,
+    dtype: torch.dtype,
+    cold: bool,
+    rounds: int,
+    names: Sequence[str] = tuple(CANDIDATES),
 ) -> dict[str, Any]:
     """One row: the times of every candidate for one shape and batch."""
     x = torch.randn(batch, signs.shape[1], device=signs.device).to(dtype)
     graphs: dict[str, Graph] = {}
     results: dict[str, dict[str, Any]] = {}
-    for name, make in CANDIDATES.items():
+    for name in names:
+        make = CANDIDATES[name]
         own = two_of_four if name.endswith("2:4") else signs
         try:
             layer, read = make(own, dtype, batch)
@@ -154,7 +174,7 @@ def compare(
             results[name] = {"unavailable": str(failure).splitlines()[0][:200]}
     for name, times in interleave(graphs, rounds).items():
         results[name].update(times)
-    for name in graphs:
+    for name in graphs if "cublas" in graphs else ():
         results[name]["speedup"] = results["cublas"]["median_us"] / results[name]["median_us"]
     row = {"outputs": signs.shape[0], "inputs": signs.shape[1], "batch": batch, "cold": cold}
     return {**row, "dtype": str(dtype).removeprefix("torch."), "candidates": results}
@@ -201,7 +221,7 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
     for axis, (outputs, inputs, warm) in zip(axes[0], panels, strict=True):
         shown = [r for r in rows if (r["outputs"], r["inputs"], not r["cold"]) == (outputs, inputs, warm)]
         shown.sort(key=lambda row: row["batch"])
-        for name in CANDIDATES:
+        for name in shown[0]["candidates"]:
             points = [(row["batch"], row["candidates"][name].get("speedup")) for row in shown]
             points = [point for point in points if point[1]]
             if points and name not in ("cublas", "again"):
@@ -220,6 +240,14 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
     pyplot.close(figure)
 
 
+def write(rows: list[dict[str, Any]], about: dict[str, Any], path: Path) -> None:
+    """The JSON file and the plot."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    content = {"benchmark": path.name, "machine": {**machine(torch.get_num_threads()), **about}, "rows": rows}
+    path.with_suffix(".json").write_text(json.dumps(content, indent=1) + "\n")
+    plot(rows, path.with_suffix(".png"))
+
+
 def main() -> int:
     """Every shape and batch, cold and warm."""
     parser = argparse.ArgumentParser(description="a packed linear layer on a GPU against everything else")
@@ -227,6 +255,7 @@ def main() -> int:
     parser.add_argument("--density", type=float, default=0.5)
     parser.add_argument("--batches", type=int, nargs="+", default=BATCHES)
     parser.add_argument("--shapes", nargs="+", default=[f"{o}x{i}" for o, i in SHAPES], help="OUTPUTSxINPUTS")
+    parser.add_argument("--candidates", nargs="+", default=list(CANDIDATES), choices=list(CANDIDATES))
     parser.add_argument("--rounds", type=int, default=50, help="replays of each graph")
     parser.add_argument(
         "--out", type=Path, help="directory of the JSON file and the plot; printed only by default"
@@ -235,6 +264,7 @@ def main() -> int:
     if not torch.cuda.is_available():
         print("no GPU is available; benchmarks/masked_linear.py measures the CPU", file=sys.stderr)
         return 1
+    torch._dynamo.config.recompile_limit = 1000  # beyond it a new shape would run uncompiled
     bound, before, dtype = limits(), clocks(), getattr(torch, options.dtype)
     rows = []
     for shape in options.shapes:
@@ -243,18 +273,17 @@ def main() -> int:
         print(json.dumps({"shape": shape, "packing_seconds": packing_seconds(signs)}))
         for batch in options.batches:
             for cold in (True, False):
-                row = compare(signs, two_of_four, batch, dtype, cold, options.rounds)
+                row = compare(signs, two_of_four, batch, dtype, cold, options.rounds, options.candidates)
                 add_roofline(row, bound)
                 rows.append({**row, "density": options.density})
                 print(json.dumps(rows[-1]), flush=True)
                 torch.cuda.empty_cache()
-    if options.out:
-        options.out.mkdir(parents=True, exist_ok=True)
-        about = {**machine(torch.get_num_threads()), "clocks": [before, clocks()], **bound}
-        name = f"masked_linear_cuda_{options.dtype}"
-        content = {"benchmark": name, "machine": about, "rows": rows}
-        (options.out / f"{name}.json").write_text(json.dumps(content, indent=1) + "\n")
-        plot(rows, options.out / f"{name}.png")
+        if options.out:  # after each shape, so that a run which is stopped leaves something
+            write(
+                rows,
+                {"clocks": [before, clocks()], **bound},
+                options.out / f"masked_linear_cuda_{options.dtype}",
+            )
     return 0
 
 

@@ -20,7 +20,7 @@ from supermask.report.methods import GROUPS
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
-NAMES = ("recipes", "methods", "examples", "experiments", "theory")
+NAMES = ("recipes", "methods", "examples", "experiments", "theory", "performance")
 PAGES = (ROOT / "README.md", *(ROOT / "docs" / f"{page}.md" for page in NAMES))
 MARK = re.compile(r"<!-- (\w+): ([\w/-]+) -->\n.*?<!-- end -->", re.DOTALL)
 

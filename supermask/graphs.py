@@ -44,6 +44,7 @@ class CudaRecorder:
 
     def __init__(self, device: torch.device) -> None:
         self._device, self._stream = device, torch.cuda.Stream(device)
+        self._index = torch.cuda.current_device() if device.index is None else device.index
         self._graph = torch.cuda.CUDAGraph()
 
     def aside(self, call: Callable[[], Tensor]) -> Tensor:
@@ -54,9 +55,16 @@ class CudaRecorder:
         return result
 
     def capture(self, call: Callable[[], Tensor]) -> Tensor:
-        # Of this thread alone: another one may be reading images ahead.
-        with torch.cuda.graph(self._graph, stream=self._stream, capture_error_mode="thread_local"):
-            return call()
+        generator = torch.cuda.default_generators[self._index]
+        before = generator.clone_state()
+        try:
+            # Of this thread alone: another one may be reading images ahead.
+            with torch.cuda.graph(self._graph, stream=self._stream, capture_error_mode="thread_local"):
+                return call()
+        except RuntimeError:
+            # torch leaves its generator in the capture that failed, and nothing could be drawn any more.
+            generator.graphsafe_set_state(before)
+            raise
 
     def replay(self) -> None:
         self._graph.replay()

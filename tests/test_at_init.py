@@ -8,7 +8,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from supermask.prune import grasp, snip, synflow
+from supermask.parameters import masked
+from supermask.prune import at_init, best, grasp, snip, synflow
 from supermask.prune.at_init import TEMPERATURE, synaptic_flow
 
 
@@ -115,3 +116,127 @@ def test_the_network_is_left_as_it_was():
         assert scores.keys() == {"0.weight", "3.weight"}
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
     assert not any(p.requires_grad for p in model.parameters()) and model.training
+
+
+class Layers:
+    """Synaptic flow of linear layers, batch norms and ReLU in NumPy, with a backward pass of its own."""
+
+    def __init__(self, model: nn.Sequential) -> None:
+        self.state = {name: value.double().numpy().copy() for name, value in model.state_dict().items()}
+        self.kinds = [type(module) for module in model]
+        self.names = [f"{i}.weight" for i, kind in enumerate(self.kinds) if kind is nn.Linear]
+
+    def scores(self, kept: dict[str, np.ndarray], inputs: int) -> dict[str, np.ndarray]:
+        x, seen = np.ones(inputs), []
+        for i, kind in enumerate(self.kinds):
+            seen.append(x)
+            if kind is nn.Linear:
+                x = np.abs(self.state[f"{i}.weight"]) * kept[f"{i}.weight"] @ x + np.abs(
+                    self.state[f"{i}.bias"]
+                )
+            elif kind is nn.BatchNorm1d:
+                spread = np.sqrt(self.state[f"{i}.running_var"] + 1e-5)
+                x = (x - self.state[f"{i}.running_mean"]) / spread * np.abs(self.state[f"{i}.weight"])
+                x += np.abs(self.state[f"{i}.bias"])
+            else:
+                x = np.maximum(x, 0)
+        gradient, found = np.ones_like(x), {}
+        for i, kind in reversed(list(enumerate(self.kinds))):
+            name = f"{i}.weight"
+            if kind is nn.Linear:
+                weight = np.abs(self.state[name]) * kept[name]
+                found[name] = weight * np.outer(gradient, seen[i])
+                gradient = weight.T @ gradient
+            elif kind is nn.BatchNorm1d:
+                gradient = (
+                    gradient * np.abs(self.state[name]) / np.sqrt(self.state[f"{i}.running_var"] + 1e-5)
+                )
+            else:
+                gradient = gradient * (seen[i] > 0)
+        return found
+
+    def masks(self, inputs: int, keep: int, rounds: int) -> dict[str, np.ndarray]:
+        """Algorithm 1 with exact counts: after round r there are round(N · (keep / N)^(r / rounds))."""
+        kept = {name: np.ones_like(self.state[name], bool) for name in self.names}
+        total = sum(mask.size for mask in kept.values())
+        for r in range(1, rounds + 1):
+            found = self.scores(kept, inputs)
+            score = np.concatenate([np.abs(found[name]).ravel() for name in self.names])
+            alive = np.concatenate([kept[name].ravel() for name in self.names])
+            places = np.flatnonzero(alive)
+            order = places[np.argsort(-score[places], kind="stable")]
+            chosen = np.zeros(total, bool)
+            chosen[order[: round(total * (keep / total) ** (r / rounds))]] = True
+            parts = np.split(chosen, np.cumsum([kept[name].size for name in self.names])[:-1])
+            kept = {n: part.reshape(kept[n].shape) for n, part in zip(self.names, parts, strict=True)}
+        return kept
+
+
+def normed(scale: float = 1.0) -> nn.Sequential:
+    torch.manual_seed(4)
+    widths = (9, 12, 10, 4)
+    layers: list[nn.Module] = []
+    for a, b in pairwise(widths):
+        layers += [nn.Linear(a, b), nn.BatchNorm1d(b), nn.ReLU()]
+    model = nn.Sequential(*layers[:-2])
+    with torch.no_grad():
+        for module in model:
+            if isinstance(module, nn.BatchNorm1d):  # statistics and scales that are not those of a fresh norm
+                module.running_mean.uniform_(-0.2, 0.2)
+                module.running_var.uniform_(0.5, 2)
+                module.weight.uniform_(-1.5, 1.5)
+                module.bias.uniform_(-0.1, 0.1)
+            elif isinstance(module, nn.Linear):
+                module.weight.mul_(scale)
+    return model
+
+
+@pytest.mark.parametrize("rounds", [1, 2, 7, 100])
+@pytest.mark.parametrize("density", [0.6, 0.15])
+def test_synflow_is_algorithm_1_in_numpy(density, rounds):
+    model = normed()
+    keep = round(density * (9 * 12 + 12 * 10 + 10 * 4))
+    expected = Layers(model).masks(9, keep, rounds)
+    ours = synflow(model, (9,), keep, rounds)
+    assert model.training  # although the flow is that of evaluation mode, by the norms' statistics
+    for name, mask in expected.items():
+        assert np.array_equal(ours[name].numpy(), mask)
+
+
+def test_synflow_counts_in_double_precision():
+    model = normed(scale=1e18)  # three layers of it are beyond float32
+    ones = {info.name: np.ones(tuple(info.tensor.shape), bool) for info in masked(model)}
+    expected, found = Layers(model).scores(ones, 9), synaptic_flow(model, (9,))
+    for name, score in expected.items():
+        assert score.max() > 1e39 and np.allclose(found[name].numpy(), score, rtol=1e-10)
+    expected = Layers(model).masks(9, 60, 10)
+    assert all(np.array_equal(m.numpy(), expected[n]) for n, m in synflow(model, (9,), 60, 10).items())
+
+
+@pytest.mark.parametrize(("seed", "keep", "rounds"), [(36, 5, 3), (63, 6, 5), (79, 5, 3)])
+def test_synflow_brings_no_weight_back_where_survivors_have_no_flow(seed, keep, rounds, monkeypatch):
+    torch.manual_seed(seed)
+    model = nn.Sequential(*(nn.Linear(a, b, bias=False) for a, b in pairwise((4, 5, 5, 2))))
+    seen = []
+
+    def watched(scores, count, mask=None):
+        seen.append((scores, best(scores, count, mask), best(scores, count)))
+        return seen[-1][1]
+
+    monkeypatch.setattr(at_init, "best", watched)
+    synflow(model, (4,), keep, rounds)
+    assert len(seen) == rounds
+    came_back = False
+    for (_, before, _), (_, after, ranked) in pairwise(seen):
+        assert not any((after[name] & ~before[name]).any() for name in after)
+        came_back |= any(bool((ranked[name] & ~before[name]).any()) for name in after)
+    assert came_back  # a ranking of all weights would have taken pruned ones, so this is a case that tells
+
+
+def test_best_ranks_the_survivors_alone():
+    scores = {"a": torch.tensor([5.0, 0.0, 3.0, 0.0]), "b": torch.tensor([4.0, 0.0])}
+    alive = {"a": torch.tensor([False, False, True, True]), "b": torch.tensor([True, True])}
+    mask = best(scores, 4, alive)
+    assert mask["a"].tolist() == [False, False, True, True] and mask["b"].tolist() == [True, True]
+    with pytest.raises(ValueError, match="only 4 survive"):
+        best(scores, 5, alive)

@@ -19,6 +19,7 @@ from supermask.packed.cuda import (
     DECODE_FROM,
     SPARSE_FROM,
     WGMMA_FROM,
+    WGMMA_UP_TO,
     CodedLinear,
     is_two_of_four,
 )
@@ -29,6 +30,9 @@ needs_native = pytest.mark.skipif(
     not ops.is_native("decode_codes", torch.device("cpu")),
     reason="no compiled library; `make setup` builds it",
 )
+
+
+BATCHES = (1, max(CODES_UP_TO.values()) + 1, DECODE_FROM)
 
 
 def draw_signs(outputs: int, inputs: int, seed: int = 0) -> Tensor:
@@ -156,32 +160,32 @@ def test_which_kernel_serves():
     layer, sparse = CodedLinear(signs, 1.0), CodedLinear(halves.view_as(signs), 1.0)
     assert is_two_of_four(halves) and not is_two_of_four(signs) and not is_two_of_four(signs[:, :3])
     half = torch.bfloat16
-    assert layer.kernel(CODES_UP_TO, half) == sparse.kernel(1, half) == "codes"
-    assert layer.kernel(1, torch.float64) == layer.kernel(CODES_UP_TO + 1, half) == "dense"
+    for dtype, most in CODES_UP_TO.items():
+        assert layer.kernel(most, dtype) == "codes" and layer.kernel(most + 1, dtype) == "dense"
+    assert layer.kernel(1, torch.float64) == "dense" and sparse.kernel(1, half) == "codes"
     assert layer.kernel(DECODE_FROM, half) == "decoded"
     assert sparse.kernel(SPARSE_FROM, half) == "sparse"
-    assert sparse.kernel(SPARSE_FROM, torch.float32) == "decoded"
-    assert sparse.kernel(SPARSE_FROM, half, needs_gradient=True) == "decoded"
+    assert sparse.kernel(SPARSE_FROM, torch.float32) == "dense"
+    assert sparse.kernel(SPARSE_FROM, half, needs_gradient=True) == "dense"
+    assert sparse.kernel(DECODE_FROM, half, needs_gradient=True) == "decoded"
     layer.compiled = False
     assert layer.kernel(1, half) == "dense"
 
 
-def test_wgmma_serves_where_it_is_switched_on(monkeypatch):
+def test_wgmma_serves_between_codes_and_dense_copies():
     signs, half = draw_signs(64, 128), torch.bfloat16
     layer = CodedLinear(signs, 0.1)
     assert not layer.wgmma, "a CPU has none"
     layer.wgmma = True
-    assert "wgmma" not in {layer.kernel(batch, half) for batch in (1, WGMMA_FROM, 100, 5000)}
-    monkeypatch.setattr("supermask.packed.cuda.WGMMA_UP_TO", 500)
-    batches = (WGMMA_FROM - 1, WGMMA_FROM, 500, 501)
+    batches = (WGMMA_FROM - 1, WGMMA_FROM, WGMMA_UP_TO, WGMMA_UP_TO + 1)
     assert [layer.kernel(b, half) for b in batches] == ["codes", "wgmma", "wgmma", "dense"]
-    assert layer.kernel(100, torch.float32) == "dense"
-    x, bias = torch.randn(100, 128).bfloat16(), torch.randn(64)
+    assert layer.kernel(WGMMA_UP_TO, torch.float32) == "codes"
+    x, bias = torch.randn(WGMMA_UP_TO, 128).bfloat16(), torch.randn(64)
     exact = torch.nn.functional.linear(x.double(), signs.double() * 0.1, bias.double())
     assert torch.allclose(layer(x, bias).double(), exact, atol=0.05, rtol=0.02)
 
 
-@pytest.mark.parametrize("batch", [2, CODES_UP_TO + 1, DECODE_FROM])
+@pytest.mark.parametrize("batch", BATCHES)
 def test_gradients_reach_the_input_and_the_bias(batch):
     signs = draw_signs(20, 40)
     ours = [torch.randn(batch, 40).requires_grad_(), torch.randn(20).requires_grad_()]
@@ -200,7 +204,7 @@ def test_a_dense_copy_is_kept_for_one_type_at_a_time():
     assert layer.decoded(torch.float32) is not layer.decoded(torch.float32)
 
 
-@pytest.mark.parametrize("batch", [1, CODES_UP_TO + 1, DECODE_FROM])
+@pytest.mark.parametrize("batch", BATCHES)
 def test_inference_leaves_nothing_that_autograd_refuses(batch, monkeypatch):
     monkeypatch.setattr("supermask.packed.placement.is_on_gpu", lambda tensor: True)
     layer, x = PackedLinear(draw_signs(20, 40), 0.5), torch.randn(batch, 40)
@@ -212,7 +216,7 @@ def test_inference_leaves_nothing_that_autograd_refuses(batch, monkeypatch):
     assert x.grad is not None
 
 
-@pytest.mark.parametrize("batch", [1, CODES_UP_TO + 1, DECODE_FROM])
+@pytest.mark.parametrize("batch", BATCHES)
 def test_the_layer_is_one_graph_to_the_compiler(batch):
     layer, x = CodedLinear(draw_signs(20, 40), 0.5), torch.randn(batch, 40)
     compiled = torch.compile(lambda x: layer(x), fullgraph=True, backend="aot_eager")

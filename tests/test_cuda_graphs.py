@@ -104,9 +104,13 @@ def test_divergence_is_seen_at_the_next_record(captures):
 def test_a_step_that_waits_runs_without_a_graph(captures):
     model = sm.randomize_(Looking(), "kaiming_normal", seed=3)
     search = sm.EdgePopup(model, density=0.4, lr=0.3, momentum=0.9)
+    torch.cuda.manual_seed(7)
+    expected = torch.rand(2, device="cuda")
+    torch.cuda.manual_seed(7)
     with pytest.warns(UserWarning, match="cannot be captured"):
         train(model, search, cuda_graphs=None)
     assert search.steps == STEPS and search.ticket().strong
+    assert torch.equal(torch.rand(2, device="cuda"), expected), "the generator is as it was"
 
 
 def source(name: str, device: str = "cuda") -> Callable[[int], tuple[torch.Tensor, torch.Tensor]]:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 import supermask as sm
 from supermask import layouts, ops, references
 from supermask.packed import PackedConv2d, PackedLinear, pack
-from supermask.packed.cuda import CODES_UP_TO, DECODE_FROM, SPARSE_FROM, WGMMA_CAPABILITY, CodedLinear
+from supermask.packed.cuda import DECODE_FROM, SPARSE_FROM, WGMMA_CAPABILITY, CodedLinear
 
 pytestmark = pytest.mark.cuda
 
@@ -175,7 +175,7 @@ def test_equal_calls_give_equal_bits(batch):
         assert torch.equal(other, first)
 
 
-@pytest.mark.parametrize("batch", [0, 1, 40, CODES_UP_TO + 1, DECODE_FROM])
+@pytest.mark.parametrize("batch", [0, 1, 40, 65, DECODE_FROM])
 @pytest.mark.parametrize("dtype", [*DTYPES, torch.float64])
 def test_a_packed_layer_is_its_dense_layer(batch, dtype):
     signs, bias = draw_signs(300, 784), torch.randn(300, device="cuda")
@@ -241,7 +241,7 @@ def test_a_packed_network_computes_what_its_ticket_does():
         assert torch.allclose(packed(x), model(x), atol=1e-3)
 
 
-@pytest.mark.parametrize("batch", [1, 33, CODES_UP_TO + 1, DECODE_FROM])
+@pytest.mark.parametrize("batch", [1, 33, 65, DECODE_FROM])
 def test_layers_are_captured_in_graphs(batch):
     layer, x = PackedLinear(draw_signs(200, 300), 0.05), torch.randn(batch, 300, device="cuda")
     with torch.no_grad():
@@ -259,7 +259,7 @@ def test_layers_are_captured_in_graphs(batch):
         assert torch.allclose(y, layer(x), atol=1e-5)
 
 
-@pytest.mark.parametrize("batch", [1, CODES_UP_TO + 1, DECODE_FROM])
+@pytest.mark.parametrize("batch", [1, 33, 65, DECODE_FROM])
 def test_layers_compile_as_one_graph(batch):
     layer, x = PackedLinear(draw_signs(200, 300), 0.05), torch.randn(batch, 300, device="cuda")
     with torch.no_grad():

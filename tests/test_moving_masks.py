@@ -1,6 +1,7 @@
 """Masks that change while weights train: SET and RigL step by step in NumPy, early-bird's draw, resuming."""
 
 import copy
+import json
 import math
 
 import numpy as np
@@ -9,6 +10,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from supermask.cli import main
 from supermask.io import load_tree, save_tree
 from supermask.mask import distance, random_mask
 from supermask.parameters import masked
@@ -95,6 +97,93 @@ def test_rigl_drops_the_smallest_and_grows_by_the_gradient():
         assert not model.get_parameter(name).detach().numpy().ravel()[grown].any()
 
 
+class Linear:
+    """Least squares by SGD with momentum under a mask that moves, in NumPy."""
+
+    LR, MOMENTUM = 0.05, 0.9
+
+    def __init__(self, weight: np.ndarray, mask: np.ndarray) -> None:
+        self.mask, self.weight = mask, weight * mask
+        self.velocity = np.zeros_like(weight)
+
+    def step(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        """One step; the gradient of all weights, pruned ones too."""
+        gradient = 2 * (x @ self.weight.T - y).T @ x / y.size
+        self.velocity = self.MOMENTUM * self.velocity + gradient * self.mask
+        self.weight = self.weight - self.LR * self.velocity * self.mask
+        return gradient
+
+    def dropped(self, share: float) -> tuple[np.ndarray, int]:
+        """What stays when the smallest of the kept weights go, and how many those are."""
+        count = round(share * int(self.mask.sum()))
+        kept = np.flatnonzero(self.mask)
+        smallest = kept[np.argsort(np.abs(self.weight.ravel()[kept]), kind="stable")[:count]]
+        stays = self.mask.copy().ravel()
+        stays[smallest] = False
+        return stays.reshape(self.mask.shape), count
+
+    def grow(self, stays: np.ndarray, grown: np.ndarray) -> None:
+        self.mask = stays | grown
+        for values in (self.weight, self.velocity):
+            values[grown | ~self.mask] = 0
+
+
+@pytest.mark.parametrize("rule", ["set", "rigl"])
+def test_a_training_that_drops_and_grows_is_that_of_numpy(rule):
+    generator = np.random.default_rng(8)
+    x, y = generator.normal(size=(9, 24, 7)), generator.normal(size=(9, 24, 6))
+    mask = np.isin(np.arange(42), generator.permutation(42)[:17]).reshape(6, 7)
+    model = nn.Linear(7, 6, bias=False).double()
+    reference = Linear(model.weight.detach().numpy().copy(), mask)
+    optimizer = torch.optim.SGD(model.parameters(), lr=Linear.LR, momentum=Linear.MOMENTUM)
+    kept = {"weight": torch.from_numpy(mask)}
+    handle = Rewire(optimizer, kept, model, rule=rule, every=2, until=7, fraction=0.4)
+    changed, both = 0, 0
+    for number in range(9):
+        optimizer.zero_grad()
+        (model(torch.from_numpy(x[number])) - torch.from_numpy(y[number])).square().mean().backward()
+        optimizer.step()
+        gradient = reference.step(x[number], y[number])
+        found, step = handle.mask["weight"].numpy(), number + 1
+        if step % 2 == 0 and step < 7:
+            before = reference.mask
+            share = 0.4 * (0.5 * (1 + math.cos(math.pi * step / 7)) if rule == "rigl" else 1)
+            stays, count = reference.dropped(share)
+            if rule == "rigl":
+                free = np.flatnonzero(~stays)
+                best = free[np.argsort(-np.abs(gradient.ravel()[free]), kind="stable")[:count]]
+                grown = np.isin(np.arange(42), best).reshape(6, 7)
+            else:  # where chance says, but as many, and only where nothing stays
+                grown = found & ~stays
+                assert (found & stays == stays).all() and grown.sum() == count
+            both += int((grown & before).sum())
+            reference.grow(stays, grown)
+            changed += 1
+        assert np.array_equal(found, reference.mask), step
+        assert np.allclose(model.weight.detach().numpy(), reference.weight, rtol=1e-9, atol=1e-13), step
+        momentum = optimizer.state[model.weight]["momentum_buffer"].numpy()
+        assert np.allclose(momentum, reference.velocity, rtol=1e-9, atol=1e-13), step
+    assert changed == 3 and both  # some were dropped and grown in one change: they start at zero, too
+
+
+def test_set_grows_everywhere_alike():
+    """Over seeds every free place is grown equally often, those that were just dropped among them."""
+    often, weight = np.zeros((4, 10)), torch.arange(1.0, 41.0).view(4, 10)
+    for seed in range(400):
+        model = nn.Linear(10, 4, bias=False)
+        with torch.no_grad():
+            model.weight.copy_(weight)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+        kept = {"weight": weight > 20}  # of twenty the fraction 0.3 is dropped: those up to 26
+        handle = Rewire(optimizer, kept, model, rule="set", every=1, until=3, seed=seed)
+        model.weight.grad = torch.zeros_like(model.weight)
+        optimizer.step()
+        often += handle.mask["weight"].numpy()
+    assert (often[weight.numpy() > 26] == 400).all()
+    share = 6 / 26
+    assert np.abs(often[weight.numpy() <= 26] / 400 - share).max() < 5 * (share * (1 - share) / 400) ** 0.5
+
+
 def test_set_grows_by_the_seed():
     masks = []
     for seed in (0, 0, 1):
@@ -137,8 +226,9 @@ def test_the_early_bird_is_drawn_when_five_masks_agree():
     cut = weights.abs().sort(descending=True).values[round(0.25 * len(weights)) - 1]
     train(model, optimizer, 0, 9)
     assert handle.drawn is None and all(bool(m.all()) for m in handle.mask.values())
+    assert handle.agreed is None
     train(model, optimizer, 9, 12)
-    assert handle.drawn == 10
+    assert handle.drawn == 10 and handle.agreed is True
     for info in masked(model):
         assert torch.equal(handle.mask[info.name], info.tensor.detach() != 0)
         assert info.tensor.detach()[handle.mask[info.name]].abs().min() >= cut - 1e-4
@@ -150,7 +240,55 @@ def test_the_early_bird_is_drawn_at_the_end_of_patience():
     optimizer = torch.optim.SGD(model.parameters(), lr=3.0)
     handle = EarlyBird(optimizer, model, density=0.1, every=1, until=7)
     train(model, optimizer, 0, 7)
-    assert handle.drawn == 7
+    assert handle.drawn == 7 and handle.agreed is False
+
+
+def watched(masks: list[np.ndarray], density: float, **options) -> EarlyBird:
+    """The early bird of a network of 10×20 weights whose largest are where each mask says, look by look."""
+    model = nn.Linear(20, 10, bias=False)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    handle = EarlyBird(optimizer, model, density=density, every=1, until=len(masks) + 1, **options)
+    for mask in masks:
+        with torch.no_grad():
+            model.weight.copy_(torch.from_numpy(np.where(mask, 2.0, 1.0)).view(10, 20))
+        model.weight.grad = torch.zeros_like(model.weight)
+        optimizer.step()
+    return handle
+
+
+def places(*kept: int) -> np.ndarray:
+    return np.isin(np.arange(200), kept)
+
+
+@pytest.mark.parametrize(("moved", "agreed"), [(10, True), (11, None)])
+def test_masks_agree_that_differ_in_a_tenth_and_no_more(moved, agreed):
+    first = places(*range(60))  # of 200; the last has `moved` others, so that 2 · moved entries differ
+    last = places(*range(moved, 60 + moved))
+    assert (first != last).mean() == pytest.approx(moved / 100)
+    assert watched([first] * 4 + [last], 0.3).agreed is agreed
+
+
+@pytest.mark.parametrize(("moved", "agreed"), [(1, True), (2, None)])
+@pytest.mark.parametrize("density", [0.05, 0.95])
+def test_where_all_masks_are_near_the_fewer_entries_count(density, moved, agreed):
+    first, last = places(*range(10)), places(*range(moved, 10 + moved))  # a tenth of ten entries is one
+    if density > 0.5:
+        first, last = ~first, ~last
+    handle = watched([first] * 4 + [last], density)
+    assert handle.among == "kept" and handle.agreed is agreed
+
+
+def test_the_papers_distance_is_refused_where_it_says_nothing():
+    strangers = [places(*range(10 * i, 10 * i + 10)) for i in range(5)]  # no two have an entry in common
+    assert max((a != b).mean() for a in strangers for b in strangers) <= 0.1
+    assert watched(strangers, 0.05).agreed is None
+    for density in (0.05, 0.03, 0.95, 1.0):
+        with pytest.raises(ValueError, match=r"any five agree within 0\.1; take among='kept'"):
+            watched([], density, among="all")
+    assert watched([], 0.055).among == watched([], 0.945, among="all").among == "all"
+    assert watched([places(*range(200))] * 5, 1.0).agreed is True
+    with pytest.raises(ValueError, match="among must be one of all, kept, not 'most'"):
+        watched([], 0.3, among="most")
 
 
 def test_channels_lose_scale_and_shift_and_pay_for_the_scale():
@@ -202,3 +340,15 @@ def test_bad_requests_are_refused_with_the_reason():
     Rewire(optimizer, quarter(model), model, until=3)
     with pytest.raises(ValueError, match="already holds a mask that changes"):
         EarlyBird(optimizer, model, density=0.5, every=1, until=3)
+
+
+@pytest.mark.parametrize(("epochs", "by"), [(12, "agreement"), (8, "patience")])
+def test_results_say_why_a_ticket_was_drawn(epochs, by, tmp_path):
+    flags = ["--methods", "early-bird", "--densities", "0.5", "--seeds", "0", "--lr", "1e-6", "--jobs", "1"]
+    assert main(["compare", *flags, "--epochs", str(epochs), "--out", str(tmp_path)]) == 0
+    (row,) = json.loads((tmp_path / "results.json").read_text())["rows"]
+    per_epoch = row["steps"] // epochs
+    # Nothing moves, so that masks agree at the fifth look; half of eight epochs is over before.
+    assert (row["drawn_by"], row["drawn_at"]) == (by, per_epoch * (5 if by == "agreement" else 4))
+    assert "drawn_by" in (tmp_path / "results.csv").read_text().splitlines()[0]
+    assert ("half of the training was over" in (tmp_path / "report.html").read_text()) == (by == "patience")

@@ -92,6 +92,12 @@ def test_loading_is_thrice_as_fast_as_torchvisions():
     assert all(row[f"{way}/files"] >= 3 for row in rows for way in ("resident", "mapped", "read ahead"))
 
 
+def test_a_search_step_on_a_gpu_costs_a_fiftieth_more_at_most():
+    found = [row for path in (ROOT / "benchmarks" / "results").glob("nvidia-*/training_step.json")
+             for row in read_json(path)["rows"]]  # fmt: skip
+    assert len(found) >= 3 and all(row["edge-popup/dense"] <= 1.02 for row in found)
+
+
 def results(name):
     return read_json(ROOT / "benchmarks" / "results" / f"{name}.json")
 

@@ -157,6 +157,19 @@ def test_page_says_that_held_weights_are_not_gone(report: tuple[Path, str]) -> N
     assert "In pruned at final values, pruned at initial values, initial unless shrunk, pruned" in report[1]
 
 
+def test_page_says_which_early_birds_were_drawn_by_force(tmp_path: Path) -> None:
+    made = make_document(methods=("dense", "early-bird"), densities=(0.3, 0.1), seeds=(0, 1))
+    tickets = [row for row in made["rows"] if row["method"] == "early-bird"]
+    for row, by in zip(tickets, ("patience", "patience", "agreement", "patience"), strict=True):
+        row["drawn_by"] = by
+    page = Page(write_report(made, tmp_path).read_text(encoding="utf-8"))
+    assert "Of early bird, 3 of 4 tickets were drawn because half of the training was over" in page.text
+    for row in tickets:
+        row["drawn_by"] = "agreement"
+    page = Page(write_report(made, tmp_path).read_text(encoding="utf-8"))
+    assert "half of the training" not in page.text
+
+
 # Densities that emerge.
 
 

@@ -1,5 +1,6 @@
 """Linear mode connectivity: the formula against closed forms, and the command on a small network."""
 
+import dataclasses
 import json
 
 import pytest
@@ -10,7 +11,10 @@ from supermask.cli import main
 from supermask.connectivity import error_along_line, instability, line
 from supermask.experiments import ConfigError, StabilityConfig
 from supermask.experiments.datasets import dataset
+from supermask.experiments.execute import execute
+from supermask.experiments.execution import Environment, Execution
 from supermask.experiments.stability import plan_stability
+from supermask.experiments.store import Store
 from supermask.report import headline
 
 
@@ -55,13 +59,52 @@ def test_copies_share_what_they_share():
     for row in plan.rows:
         first, second = runs[row.weights.run], runs[row.others[0]]
         assert first.seed != second.seed and first.weights.seed == second.weights.seed == row.seed
-        assert (
-            first.mask.kind == "none" or runs[second.mask.run].mask == first.mask or first.mask == second.mask
-        )
-        for end in (first, second):
-            # A copy begins at the step where it parts; the first one may have come there in one piece.
-            assert end.start == row.start or (end.method == "dense" and row.start in end.snapshots)
+        if first.mask.kind == "magnitude":  # the ticket itself, and a copy that has its mask
+            assert second.mask.kind == "same" and second.mask.run == first.id
+            first = dataclasses.replace(first, mask=second.mask)
+        # Both begin at the same step with the same weights and a new optimizer: only the noise differs.
+        alike = {"method": "", "seed": 0, "snapshots": ()}
+        assert dataclasses.replace(first, **alike) == dataclasses.replace(second, **alike)
+        assert first.start == row.start and first.weights.step == (row.start or None)
     assert {row.start for row in plan.rows} == {0, round(0.5 * steps)}
+    # A dense network that is trained from step 0 is a copy at step 0 alone.
+    whole = {spec.id for spec in plan.graph if spec.method == "dense" and spec.kind == "train"}
+    ends = {(row.start > 0, run) for row in plan.rows for run in (row.weights.run, *row.others)}
+    assert {started for started, run in ends if run in whole} == {False}
+
+
+def test_copies_begin_with_the_optimizer_at_rest(tmp_path):
+    """A step after they part, a copy is where SGD's first step leads from the snapshot, without momentum."""
+    flags = {
+        "epochs": 1,
+        "seeds": (0,),
+        "starts": (0.5,),
+        "orders": 2,
+        "momentum": 0.9,
+        "schedule": "constant",
+    }
+    config = StabilityConfig(out="x", lr=0.05, weight_decay=0.0, **flags)
+    plan = plan_stability(config, dataset("digits", None, None))
+    dense, *copies = [spec for spec in plan.graph if spec.kind == "train"]
+    (start,) = dense.snapshots
+    store = Store(tmp_path)
+    execute(dense, store, Environment())
+    begin = store.run(dense.id).ticket(start)
+    assert len(copies) == 2
+    for copy in copies:
+        task = dataclasses.replace(copy.task, steps=start + 1)
+        spec = dataclasses.replace(copy, task=task)
+        execute(spec, store, Environment())
+        after = store.run(spec.id).ticket().weights()
+        execution = Execution(spec, store, Environment(), store.run(spec.id), lambda _: None)
+        begin.apply(execution.model)
+        execution.model.requires_grad_(True).train()
+        inputs, labels = execution.batch(start)
+        nn.functional.cross_entropy(execution.model(inputs), labels).backward()
+        for name, parameter in execution.model.named_parameters():
+            expected = parameter.detach() - 0.05 * parameter.grad
+            assert torch.allclose(after[name], expected, rtol=1e-5, atol=1e-7)
+            assert not torch.equal(after[name], begin.weights()[name])
 
 
 def test_the_command_measures_reports_and_resumes(tmp_path):

@@ -13,6 +13,7 @@ namespace supermask::cuda {
 
 inline void check_cuda(cudaError_t status, const char* what) {
   if (status == cudaSuccess) return;
+  cudaGetLastError();  // else the next launch would be blamed for it
   throw std::runtime_error(std::string("CUDA could not ") + what + ": " + cudaGetErrorString(status));
 }
 

@@ -1,7 +1,7 @@
 // What the launches of packed linear layers have in common.
 #pragma once
 
-#include <atomic>
+#include <mutex>
 
 #include "launch.h"
 #include "supermask/packed_task.h"
@@ -12,44 +12,69 @@ namespace supermask::cuda {
 struct Machine {
   int multiprocessors;
   int code;  // what the kernel's code was compiled for, times ten: PTX of 8.0 runs on every later GPU
-
-  bool clusters() const { return code >= 90; }
+  ClustersAtOnce at_once;
 };
 
-// Makes the kernel ready for the most shared memory that it uses, and says what it runs on: once per kernel and
-// device, since each question takes microseconds.
-template <class Kernel>
-Machine prepare(Kernel* kernel, int most_shared_bytes, int device) {
-  constexpr int kDevices = 64, kCodes = 1000;
-  static std::atomic<int> known[kDevices];  // kCodes · multiprocessors + code; 0 is not known
-  int answer = device < kDevices ? known[device].load(std::memory_order_relaxed) : 0;
-  if (answer == 0) {
+inline cudaLaunchAttribute cluster_of(int blocks) {
+  cudaLaunchAttribute cluster = {};
+  cluster.id = cudaLaunchAttributeClusterDimension;
+  cluster.val.clusterDim.x = static_cast<unsigned>(blocks);
+  cluster.val.clusterDim.y = cluster.val.clusterDim.z = 1;
+  return cluster;
+}
+
+// Makes one kernel ready for the most shared memory that it uses, and says what it runs on: once per device, since
+// each question takes microseconds. Every kernel has an object of its own, a static one in the function that
+// launches it. Kernels of one signature have one type, so a template over the type would make them share it.
+class Prepared {
+ public:
+  template <class Kernel>
+  const Machine& on(int device, Kernel* kernel, int threads, int most_shared_bytes) {
+    if (device >= kDevices) throw std::runtime_error("packed layers know the first 64 GPUs of a machine alone");
+    std::call_once(asked_[device], [&] { machines_[device] = ask(device, kernel, threads, most_shared_bytes); });
+    return machines_[device];
+  }
+
+ private:
+  template <class Kernel>
+  static Machine ask(int device, Kernel* kernel, int threads, int most_shared_bytes) {
     cudaFuncAttributes attributes;
-    int multiprocessors;
+    Machine machine = {0, 0, {{INT32_MAX, 0, 0, 0}}};
     check_cuda(cudaFuncGetAttributes(&attributes, kernel), "find the kernel of a packed layer for this device");
-    check_cuda(cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device),
+    check_cuda(cudaDeviceGetAttribute(&machine.multiprocessors, cudaDevAttrMultiProcessorCount, device),
                "describe the device");
     check_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, most_shared_bytes),
                "give the kernel of a packed layer its shared memory");
-    answer = kCodes * multiprocessors + attributes.ptxVersion;
-    if (device < kDevices) known[device].store(answer, std::memory_order_relaxed);
+    machine.code = attributes.ptxVersion;
+    for (int i = 1; i < 4 && machine.code >= 90; ++i) {
+      cudaLaunchAttribute cluster = cluster_of(1 << i);
+      cudaLaunchConfig_t config = {};
+      config.gridDim = dim3(1 << i);
+      config.blockDim = dim3(threads);
+      config.dynamicSmemBytes = most_shared_bytes;
+      config.attrs = &cluster;
+      config.numAttrs = 1;
+      check_cuda(cudaOccupancyMaxActiveClusters(&machine.at_once.of[i], kernel, &config),
+                 "tell how many clusters run at once");
+    }
+    return machine;
   }
-  return {answer / kCodes, answer % kCodes};
-}
+
+  static constexpr int kDevices = 64;
+  std::once_flag asked_[kDevices];
+  Machine machines_[kDevices] = {};
+};
 
 // Launches a kernel of Shape over all outputs and samples, the inputs split as choose_ranks says. `shared_bytes`
 // is a function of a block's input tiles.
 template <class Shape, class Kernel, class Bytes>
-void launch_packed(Kernel* kernel, PackedLinear task, Machine machine, int least_tiles, int enough_blocks,
+void launch_packed(Kernel* kernel, PackedLinear task, const Machine& machine, int least_tiles, int enough_blocks,
                    Bytes shared_bytes, cudaStream_t stream) {
   const int groups = divide_up(task.matrix.outputs, Shape::outputs), passes = divide_up(task.batch, Shape::batch);
   const int tiles = task.matrix.input_tiles;
   const int64_t blocks = static_cast<int64_t>(groups) * passes;
-  task.ranks = machine.clusters() ? choose_ranks(blocks, tiles, least_tiles, enough_blocks) : 1;
-  cudaLaunchAttribute cluster = {};
-  cluster.id = cudaLaunchAttributeClusterDimension;
-  cluster.val.clusterDim.x = static_cast<unsigned>(task.ranks);
-  cluster.val.clusterDim.y = cluster.val.clusterDim.z = 1;
+  task.ranks = choose_ranks(blocks, tiles, least_tiles, enough_blocks, machine.at_once);
+  cudaLaunchAttribute cluster = cluster_of(task.ranks);
   cudaLaunchConfig_t config = {};
   config.gridDim = dim3(groups * task.ranks, passes);
   config.blockDim = dim3(Shape::threads);

@@ -29,7 +29,8 @@ template <class X, int kBatch>
 void launch(const PackedLinear& task, int device, cudaStream_t stream) {
   using Shape = PackedShape<X, kBatch>;
   const auto kernel = packed_linear_kernel<X, kBatch>;
-  const Machine machine = prepare(kernel, shared_bytes<Shape>(Shape::chunk), device);
+  static Prepared prepared;
+  const Machine& machine = prepared.on(device, kernel, Shape::threads, shared_bytes<Shape>(Shape::chunk));
   const auto bytes = [](int tiles) { return shared_bytes<Shape>(tiles); };
   // Two blocks for every multiprocessor, and a load for every warp.
   launch_packed<Shape>(kernel, task, machine, Shape::input_warps, 2 * machine.multiprocessors, bytes, stream);

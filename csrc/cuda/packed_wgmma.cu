@@ -91,7 +91,8 @@ void launch(const PackedLinear& task, int device, cudaStream_t stream) {
   using Shape = WgmmaShape<X, kBatch>;
   constexpr int bytes = wgmma_shared_bytes<Shape>();
   const auto kernel = packed_wgmma_kernel<X, kBatch>;
-  const Machine machine = prepare(kernel, bytes, device);
+  static Prepared prepared;
+  const Machine& machine = prepared.on(device, kernel, Shape::threads, bytes);
   if (machine.code != 90)
     throw std::runtime_error("linear_from_codes_wgmma needs a GPU of compute capability 9.0 and a library built for "
                              "sm_90a; elsewhere take linear_from_codes, or decode_codes and a dense product");

@@ -23,6 +23,12 @@ __device__ Stretch stretch_of(const Chunk<Ranked>& chunk, int i) {
   return {begin, static_cast<int>(rest < kStretch ? rest : kStretch)};
 }
 
+// What is ranked together has indices of 32 bits.
+template <class Float>
+__device__ __forceinline__ Float score_at(const Ranked& tensor, int64_t index) {
+  return load<Float>(tensor.scores, static_cast<uint32_t>(index));
+}
+
 template <class Float>
 __global__ void __launch_bounds__(kThreads)
     start_kernel(const __grid_constant__ Chunk<Counted> chunk, RankedSegment<Float>* segments) {
@@ -40,7 +46,7 @@ __global__ void __launch_bounds__(kThreads)
   const Stretch stretch = stretch_of(chunk, i);
   count_digits(
       BlockGroup{kThreads}, histogram, segments[tensor.segment],
-      [&](int64_t at) { return load<Float>(tensor.scores, stretch.begin + at); }, ranking, stretch.count,
+      [&](int64_t at) { return score_at<Float>(tensor, stretch.begin + at); }, ranking, stretch.count,
       tensor.base + static_cast<uint32_t>(stretch.begin), first);
 }
 
@@ -61,7 +67,7 @@ __global__ void __launch_bounds__(kThreads)
   const Ranked& tensor = chunk.items[i];
   const Stretch stretch = stretch_of(chunk, i);
   const auto place_at = [&](int64_t at) {
-    const auto key = key_of(load<Float>(tensor.scores, stretch.begin + at), ranking);
+    const auto key = key_of(score_at<Float>(tensor, stretch.begin + at), ranking);
     return place_of(key, tensor.base + static_cast<uint32_t>(stretch.begin + at));
   };
   find_highest(BlockGroup{kThreads}, shared, stretch.count, place_at,
@@ -88,7 +94,7 @@ __global__ void __launch_bounds__(kThreads)
   const Stretch stretch = stretch_of(chunk, i);
   write_mask(
       BlockGroup{kThreads}, segments[tensor.segment],
-      [&](int64_t at) { return load<Float>(tensor.scores, stretch.begin + at); }, ranking, stretch.count,
+      [&](int64_t at) { return score_at<Float>(tensor, stretch.begin + at); }, ranking, stretch.count,
       tensor.base + static_cast<uint32_t>(stretch.begin),
       bests.of_tensor ? bests.of_tensor + tensor.number : nullptr,
       [&](int64_t at, bool kept) { tensor.mask[stretch.begin + at] = kept; });

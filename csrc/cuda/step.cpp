@@ -111,6 +111,7 @@ void edge_popup_sgd(Tensors out, Tensors masks, Tensors scores, Tensors velociti
                      check_state(scope, scores[i], "scores", scores[i]),
                      momentum != 0 ? check_state(scope, velocities[i], "velocities", scores[i]) : nullptr,
                      check_mask_to_write(scope, masks[i], scores[i])});
+    items.back().alike = items.back().out.layout == items.back().grad.layout;
   }
   const Sgd rule = {static_cast<float>(-lr), static_cast<float>(momentum), static_cast<float>(1 - dampening),
                     static_cast<float>(weight_decay), nesterov, rate ? check_rate(scope, *rate) : nullptr};

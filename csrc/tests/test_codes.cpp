@@ -213,12 +213,16 @@ void test_split() {
 }
 
 void test_ranks() {
-  expect(choose_ranks(64, 32, 8, 264) == 4, "4096 by 4096 on 132 multiprocessors");
-  expect(choose_ranks(256, 32, 8, 264) == 2, "two blocks for each multiprocessor");
-  expect(choose_ranks(400, 32, 8, 264) == 1, "enough blocks");
-  expect(choose_ranks(1, 7, 8, 264) == 1, "few inputs are not split");
-  expect(choose_ranks(1, 1000, 8, 264) == 8, "a portable cluster has at most 8 blocks");
-  expect(choose_ranks(66, 32, 2, 67) == 2 && choose_ranks(67, 32, 2, 67) == 1, "no more blocks than fit at once");
+  const ClustersAtOnce all = {{INT32_MAX, 132, 66, 33}}, none = {{INT32_MAX, 0, 0, 0}};
+  expect(choose_ranks(64, 32, 8, 264, all) == 4, "4096 by 4096 on 132 multiprocessors");
+  expect(choose_ranks(132, 32, 8, 264, all) == 2, "two blocks for each multiprocessor");
+  expect(choose_ranks(400, 32, 8, 264, all) == 1, "enough blocks");
+  expect(choose_ranks(1, 7, 8, 264, all) == 1, "few inputs are not split");
+  expect(choose_ranks(1, 1000, 8, 264, all) == 8, "a portable cluster has at most 8 blocks");
+  expect(choose_ranks(66, 32, 2, 67, all) == 2, "fewer blocks than enough");
+  expect(choose_ranks(67, 32, 2, 67, all) == 1, "enough of them");
+  expect(choose_ranks(33, 32, 2, 264, all) == 8 && choose_ranks(34, 32, 2, 264, all) == 4, "no more clusters either");
+  expect(choose_ranks(1, 1000, 8, 264, none) == 1, "a device without clusters");
 }
 
 }  // namespace

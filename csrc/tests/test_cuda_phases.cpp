@@ -216,22 +216,28 @@ void test_not_finite() {
       }
 }
 
-void test_step(int64_t rows, int64_t columns, const Sgd& rule, bool momentum, bool transposed) {
+void test_step(int64_t rows, int64_t columns, const Sgd& rule, bool momentum, bool transposed, bool alike) {
   const int64_t count = rows * columns;
   std::vector<float> grad = draw_scores<float>(uniform, count, 11),
                      weight = draw_scores<float>(uniform, count, 12);
   std::vector<float> scores = draw_scores<float>(rounded, count, 13),
                      velocity = draw_scores<float>(uniform, count, 14);
   std::vector<BFloat16> out = poisoned<BFloat16>(count);
-  std::vector<float> theirs = scores, their_velocity = velocity;
+  std::vector<float> theirs = scores, their_velocity = velocity, received = grad;
   Mask mask(count);
   Array target = {out.data(), Dtype::bfloat16, {}};
   const std::vector<int64_t> sizes = {rows, columns};
   make_layout(sizes, transposed ? std::vector<int64_t>{1, rows} : std::vector<int64_t>{columns, 1},
               target.layout);
+  const auto place_of_weight = [&](int64_t i) { return transposed ? i % columns * rows + i / columns : i; };
+  Array gradient = array_of(received);
+  if (alike) {
+    gradient.layout = target.layout;
+    for (int64_t i = 0; i < count; ++i) received[place_of_weight(i)] = grad[i];
+  }
   const StepItem item = {
-      target,     array_of(grad), weight.data(), scores.data(), momentum ? velocity.data() : nullptr,
-      mask.data()};
+      target,      gradient, weight.data(), scores.data(), momentum ? velocity.data() : nullptr,
+      mask.data(), alike};
   Hint hint = {0, 0};
   const float lr = -rule.negative_lr;
   for (int step = 0; step < 3; ++step) {
@@ -249,8 +255,7 @@ void test_step(int64_t rows, int64_t columns, const Sgd& rule, bool momentum, bo
     for (int64_t i = 0; i < count; ++i) {
       BFloat16 effective;
       from_float(masked_weight(weight[i], expected[i]), effective);
-      const int64_t at = transposed ? i % columns * rows + i / columns : i;
-      expect(out[at].bits == effective.bits, "the masked weight of a step");
+      expect(out[place_of_weight(i)].bits == effective.bits, "the masked weight of a step");
     }
   }
 }
@@ -323,8 +328,8 @@ void test_ranking(int kind, const std::vector<int64_t>& sizes, int64_t keep, uin
   if (floor)  // raised above all others, infinities and all
     for (int64_t begin = 0; const int64_t size : sizes) {
       if (!size) continue;
-      const std::vector<uint8_t> first = sorted_mask(std::vector<Float>(all.begin() + begin, all.begin() + begin + size),
-                                                     1, ranking);
+      const std::vector<Float> own(all.begin() + begin, all.begin() + begin + size);
+      const std::vector<uint8_t> first = sorted_mask(own, 1, ranking);
       ranked[begin + (std::find(first.begin(), first.end(), 1) - first.begin())] =
           std::numeric_limits<Float>::quiet_NaN();
       begin += size;
@@ -373,6 +378,29 @@ void test_digits() {
   }
 }
 
+void test_divisors() {
+  std::vector<uint32_t> numbers = {1, 2, 3, 5, 7, 9, 25, 49, 641, 4096, 65535, 65536, 65537, 6700417};
+  for (int bits = 30; bits <= 32; ++bits)
+    for (int64_t near = -2; near <= 2; ++near)
+      if (const int64_t number = (int64_t{1} << bits) + near; number <= UINT32_MAX)
+        numbers.push_back(static_cast<uint32_t>(number));
+  uint64_t state = 1;
+  for (int i = 0; i < 200; ++i) {
+    state = state * 6364136223846793005u + 1442695040888963407u;
+    numbers.push_back(static_cast<uint32_t>(state >> (32 + i % 31)) | 1);
+  }
+  for (const uint32_t number : numbers) {
+    const Divisor divisor = divisor_of(number);
+    for (const uint32_t multiple : {0u, 1u, 2u, 3u, UINT32_MAX / number / 2, UINT32_MAX / number})
+      for (int64_t near = -1; near <= 1; ++near) {
+        const int64_t value = int64_t{multiple} * number + near;
+        if (value < 0 || value > UINT32_MAX) continue;
+        expect(quotient_of(static_cast<uint32_t>(value), divisor) == value / number, "a quotient");
+      }
+    expect(quotient_of(UINT32_MAX, divisor) == UINT32_MAX / number, "the largest quotient");
+  }
+}
+
 void test_layout() {
   const int64_t sizes[] = {3, 1, 4, 5, 2};
   std::array<int, 5> order = {0, 1, 2, 3, 4};
@@ -395,7 +423,7 @@ void test_layout() {
   expect(dims_of({8, 3, 5, 5}, {75, 25, 5, 1}) == 1, "contiguous tensors have one dimension");
   expect(dims_of({8, 3, 5, 5}, {75, 1, 15, 3}) == 3, "channels_last has three");
   expect(dims_of({2, 2, 2, 2, 2}, {1, 2, 4, 8, 16}) == 0, "five dimensions are too many");
-  expect(dims_of({}, {}) == 1 && offset_of(layout, 0) == 0, "a scalar");
+  expect(dims_of({}, {}) == 1 && offset_of(layout, int64_t{0}) == 0, "a scalar");
   expect(dims_of({int64_t{1} << 20, 4096, 3}, {1, int64_t{1} << 20, int64_t{1} << 32}) == 3,
          "a large tensor");
   const int64_t index = (int64_t{1} << 33) + 5;
@@ -465,8 +493,9 @@ int main() {
     for (const float decay : {0.0f, 1e-3f})
       for (const bool momentum : {false, true}) {
         if (nesterov && !momentum) continue;
-        test_step(97, 211, {-0.1f, momentum ? 0.9f : 0.0f, 1.0f, decay, nesterov}, momentum, decay != 0);
-        test_step(3, 5, {-0.1f, momentum ? 0.9f : 0.0f, 1.0f, decay, nesterov}, momentum, decay == 0);
+        test_step(97, 211, {-0.1f, momentum ? 0.9f : 0.0f, 1.0f, decay, nesterov}, momentum, decay != 0,
+                  nesterov);
+        test_step(3, 5, {-0.1f, momentum ? 0.9f : 0.0f, 1.0f, decay, nesterov}, momentum, decay == 0, true);
       }
   for (const Ranking ranking : {Ranking::magnitude, Ranking::raw})
     for (int kind = 0; kind < kinds; ++kind) {
@@ -475,6 +504,7 @@ int main() {
       test_groups(kind, 2, 3, 4, 3, 8, ranking);
     }
   test_digits();
+  test_divisors();
   test_layout();
   test_draws<Scheme::sign>(kernels().sign, 128);
   test_draws<Scheme::uniform>(kernels().uniform, 4);

@@ -25,6 +25,8 @@ from supermask.experiments.searches import (
 )
 from supermask.init import INITS
 from supermask.mask import check_density, check_distribution
+from supermask.prune import PRUNED, check_actions, check_criterion
+from supermask.prune.criteria import KNOWN, WEIGHED
 from supermask.prune.magnitude import SCOPES
 from supermask.search import BASES, SEARCHES
 from supermask.train import AMP_DTYPES, SCHEDULES
@@ -209,7 +211,7 @@ class SearchConfig(RuleConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class ImpConfig(RuleConfig):
-    """`supermask imp`: iterative magnitude pruning, a ticket per round."""
+    """`supermask imp`: iterative magnitude pruning and its variants, a ticket per round."""
 
     rounds: int = option(15, "rounds of pruning after the dense training")
     rate: float = option(0.2, "fraction of the surviving weights pruned per round")
@@ -218,6 +220,10 @@ class ImpConfig(RuleConfig):
     scope: str = option("layerwise", "rank weights per layer or over the network", choices=SCOPES)
     rewind_to: int = option(0, "step to rewind to; 0 is initialization")
     rewind: str = option("weights", "rewind weights, or only the learning rate", choices=("weights", "lr"))
+    criterion: str = option("large-final", f"which of the surviving weights stay: {KNOWN}")
+    alpha: float = option(1.0, f"weight of final against initial values in {' and '.join(WEIGHED)}")
+    pruned: str = option("zero", "where pruned weights stand from then on", choices=PRUNED)
+    signs: bool = option(False, "kept weights go back to their signs alone, times one constant per layer")
     reinit: bool = option(False, "train the reinit control of every round as well")
     init: str = option("kaiming_normal", "distribution of the initial weights", choices=INITS)
     seeds: tuple[int, ...] = option((0,), "seeds of the weights and the data order")
@@ -232,6 +238,28 @@ class ImpConfig(RuleConfig):
             value = getattr(self, name)
             if value is not None and not 0 < value < 1:
                 raise ConfigError(name, value, "take a fraction in (0, 1)")
+        for name in ("conv_rate", "output_rate"):
+            if self.scope == "global" and getattr(self, name) is not None:
+                remedy = "leave it out, or take --scope layerwise: a global ranking has one rate"
+                raise ConfigError(name, getattr(self, name), remedy)
+        _checked("criterion", self.criterion, lambda: check_criterion(self.criterion))
+        _checked("alpha", self.alpha, lambda: check_criterion(self.criterion, self.alpha))
+        _checked("pruned", self.pruned, lambda: check_actions(self.pruned))
+        _checked("signs", self.signs, lambda: check_actions(self.pruned, self.signs, self.rewind))
+        if self.reinit and self.pruned != "zero":
+            remedy = (
+                f"leave it out, or take --pruned zero: there is no new draw of weights held at {self.pruned}"
+            )
+            raise ConfigError("reinit", True, remedy)
+
+    @property
+    def variants(self) -> tuple[str, ...]:
+        """What of magnitude pruning is done otherwise, as the names of methods say it."""
+        return (
+            *((self.criterion,) if self.criterion != "large-final" else ()),
+            *(("kept-signs",) if self.signs else ()),
+            *((f"pruned-at-{self.pruned}",) if self.pruned != "zero" else ()),
+        )
 
 
 DEFAULT_METHODS = (
@@ -352,7 +380,12 @@ def _check_density(name: str, value: float) -> None:
 
 
 def _check_distribution(distribution: str, density: float) -> None:
+    _checked("distribution", distribution, lambda: check_distribution(distribution, density))
+
+
+def _checked(name: str, value: Any, check: Callable[[], object]) -> None:
+    """Say of which flag the library's own check speaks."""
     try:
-        check_distribution(distribution, density)
+        check()
     except ValueError as error:
-        raise ConfigError("distribution", distribution, str(error)) from None
+        raise ConfigError(name, value, str(error)) from None

@@ -58,6 +58,8 @@ def _finish(
     if outcome.ticket:
         mask = {} if outcome.whole else outcome.mask
         Ticket.of(execution.model, mask, provenance=execution.provenance()).save(run.ticket_path())
+        if outcome.whole:
+            run.write_mask(outcome.mask)
     parents = [execution.store.run(id).result or {} for id in spec.needs]
     return run.finish(
         {

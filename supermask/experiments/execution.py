@@ -1,7 +1,7 @@
 """One run while it is executed: its data, its network and the services that every kind of run uses."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
@@ -22,7 +22,7 @@ from supermask.mask import Mask
 from supermask.models import create_model
 from supermask.parameters import masked
 from supermask.precision import in_float32
-from supermask.prune import signs
+from supermask.prune import put, signs
 from supermask.search import Search
 from supermask.synced_norms import synced_norms
 from supermask.ticket import Ticket
@@ -146,13 +146,15 @@ class Execution:
         if source.run is not None:
             self.store.run(source.run).ticket(source.step).apply(self.model)
         if source.signs:
-            self.put(signs(self.masked_weights()))
+            put(self.model, signs(self.masked_weights()))
 
-    @torch.no_grad()
-    def put(self, values: Mapping[str, Tensor]) -> None:
-        """Copy values into parameters, by name."""
-        for name, value in values.items():
-            self.model.get_parameter(name).copy_(value)
+    def starting_weights(self) -> dict[str, Tensor]:
+        """Name → the masked weights that this run goes back to (CPU): those of a step, or as drawn."""
+        source = self.spec.weights
+        if source.run is None or source.step is None:
+            return {name: weight.cpu() for name, weight in self.initial_weights.items()}
+        saved = self.store.run(source.run).ticket(source.step).weights()
+        return {name: saved[name] for name in self.initial_weights}
 
     def masked_weights(self) -> dict[str, Tensor]:
         """Name → a copy of each masked parameter as it stands."""
@@ -160,8 +162,12 @@ class Execution:
 
     def parent_ticket(self) -> Ticket:
         """The final ticket of the run that this run's mask comes from."""
+        return self.parent().ticket()
+
+    def parent(self) -> Run:
+        """The run that this run's mask comes from."""
         assert self.spec.mask.run is not None
-        return self.store.run(self.spec.mask.run).ticket()
+        return self.store.run(self.spec.mask.run)
 
     def masked_shapes(self) -> dict[str, tuple[int, ...]]:
         """Name → shape of the masked parameters."""

@@ -77,8 +77,7 @@ def begin_training(execution: Execution) -> tuple[Mask, dict[str, Tensor] | None
     mask, action = mask_of(execution), execution.spec.mask.pruned
     if action == "zero":
         return mask, None
-    initial = {name: weight.cpu() for name, weight in execution.initial_weights.items()}
-    return mask, pruned_values(action, initial, final_weights(execution))
+    return mask, pruned_values(action, execution.starting_weights(), final_weights(execution))
 
 
 def optimizer_of(spec: RunSpec, model: nn.Module) -> Optimizer:
@@ -119,7 +118,8 @@ def early_bird(execution: Execution) -> Outcome:
         **execution.spec.options,
     )
     progress = execution.fit(optimizer, {})
-    return Outcome(handle.mask, progress, {"drawn_at": handle.drawn})
+    by = "agreement" if handle.agreed else "patience"
+    return Outcome(handle.mask, progress, {"drawn_at": handle.drawn, "drawn_by": by})
 
 
 @register_kind("search")

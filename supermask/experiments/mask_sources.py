@@ -61,13 +61,13 @@ def random(execution: Execution) -> Mask:
 @register_mask_source("same")
 def same(execution: Execution) -> Mask:
     """The mask of the parent run."""
-    return execution.parent_ticket().mask()
+    return execution.parent().mask()
 
 
 @register_mask_source("transferred")
 def transferred(execution: Execution) -> Mask:
     """The mask of a run of another task; layers of another shape take a random one of its density."""
-    theirs, mask = execution.parent_ticket().mask(), {}
+    theirs, mask = execution.parent().mask(), {}
     for name, shape in execution.masked_shapes().items():
         if name not in theirs:
             raise ValueError(
@@ -83,15 +83,15 @@ def transferred(execution: Execution) -> Mask:
 @register_mask_source("shuffle")
 def shuffled(execution: Execution) -> Mask:
     """The mask of the parent run, shuffled within each layer."""
-    return shuffle(execution.parent_ticket().mask(), execution.spec.seed)
+    return shuffle(execution.parent().mask(), execution.spec.seed)
 
 
 @register_mask_source("magnitude")
 def largest(execution: Execution) -> Mask:
     """The largest weights of the parent run among those that it kept."""
-    keep, parent = execution.spec.mask.keep, execution.parent_ticket()
+    keep = execution.spec.mask.keep
     assert keep is not None
-    return magnitude(final_weights(execution), keep, parent.mask() or None)
+    return magnitude(final_weights(execution), keep, execution.parent().mask() or None)
 
 
 def final_weights(execution: Execution) -> dict[str, Tensor]:
@@ -103,14 +103,15 @@ def final_weights(execution: Execution) -> dict[str, Tensor]:
 @register_mask_source("criterion")
 def criterion(execution: Execution) -> Mask:
     """What another criterion than magnitude keeps of the parent run, whose draw this run's must be."""
-    source, parent = execution.spec.mask, execution.parent_ticket()
+    source = execution.spec.mask
     assert source.keep is not None
     return by_criterion(
         source.criterion,
-        {name: weight.cpu() for name, weight in execution.initial_weights.items()},
+        execution.starting_weights(),
         final_weights(execution),
         source.keep,
-        parent.mask() or None,
+        execution.parent().mask() or None,
+        alpha=source.alpha,
         seed=execution.spec.seed,
     )
 

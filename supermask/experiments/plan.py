@@ -114,6 +114,7 @@ def plan_imp(config: ImpConfig, data: Dataset) -> Plan:
     if config.rewind_to >= task.steps:
         raise ConfigError("rewind_to", config.rewind_to, f"stay below the {task.steps} steps of a training")
     infos = layers_of(task, data)
+    _check_rounds(config, infos)
     rows: list[RunSpec] = []
     for seed in config.seeds:
         rows += _rounds(config, Setting(task, infos, rule_of(config), config.init, seed))
@@ -122,19 +123,15 @@ def plan_imp(config: ImpConfig, data: Dataset) -> Plan:
 
 def _rounds(config: ImpConfig, setting: Setting) -> Iterator[RunSpec]:
     dense = setting.train("dense", snapshots=(config.rewind_to,) if config.rewind_to else ())
-    method = "lr-rewind" if config.rewind == "lr" else "imp-rewind" if config.rewind_to else "imp"
+    rewound = "lr-rewind" if config.rewind == "lr" else "imp-rewind" if config.rewind_to else "imp"
+    method = "-".join([rewound, *config.variants])
+    # Runs of magnitude pruning are what they were before there was a choice.
+    kind = "magnitude" if config.criterion == "large-final" else "criterion"
     yield dense
     parent = dense
     for round in range(1, config.rounds + 1):
-        keep = round_counts(
-            setting.infos,
-            round,
-            config.rate,
-            conv_rate=config.conv_rate,
-            output_rate=config.output_rate,
-            scope=config.scope,
-        )
-        weights = setting.weights
+        keep = _counts(config, setting.infos, round)
+        weights = dataclasses.replace(setting.weights, signs=config.signs)
         if config.rewind == "lr":
             weights = dataclasses.replace(weights, run=parent.id)
         elif config.rewind_to:
@@ -142,13 +139,53 @@ def _rounds(config: ImpConfig, setting: Setting) -> Iterator[RunSpec]:
         parent = setting.train(
             method,
             weights=weights,
-            mask=MaskSource(kind="magnitude", run=parent.id, keep=keep),
+            mask=MaskSource(
+                kind=kind,
+                run=parent.id,
+                keep=keep,
+                criterion=config.criterion,
+                alpha=config.alpha,
+                pruned=config.pruned,
+            ),
             density=_density(keep, setting),
             start=config.rewind_to,
         )
         yield parent
         if config.reinit:
             yield setting.reinit(parent)
+
+
+def _check_rounds(config: ImpConfig, infos: list[ParameterInfo]) -> None:
+    """Refuse what depends on the network: a rate of layers that it lacks, more rounds than it has weights."""
+    try:
+        _counts(config, infos, 1)
+    except ValueError as error:
+        raise ConfigError("conv_rate", config.conv_rate, str(error)) from None
+    before = sum(info.tensor.numel() for info in infos)
+    for round in range(1, config.rounds + 1):
+        keep = _counts(config, infos, round)
+        left = keep if isinstance(keep, int) else sum(keep.values())
+        if left == before:
+            remedy = f"take at most {round - 1}, or another --rate: round {round} would prune nothing"
+            raise ConfigError("rounds", config.rounds, remedy)
+        if left < len(infos):
+            remedy = (
+                f"take at most {round - 1}: round {round} would leave {left} weights to {len(infos)} layers"
+            )
+            raise ConfigError("rounds", config.rounds, remedy)
+        before = left
+
+
+def _counts(config: ImpConfig, infos: list[ParameterInfo], round: int) -> dict[str, int] | int:
+    """Weights left after a round."""
+    return round_counts(
+        infos,
+        round,
+        config.rate,
+        conv_rate=config.conv_rate,
+        output_rate=config.output_rate,
+        scope=config.scope,
+    )
 
 
 def _density(keep: dict[str, int] | int, setting: Setting) -> float:

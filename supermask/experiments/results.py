@@ -30,9 +30,10 @@ ROW_KEYS = (
     "ticket_bytes",
     "dense_bytes",
 )
-FURTHER_KEYS = ("sampled_accuracy", "drawn_at", "together")
-"""What only some methods have: mean test accuracy over sampled masks, the step of an early-bird's draw,
-and how many runs were trained as one program."""
+FURTHER_KEYS = ("sampled_accuracy", "drawn_at", "drawn_by", "together")
+"""What only some methods have: mean test accuracy over sampled masks, the step of an early-bird's draw and
+whether its masks agreed then (`agreement`) or its time was up (`patience`), and how many runs were trained as
+one program."""
 
 
 def describe_rows(plan: Plan, store: Store, out: Path) -> dict[str, Any]:

@@ -57,8 +57,17 @@ class Setting:
         return counts(self.infos, density, distribution)
 
     def keep(self, density: float, scope: str = "layerwise") -> dict[str, int] | int:
-        """Weights to keep at a density, per layer or (scope `global`) in all."""
-        return keep_count(self.weight_count, density) if scope == "global" else self.counts(density)
+        """Weights to keep at a density, per layer or (scope `global`) in all.
+
+        Raises:
+            ConfigError: In all they are fewer than there are layers, of which each keeps one.
+        """
+        if scope != "global":
+            return self.counts(density)
+        if (count := keep_count(self.weight_count, density)) < (layers := len(self.infos)):
+            least = f"take at least {layers / self.weight_count:.2g}"
+            raise ConfigError("densities", density, f"{least}: each of {layers} layers keeps a weight")
+        return count
 
     @property
     def weight_count(self) -> int:
@@ -120,6 +129,8 @@ class Setting:
             rewind_to: Step that every round goes back to; 0 is initialization.
             rewind: `weights` go back, or `lr`: only the schedule does, and they stay as trained.
         """
+        for density in densities:
+            self.keep(density, scope)  # refuse those that cannot be before those on the way to them
         weights = self.weights
         if rewind_to:
             weights = dataclasses.replace(weights, run=dense.id, step=rewind_to)
@@ -134,7 +145,7 @@ class Setting:
 
     def reinit(self, ticket: RunSpec) -> RunSpec:
         """The control of a ticket: its mask on newly drawn weights, trained."""
-        weights = dataclasses.replace(self.weights, seed=reinit_seed(self.seed))
+        weights = dataclasses.replace(self.weights, seed=reinit_seed(self.seed), signs=ticket.weights.signs)
         mask = MaskSource(kind="same", run=ticket.id)
         return self.train("reinit", weights=weights, mask=mask, density=ticket.density)
 

@@ -61,8 +61,8 @@ class MaskSource:
 
     Attributes:
         kind: `none` (dense), `search` (the run finds it), `magnitude` (prune the weights of `run` within
-            its mask), `same` (the mask of `run`), `shuffle` (that mask, shuffled layer by layer) or
-            `random`.
+            its mask), `criterion` (the same by another criterion), `same` (the mask of `run`), `shuffle`
+            (that mask, shuffled layer by layer) or `random`.
         run: Identifier of the run it starts from.
         keep: Weights to keep, per layer or in all; for masks that no search finds. For `filters`, how many
             filters each layer keeps that can lose some.
@@ -70,6 +70,7 @@ class MaskSource:
         distribution: How it spreads over layers, for `search` and `random`.
         options: Further arguments of the search.
         criterion: Name of the mask criterion; for `criterion`.
+        alpha: Slope of the criteria that have one.
         pruned: Where the pruned weights are frozen, see `prune.PRUNED`.
     """
 
@@ -80,6 +81,7 @@ class MaskSource:
     distribution: str = "uniform"
     options: dict[str, Any] = field(default_factory=dict)
     criterion: str = "large-final"
+    alpha: float = 1.0
     pruned: str = "zero"
 
 

@@ -3,6 +3,12 @@
 Frankle et al., "Linear Mode Connectivity and the Lottery Ticket Hypothesis" (ICML 2020), figures 2 and 3:
 copies of a network are trained from step k on with different data orders, and the error is measured along the
 line between each two of them; for dense networks and for tickets rewound to k.
+
+All copies begin alike, with the weights of step k and the optimizer at rest, as in the authors' code
+(open_lth), where every training from a step makes a new optimizer. So all copies of a dense network at k > 0
+are trainings of their own; none is the rest of the training that led to k, whose optimizer had its momentum.
+At k = 0, and of a ticket, which IMP trains from k on, the network itself is the first copy. Deviation: norms
+get new statistics at every point of a line.
 """
 
 import dataclasses
@@ -84,13 +90,18 @@ def plan_stability(config: StabilityConfig, data: Dataset) -> Plan:
 def _lines(
     setting: Setting, config: StabilityConfig, dense: RunSpec, network: RunSpec, start: int
 ) -> Iterator[RunSpec]:
-    """The lines between copies of `network` that part at step `start`; it is the first copy itself."""
+    """The lines between copies of `network` that part at step `start`.
+
+    It is the first copy itself where it begins there.
+    """
     weights = setting.weights
     if start:
         weights = dataclasses.replace(weights, run=dense.id, step=start)
     mask = MaskSource() if network is dense else MaskSource(kind="same", run=network.id)
-    copies = [network] + [
-        setting.train(
+    copies = [
+        network
+        if order == 0 and network.start == start
+        else setting.train(
             f"{network.method}-copy",
             weights=weights,
             mask=mask,
@@ -98,7 +109,7 @@ def _lines(
             seed=order_seed(setting.seed, order),
             start=start,
         )
-        for order in range(1, config.orders)
+        for order in range(config.orders)
     ]
     for first, second in combinations(copies, 2):
         yield setting.train(
@@ -113,7 +124,7 @@ def _lines(
 
 
 def order_seed(seed: int, order: int) -> int:
-    """The seed of data order number `order` for an initialization: far from seeds that people choose."""
+    """The seed of data order number `order` for an initialization; from 1 on far from seeds people choose."""
     return (seed + (order << 48)) % (1 << 64)
 
 

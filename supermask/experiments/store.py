@@ -1,7 +1,8 @@
 """The store of runs: one folder each, named after its specification; what is finished stays finished.
 
-`<store>/<id>/` holds `config.json`, `metrics.jsonl`, tickets (`final.ticket`, `step-<k>.ticket`), a
-`checkpoint.safetensors` while the run goes on, and `result.json`, which is written last.
+`<store>/<id>/` holds `config.json`, `metrics.jsonl`, tickets (`final.ticket`, `step-<k>.ticket`),
+`mask.safetensors` where the ticket holds weights outside its mask, too, a `checkpoint.safetensors` while the
+run goes on, and `result.json`, which is written last.
 """
 
 import json
@@ -12,7 +13,8 @@ from typing import Any
 from filelock import FileLock
 
 from supermask.experiments.spec import RunSpec
-from supermask.io import DamagedFileError, read_json, write_json, write_text
+from supermask.io import DamagedFileError, load_tree, read_json, save_tree, write_json, write_text
+from supermask.mask import Mask
 from supermask.ticket import Ticket
 
 
@@ -64,6 +66,27 @@ class Run:
             return Ticket.load(self.ticket_path(step))
         except (DamagedFileError, FileNotFoundError) as error:
             raise DamagedFileError(f"{error}. Delete {self.folder} to have the run made again") from None
+
+    def mask(self) -> Mask:
+        """Name → the mask that the run ended with; empty for a dense network.
+
+        Raises:
+            DamagedFileError: As of `ticket`.
+        """
+        if not self._mask_path.exists():
+            return self.ticket().mask()
+        try:
+            return load_tree(self._mask_path)
+        except DamagedFileError as error:
+            raise DamagedFileError(f"{error}. Delete {self.folder} to have the run made again") from None
+
+    def write_mask(self, mask: Mask) -> None:
+        """Keep a mask that the ticket does not tell, because its weights are not zero outside."""
+        save_tree(self._mask_path, mask)
+
+    @property
+    def _mask_path(self) -> Path:
+        return self.folder / "mask.safetensors"
 
     def history(self) -> list[dict[str, float]]:
         path = self.folder / "metrics.jsonl"

@@ -3,11 +3,12 @@
 Few inputs meet the weights as codes in one kernel, which is bound by the bytes of the weights: an eighth of
 bfloat16's. Many inputs make the product itself the work, and no unstructured mask beats the dense product
 there: the codes are decoded into scratch memory that the product then reads. Between the two, decoding would
-cost as much as the product, so a dense copy is kept; on Hopper a product that decodes on its way (wgmma) can
-take its place. A mask with at most two of every four weights (2:4) has sparse tensor cores for many inputs.
+cost as much as the product. On Hopper a product that decodes on its way (wgmma) serves some more inputs; from
+there on a dense copy is kept. A mask with at most two of every four weights (2:4) has sparse tensor cores for
+many inputs.
 
-The borders between them are predictions from memory bandwidth and arithmetic rate;
-benchmarks/masked_linear_cuda.py measures them where there is a GPU.
+The borders between them were measured in 16 bits on an H200 (`benchmarks/masked_linear_cuda.py`); in float32
+they are predictions from memory bandwidth and arithmetic rate.
 """
 
 import warnings
@@ -18,13 +19,13 @@ from torch import Tensor, nn
 
 from supermask import layouts, ops
 
-CODES_UP_TO = 64
+CODES_UP_TO = {torch.float32: 64, torch.bfloat16: 16, torch.float16: 16}
 """Inputs that the codes serve directly, in passes of 32 over the weights."""
 
-WGMMA_FROM, WGMMA_UP_TO = 48, 0
-"""Inputs that the codes serve through Hopper's wgmma: none, until a GPU has measured up to where it pays."""
+WGMMA_FROM, WGMMA_UP_TO = 17, 64
+"""Inputs that the codes serve through Hopper's wgmma: near a dense product's speed, without a dense copy."""
 
-DECODE_FROM = 1024
+DECODE_FROM = 4096
 """Inputs from which on decoding costs less than a twentieth of the product."""
 
 SPARSE_FROM = 1024
@@ -133,7 +134,7 @@ class CodedLinear(DenseLinear):
             return "dense"  # the references would unpack every weight in every call
         if self.wgmma and WGMMA_FROM <= batch <= WGMMA_UP_TO and dtype in HALF_DTYPES:
             return "wgmma"
-        if batch <= CODES_UP_TO and dtype in KERNEL_DTYPES:
+        if batch <= CODES_UP_TO.get(dtype, -1):
             return "codes"
         dense = "decoded" if batch >= DECODE_FROM else "dense"
         return "sparse" if super().kernel(batch, dtype, needs_gradient) == "sparse" else dense

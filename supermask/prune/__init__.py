@@ -2,6 +2,7 @@
 controls."""
 
 from supermask.prune.actions import PRUNED as PRUNED
+from supermask.prune.actions import check_actions as check_actions
 from supermask.prune.actions import pruned_values as pruned_values
 from supermask.prune.actions import signs as signs
 from supermask.prune.at_init import grasp as grasp
@@ -12,6 +13,8 @@ from supermask.prune.controls import shuffle as shuffle
 from supermask.prune.criteria import CRITERIA as CRITERIA
 from supermask.prune.criteria import best as best
 from supermask.prune.criteria import by_criterion as by_criterion
+from supermask.prune.criteria import check_criterion as check_criterion
+from supermask.prune.criteria import criterion_names as criterion_names
 from supermask.prune.dynamic import Rewire as Rewire
 from supermask.prune.early_bird import EarlyBird as EarlyBird
 from supermask.prune.hold import Hold as Hold
@@ -20,6 +23,7 @@ from supermask.prune.imp import Round as Round
 from supermask.prune.imp import Train as Train
 from supermask.prune.imp import apply_mask as apply_mask
 from supermask.prune.imp import imp as imp
+from supermask.prune.imp import put as put
 from supermask.prune.imp import restore as restore
 from supermask.prune.imp import snapshot as snapshot
 from supermask.prune.magnitude import density_path as density_path

@@ -3,8 +3,11 @@
 SNIP: Lee et al., "SNIP: Single-shot Network Pruning based on Connection Sensitivity" (ICLR 2019), equation
 5. GraSP: Wang et al., "Picking Winning Tickets Before Training by Preserving Gradient Flow" (ICLR 2020),
 equation 8. SynFlow: Tanaka et al., "Pruning neural networks without any data by iteratively conserving
-synaptic flow" (NeurIPS 2020), algorithm 1 and equation 5. All rank over the whole network; a layer never
-falls to nothing, which they allow.
+synaptic flow" (NeurIPS 2020), algorithm 1 and equation 5. All rank over the whole network.
+
+Deviations: counts are exact, ties go to the lower index, and a layer never falls to nothing, which the papers
+allow. SNIP and GraSP see the one batch that they are given, in `compare` the first of the training; GraSP's
+authors take ten images of every class. SNIP's scores are not divided by their sum, which ranks nothing anew.
 """
 
 import copy
@@ -29,6 +32,8 @@ def snip(
 ) -> Scores:
     """|w · dL/dw| of every masked weight: how much the loss depends on its connection.
 
+    Lee et al. (ICLR 2019), equation 5; deviations: see the head of this module.
+
     Args:
         model: The network as initialized; it is not changed.
         inputs: A batch of inputs.
@@ -48,7 +53,8 @@ def grasp(
 ) -> Scores:
     """w · (H g), with the Hessian H and the gradient g: how much the gradient's norm needs the weight.
 
-    The paper's score is -w · (H g), and it removes the largest. Arguments and result as in `snip`.
+    Wang et al. (ICLR 2020), equation 8; deviations: see the head of this module. The paper's score is
+    -w · (H g), and it removes the largest. Arguments and result as in `snip`.
     """
     weights, network = _copy(model)
     value = loss(network(inputs) / TEMPERATURE, labels)
@@ -61,8 +67,9 @@ def grasp(
 def synaptic_flow(model: nn.Module, shape: tuple[int, ...]) -> Scores:
     """|w · dR/dw| with R the sum of outputs of the network of |w| for an input of ones.
 
-    In float64 and evaluation mode: in a deep network R exceeds float32, and norms that see a batch would
-    undo the flow.
+    Tanaka et al. (NeurIPS 2020), equation 5. In float64 and evaluation mode: in a deep network R exceeds
+    float32, and norms that see a batch would undo the flow. Biases, scales and shifts count by their
+    magnitude, too, as in the authors' code.
 
     Args:
         model: The network; it is not changed.
@@ -82,6 +89,10 @@ def synaptic_flow(model: nn.Module, shape: tuple[int, ...]) -> Scores:
 def synflow(model: nn.Module, shape: tuple[int, ...], keep: int, rounds: int = SYNFLOW_ROUNDS) -> Mask:
     """SynFlow's mask: prune to density^(r / rounds) of the weights in round r, by fresh scores each time.
 
+    Tanaka et al. (NeurIPS 2020), algorithm 1. There a mask is what exceeds a threshold, and a pruned weight,
+    of score 0, never comes back. Here every round keeps its exact count, and what is pruned stays so even
+    where survivors, which lie on no path any more, have the score 0, too.
+
     Args:
         model: The network as initialized; it is not changed.
         shape: Shape of one input, without the batch.
@@ -94,7 +105,8 @@ def synflow(model: nn.Module, shape: tuple[int, ...], keep: int, rounds: int = S
     mask: Mask = {}
     for round in range(1, rounds + 1):
         survivors = max(keep, keep_count(total, (keep / total) ** (round / rounds)))
-        mask = best(synaptic_flow(network, shape), keep if round == rounds else survivors)
+        scores = synaptic_flow(network, shape)
+        mask = best(scores, keep if round == rounds else survivors, mask or None)
         with torch.no_grad():
             for name, kept in mask.items():
                 weights[name].masked_fill_(~kept, 0.0)

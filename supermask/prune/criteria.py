@@ -1,12 +1,20 @@
 """Mask criteria: which weights of a trained network stay, by their initial and final values.
 
 Zhou et al., "Deconstructing Lottery Tickets: Zeros, Signs, and the Supermask" (NeurIPS 2019), section 2 and
-figure 3. Each criterion is a score, and the weights of largest score are kept. Deviations: ties go to the
-lower index and not to chance; with `-same-sign` and `-diff-sign` the weights of the other kind rank last
-whatever the criterion (the authors' code gives them the score 0, which puts them first where scores are
-negative); biases are never pruned.
+figure 3. Each criterion is a score, and the weights of largest score are kept; biases never are pruned.
+
+Deviations. Ties go to the lower index and not to chance. With `-same-sign` and `-diff-sign`, which all
+criteria but `random` have (theirs: `large-final` and `magnitude-increase`), the weights of the other kind
+rank last whatever the criterion; the authors' code gives them the score 0, which puts them first where scores
+are negative. `random` is one order for each seed, so that rounds of it are those of one random ranking;
+theirs draws again in every round. `large-init-large-final` ranks by min(α|w_f|, |w_i|),
+`small-init-small-final` by -max(α|w_f|, |w_i|), with an α that is given, 1 by default, and keep exactly the
+count asked for. The authors' code has no α there: it bisects for the one percentile that, as the threshold of
+|w_f| and of |w_i| at once, leaves about that count, so that the spread of final beside initial values does
+not matter.
 """
 
+import math
 from collections.abc import Callable, Mapping
 
 import torch
@@ -15,7 +23,7 @@ from torch import Tensor
 from supermask import ops
 from supermask.init import derive_key
 from supermask.mask import Mask
-from supermask.prune.magnitude import everything, keep_largest, surviving
+from supermask.prune.magnitude import everything, keep_largest, magnitude, surviving
 
 CRITERIA: dict[str, Callable[[Tensor, Tensor, float], Tensor]] = {
     "large-final": lambda initial, final, alpha: final.abs(),
@@ -32,23 +40,36 @@ CRITERIA: dict[str, Callable[[Tensor, Tensor, float], Tensor]] = {
 """Name → score from initial weights, final weights and α; `random` comes from the generator."""
 SIGNS = ("same-sign", "diff-sign")
 """Suffixes: only weights whose sign training left, or changed."""
+WEIGHED = ("large-init-large-final", "small-init-small-final")
+"""Criteria of initial and final values at once, which have an α."""
+KNOWN = f"random, {', '.join(CRITERIA)}, all but random also with -{' or -'.join(SIGNS)}"
 
 
-def check_criterion(criterion: str) -> tuple[str, str | None]:
+def criterion_names() -> tuple[str, ...]:
+    """Every criterion, each followed by its variants."""
+    return ("random", *(f"{name}{end}" for name in CRITERIA for end in ("", *(f"-{sign}" for sign in SIGNS))))
+
+
+def check_criterion(criterion: str, alpha: float = 1.0) -> tuple[str, str | None]:
     """The criterion and its suffix, if it has one.
 
     Raises:
-        ValueError: There is no such criterion.
+        ValueError: There is no such criterion, or `alpha` is no slope or one that it has no use for.
     """
-    for sign in SIGNS:
-        if criterion.removesuffix(f"-{sign}") in CRITERIA:
-            return criterion.removesuffix(f"-{sign}"), sign if criterion.endswith(sign) else None
-    if criterion == "random":
-        return criterion, None
-    raise ValueError(
-        f"unknown criterion {criterion!r}; choose one of random, {', '.join(CRITERIA)}, all but random also "
-        f"with -{' or -'.join(SIGNS)}"
-    )
+    kind, sign = criterion, None
+    for suffix in SIGNS:
+        if criterion.endswith(f"-{suffix}"):
+            kind, sign = criterion.removesuffix(f"-{suffix}"), suffix
+    if kind not in CRITERIA and (kind != "random" or sign):
+        raise ValueError(f"unknown criterion {criterion!r}; choose one of {KNOWN}")
+    if not (math.isfinite(alpha) and alpha > 0):
+        raise ValueError(f"alpha must be a positive number, not {alpha!r}")
+    if alpha != 1 and kind not in WEIGHED:
+        raise ValueError(
+            f"alpha {alpha:g} means nothing to the criterion {criterion}; leave it at 1, or take "
+            f"{' or '.join(WEIGHED)}"
+        )
+    return kind, sign
 
 
 def by_criterion(
@@ -63,13 +84,15 @@ def by_criterion(
 ) -> Mask:
     """The mask of the surviving weights of largest score; `large-final` is magnitude pruning.
 
+    Zhou et al. (NeurIPS 2019), section 2; deviations: see the head of this module.
+
     Args:
         criterion: A name of `CRITERIA`, with `-same-sign` or `-diff-sign` if wanted, or `random`.
         initial: Name → weights before training.
         final: Name → weights after training.
         keep: Weights to keep in each layer, or in all together (a global ranking).
         mask: Name → the survivors so far; None for all.
-        alpha: Slope that weighs final against initial values in the criteria of two.
+        alpha: Slope that weighs final against initial values in the criteria of both; others have none.
         seed: Of `random`.
 
     Returns:
@@ -79,33 +102,51 @@ def by_criterion(
         ValueError: An unknown criterion, weights that are not finite, or more to keep than survive.
     """
     kind, sign = check_criterion(criterion)
+    if criterion == "large-final":  # a selection of the largest, where others take sorting
+        return magnitude(final, keep, mask)
     before, after = surviving(initial, mask), surviving(final, mask)
-    scores, chosen = {}, {}
+    chosen = {}
     for name in after:
         if not (torch.isfinite(before[name]).all() and torch.isfinite(after[name]).all()):
             raise ValueError(f"the weights of {name} are not finite; the training before diverged")
-        scores[name] = _score(kind, before[name], after[name], alpha, derive_key("criterion", seed, name))
         same = torch.signbit(before[name]) == torch.signbit(after[name])
         chosen[name] = torch.ones_like(same) if sign is None else same if sign == "same-sign" else ~same
+    if kind == "random":  # a score for all weights, so that survivors keep theirs from round to round
+        scores = surviving({name: _at_random(final[name], seed, name) for name in final}, mask)
+    else:
+        scores = {name: CRITERIA[kind](before[name], after[name], alpha) for name in after}
     return keep_largest(_ranked(scores, chosen, isinstance(keep, int)), keep, mask or everything(final))
 
 
-def best(scores: Mapping[str, Tensor], keep: Mapping[str, int] | int) -> Mask:
-    """The mask of the weights of largest score, whatever its sign; ties go to the lower index."""
+def best(
+    scores: Mapping[str, Tensor],
+    keep: Mapping[str, int] | int,
+    mask: Mapping[str, Tensor] | None = None,
+) -> Mask:
+    """The mask of the surviving weights of largest score, whatever its sign; ties go to the lower index.
+
+    Args:
+        scores: Name → scores, shaped like the weights.
+        keep: Weights to keep in each layer, or in all together (a global ranking).
+        mask: Name → the survivors so far; None for all.
+
+    Raises:
+        ValueError: Scores that are not finite, or more to keep than survive.
+    """
     for name, score in scores.items():
         if not torch.isfinite(score).all():
             raise ValueError(
                 f"the scores of {name} are not finite; lower the learning rate, or check the data"
             )
-    flat = surviving(scores, None)
+    flat = surviving(scores, mask)
     every = {name: torch.ones_like(score, dtype=torch.bool) for name, score in flat.items()}
-    return keep_largest(_ranked(flat, every, isinstance(keep, int)), keep, everything(scores))
+    return keep_largest(_ranked(flat, every, isinstance(keep, int)), keep, mask or everything(scores))
 
 
-def _score(kind: str, initial: Tensor, final: Tensor, alpha: float, key: int) -> Tensor:
-    if kind == "random":
-        return ops.fill_random(torch.empty_like(final), key, "uniform")
-    return CRITERIA[kind](initial, final, alpha)
+def _at_random(weight: Tensor, seed: int, name: str) -> Tensor:
+    """A uniform score for every weight of a layer."""
+    scores = torch.empty(weight.shape, dtype=weight.dtype, device=weight.device)
+    return ops.fill_random(scores, derive_key("criterion", seed, name), "uniform")
 
 
 def _ranked(scores: Mapping[str, Tensor], chosen: Mapping[str, Tensor], together: bool) -> dict[str, Tensor]:

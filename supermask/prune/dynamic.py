@@ -2,8 +2,16 @@
 
 SET: Mocanu et al., "Scalable training of artificial neural networks with adaptive sparse connectivity
 inspired by network science" (Nature Communications 2018). RigL: Evci et al., "Rigging the Lottery: Making All
-Tickets Winners" (ICML 2020), algorithm 1. Deviations: weights that SET grows start at zero, as in RigL; RigL
-makes its step and then grows by the gradient of that step, which clipping sees whole.
+Tickets Winners" (ICML 2020), algorithm 1.
+
+Deviations of SET: the paper drops, after every epoch, a share of the smallest positive and the same share of
+the largest negative weights, draws those that it grows anew, and goes on to the last epoch but one; here the
+smallest magnitudes go whatever their sign, grown weights start at zero as in RigL, and the mask changes every
+`every` steps and stands still from `until` on, in `compare` after three quarters of the training.
+
+Deviations of RigL: it makes its step and then grows by the gradient of that step, which clipping sees whole;
+the paper grows in place of a step. A weight that is dropped and grown in the same change starts at zero with
+its momentum, as the paper says of grown weights; in the authors' code such a one keeps both.
 """
 
 import math
@@ -24,7 +32,9 @@ RULES = ("set", "rigl")
 class Rewire(StatefulHold):
     """Hold a mask that drops and grows weights every few steps, the same number in each layer.
 
-    The mask is part of `optimizer.state_dict()`, so that a resumed training goes on with the same one.
+    SET (Mocanu et al. 2018, algorithm 1) or RigL (Evci et al. 2020, algorithm 1); deviations: see the head of
+    this module. The mask is part of `optimizer.state_dict()`, so that a resumed training goes on with the
+    same one.
 
     Args:
         optimizer: Any `torch.optim` optimizer over the masked parameters.
@@ -32,8 +42,10 @@ class Rewire(StatefulHold):
         model: The module the names belong to.
         rule: What grows: `set` (weights at random) or `rigl` (weights of largest gradient).
         every: Steps between two changes.
-        until: Step from which on the mask stays as it is; RigL uses three quarters of the training.
-        fraction: Share of the kept weights that is dropped; RigL anneals it to zero by a cosine.
+        until: Step from which on the mask stays as it is; RigL's paper uses three quarters of the training,
+            SET's all of it.
+        fraction: Share of the kept weights of a layer that is dropped, constant for SET; RigL anneals it to
+            zero by a cosine (section 3).
         seed: Of the weights that SET grows.
 
     Raises:

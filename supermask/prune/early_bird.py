@@ -2,8 +2,14 @@
 
 You et al., "Drawing Early-Bird Tickets: Towards More Efficient Training of Deep Networks" (ICLR 2020),
 section 3.2: once per epoch the mask is computed and compared with those of the epochs before; when the last
-five differ by at most a tenth, the ticket is drawn and trained on from there. The paper prunes channels, by
-the scales of batch norm; `weights` is the same for single weights by magnitude.
+five differ by at most a tenth, the ticket is drawn and trained on from there.
+
+Deviations. The paper prunes channels, by the scales of batch norm; `weights` is the same for single weights
+by magnitude. Its distance is the share of all entries in which two masks differ. Masks that keep at most a
+twentieth, or all but that, can differ in a tenth at most, and any five of them would agree; the paper, which
+keeps 0.3 and more, never comes there. At such densities the distance is the share of the kept entries (of the
+pruned ones, in the second case) that the other mask has otherwise. At the end of the patience, `until`, a
+ticket is drawn without agreement; `agreed` says which it was.
 """
 
 from collections.abc import Iterable
@@ -24,12 +30,16 @@ TOLERANCE = 0.1
 PENALTY = 1e-4
 """Weight of the L1 norm of the scales in the loss of the network that is to lose channels."""
 UNITS = ("weights", "channels")
+AMONG = ("all", "kept")
+"""Of what the distance of two masks is a share: of all entries, as in the paper, or of the kept ones (above
+one half, of the pruned ones), so that masks that have nothing in common are at the distance 1."""
 
 
 class EarlyBird(StatefulHold):
     """Watch a dense training, draw the early-bird ticket, and hold its mask for the rest.
 
-    The masks seen are part of `optimizer.state_dict()`, so that a resumed training draws the same ticket.
+    You et al. (ICLR 2020), section 3.2; deviations: see the head of this module. The masks seen are part of
+    `optimizer.state_dict()`, so that a resumed training draws the same ticket.
 
     Args:
         optimizer: Any `torch.optim` optimizer over the parameters.
@@ -39,9 +49,12 @@ class EarlyBird(StatefulHold):
             pay an L1 penalty of 1e-4 until the draw). Both rank over the whole network.
         every: Steps between two looks; the paper's is an epoch.
         until: Step at which the ticket is drawn even if the mask still changes.
+        among: One of `AMONG`; None for `all` wherever masks of this density can differ by more than a tenth
+            of all entries, else for `kept`.
 
     Raises:
-        ValueError: A number out of range, unknown units, or channels asked of a network without norms.
+        ValueError: A number out of range, unknown units, channels asked of a network without norms, or a
+            distance among all entries where it says nothing.
     """
 
     def __init__(
@@ -53,6 +66,7 @@ class EarlyBird(StatefulHold):
         units: str = "weights",
         every: int,
         until: int,
+        among: str | None = None,
     ) -> None:
         check_density(density)
         if units not in UNITS:
@@ -62,11 +76,15 @@ class EarlyBird(StatefulHold):
         self.density, self.units, self.every, self.until = density, units, every, until
         watched = masked(model) if units == "weights" else _scales(model)
         self._watched = {info.name: info.tensor for info in watched}
+        self._entries = sum(tensor.numel() for tensor in self._watched.values())
+        self._kept = keep_count(self._entries, density)
+        self.among = self._checked(among)
         held: dict[str, Tensor] = dict(self._watched)
         if units == "channels":
             named = unwrap(model).named_parameters()
             held |= {name: tensor for name, tensor in named if _scale_of(name) in self._watched}
-        super().__init__(optimizer, everything(held), model, {"step": 0, "recent": [], "drawn": None})
+        start = {"step": 0, "recent": [], "drawn": None, "agreed": None}
+        super().__init__(optimizer, everything(held), model, start)
         if units == "channels":
             self._handles.append(optimizer.register_step_pre_hook(self._before_step))
 
@@ -74,6 +92,29 @@ class EarlyBird(StatefulHold):
     def drawn(self) -> int | None:
         """The step at which the ticket was drawn, or None."""
         return self.state["drawn"]
+
+    @property
+    def agreed(self) -> bool | None:
+        """Whether it was drawn because five masks agreed, not at the end of the patience; None before."""
+        return self.state["agreed"]
+
+    def _checked(self, among: str | None) -> str:
+        furthest = 2 * min(self._kept, self._entries - self._kept) / self._entries
+        if among not in (None, *AMONG):
+            raise ValueError(f"among must be one of {', '.join(AMONG)}, not {among!r}")
+        if among == "all" and furthest <= TOLERANCE:
+            raise ValueError(
+                f"masks of density {self.density:g} differ in at most {furthest:.4g} of all entries, so that "
+                f"any five agree within {TOLERANCE:g}; take among='kept'"
+            )
+        return among or ("kept" if furthest <= TOLERANCE else "all")
+
+    def _distance(self, a: Mask, b: Mask) -> float:
+        """How far apart two masks are, 0 to 1."""
+        if self.among == "all":
+            return distance(a, b)
+        fewer = min(self._kept, self._entries - self._kept)
+        return round(distance(a, b) * self._entries) / (2 * fewer) if fewer else 0.0
 
     def _before_step(self, *_: object) -> None:
         """Add the gradient of the L1 penalty once for each step, after any unscaling and clipping."""
@@ -91,10 +132,10 @@ class EarlyBird(StatefulHold):
     def _look(self, step: int) -> None:
         found = self._candidate()
         older = self.state["recent"][-(WINDOW - 1) :]
-        stable = len(older) == WINDOW - 1 and all(distance(found, mask) <= TOLERANCE for mask in older)
+        stable = len(older) == WINDOW - 1 and all(self._distance(found, mask) <= TOLERANCE for mask in older)
         self.state["recent"] = [*older, found]
         if stable or step >= self.until:
-            self.state["drawn"], self.state["recent"] = step, []
+            self.state.update(drawn=step, agreed=stable, recent=[])
             shifts = {
                 name: found[f"{name.removesuffix('bias')}weight"] for name in self.mask if name not in found
             }
@@ -102,7 +143,7 @@ class EarlyBird(StatefulHold):
 
     def _candidate(self) -> Mask:
         values = {name: tensor.detach() for name, tensor in self._watched.items()}
-        return magnitude(values, keep_count(sum(v.numel() for v in values.values()), self.density))
+        return magnitude(values, self._kept)
 
 
 def _scales(model: nn.Module) -> Iterable[Any]:

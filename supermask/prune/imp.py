@@ -1,21 +1,24 @@
-"""Iterative magnitude pruning and its rewinds, over a training function that the user supplies.
+"""Iterative magnitude pruning, its rewinds and its variants, over a training function that the user supplies.
 
 Rewinding to initialization: Frankle and Carbin (ICLR 2019). To step k: Frankle et al., "Linear Mode
 Connectivity and the Lottery Ticket Hypothesis" (ICML 2020), with the learning-rate schedule resumed at k.
 Learning-rate rewinding: Renda et al., "Comparing Rewinding and Fine-tuning in Neural Network Pruning"
-(ICLR 2020): weights go on as trained, only the schedule goes back.
+(ICLR 2020): weights go on as trained, only the schedule goes back. Other criteria than the magnitude, other
+values of what is pruned and of what is kept: Zhou et al. (NeurIPS 2019), see `criteria` and `actions`.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from supermask.mask import Mask, density
-from supermask.parameters import masked, unwrap
-from supermask.prune.magnitude import magnitude, round_counts
+from supermask.parameters import ParameterInfo, masked, unwrap
+from supermask.prune import actions
+from supermask.prune.criteria import by_criterion, check_criterion
+from supermask.prune.magnitude import round_counts
 
 State = dict[str, Tensor]
 
@@ -25,7 +28,7 @@ class Train(Protocol):
 
     It trains `model` in place under `mask` (see `hold`; empty for the dense network) from step `start` of
     its schedule to the end, and calls `on_step(step)` after every optimizer step with the number of steps
-    done so far.
+    done so far. Where pruned weights are not zero it is also given `values=`, to be handed on to `hold`.
     """
 
     def __call__(
@@ -61,12 +64,19 @@ def imp(
     scope: str = "layerwise",
     rewind_to: int = 0,
     rewind: str = "weights",
+    criterion: str = "large-final",
+    alpha: float = 1.0,
+    pruned: str = "zero",
+    signs: bool = False,
+    seed: int = 0,
     include: Iterable[str] = (),
     exclude: Iterable[str] = (),
 ) -> Iterator[Round]:
     """Train, prune, rewind, again: yields the dense network and then one ticket per round.
 
-    One-shot pruning is `rounds=1` with the whole `rate` at once.
+    Frankle and Carbin (ICLR 2019), section 1, with the variants named at the head of this module. Deviation:
+    what a layer keeps is computed from its size, so that rounding does not add up, and ties go to the lower
+    index. One-shot pruning is `rounds=1` with the whole `rate` at once.
 
     Args:
         model: The network as initialized.
@@ -76,16 +86,25 @@ def imp(
         rewind_to: Step to rewind to; 0 is initialization. Weights and buffers go back to it and the
             schedule resumes from it.
         rewind: `weights`, or `lr` (learning-rate rewinding: the weights stay as trained).
+        criterion: Which of the survivors stay, see `by_criterion`. Initial are the weights at the step that
+            is rewound to; with `lr`, which rewinds none, those at initialization.
+        alpha: Slope of the criteria of initial and final values.
+        pruned: Where pruned weights are frozen, see `pruned_values`.
+        signs: Kept weights go back to their signs alone, times the standard deviation of their layer.
+        seed: Of the criterion `random`.
         include: Patterns of parameter names to prune although the default would not.
         exclude: Patterns of parameter names to leave whole, such as a head that another task replaces.
 
     Raises:
-        ValueError: A value out of range, or a training that never reached step `rewind_to`.
+        ValueError: A value out of range, `signs` where no weight goes back, or a training that never reached
+            step `rewind_to`.
     """
     if rounds < 0 or rewind_to < 0:
         raise ValueError(f"rounds and rewind_to must not be negative: {rounds}, {rewind_to}")
     if rewind not in ("weights", "lr"):
         raise ValueError(f"rewind must be 'weights' or 'lr', not {rewind!r}")
+    check_criterion(criterion, alpha)
+    actions.check_actions(pruned, signs, rewind)
     infos = masked(model, include, exclude)
 
     def keep(round: int) -> dict[str, int] | int:
@@ -93,6 +112,7 @@ def imp(
 
     keep(1)  # refuse bad rates before the first training
     saved: dict[int, State] = {0: snapshot(model)} if rewind_to == 0 else {}
+    drawn = _copies(infos)
 
     def save(step: int) -> None:
         if step == rewind_to:
@@ -103,13 +123,25 @@ def imp(
     if rewind_to not in saved:
         raise ValueError(f"the training ended before step {rewind_to}, so there is nothing to rewind to")
     yield Round(0, mask, 1.0, result)
+    initial = drawn if rewind == "lr" else {name: saved[rewind_to][name] for name in drawn}
+    again: Callable[..., object] = train
     for round in range(1, rounds + 1):
-        mask = magnitude({info.name: info.tensor.detach() for info in infos}, keep(round), mask)
+        final = _copies(infos)
+        mask = by_criterion(criterion, initial, final, keep(round), mask, alpha=alpha, seed=seed)
+        values = actions.pruned_values(pruned, initial, final)
         if rewind == "weights":
             restore(model, saved[rewind_to])
-        apply_mask(model, mask)
-        result = train(model, mask, start=rewind_to, on_step=lambda _: None)
+        if signs:
+            put(model, actions.signs(initial))
+        apply_mask(model, mask, values)
+        held: dict[str, Any] = {} if values is None else {"values": values}
+        result = again(model, mask, start=rewind_to, on_step=lambda _: None, **held)
         yield Round(round, mask, density(mask), result)
+
+
+def _copies(infos: Iterable[ParameterInfo]) -> State:
+    """Name → a copy of each masked weight as it stands."""
+    return {info.name: info.tensor.detach().clone() for info in infos}
 
 
 def snapshot(model: nn.Module) -> State:
@@ -123,8 +155,22 @@ def restore(model: nn.Module, state: Mapping[str, Tensor]) -> None:
 
 
 @torch.no_grad()
-def apply_mask(model: nn.Module, mask: Mapping[str, Tensor]) -> None:
-    """Set the weights outside `mask` to zero."""
+def put(model: nn.Module, values: Mapping[str, Tensor]) -> None:
+    """Copy values into parameters, by name."""
+    for name, value in values.items():
+        unwrap(model).get_parameter(name).copy_(value)
+
+
+@torch.no_grad()
+def apply_mask(
+    model: nn.Module, mask: Mapping[str, Tensor], values: Mapping[str, Tensor] | None = None
+) -> None:
+    """Set the weights outside `mask` to zero, or to `values`: name → tensor, shaped like the weights."""
     parameters = dict(unwrap(model).named_parameters())
     for name, kept in mask.items():
-        parameters[name].masked_fill_(~kept.to(parameters[name].device), 0.0)
+        parameter = parameters[name]
+        outside = ~kept.to(parameter.device)
+        if values is None:
+            parameter.masked_fill_(outside, 0.0)
+        else:
+            parameter.copy_(torch.where(outside, values[name].to(parameter), parameter))

@@ -21,6 +21,9 @@ def magnitude(
 ) -> Mask:
     """The mask of the surviving weights of largest |w|; it never brings a pruned weight back.
 
+    Frankle and Carbin (ICLR 2019), sections 2 (layer by layer) and 4 (global). Deviations: exact counts, ties
+    to the lower index, and no layer that falls to nothing.
+
     Args:
         weights: Name → trained weights.
         keep: Weights to keep in each layer, or in all together (a global ranking).
@@ -94,7 +97,8 @@ def round_counts(
         scope: `layerwise` (counts per layer) or `global` (one count, one rate).
 
     Raises:
-        ValueError: A rate outside [0, 1), an unknown scope, or rates per kind in a global ranking.
+        ValueError: A rate outside [0, 1), an unknown scope, rates per kind in a global ranking, or one of
+            convolutions for a network that has none.
     """
     for value in (rate, conv_rate, output_rate):
         if value is not None and not 0 <= value < 1:
@@ -103,6 +107,10 @@ def round_counts(
             )
     if scope not in SCOPES:
         raise ValueError(f"scope must be one of {', '.join(SCOPES)}, not {scope!r}")
+    if conv_rate is not None and not any(info.tensor.dim() > 2 for info in infos):
+        raise ValueError(
+            f"the network has no convolutions, and conv_rate {conv_rate} is of them alone; leave it out"
+        )
     if scope == "global":
         if conv_rate is not None or output_rate is not None:
             raise ValueError("rates per kind of layer need scope='layerwise'; a global ranking has one rate")

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from itertools import product
 from typing import Any
 
+from supermask.prune import criterion_names
 from supermask.report.known import KNOWN
 from supermask.report.methods import GROUPS, Method
 from supermask.report.text import printable
@@ -20,6 +21,15 @@ _SIGNS: dict[str, tuple[str, str, Any, str]] = {
 }
 """Suffix of a criterion → end of its label, marker, dashes, and what training did to the sign."""
 _FINE_TUNED = "-fine-tuned"
+_ITERATIVE = ("imp-rewind", "imp", "lr-rewind")
+_ACTIONS = {
+    "pruned-at-final": "pruned weights stand at their trained values",
+    "pruned-at-init": "pruned weights stand at their initial values",
+    "pruned-at-init-unless-shrunk": "pruned weights stand at zero if training shrank them, else at their "
+    "initial values",
+    "kept-signs": "kept weights go back to their signs alone, times one constant for each layer",
+}
+"""What iterative pruning may do otherwise with weights: ends of its name, in the order they are taken off."""
 
 # No known method has one of these markers, so that no look of an unlisted method is taken.
 _SPARE_COLOURS = ("#882255", "#117733", "#999933", "#aa4499", "#332288")
@@ -56,6 +66,9 @@ def _described(name: str) -> tuple[str, Method | None]:
         return name, _BY_NAME[name]
     if (base := name.removesuffix(_FINE_TUNED)) != name:
         return base, _fine_tuned(name, base)
+    for base in _ITERATIVE:
+        if name.startswith(f"{base}-") and (method := _varied(name, base)) is not None:
+            return base, method
     for suffix in _SIGNS:
         if (base := name.removesuffix(suffix)) != name:
             return base, _split_by_sign(name, base, suffix)
@@ -91,11 +104,37 @@ def _split_by_sign(name: str, base: str, suffix: str) -> Method | None:
     return dataclasses.replace(
         parent,
         name=name,
-        label=parent.label.removeprefix("magnitude ") + label,
+        label=parent.label.removeprefix("magnitude ").replace("initial", "init.") + label,
         group="criteria",
         marker=marker,
         about=f"{parent.about.removesuffix('.')}; only weights whose sign training {sign} come in question.",
         dash=dash,
+    )
+
+
+def _varied(name: str, base: str) -> Method | None:
+    """Iterative pruning by another criterion, or with other values of what is pruned or kept."""
+    criterion = name.removeprefix(f"{base}-")
+    labels: list[str] = []
+    changes: list[str] = []
+    for action, change in _ACTIONS.items():
+        if criterion == action or criterion.endswith(f"-{action}"):
+            criterion = criterion.removesuffix(action).removesuffix("-")
+            labels.insert(0, _BY_NAME[action].label)
+            changes.insert(0, change)
+    if criterion:
+        if criterion not in criterion_names():
+            return None
+        labels.insert(0, criterion)
+        changes.insert(0, f"the weights that stay are chosen by the criterion {criterion}")
+    parent = _BY_NAME[base]
+    label = ", ".join([parent.label, *labels])
+    return dataclasses.replace(
+        parent,
+        name=name,
+        label=label if len(label) <= LONGEST_LABEL else f"variant of {base}",
+        about=f"{parent.label} in which {', and '.join(changes)}.",
+        dash=(0, (3, 1.2)),
     )
 
 

@@ -27,7 +27,7 @@ FIGURES = ("accuracy-density", "ticket-size", "learning-curves")
 _TITLES = {
     "compare": "Tickets and controls",
     "search": "A strong ticket",
-    "imp": "Iterative magnitude pruning",
+    "imp": "Iterative pruning",
 }
 
 
@@ -79,8 +79,9 @@ def render_page(document: Mapping[str, Any], drawings: Mapping[str, Drawing]) ->
         crowded=crowded,
         best=best_of(lines) if crowded else None,
         duels=duels_of(document),
-        unzeroed=[method.label for method in methods if method.name in UNZEROED],
+        unzeroed=[method.label for method in methods if method.name.endswith(UNZEROED)],
         emerged=any(line.emerged for line in lines),
+        impatient=_impatient(document, methods),
         skipped=_skipped(document),
         method_groups=_titled(methods) if crowded else [("", methods)],
         labels={method.name: method.label for method in methods},
@@ -122,6 +123,18 @@ def _grouped(lines: list[Line]) -> list[tuple[str, list[list[Line]]]]:
 def _titled(methods: list[Method]) -> list[tuple[str, list[Method]]]:
     """Title of a group → its methods."""
     return [(GROUPS[group], list(same)) for group, same in groupby(methods, key=lambda method: method.group)]
+
+
+def _impatient(document: Mapping[str, Any], methods: list[Method]) -> list[tuple[str, int, int]]:
+    """Label, tickets drawn at the end of the patience, and all of them, of methods with such a ticket."""
+    found = []
+    for method in methods:
+        drawn = [
+            row["drawn_by"] for row in document["rows"] if row["method"] == method.name and "drawn_by" in row
+        ]
+        if late := drawn.count("patience"):
+            found.append((method.label, late, len(drawn)))
+    return found
 
 
 def _skipped(document: Mapping[str, Any]) -> list[tuple[Method, str]]:

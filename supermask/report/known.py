@@ -136,6 +136,10 @@ CRITERIA = (
         "Keeps the weights whose magnitude grew most in training.",
     ),
     Method(
+        "random", "random", "criteria", "#59636e", "o",
+        "Keeps weights of the trained network at random: what a criterion has to be better than.",
+    ),
+    Method(
         "movement", "movement", "criteria", "#332288", "s",
         "Keeps the weights that moved furthest in training.",
     ),
@@ -182,4 +186,5 @@ CONTROLS = (
 KNOWN = (*DENSE, *STRONG, *TRAINED, *INITIAL, *MOVING, *CRITERIA, *ACTIONS, *CONTROLS)
 
 UNZEROED = ("pruned-at-final", "pruned-at-init", "pruned-at-init-unless-shrunk")
-"""Methods whose pruned weights are held at other values than zero: fewer weights train, none is gone."""
+"""Methods whose pruned weights are held at other values than zero: fewer weights train, none is gone. The
+name of iterative pruning that does so ends alike."""

@@ -64,9 +64,8 @@ struct SerialGrid {
 
 // One thread's share of [0, count): calls use(i, read(i)) for every `threads`-th i from `thread` on. A batch
 // is read before the first of it is used, so that the reads are under way together.
-template <class Read, class Use>
+template <int kBatch = 4, class Read, class Use>
 SUPERMASK_HD void in_batches(int thread, int threads, int64_t count, Read read, Use use) {
-  constexpr int kBatch = 4;
   for (int64_t from = thread; from < count; from += kBatch * threads) {
     decltype(read(from)) values[kBatch];
     SUPERMASK_UNROLL

@@ -1,5 +1,5 @@
 // Tensors that are worked on together, and what happens to one element of each. The first two are read and
-// written element by element; selection works on the others (see segment.h).
+// written element by element; selection works on the others (see segment.h), whose indices have 32 bits.
 #pragma once
 
 #include <cstdint>
@@ -53,10 +53,10 @@ struct ScoreItem {
 
   using Inputs = float;
 
-  SUPERMASK_MEMBER Inputs read(int64_t index) const { return load<float>(scores, index); }
+  SUPERMASK_MEMBER Inputs read(int64_t index) const { return score(index); }
   SUPERMASK_MEMBER float move(const NoRule&, Inputs score, int64_t) const { return score; }
   SUPERMASK_MEMBER void put(Inputs, int64_t index, bool kept) const { mask[index] = kept; }
-  SUPERMASK_MEMBER float score(int64_t index) const { return load<float>(scores, index); }
+  SUPERMASK_MEMBER float score(int64_t index) const { return load<float>(scores, static_cast<uint32_t>(index)); }
   SUPERMASK_MEMBER void put(int64_t index, bool kept) const { mask[index] = kept; }
 };
 
@@ -66,13 +66,18 @@ struct StepItem {
   const float* weight;
   float *scores, *velocity;
   bool* mask;
+  bool alike = false;  // out and grad have one layout, as gradients of autograd do
 
   struct Inputs {
     float grad, weight, score, velocity;
+    int64_t place;  // offset in out
   };
 
   SUPERMASK_MEMBER Inputs read(int64_t index) const {
-    return {load<float>(grad, index), weight[index], scores[index], velocity ? velocity[index] : 0.0f};
+    const uint32_t at = static_cast<uint32_t>(index);
+    const int64_t place = offset_of(out.layout, at);
+    return {load_at<float>(grad, alike ? place : offset_of(grad.layout, at)), weight[at], scores[at],
+            velocity ? velocity[at] : 0.0f, place};
   }
 
   // An option that is off skips its operation, as torch does: even adding 0 can change the sign of a zero.
@@ -95,7 +100,7 @@ struct StepItem {
 
   SUPERMASK_MEMBER void put(const Inputs& inputs, int64_t index, bool kept) const {
     mask[index] = kept;
-    store(out, index, masked_weight(inputs.weight, kept));
+    store_at(out, inputs.place, masked_weight(inputs.weight, kept));
   }
 
   SUPERMASK_MEMBER float score(int64_t index) const { return scores[index]; }

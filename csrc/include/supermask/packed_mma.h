@@ -35,6 +35,8 @@ struct PackedShape {
   static constexpr int warp_outputs = kTileOutputs * tiles;
   static constexpr int outputs = warp_outputs * output_warps;
   static constexpr int chunk = (is_float ? 128 : 256) / batch;  // input tiles in shared memory at a time
+  // Loads of inputs that a thread has under way; more would spill.
+  static constexpr int staged_at_once = batch == 32 ? 1 : (batch == 8 ? 4 : 2) / (is_float ? 2 : 1);
   static constexpr int tile_words = 4 * columns * parts * kLanes;
   static constexpr int stride = warp_outputs + 4;  // of sums: a warp's stores meet every bank once
   static constexpr int warp_sums = batch * stride;
@@ -62,18 +64,23 @@ SUPERMASK_HD int shared_bytes(int share) {
 // [tile][32 inputs of it][fragment][part][lane]: what one lane needs for two steps of mma lies in 16 bytes.
 template <class Shape, class Gpu>
 SUPERMASK_HD void stage_inputs(Gpu& gpu, const PackedLinear& task, int from, int to) {
+  using X = typename Shape::X;
   Words* staged = static_cast<Words*>(gpu.shared());
   const int eights = (to - from) * (kTileInputs / 8);
-  for (int item = gpu.thread(); item < eights * Shape::batch; item += Shape::threads) {
-    const int sample = item / eights, eight = item % eights;
-    Words parts[Shape::parts];
-    load_eight<typename Shape::X>(task, gpu.block_y() * Shape::batch + sample, from * kTileInputs + 8 * eight,
-                                  parts);
+  const auto read = [&](int64_t item) {
+    const int sample = static_cast<int>(item) / eights, eight = static_cast<int>(item) % eights;
+    return load_eight<X>(task, gpu.block_y() * Shape::batch + sample, from * kTileInputs + 8 * eight);
+  };
+  const auto store = [&](int64_t item, const Eight<X>& inputs) {
+    const int sample = static_cast<int>(item) / eights, eight = static_cast<int>(item) % eights;
     const int fragment = eight / 4 * Shape::columns + sample / 8, lane = 4 * (sample % 8) + eight % 4;
+    Words terms[Shape::parts];
+    terms_of<X>(inputs, terms);
     SUPERMASK_UNROLL
     for (int part = 0; part < Shape::parts; ++part)
-      staged[(fragment * Shape::parts + part) * kLanes + lane] = parts[part];
-  }
+      staged[(fragment * Shape::parts + part) * kLanes + lane] = terms[part];
+  };
+  in_batches<Shape::staged_at_once>(gpu.thread(), Shape::threads, eights * Shape::batch, read, store);
 }
 
 // --- products --------------------------------------------------------------------------------------------

@@ -68,11 +68,8 @@ SUPERMASK_HD void load_inputs(Gpu& gpu, const PackedLinear& task, int tile, Word
   const int sample = gpu.block_y() * Shape::batch + lane / 4;
   const int input = tile * kTileInputs + 32 * (warp % 4) + 8 * (lane % 4);
   SUPERMASK_UNROLL
-  for (int i = 0; i < Shape::loads; ++i) {
-    Words eight[1];
-    load_eight<typename Shape::X>(task, sample + first_sample_of(warp, i), input, eight);
-    inputs[i] = eight[0];
-  }
+  for (int i = 0; i < Shape::loads; ++i)
+    inputs[i] = load_eight<typename Shape::X>(task, sample + first_sample_of(warp, i), input).words[0];
 }
 
 // Into shared memory from `stage` on. Pair p of every lane of a quad makes chunk p, in the order of the lanes: of
@@ -121,7 +118,8 @@ SUPERMASK_HD void multiply_wgmma(Gpu& gpu, const PackedLinear& task, int row, in
   gpu.sync();
   int stage = 0;
   for (int tile = begin; tile < end; ++tile) {
-    const int next_stage = stage + Shape::stage_bytes < Shape::stages * Shape::stage_bytes ? stage + Shape::stage_bytes : 0;
+    constexpr int stages_bytes = Shape::stages * Shape::stage_bytes;
+    const int next_stage = stage + Shape::stage_bytes < stages_bytes ? stage + Shape::stage_bytes : 0;
     const bool more = tile + 1 < end;
     const Words next = more ? load_codes(tile + 1) : Words{};
     SUPERMASK_UNROLL

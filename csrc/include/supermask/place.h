@@ -64,6 +64,19 @@ SUPERMASK_HD RadixSearch<Float> start_search(int64_t rank, int64_t numel) {
   return {0, none ? ~Place{0} : Place{0}, rank, Places<Float>::bits, none || all};
 }
 
+// The same where all places have keys in the window: the digits that those share are known, and counting them would
+// send every place to one bin.
+template <class Float>
+SUPERMASK_HD RadixSearch<Float> start_search(int64_t rank, int64_t numel, Window<typename Keys<Float>::Key> window) {
+  RadixSearch<Float> search = start_search<Float>(rank, numel);
+  if (search.done) return search;
+  int differing = 0;
+  for (auto rest = window.low ^ (window.high - 1); rest; rest >>= 1) ++differing;
+  search.rest = 32 + differing;
+  if (search.rest < Places<Float>::bits) search.prefix = window.low >> differing;
+  return search;
+}
+
 // Bits of the next digit: at most 11, and shared out evenly between the passes over the key or over the
 // index.
 SUPERMASK_HD int digit_bits(int rest) {

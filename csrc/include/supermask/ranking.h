@@ -56,7 +56,7 @@ SUPERMASK_HD void find_highest(const Group& group, Place* shared, int64_t count,
                                Place* highest) {
   group.each_thread([&](int thread) {
     Place best = 0;
-    in_batches(thread, group.threads, count, place_at, [&](int64_t, Place place) {
+    in_batches<2>(thread, group.threads, count, place_at, [&](int64_t, Place place) {
       if (place > best) best = place;
     });
     shared[thread] = best;

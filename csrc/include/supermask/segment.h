@@ -117,16 +117,21 @@ SUPERMASK_HD void settle_segment(const Group& group, Settling& shared, const Ite
     if (thread != 0) return;
     const int64_t rank = segment.keep - shared.above;
     shared.hit = !shared.overflow && rank >= 0 && rank <= shared.candidates;
-    shared.search = shared.hit ? start_search<float>(rank, shared.candidates)
+    shared.search = shared.hit ? start_search<float>(rank, shared.candidates, first_window(segment, *hint))
                                : start_search<float>(segment.keep, segment.numel);
     if (missed) *missed = !shared.hit;
   });
   const bool hit = shared.hit;
   if (missed && !hit) return;
+  // Threads that share a tile's candidates: a power of two, so that it divides their number.
+  int sharing = 1;
+  while (sharing < 32 && 2 * sharing * count <= group.threads && group.threads % (2 * sharing) == 0) sharing *= 2;
   const auto for_candidates = [&](int thread, auto visit) {
-    for (int64_t t = thread; t < count; t += group.threads) {
-      const unsigned candidates = tiles[t].candidates;
-      for (unsigned i = 0; i < candidates; ++i) visit(slots[t * kSlots + i]);
+    for (int64_t t = thread / sharing; t < count; t += group.threads / sharing) {
+      const uint64_t* places = slots + t * kSlots;
+      in_batches(
+          thread % sharing, sharing, tiles[t].candidates, [&](int64_t i) { return places[i]; },
+          [&](int64_t, uint64_t place) { visit(place); });
     }
   };
   const auto for_scores = [&](int thread, auto visit) {

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 from supermask.experiments.methods.registry import register_method
 from supermask.experiments.spec import MaskSource, RunSpec
-from supermask.mask import keep_count
 
 if TYPE_CHECKING:
     from supermask.experiments.setting import Comparison
@@ -17,7 +16,7 @@ if TYPE_CHECKING:
 def pruned_at_init(name: str, comparison: Comparison) -> Iterator[RunSpec]:
     """The saliency `name`, ranked over the whole network."""
     for density in comparison.densities:
-        mask = MaskSource(kind=name, keep=keep_count(comparison.weight_count, density))
+        mask = MaskSource(kind=name, keep=comparison.keep(density, "global"))
         yield comparison.train(name, mask=mask, density=density)
 
 

@@ -1,6 +1,7 @@
 """Zhou's mask criteria and mask actions: one-shot pruning of the dense network in other ways.
 
-`large-final`, reset to initial values and the rest at zero, is `one-shot`.
+Every criterion but `random` is there with its variants `-same-sign` and `-diff-sign`. `large-final`, reset to
+initial values and the rest at zero, is `one-shot`. `supermask imp` does the same over rounds.
 """
 
 from __future__ import annotations
@@ -12,14 +13,10 @@ from typing import TYPE_CHECKING
 
 from supermask.experiments.methods.registry import register_method
 from supermask.experiments.spec import MaskSource, RunSpec
-from supermask.prune import CRITERIA, PRUNED
-from supermask.prune.criteria import SIGNS
+from supermask.prune import PRUNED, criterion_names
 
 if TYPE_CHECKING:
     from supermask.experiments.setting import Comparison
-
-SIGNED = ("large-final", "magnitude-increase", "movement")
-"""Criteria that the paper also splits by whether training kept the sign."""
 
 
 def pruned_once(
@@ -38,10 +35,9 @@ def pruned_once(
         yield comparison.train(name, weights=weights, mask=mask, density=density)
 
 
-_others = [name for name in CRITERIA if name != "large-final"]
-_split = [f"{name}-{sign}" for name in SIGNED for sign in SIGNS]
-for _name in (*_others, *_split):
-    register_method(_name)(partial(pruned_once, _name, _name, "zero", False))
+for _name in criterion_names():
+    if _name != "large-final":
+        register_method(_name)(partial(pruned_once, _name, _name, "zero", False))
 for _action in PRUNED[1:]:
     _name = f"pruned-at-{_action}"
     register_method(_name)(partial(pruned_once, _name, "large-final", _action, False))

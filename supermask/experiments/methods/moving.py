@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def rewired(rule: str, comparison: Comparison) -> Iterator[RunSpec]:
-    """From a random mask with ERK densities."""
+    """SET or RigL, see `prune.Rewire`, from a random mask with ERK densities, as in RigL's paper."""
     for density in comparison.densities:
         mask = MaskSource(kind="random", keep=comparison.counts(density, "erk"))
         yield comparison.train(rule, kind="rewire", mask=mask, density=density, options={"rule": rule})
@@ -30,6 +30,8 @@ def early_bird(name: str, units: str, comparison: Comparison) -> Iterator[RunSpe
     if units == "channels" and not any(is_norm_parameter(info) for info in comparison.parameters):
         raise NotApplicable("it prunes the channels of norms, and the network has none")
     for density in comparison.densities:
+        if units == "weights":
+            comparison.keep(density, "global")  # refuse what would not leave every layer a weight
         mask = MaskSource(kind="early-bird")
         options = {"units": units}
         yield comparison.train(name, kind="early-bird", mask=mask, density=density, options=options)
