@@ -36,6 +36,8 @@ NOMINAL = 10**9
 FLAGS = ("density", "lr", "base", "distribution", "seed", "momentum", "nesterov", "weight_decay")
 INTERNAL = ("params", "foreach", "maximize", "capturable", "differentiable", "fused")
 """Arguments of rules that change their implementation, or their sense."""
+PLAIN = (bool, int, float, str)
+"""Classes whose values a command can write; what is declared as another comes from a subclass."""
 PYTHON = ("model", "scores", "include", "exclude", "train_norms")
 FINE_TUNED = "-fine-tuned"
 FROZEN_CONTROL = "random-mask-frozen"
@@ -261,7 +263,7 @@ def _declared(*classes: type) -> dict[str, Any]:
         named = inspect.signature(cls).parameters.values()
         own = {p.name: hints.get(p.name) for p in named if p.kind is not p.VAR_KEYWORD}
         declared = {**own, **declared}
-    return declared
+    return {name: kind for name, kind in declared.items() if kind in PLAIN or not isinstance(kind, type)}
 
 
 def _check_type(declared: Any, name: str, value: Any, flag: str, pair: str) -> None:
