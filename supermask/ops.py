@@ -126,7 +126,10 @@ def select_n_of_m(
 
     The input dimension is the second: `in` of a linear weight (out, in), input channels of a convolution's
     (out, in, …), separately for every output and every kernel position. That is how sparse tensor cores
-    and TensorRT ask for 2:4, whose reductions run over the channels innermost, and how NVIDIA's ASP prunes.
+    and TensorRT ask for 2:4, whose reductions run over the channels innermost, and how NVIDIA's ASP prunes
+    (Mishra et al., "Accelerating Sparse Deep Neural Networks", arXiv:2104.08378; Zhou et al., "Learning N:M
+    Fine-grained Structured Sparse Neural Networks From Scratch", ICLR 2021, for any N:M). They choose by the
+    magnitude of weights that are trained; ours are the scores of weights that are not.
     (A transposed convolution has its outputs there; leave it out with `exclude`.)
     The last r < m of a row keep ⌈n·r/m⌉: at least one, and n of m at most when filled up with zeros.
     Ties go to the lower index. Raises ValueError when a score is not finite.

@@ -2,6 +2,7 @@
 
 import copy
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -283,7 +284,7 @@ def test_state_dict_continues_bit_for_bit(searcher, small_net, batch, tmp_path):
 def test_n_of_m_holds_in_every_group_after_every_step(method, batch):
     model = sm.randomize_(conv_net(), seed=0)
     if method == "frozen":
-        with pytest.raises(ValueError, match="takes no distribution='2:4'"):
+        with pytest.raises(ValueError, match="no room for distribution='2:4'"):
             sm.SEARCHES[method](model, density=0.5, lr=0.1, distribution="2:4")
         return
     search = sm.SEARCHES[method](model, density=0.5, lr=0.1, distribution="2:4")
@@ -354,6 +355,26 @@ def test_a_cubic_schedule_keeps_what_its_formula_says_and_resumes(distribution, 
     assert search.ticket().provenance["density"] == 0.1
 
 
+@pytest.mark.parametrize("method", ["biprop", "edge-popup", "iterand", "signed-supermask"])
+def test_a_cubic_schedule_starts_where_it_is_told_to(method, batch):
+    # Multi-Prize Tickets' code: pruned P + (0.5 − P)(1 − t/T)³ of the weights.
+    model = sm.randomize_(conv_net(), seed=0)
+    options = {"density_schedule": "cubic", "schedule_steps": 5, "initial_density": 0.5}
+    search = sm.SEARCHES[method](model, density=0.1, lr=0.1, **options)
+    search.plan(8, 4)
+    sizes = {name: weight.numel() for name, weight in search.weights.items()}
+    pruned = 0.9 + (0.5 - 0.9) * (1 - np.minimum(np.arange(9), 5) / 5) ** 3
+    assert pruned[0] == 0.5 and pruned[5] == pruned[8] == 0.9
+    for step in range(9):
+        if step:
+            train(model, search, batch, 1)
+        kept = {name: int(mask.sum()) for name, mask in search.mask.items()}
+        assert kept == {name: int(np.rint((1 - pruned[step]) * size)) for name, size in sizes.items()}
+    other = sm.SEARCHES[method](model, density=0.1, lr=0.1, **{**options, "initial_density": None})
+    with pytest.raises(ValueError, match="another density_schedule"):
+        other.load_state_dict(search.state_dict())
+
+
 def test_a_schedule_needs_a_length_that_makes_sense(small_net, batch):
     sm.randomize_(small_net)
     search = sm.EdgePopup(small_net, density=0.5, lr=0.1, density_schedule="cubic")
@@ -373,9 +394,18 @@ def test_a_schedule_needs_a_length_that_makes_sense(small_net, batch):
         ({"density_schedule": "cubic", "distribution": "2:4"}, "fixes the density"),
         ({"distribution": "1:4"}, r"fixes the density at 0\.25"),
         ({"ranking": "absolute"}, "'absolute'"),
+        ({"initial_density": 0.5}, "no meaning for a constant density"),
+        ({"density_schedule": "cubic", "initial_density": 0.4}, r"in \[0\.5, 1\], not 0\.4"),
+        (
+            {"density_schedule": "cubic", "initial_density": 1.5},
+            r"initial_density must lie in \(0, 1\], .*1\.5",
+        ),
     ):
         with pytest.raises(ValueError, match=match):
             sm.EdgePopup(small_net, density=0.5, lr=0.1, **wrong)
+    search = sm.EdgePopup(small_net, density=0.5, lr=0.1, density_schedule="cubic", schedule_steps=9)
+    with pytest.raises(ValueError, match="schedule_steps=9 is more than the 8 steps"):
+        search.plan(8, 4)
 
 
 def test_a_fused_global_step_leaves_every_layer_its_best_weight(batch):

@@ -207,7 +207,7 @@ def test_neuron_gates_keep_whole_units_and_never_close_a_class():
     rows = search.mask["0.weight"].sum(dim=1)
     assert set(rows.tolist()) == {0, 20} and int((rows == 20).sum()) == 20
     assert search.mask["2.weight"].all()
-    with pytest.raises(ValueError, match="neuron gates need a hidden layer"):
+    with pytest.raises(ValueError, match=r"gates=.neuron. needs a hidden layer"):
         L0Gates(sm.randomize_(nn.Linear(4, 3)), density=0.5, lr=0.1, gates="neuron")
 
 

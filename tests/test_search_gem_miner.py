@@ -154,7 +154,7 @@ def test_wrong_options_are_refused():
     with pytest.raises(ValueError, match="period"):
         GemMiner(net(), density=0.5, lr=0.1, period=0)
     search = GemMiner(sm.randomize_(net()), density=0.5, lr=0.1, period=5)
-    with pytest.raises(ValueError, match="before the first freezing, after 50"):
+    with pytest.raises(ValueError, match="of 3 epochs ends before the first freezing, after 5;"):
         search.plan(steps=30, steps_per_epoch=10)
 
 

@@ -1,7 +1,8 @@
 """What a user says: one dataclass per command. Flags, configuration keys and fields have the same names."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, get_args
 
@@ -10,7 +11,18 @@ from supermask.data.augment import Augmentation
 from supermask.data.selection import read_classes
 from supermask.experiments.engines import ENGINES
 from supermask.experiments.engines.local import cores_here
+from supermask.experiments.errors import ConfigError as ConfigError
 from supermask.experiments.methods import METHODS
+from supermask.experiments.searches import (
+    NOMINAL,
+    RefusedError,
+    asked,
+    check_search,
+    compared,
+    densities_of,
+    rule_of,
+    search_behind,
+)
 from supermask.init import INITS
 from supermask.mask import check_density, check_distribution
 from supermask.prune import PRUNED, check_actions, check_criterion
@@ -132,6 +144,11 @@ class TaskConfig:
             )
         if getattr(self, "nesterov", False) and not getattr(self, "momentum", 0):
             raise ConfigError("nesterov", True, "give a --momentum above 0 with it")
+        rules = {value for name in ("optimizer", "search_optimizer") if (value := getattr(self, name, None))}
+        if getattr(self, "nesterov", False) and "sgd" not in rules:
+            raise ConfigError(
+                "nesterov", True, f"leave it out: only sgd has it, not {' or '.join(sorted(rules))}"
+            )
 
     @property
     def selection(self) -> Selection:
@@ -180,6 +197,10 @@ class SearchConfig(RuleConfig):
             raise ConfigError("method", self.method, remedy)
         _check_density("density", self.density)
         _check_distribution(self.distribution, self.density)
+        if self.rescale and SEARCHES[self.method].scaled_for(self.density) is None:
+            raise ConfigError("rescale", True, f"leave it out: {self.method} scales its layers by itself")
+        with refusals("method_args"):
+            check_search(self.method, rule_of(self), asked(self), **nominal_length(self))
 
     @classmethod
     def defaults(cls, given: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -272,7 +293,11 @@ class CompareConfig(RuleConfig):
     init: str = option("kaiming_normal", "distribution of weights that are trained", choices=INITS)
     search_init: str = option("signed_constant", "distribution of frozen weights", choices=INITS)
     rescale: bool = option(True, "scale the frozen weights by 1/√density")
-    distribution: str = option("uniform", "uniform, global, erk, epl or N:M: how a search's density spreads")
+    distribution: str = option(
+        "uniform",
+        "uniform, global, erk, epl or N:M: how a search's density spreads, if its recipe has no other for "
+        "uniform",
+    )
     search_optimizer: str = option("sgd", "rule that moves the scores", choices=tuple(BASES))
     search_lr: float = option(0.1, "learning rate of the scores")
     search_weight_decay: float = option(5e-4, "weight decay of the scores")
@@ -297,6 +322,11 @@ class CompareConfig(RuleConfig):
         check_distinct(self, "methods", "densities", "seeds")
         if not 0 < self.rate < 1:
             raise ConfigError("rate", self.rate, "take a fraction in (0, 1)")
+        for method in () if self.everything else self.methods:
+            if search := search_behind(method):
+                for density in densities_of(self, search):
+                    with refusals("search_args", method):
+                        check_search(search, *compared(self, search, density), **nominal_length(self))
 
     @property
     def everything(self) -> bool:
@@ -304,11 +334,31 @@ class CompareConfig(RuleConfig):
         return self.methods == EVERYTHING
 
 
-class ConfigError(ValueError):
-    """A wrong value: its name, the value and the remedy."""
+@contextmanager
+def refusals(arguments: str, method: str | None = None) -> Iterator[None]:
+    """Turn what a search refuses inside this context into a ConfigError.
 
-    def __init__(self, name: str, value: Any, remedy: str) -> None:
-        super().__init__(f"--{name.replace('_', '-')} {value!r}: {remedy}")
+    Args:
+        arguments: The field that holds further arguments of searches.
+        method: The method of `compare` that needs the search.
+    """
+    try:
+        yield
+    except RefusedError as error:
+        name = {"options": arguments, "density": "densities" if method else "density"}.get(
+            error.field, error.field
+        )
+        if method is None:
+            raise ConfigError(name, error.value, str(error)) from None
+        if error.field == "method":
+            raise ConfigError("methods", method, f"leave it out: {error}") from None
+        raise ConfigError(name, error.value, f"{error}. Or leave {method} out of --methods") from None
+
+
+def nominal_length(config: TaskConfig) -> dict[str, Any]:
+    """How long a search is, as far as that is known without data."""
+    steps = max(1, round(config.epochs * NOMINAL))
+    return {"steps": steps, "steps_per_epoch": NOMINAL, "label_smoothing": config.label_smoothing}
 
 
 def check_distinct(config: TaskConfig, *names: str) -> None:

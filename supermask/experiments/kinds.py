@@ -14,10 +14,11 @@ from torch.optim import Optimizer
 from supermask.connectivity import error_along_line, instability
 from supermask.experiments.execution import Execution
 from supermask.experiments.mask_sources import final_weights, mask_of
+from supermask.experiments.searches import search_of
 from supermask.experiments.spec import RunSpec
 from supermask.mask import Mask
 from supermask.prune import EarlyBird, Rewire, apply_mask, hold, pruned_values
-from supermask.search import BASES, SEARCHES, Search
+from supermask.search import BASES, Search
 from supermask.search.zhou import Zhou
 from supermask.train import Progress, estimate_norm_statistics
 
@@ -124,7 +125,7 @@ def early_bird(execution: Execution) -> Outcome:
 @register_kind("search")
 def search(execution: Execution) -> Outcome:
     """The scores move; the weights stay as drawn."""
-    optimizer = search_of(execution)
+    optimizer = planned_search(execution)
     progress = execution.fit(optimizer, {})
     facts = {}
     if isinstance(optimizer, Zhou):
@@ -138,18 +139,10 @@ def search(execution: Execution) -> Outcome:
     return Outcome(optimizer.mask, progress, facts)
 
 
-def search_of(execution: Execution) -> Search:
+def planned_search(execution: Execution) -> Search:
     """The run's search, before its first step."""
-    source, rule = execution.spec.mask, execution.spec.rule
-    optimizer: Search = SEARCHES[execution.spec.method](
-        execution.model,
-        density=source.density,
-        distribution=source.distribution,
-        base=rule.optimizer,
-        seed=execution.spec.seed,
-        **rule.options(),
-        **source.options,
-    )
+    spec = execution.spec
+    optimizer = search_of(execution.model, spec.method, spec.rule, spec.mask, spec.seed)
     optimizer.plan(execution.spec.task.steps, execution.loader.steps_per_epoch)
     return optimizer
 

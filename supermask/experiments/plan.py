@@ -1,24 +1,29 @@
 """Plans: the graph of runs behind each command, and which of them make rows of its table."""
 
 import dataclasses
-import typing
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache, partial
-from typing import Any
 
 import torch
 
 from supermask.data import Dataset
-from supermask.experiments.config import CompareConfig, ConfigError, ImpConfig, SearchConfig, TaskConfig
+from supermask.experiments.config import (
+    CompareConfig,
+    ConfigError,
+    ImpConfig,
+    SearchConfig,
+    TaskConfig,
+    refusals,
+)
 from supermask.experiments.datasets import split
 from supermask.experiments.execution import network_of
 from supermask.experiments.methods import METHODS, NotApplicable
+from supermask.experiments.searches import asked, check_search, parse_arguments
 from supermask.experiments.setting import Comparison, Setting, rescaling, rule_of, search_run
 from supermask.experiments.spec import MaskSource, RunSpec, Task, WeightSource
 from supermask.parameters import ParameterInfo, classify, masked
 from supermask.prune import FilterLayer, filter_layers, round_counts
-from supermask.search import SEARCHES, Search
 
 
 @dataclass(frozen=True)
@@ -38,8 +43,7 @@ class Plan:
 
 def task_of(config: TaskConfig, data: Dataset) -> Task:
     """The task that a configuration means on this data set: epochs become steps."""
-    train, _ = split(data, config.val_fraction)
-    per_epoch = max(1, len(train) // config.batch_size)
+    per_epoch = steps_per_epoch(config, data)
     steps = max(1, round(config.epochs * per_epoch))
     warmup = round(config.warmup_epochs * per_epoch)
     if warmup > steps:
@@ -66,42 +70,10 @@ def task_of(config: TaskConfig, data: Dataset) -> Task:
     )
 
 
-def parse_arguments(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Values of `--model-args key=value`: numbers and booleans as such, the rest as text."""
-
-    def parse(value: Any) -> Any:
-        if not isinstance(value, str):
-            return value
-        if value.lower() in ("true", "false"):
-            return value.lower() == "true"
-        for kind in (int, float):
-            try:
-                return kind(value)
-            except ValueError:
-                continue
-        return value
-
-    return {key: parse(value) for key, value in arguments.items()}
-
-
-def search_arguments(method: str, given: Mapping[str, Any], flag: str) -> dict[str, Any]:
-    """What `--method-args` or `--search-args` hands to a search, of the types that it declares.
-
-    Raises:
-        ConfigError: A value of another type; `no` for a switch would otherwise count as true.
-    """
-    declared: dict[str, Any] = {}
-    for cls in reversed(SEARCHES[method].__mro__):
-        if "__init__" in vars(cls) and issubclass(cls, Search):
-            declared |= typing.get_type_hints(cls.__init__)
-    found = parse_arguments(given)
-    for name, value in found.items():
-        kinds = typing.get_args(declared.get(name)) or (declared.get(name),)
-        for kind, wanted in ((bool, "true or false"), (float, "a number"), (int, "a whole number")):
-            fits = type(value) is kind or (kind is float and type(value) is int)
-            if kind in kinds and not fits and not (str in kinds and isinstance(value, str)):
-                raise ConfigError(flag, f"{name}={given[name]}", f"{name} takes {wanted}")
-    return found
+def steps_per_epoch(config: TaskConfig, data: Dataset) -> int:
+    """Steps that see every training image once."""
+    train, _ = split(data, config.val_fraction)
+    return max(1, len(train) // config.batch_size)
 
 
 def layers_of(task: Task, data: Dataset) -> list[ParameterInfo]:
@@ -119,15 +91,20 @@ def filter_layers_of(task: Task, data: Dataset) -> dict[str, FilterLayer]:
 def plan_search(config: SearchConfig, data: Dataset) -> Plan:
     """One strong ticket."""
     task = task_of(config, data)
-    mask = MaskSource(
-        kind="search",
-        density=config.density,
-        distribution=config.distribution,
-        options=search_arguments(config.method, config.method_args, "method_args"),
-    )
-    rescale_by = rescaling(layers_of(task, data), mask) if config.rescale else 1.0
+    rule, mask, infos = rule_of(config), asked(config), layers_of(task, data)
+    with refusals("method_args"):
+        check_search(
+            config.method,
+            rule,
+            mask,
+            steps=task.steps,
+            steps_per_epoch=steps_per_epoch(config, data),
+            label_smoothing=config.label_smoothing,
+            shapes={info.name: tuple(info.tensor.shape) for info in infos},
+        )
+    rescale_by = rescaling(config.method, infos, mask) if config.rescale else 1.0
     weights = WeightSource(init=config.init, seed=config.seed, rescale_by=rescale_by)
-    spec = search_run(task, config.method, rule_of(config), mask, weights, config.seed)
+    spec = search_run(task, config.method, rule, mask, weights, config.seed)
     return Plan((spec,), (spec,))
 
 
@@ -224,8 +201,10 @@ def plan_compare(config: CompareConfig, data: Dataset) -> Plan:
     with torch.device("meta"):
         parameters = classify(network_of(task, data))
     filters = cache(partial(filter_layers_of, task, data))
-    options = partial(search_arguments, given=config.search_args, flag="search_args")
-    parts = [Comparison(config, task, parameters, rewind_to, seed, filters, options) for seed in config.seeds]
+    per_epoch = steps_per_epoch(config, data)
+    parts = [
+        Comparison(config, task, parameters, rewind_to, seed, filters, per_epoch) for seed in config.seeds
+    ]
     rows: list[RunSpec] = []
     skipped: dict[str, str] = {}
     for method in config.methods:

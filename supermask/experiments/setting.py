@@ -1,13 +1,16 @@
 """What the runs of one seed have in common, and how runs are made from it."""
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from types import MappingProxyType
 from typing import Any
 
-from supermask.experiments.config import CompareConfig, ConfigError, RuleConfig
+from supermask.experiments.config import CompareConfig
+from supermask.experiments.errors import ConfigError
 from supermask.experiments.methods import NotApplicable
+from supermask.experiments.searches import RefusedError, check_search, compared
+from supermask.experiments.searches import rule_of as rule_of
 from supermask.experiments.spec import MaskSource, Rule, RunSpec, Task, WeightSource
 from supermask.mask import allocate, keep_count
 from supermask.parameters import ParameterInfo
@@ -16,27 +19,19 @@ from supermask.prune.controls import reinit_seed
 from supermask.search import SEARCHES
 
 
-def rule_of(config: RuleConfig) -> Rule:
-    """The rule that a command moves by: scores in a search, weights otherwise."""
-    return Rule(
-        optimizer=config.optimizer,
-        lr=config.lr,
-        momentum=config.momentum,
-        nesterov=config.nesterov,
-        weight_decay=config.weight_decay,
-    )
-
-
 def counts(infos: list[ParameterInfo], density: float, distribution: str = "uniform") -> dict[str, int]:
     """Name → weights to keep."""
     return allocate({info.name: info.tensor.shape for info in infos}, density, distribution)
 
 
-def rescaling(infos: list[ParameterInfo], mask: MaskSource) -> float | dict[str, float]:
+def rescaling(method: str, infos: list[ParameterInfo], mask: MaskSource) -> float | dict[str, float]:
     """The density that each layer is rescaled for: its own where the distribution fixes it."""
+    density = SEARCHES[method].scaled_for(mask.density)
+    if density is None:
+        return 1.0
     if mask.distribution in ("uniform", "global"):
-        return mask.density
-    own = counts(infos, mask.density, mask.distribution)
+        return density
+    own = counts(infos, density, mask.distribution)
     return {info.name: own[info.name] / info.tensor.numel() for info in infos}
 
 
@@ -163,7 +158,7 @@ class Comparison(Setting):
         parameters: All parameters of the network.
         rewind_to: Early step that late rewinding goes back to.
         filter_layers: Finds the layers of the network that can lose filters.
-        search_options: Name of a search → the further arguments that the user gave it, checked.
+        steps_per_epoch: Steps that see every training image once.
     """
 
     def __init__(
@@ -174,12 +169,12 @@ class Comparison(Setting):
         rewind_to: int,
         seed: int,
         filter_layers: Callable[[], dict[str, FilterLayer]],
-        search_options: Callable[[str], dict[str, Any]],
+        steps_per_epoch: int,
     ) -> None:
         infos = [info for info in parameters if info.role == "masked"]
         super().__init__(task, infos, rule_of(config), config.init, seed)
         self.config, self.parameters, self.rewind_to = config, parameters, rewind_to
-        self.filter_layers, self.search_options = filter_layers, search_options
+        self.filter_layers, self.steps_per_epoch = filter_layers, steps_per_epoch
         self._paths: dict[str, dict[float, RunSpec]] = {}
 
     @property
@@ -212,28 +207,38 @@ class Comparison(Setting):
             found[weights_left(layers, shapes, counts)] = counts
         return found
 
+    def check_search(self, method: str, densities: Iterable[float]) -> None:
+        """Refuse a search that cannot be what the comparison asks for.
+
+        Raises:
+            NotApplicable: With the search's own words.
+        """
+        shapes = {info.name: tuple(info.tensor.shape) for info in self.infos}
+        for density in densities:
+            try:
+                rule, mask = compared(self.config, method, density)
+                check_search(
+                    method,
+                    rule,
+                    mask,
+                    steps=self.task.steps,
+                    steps_per_epoch=self.steps_per_epoch,
+                    label_smoothing=self.task.label_smoothing,
+                    shapes=shapes,
+                )
+            except (ConfigError, RefusedError) as error:
+                raise NotApplicable(str(error)) from None
+
     def search(self, method: str, density: float) -> RunSpec:
         """A mask search, by the method's own recipe where it has one and the user does not say otherwise."""
-        config, exact = self.config, SEARCHES[method].exact_density
+        config = self.config
+        rule, mask = compared(config, method, density)
         recipe = SEARCHES[method].recipe if config.own_recipes else {}
-        rule = Rule(
-            optimizer=recipe.get("optimizer", config.search_optimizer),
-            lr=recipe.get("lr", config.search_lr),
-            momentum=recipe.get("momentum", config.momentum),
-            nesterov=recipe.get("nesterov", config.nesterov),
-            weight_decay=recipe.get("weight_decay", config.search_weight_decay),
-        )
-        mask = MaskSource(
-            kind="search",
-            density=density,
-            distribution=recipe.get("distribution", config.distribution if exact else "uniform"),
-            options={**recipe.get("method_args", {}), **self.search_options(method)},
-        )
         rescale = recipe.get("rescale", config.rescale)
         weights = WeightSource(
             init=recipe.get("init", config.search_init),
             seed=self.seed,
-            rescale_by=rescaling(self.infos, mask) if rescale else 1.0,
+            rescale_by=rescaling(method, self.infos, mask) if rescale else 1.0,
         )
         return self.add(search_run(self.task, method, rule, mask, weights, self.seed))
 

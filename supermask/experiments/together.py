@@ -18,7 +18,7 @@ from supermask.checkpointing import state_of
 from supermask.distributed import Share
 from supermask.experiments.execute import execute
 from supermask.experiments.execution import Environment, Execution
-from supermask.experiments.kinds import begin_training, optimizer_of, search_of
+from supermask.experiments.kinds import begin_training, optimizer_of, planned_search
 from supermask.experiments.spec import RunSpec
 from supermask.experiments.store import Run, Store
 from supermask.io import write_json
@@ -74,7 +74,7 @@ class _Team:
         models = [execution.model for execution in self.executions]
         self.masks: Sequence[Mask] = [{} for _ in specs]
         if specs[0].kind == "search":
-            searches = [search_of(execution) for execution in self.executions]
+            searches = [planned_search(execution) for execution in self.executions]
             self.network = Together(models)
             self.optimizer: Optimizer = SearchesTogether(self.network, searches)
             self.own: Sequence[Optimizer] = searches

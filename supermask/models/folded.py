@@ -5,8 +5,13 @@ In every stage all blocks but the first have the same shape. Here they are one b
 its own output: one weight tensor, and under a search one mask, for all of them. Batch norms are not shared:
 every iteration has its own (the paper's "ubatchnorm"), and by default they have no scale and shift, so that
 nothing of them is trained. A search runs on such a network as on any other, and its ticket holds the shared
-weights once. Ours: the family is that of `resnet-20` to `resnet-110`, where the paper folds ResNets of
-ImageNet's widths.
+weights once: folding is a matter of the network, and no method of its own.
+
+Sources. The folding of the paper, in detail as in the authors' code (`hidden-fold-networks`): which blocks
+are folded, the norms, and the rescale of the frozen weights by √(1/k).
+
+Deviations. The family is that of `resnet-20` to `resnet-110`, with basic blocks, where the paper folds
+ResNets of ImageNet's widths.
 """
 
 from torch import Tensor, nn

@@ -47,10 +47,6 @@ STRONG = (
         "concrete", "concrete tickets", "strong", "#332288", "d",
         "A binary concrete gate for each frozen weight, with the density as a balanced second objective.",
     ),
-    Method(
-        "folded", "folded", "strong", "#56b4e9", "H",
-        "A mask over a network whose repeated blocks share their frozen weights and their mask.",
-    ),
 )  # fmt: skip
 
 TRAINED = (

@@ -26,6 +26,7 @@ from supermask.search.setup import (
     make_base,
     norm_parameters,
     replace_scores,
+    spread_of,
 )
 from supermask.ticket import Ticket
 
@@ -57,10 +58,12 @@ class Search(Optimizer):
         base: `sgd`, `adam`, `adamw` or any `torch.optim.Optimizer` class; it moves the scores.
         distribution: How the density spreads over layers: `uniform`, `global`, `erk`, `epl`, or N:M such
             as `2:4`: N of every M weights along the input dimension (`ops.select_n_of_m`).
-        density_schedule: `constant`, or `cubic`: from dense to `density` by (1 - t/T)³, see
+        density_schedule: `constant`, or `cubic`: from `initial_density` to `density` by (1 - t/T)³, see
             `mask.scheduled_density`.
         schedule_steps: T, the steps until a scheduled density is reached; by default half of the steps
             that `plan` is told of.
+        initial_density: Where a scheduled density starts, in [density, 1]; None for 1, a dense network.
+            Multi-Prize Tickets' code starts at 0.5.
         seed: Seed of the initial scores.
         score_init: Distribution of the initial scores, one of `SCORE_INITS`: by default U(±1/√fan_in),
             Kaiming uniform with a = √5, as in the authors' code of edge-popup.
@@ -97,6 +100,7 @@ class Search(Optimizer):
         distribution: str = "uniform",
         density_schedule: str = "constant",
         schedule_steps: int | None = None,
+        initial_density: float | None = None,
         seed: int = 0,
         score_init: str = "kaiming_uniform_sqrt5",
         scores: Mapping[str, Tensor] | None = None,
@@ -107,9 +111,9 @@ class Search(Optimizer):
     ) -> None:
         masks.check_density(density)
         check_seed(seed)
-        masks.check_distribution(distribution, density)
-        check_schedule(density_schedule, schedule_steps, distribution)
         self.check_spread(distribution, density_schedule)
+        masks.check_distribution(distribution, density)
+        check_schedule(density_schedule, schedule_steps, distribution, density, initial_density)
         draws_like_all = type(self).initial_scores is Search.initial_scores
         check_score_init(score_init, None if draws_like_all else self.method)
         infos = masked(model, include, exclude)
@@ -119,7 +123,7 @@ class Search(Optimizer):
         self.density = density
         self.distribution = distribution
         self.density_schedule = density_schedule
-        self.schedule_steps = schedule_steps
+        self.schedule_steps, self.initial_density = schedule_steps, initial_density
         self.seed, self.score_init = seed, score_init
         self._group = masks.group_of(distribution)
         self._steps, self._horizon = 0, schedule_steps
@@ -143,9 +147,17 @@ class Search(Optimizer):
         """Refuse a distribution over layers or a schedule that the algorithm cannot keep."""
         if not self.exact_density and (distribution, density_schedule) != ("uniform", "constant"):
             raise ValueError(
-                f"the density of {self.method} emerges from its scores, so that neither distribution="
-                f"{distribution!r} nor density_schedule={density_schedule!r} can hold; leave them out"
+                f"the density of {self.method} emerges from its scores, so that "
+                f"{spread_of(distribution, density_schedule)} cannot hold; leave it out"
             )
+
+    @classmethod
+    def scaled_for(cls, density: float) -> float | None:
+        """The density d for which commands scale the frozen weights by 1/√d; None where it has no meaning."""
+        return density
+
+    def check_layers(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        """Refuse, before there is a network, one whose masked layers have these shapes; raises ValueError."""
 
     def initial_scores(self, info: ParameterInfo, weight: Tensor) -> Tensor:
         """Scores to start from, shaped, typed and placed like `weight`, from the seed; see `score_init`."""
@@ -172,9 +184,17 @@ class Search(Optimizer):
 
         The same numbers must be given again to a search that goes on from a `state_dict`. An algorithm
         with periods of its own overrides this and calls it.
+
+        Raises:
+            ValueError: The search ends before `schedule_steps` have brought it to its density.
         """
         if self.schedule_steps is None:
             self._horizon = max(1, steps // 2)
+        elif self.schedule_steps > steps:
+            raise ValueError(
+                f"schedule_steps={self.schedule_steps} is more than the {steps} steps of the search, which "
+                "would end before it reaches its density; take fewer, or more epochs"
+            )
 
     def settle(self) -> None:
         """Put the final network in place after the last step, where training saw another (a sample)."""
@@ -244,7 +264,9 @@ class Search(Optimizer):
                 f"density_schedule={self.density_schedule!r} needs a length: give schedule_steps=, or call "
                 "plan(steps, steps_per_epoch) before the first step"
             )
-        return masks.scheduled_density(self.density, self._steps, self._horizon or 1, self.density_schedule)
+        initial = 1.0 if self.initial_density is None else self.initial_density
+        horizon = self._horizon or 1
+        return masks.scheduled_density(self.density, self._steps, horizon, self.density_schedule, initial)
 
     @property
     def scores(self) -> dict[str, Tensor]:
@@ -334,7 +356,7 @@ class Search(Optimizer):
             "density": self.density,
             "distribution": self.distribution,
             "ranking": self.ranking,
-            "density_schedule": [self.density_schedule, self.schedule_steps],
+            "density_schedule": [self.density_schedule, self.schedule_steps, *self._start()],
             "names": list(self._names),
         }
 
@@ -402,6 +424,9 @@ class Search(Optimizer):
                 f"the weights of {info.name} are not finite; a search needs finite frozen weights"
             )
         return weight
+
+    def _start(self) -> list[float]:
+        return [] if self.initial_density is None else [self.initial_density]
 
     def _counts(self, density: float) -> dict[str, int] | int:
         shapes = {name: tuple(p.shape) for name, p in self._names.items()}

@@ -2,12 +2,19 @@
 
 Tickets whose weights have one bit: a layer computes with W_b = α · M ⊙ sign(W), where M keeps its k largest
 |s| and α = ‖M ⊙ W‖₁ / k is the mean magnitude of the kept weights. The gradient takes sign(W) and α for
-constants, and as in the authors' code leaves α out: dL/ds = sign(s) · |W| · sign(W) · dL/dW_b, which is
-edge-popup's rule with the gradient at the binary weights. For binary activations as well (the paper's 1/1
-networks) give the model to `supermask.models.binarize_activations` first.
+constants: dL/ds = sign(s) · |W| · sign(W) · dL/dW_b, which is edge-popup's rule with the gradient at the
+binary weights. For binary activations as well (the paper's 1/1 networks) give the model to
+`supermask.models.binarize_activations` first.
 
-Deviations. The authors divide by int(k · n); we divide by the number of weights that are kept. A weight that
-is exactly 0 counts as positive.
+Sources. The paper's algorithm 1; the gradient, which leaves α out, is that of the authors' code
+(`utils/conv_type.py`). With a global ranking that code lets the density fall from 0.5 by a cubic over the
+first ten epochs (`trainers/default.py`): `distribution="global"`, `density_schedule="cubic"`,
+`initial_density=0.5` and the steps of ten epochs as `schedule_steps`.
+
+Deviations. The authors divide by int(k · n); we divide by the number of weights that are kept. A weight
+that is exactly 0 counts as positive. The default is layerwise and constant, and `schedule_steps` half of
+the search. Their code scales the drawn weights as if what it keeps were pruned; `randomize_(density=…)` is
+the paper's √(1/k).
 """
 
 from collections.abc import Mapping

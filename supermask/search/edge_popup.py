@@ -1,9 +1,13 @@
 """Edge-popup: Ramanujan et al., "What's Hidden in a Randomly Weighted Neural Network?" (CVPR 2020).
 
-Each layer keeps its k weights of largest |s| (section 3.1, algorithm of figure 2). The gradient passes
-the selection unchanged, to every edge, kept or not: dL/ds = sign(s) · W · dL/dW_eff. The paper's equation
-6 has no sign(s); ranking by |s| with this factor is what the authors' code does and what we follow.
+Each layer keeps its k weights of largest |s| (section 3.1, algorithm of figure 2). The gradient passes the
+selection unchanged, to every edge, kept or not: dL/ds = sign(s) · W · dL/dW_eff. The paper's equation 6 has
+no sign(s); ranking by |s| with this factor is what the authors' code does and what we follow.
 `ranking="raw"` is the equation as printed: dL/ds = W · dL/dW_eff, and the k largest s themselves are kept.
+
+Deviations. A layer of n weights keeps round(k · n), where the authors' code keeps n − int((1 − k) · n);
+weights are scaled by the paper's √(1/k), where their code has √(1/(1 − k)); first scores are those of the
+code, U(±1/√fan_in), of which the paper says nothing (`score_init` has others).
 """
 
 from typing import Any

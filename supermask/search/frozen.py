@@ -1,5 +1,5 @@
 """Partially frozen random networks: Otsuka et al., "Partially Frozen Random Networks Contain Compact
-Strong Lottery Tickets" (TMLR 2025).
+Strong Lottery Tickets" (TMLR 2025, arXiv:2402.14029).
 
 A random pattern T over each layer's weights settles some of the mask before the search: a weight is pruned
 (T = −1), locked in (T = +1) or searched (T = 0). The searched ones follow edge-popup; the density counts
@@ -8,9 +8,16 @@ from the seed, so that only the searched bits of a mask carry information. How m
 pruned and locked follows the layer ratios of `layout`: ERK or EPL (edges per layer), as in the paper, or
 the same everywhere.
 
-Ours: counts are exact; frozen scores get no gradient (the ranking never reads them).
+Sources. Freezing by pruning and locking, and the layer ratios, from the paper; how frozen weights count in
+the ranking from the authors' code (`slt_within_frozen_network`), which ranks the whole network.
+
+Deviations. Counts are exact, with at most one weight moved between pattern and search where rounding asks
+for it; frozen scores get no gradient (the ranking never reads them); the search may be layerwise; by
+default half of what could be settled is, where the paper tries ratios. The pattern is a permutation from
+our generator. Their optional scale by each layer's density is `--rescale`, or `randomize_(density=…)`.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -19,6 +26,9 @@ from torch import Tensor, nn
 from supermask import mask as masks
 from supermask.search.base import register_search
 from supermask.search.edge_popup import EdgePopup
+from supermask.search.setup import spread_of
+
+LAYOUTS = ("uniform", "erk", "epl")
 
 
 @register_search("frozen")
@@ -57,16 +67,19 @@ class Frozen(EdgePopup):
                 f"at density {density}, pruned must lie in [0, {1 - density:g}] and locked in "
                 f"[0, {density:g}], not {self.pruned!r} and {self.locked!r}"
             )
+        if layout not in (None, *LAYOUTS):
+            raise ValueError(f"layout must be one of {', '.join(LAYOUTS)}, not {layout!r}")
         self.layout = layout or ("epl" if distribution == "global" else distribution)
         super().__init__(model, density=density, distribution=distribution, **options)
 
     def check_spread(self, distribution: str, density_schedule: str) -> None:
         """The pattern fixes counts once and for all, and leaves no whole groups."""
         if masks.group_of(distribution) or density_schedule != "constant" or self.ranking != "magnitude":
+            raw = [] if self.ranking == "magnitude" else [f"ranking={self.ranking!r}"]
+            asked = " and ".join(filter(None, [spread_of(distribution, density_schedule), *raw]))
             raise ValueError(
-                f"a partially frozen search takes no distribution={distribution!r}, density_schedule="
-                f"{density_schedule!r} and ranking={self.ranking!r} together with its random pattern; use "
-                "uniform, global, erk or epl with a constant density and magnitudes"
+                f"the random pattern of a partially frozen search leaves no room for {asked}; use uniform, "
+                "global, erk or epl with a constant density and magnitudes"
             )
 
     @property
@@ -101,23 +114,33 @@ class Frozen(EdgePopup):
         frozen = {"pruned": self.pruned, "locked": self.locked, "layout": self.layout}
         return {**super()._identity(), "seed": self.seed, **frozen}
 
+    def check_layers(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        """Refuse layers whose pattern leaves no room for their density."""
+        self._pattern_counts(shapes)
+
     def _draw_patterns(self) -> None:
         shapes = {name: tuple(p.shape) for name, p in self._names.items()}
-        open_or_locked = masks.allocate(shapes, 1.0 - self.pruned, self.layout)
-        locked = masks.allocate(shapes, self.locked, self.layout) if self.locked else {}
-        for name, parameter in self._names.items():
-            size, most = parameter.numel(), open_or_locked[name]
-            least = min(locked.get(name, 0), most)
-            if isinstance(self.keep, dict):
-                least, most = self._fit(name, least, most, self.keep[name])
-            order = masks.permutation(size, self.seed, f"frozen/{name}")
-            flat = torch.zeros(size, dtype=torch.int8)
+        for name, (least, most) in self._pattern_counts(shapes).items():
+            parameter = self._names[name]
+            order = masks.permutation(parameter.numel(), self.seed, f"frozen/{name}")
+            flat = torch.zeros(parameter.numel(), dtype=torch.int8)
             flat[order[:least]] = 1
             flat[order[most:]] = -1
             self.state[parameter]["pattern"] = flat.view(parameter.shape).to(parameter.device)
 
+    def _pattern_counts(self, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, int]]:
+        """Name → weights that are locked, and that are not pruned; moved by what rounding asks for."""
+        open_or_locked = masks.allocate(shapes, 1.0 - self.pruned, self.layout)
+        locked = masks.allocate(shapes, self.locked, self.layout) if self.locked else {}
+        each = self.distribution != "global"
+        keep = masks.allocate(shapes, self.density, self.distribution) if each else {}
+        counts = {}
+        for name, most in open_or_locked.items():
+            least = min(locked.get(name, 0), most)
+            counts[name] = self._fit(name, least, most, keep[name]) if each else (least, most)
+        return counts
+
     def _fit(self, name: str, least: int, most: int, keep: int) -> tuple[int, int]:
-        """The counts, moved by what rounding may ask for."""
         slack = 1
         if least > keep + slack or most < keep - slack:
             raise ValueError(

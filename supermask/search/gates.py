@@ -19,6 +19,7 @@ from supermask import mask as masks
 from supermask.parameters import ParameterInfo
 from supermask.search.noisy import NoisySearch
 from supermask.search.relaxations import Relaxation
+from supermask.search.setup import spread_of
 
 START_SPREAD = 0.01
 """Standard deviation of the first scores about their start (Louizos et al.'s, for log α)."""
@@ -54,8 +55,9 @@ class GatedSearch(NoisySearch):
         """The final mask follows any distribution that counts weights, but no groups and no schedule."""
         if masks.group_of(distribution) or density_schedule != "constant":
             raise ValueError(
-                f"{self.method} keeps its gates open by their scores, so that neither distribution="
-                f"{distribution!r} nor density_schedule={density_schedule!r} can hold; leave them out"
+                f"{self.method} leaves the gates of highest score open in the end, so that "
+                f"{spread_of(distribution, density_schedule)} cannot hold; use uniform, global, erk or epl "
+                "with a constant density"
             )
 
     def multiplier(self, expected: Tensor, loss: list[Tensor], penalty: list[Tensor]) -> Tensor:

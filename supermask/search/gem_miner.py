@@ -4,15 +4,18 @@ Scores start uniform on (0, 1) and are projected back to [0, 1] after every step
 score is above 1/2 and it is not frozen; the loss is cross-entropy plus λ·Σs², and the gradient passes the
 rounding unchanged to every weight that is not frozen: dL/ds = W · dL/dW_eff + 2λs (their section 3,
 algorithm 1). Every T epochs the lowest scores of the whole network, a fraction p of those still free, are
-frozen out for good. As in the authors' code, with n = ⌊(E − 1) / T⌋ freezings in E epochs,
-p = 1 − density^(1/n), and ⌈p · free⌉ scores go each time.
+frozen out for good. As in the authors' code, with n = ⌊(E − 1) / T⌋ freezings in E epochs, p = 1 −
+density^(1/n), and ⌈p · free⌉ scores go each time.
 
-The density emerges: at most `density` is left, less where free scores end at or below 1/2, and about a
-half where `plan` was never called, for then nothing is frozen. `restore=True` lets every free weight stand
-in the end, as the authors may do before fine-tuning, so that the density is met.
+The density emerges: at most `density` is left, less where free scores end at or below 1/2, and about a half
+where `plan` was never called, for then nothing is frozen. `restore=True` lets every free weight stand in
+the end, as the authors may do before fine-tuning, so that the density is met.
 
-Ours: equal scores keep the lower index; every layer keeps its best score free; weights are drawn as
-`randomize_` was told. Fine-tuning is a training of its own, from the initial weights under the mask.
+Deviations. Equal scores keep the lower index; every layer keeps its best score free; freezings follow
+steps, so that a search of any length has about thirty of them; weights are drawn as `randomize_` was told.
+The authors do not scale them, before norms without scale and shift; without norms they have to be scaled,
+for a density at which the scores can learn rather than for that of the end (`scaled_for`). Fine-tuning is a
+training of its own, from the initial weights under the mask.
 """
 
 import math
@@ -30,6 +33,9 @@ from supermask.search.base import Search, register_search
 THRESHOLD = 0.5
 PUBLISHED_ROUNDS = 30
 """The authors' 150 epochs hold 30 periods of 5; the period of any other length follows from it."""
+
+SCALED_FROM = 0.2
+"""Lowest density for which the frozen weights are scaled up."""
 
 
 def freezing_rate(density: float, freezings: int) -> float:
@@ -71,6 +77,11 @@ class GemMiner(Search):
         self.freeze_every = self.freezings = 0
         super().__init__(model, **options)
 
+    @classmethod
+    def scaled_for(cls, density: float) -> float:
+        """`density`, but not below 0.2: scores learn while more weights stand than will in the end."""
+        return max(density, SCALED_FROM)
+
     def initial_scores(self, info: ParameterInfo, weight: Tensor) -> Tensor:
         """Uniform on (0, 1), from the seed."""
         unit = super().initial_scores(info, weight) * info.fan_in**0.5  # uniform on (-1, 1)
@@ -87,8 +98,8 @@ class GemMiner(Search):
         self.freezings = (steps - 1) // self.freeze_every
         if self.freezings < 1:
             raise ValueError(
-                f"a search of {steps} steps ends before the first freezing, after {self.freeze_every}; "
-                "give it a shorter period or more epochs"
+                f"a search of {steps / steps_per_epoch:g} epochs ends before the first freezing, after "
+                f"{self.freeze_every / steps_per_epoch:g}; give it a shorter period or more epochs"
             )
 
     @property

@@ -7,9 +7,10 @@ base rule's state stay as they are. Both which weights change and their new valu
 seeds and the number of re-draws so far, so that a ticket stores that number for each kept weight, and no
 weight. Of a signed constant it stores one bit: drawn again, such a weight is itself or its negative.
 
-Deviations. The authors rank the scores themselves, which start from Kaiming's uniform distribution, U(±√(6 /
-fan_in)); we rank |s| with the gradient and the scores of edge-popup, or s where `ranking="raw"` asks for it.
-They re-draw every 300 steps of some 35,000; a shorter training re-draws at every hundredth of its length.
+Deviations. The authors rank the scores themselves, which start from Kaiming's uniform distribution, U(±√(6
+/ fan_in)); we rank |s| with the gradient and the scores of edge-popup, or s where `ranking="raw"` asks for
+it. First scores as theirs are `score_init="kaiming_uniform"`. They re-draw every 300 steps of some 35,000;
+a shorter training re-draws at every hundredth of its length.
 """
 
 from dataclasses import replace

@@ -90,9 +90,16 @@ class L0Gates(GatedSearch):
     def gated(self, name: str) -> bool:
         if self.gates == "weight":
             return True
-        if len(self._names) < 2:
-            raise ValueError("neuron gates need a hidden layer: the units of the last layer are the classes")
+        self.check_layers({name: tuple(parameter.shape) for name, parameter in self._names.items()})
         return name != next(reversed(self._names))
+
+    def check_layers(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        """Refuse neuron gates on a network of one layer."""
+        if self.gates == "neuron" and len(shapes) < 2:
+            raise ValueError(
+                "gates='neuron' needs a hidden layer, since the units of the last layer are the classes, and "
+                f"{', '.join(shapes)} is the only one; use gates='weight'"
+            )
 
     def _identity(self) -> dict[str, Any]:
         own = {"gates": self.gates, "penalty": self.penalty, "stiffness": self.stiffness}

@@ -19,8 +19,10 @@ BASES: dict[str, type[Optimizer]] = {
 }
 
 
-def check_schedule(schedule: str, steps: int | None, distribution: str) -> None:
-    """Refuse a density schedule that is unknown, has no length it could have, or fights the distribution."""
+def check_schedule(
+    schedule: str, steps: int | None, distribution: str, density: float, initial: float | None
+) -> None:
+    """Refuse a density schedule that is unknown, has no length or start it could have, or fights the rest."""
     masks.scheduled_density(1.0, 0, 1, schedule)  # refuses an unknown one
     if steps is not None and (isinstance(steps, bool) or not isinstance(steps, int) or steps < 1):
         raise ValueError(f"schedule_steps must be a whole number of steps from 1 on, not {steps!r}")
@@ -28,8 +30,26 @@ def check_schedule(schedule: str, steps: int | None, distribution: str) -> None:
         raise ValueError(
             "schedule_steps has no meaning for a constant density; give density_schedule='cubic'"
         )
+    if initial is not None:
+        if schedule == "constant":
+            raise ValueError(
+                f"initial_density={initial!r} has no meaning for a constant density; give "
+                "density_schedule='cubic'"
+            )
+        masks.check_density(initial, "initial_density")
+        if initial < density:
+            raise ValueError(
+                "initial_density is where a scheduled density starts, and must lie between the final one and "
+                f"1, in [{density:g}, 1], not {initial!r}"
+            )
     if schedule != "constant" and masks.group_of(distribution):
         raise ValueError(f"distribution {distribution!r} fixes the density, so it cannot follow a schedule")
+
+
+def spread_of(distribution: str, schedule: str) -> str:
+    """What was asked for that is not the default, for those who refuse it."""
+    asked = {"distribution": (distribution, "uniform"), "density_schedule": (schedule, "constant")}
+    return " and ".join(f"{name}={value!r}" for name, (value, usual) in asked.items() if value != usual)
 
 
 SCORE_INITS = {

@@ -4,10 +4,14 @@ The mask is ternary, M = sign(s) · [|s| > τ], so that a kept weight may also b
 gradient passes sign and threshold unchanged, to every score: dL/ds = W · dL/dW_eff. Scores start from
 Glorot's uniform distribution. A ticket takes one sign bit for each kept weight besides the mask.
 
+Sources. The definition of the signed supermask in the paper, the rest (threshold, first scores, the scale
+of the init `elus`, ±√(3 / fan_in)) from the authors' code and its sample configuration.
+
 Deviations. The authors fix τ of a layer at the start, at 0.4 of its largest |s|, and let the density
 emerge; `fixed_threshold` does that. By default each layer keeps its k largest |s| instead, so that the
-density is what was asked for. The authors train ELU networks whose weights have the scale of the init
-`elus`; any network and init will do here. A score that is exactly 0 counts as positive.
+density is what was asked for. The authors train ELU networks with the init `elus`, by SGD with decoupled
+weight decay; any network, init and rule will do here, and torch's SGD adds the decay to the gradient. A
+score that is exactly 0 counts as positive.
 """
 
 from collections.abc import Mapping

@@ -1,16 +1,20 @@
 """Learned supermasks: Zhou et al., "Deconstructing Lottery Tickets" (NeurIPS 2019, arXiv:1905.01067).
 
-Every step draws a fresh mask, m ~ Bernoulli(σ(v)), and the loss moves v through dm/dv := σ'(v); from the
-paper's section on learned supermasks. With dynamic weight rescaling a layer computes with c · W ⊙ m where
-c = N / Σm, and the gradient also flows through Σm. The paper reports the mean accuracy of ten sampled
-networks; a ticket needs one mask, and we take the most likely one, p > 1/2. Its best init is the signed
-constant ± the standard deviation of Glorot's normal distribution: `glorot_constant`.
+Every step draws a fresh mask, m ~ Bernoulli(σ(v)), and the loss moves v through dm/dv := σ'(v). With
+dynamic weight rescaling a layer computes with c · W ⊙ m where c = N / Σm, and the gradient also flows
+through Σm.
 
-Deviations. The paper starts at v = 0; we start at the logit of `density`, which is 0 at the density 0.5.
-Where the density goes from there is the loss's choice. A denser start learns faster: 0.8 does in ten epochs
-of MNIST what 0.5 does in twenty. The paper trains with plain SGD at the rate 100 for thousands of epochs; the
-recipe here is Adam at 0.2, for tens. A layer never becomes empty: where neither the draw nor the threshold
-keeps a weight, the most likely one stays.
+Sources. The learned supermasks of the paper's section 5, which gives them in words (its table 2 has the
+results); the gradients are those of the authors' code (`masked_networks.py`). The paper reports the mean
+accuracy of ten sampled networks: `samples`. Its best init is the signed constant ± the standard deviation
+of Glorot's normal distribution: `glorot_constant`.
+
+Deviations. A ticket needs one mask, and we take the most likely one, p > 1/2: `mode`. The paper starts at v
+= 0; we start at the logit of `density`, which is 0 at the density 0.5. Where the density goes from there is
+the loss's choice. A denser start learns faster: 0.8 does in ten epochs of MNIST what 0.5 does in twenty.
+The paper trains with plain SGD at the rate 100 for thousands of epochs; the recipe here is Adam at 0.2, for
+tens. A layer never becomes empty: where neither the draw nor the threshold keeps a weight, the most likely
+one stays.
 """
 
 from collections.abc import Iterator, Mapping
@@ -57,6 +61,10 @@ class Zhou(Search):
             raise ValueError("density is where the probabilities of zhou start, and must be below 1, not 1")
         self.dynamic_rescale = dynamic_rescale
         super().__init__(model, density=density, lr=lr, **options)
+
+    @classmethod
+    def scaled_for(cls, density: float) -> None:
+        """None: layers are rescaled in training, and `density` is not the one that emerges."""
 
     def initial_scores(self, info: ParameterInfo, weight: Tensor) -> Tensor:
         return torch.logit(torch.full_like(weight, self.density))

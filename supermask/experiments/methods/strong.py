@@ -7,6 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from supermask.experiments.methods.registry import register_method
+from supermask.experiments.searches import FINE_TUNED, FROZEN_CONTROL, densities_of
 from supermask.experiments.spec import MaskSource, RunSpec
 from supermask.search import SEARCHES
 
@@ -15,9 +16,10 @@ if TYPE_CHECKING:
 
 
 def searched(name: str, comparison: Comparison) -> Iterator[RunSpec]:
-    """The search `name` at every density, or at the one of its recipe: there it is where the scores start."""
-    recommended = SEARCHES[name].recipe.get("density") if comparison.config.own_recipes else None
-    for density in comparison.config.densities if recommended is None else (recommended,):
+    """The search `name` at every density, or at the one of its recipe."""
+    densities = densities_of(comparison.config, name)
+    comparison.check_search(name, densities)
+    for density in densities:
         yield comparison.search(name, density)
 
 
@@ -27,19 +29,21 @@ for _name in SEARCHES:
 
 def fine_tuned(name: str, comparison: Comparison) -> Iterator[RunSpec]:
     """The mask that the search found, and its weights trained under it from where they stood frozen."""
+    comparison.check_search(name, comparison.config.densities)
     for density in comparison.config.densities:
         found = comparison.search(name, density)
         mask = MaskSource(kind="same", run=found.id)
-        yield comparison.train(f"{name}-fine-tuned", weights=found.weights, mask=mask, density=density)
+        yield comparison.train(f"{name}{FINE_TUNED}", weights=found.weights, mask=mask, density=density)
 
 
 for _name in ("gem-miner", "concrete"):
-    register_method(f"{_name}-fine-tuned")(partial(fine_tuned, _name))
+    register_method(f"{_name}{FINE_TUNED}")(partial(fine_tuned, _name))
 
 
-@register_method("random-mask-frozen")
+@register_method(FROZEN_CONTROL)
 def random_mask_frozen(comparison: Comparison) -> Iterator[RunSpec]:
     """A random mask on the weights that edge-popup searches; nothing is trained."""
+    comparison.check_search("edge-popup", comparison.config.densities)
     for density in comparison.config.densities:
         found = comparison.search("edge-popup", density)
         distribution = comparison.config.distribution
@@ -50,7 +54,7 @@ def random_mask_frozen(comparison: Comparison) -> Iterator[RunSpec]:
             keep = comparison.counts(density, distribution)
             mask = MaskSource(kind="random", keep=keep, distribution=distribution)
         yield comparison.train(
-            "random-mask-frozen",
+            FROZEN_CONTROL,
             kind="frozen",
             rule=found.rule,
             weights=found.weights,

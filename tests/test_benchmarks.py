@@ -1,0 +1,141 @@
+"""Every benchmark of the documentation runs its smallest case, and writes what the tables are made from."""
+
+import argparse
+import importlib
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+
+BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
+COMMITTED = BENCHMARKS / "results" / "amd-epyc-zen4-2-cores"
+LENET = {"in_channels": 1, "image_size": 8}
+
+
+@pytest.fixture(autouse=True)
+def scripts(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Let scripts be imported by their short names, as they import each other, and forget them afterwards."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    before = set(sys.modules)
+    yield
+    for name in {path.stem for path in BENCHMARKS.glob("*.py")} - before:
+        sys.modules.pop(name, None)
+
+
+def small_generator(module: ModuleType, _: Path) -> dict[str, Any]:
+    return {"SIZE": 1 << 8}
+
+
+def small_training_step(module: ModuleType, _: Path) -> dict[str, Any]:
+    return {"NETWORKS": {"lenet-300-100": LENET}}
+
+
+def small_seeds_together(module: ModuleType, _: Path) -> dict[str, Any]:
+    return {"CASES": [("lenet-300-100", LENET, 4, (2,))]}
+
+
+def small_packed_models(module: ModuleType, _: Path) -> dict[str, Any]:
+    return {"NETWORKS": {"lenet-300-100": (LENET, (2,))}, "OTHER_WEIGHTS": (), "TURN": 0.0}
+
+
+def small_masked_linear(module: ModuleType, _: Path) -> dict[str, Any]:
+    # Rotated copies of two layers; what is resident would be compiled as well, which takes seconds.
+    limits = {"bytes_per_s": 1e10, "float32_per_s": 1e11, "bfloat16_per_s": 1e11}
+    case = ((8, 16), "sign", 0.5, 1, torch.float32, True)
+    return {"CASES": [case], "CACHE_BYTES": 1 << 8, "machine_limits": lambda: limits}
+
+
+def small_throughput(module: ModuleType, _: Path) -> dict[str, Any]:
+    figure = {**module.FIGURE, "network": "lenet-300-100", "batch_size": 4}
+    return {"NETWORKS": [("lenet-300-100", 1, 8, 4, 4, 1)], "IMAGES": 32, "FIGURE": figure}
+
+
+def small_selection(module: ModuleType, _: Path) -> dict[str, Any]:
+    # Its sizes are part of what it is named for, so the layers are cut instead.
+    drifting = module.drifting
+    return {"drifting": lambda shapes, device: drifting([(4, 8)] * min(2, len(shapes)), device)}
+
+
+def small_loader(module: ModuleType, root: Path) -> dict[str, Any]:
+    for split in ("train", "test"):
+        for name in ("cat", "dog"):
+            folder = root / "cifar10" / split / name
+            folder.mkdir(parents=True)
+            for number in range(4):
+                Image.new("RGB", (32, 32), (60 * number, 9, 9)).save(folder / f"{number}.png")
+    return {"SETTINGS": (("cifar10", "crop-flip", 32, 32, 8),), "BATCH": 4, "WORKERS": 1}
+
+
+CASES = {
+    "generator": (small_generator, None),
+    "training_step": (small_training_step, "steps"),
+    "seeds_together": (small_seeds_together, "seeds"),
+    "packed_models": (small_packed_models, "networks"),
+    "masked_linear": (small_masked_linear, "linear"),
+    "throughput": (small_throughput, "throughput"),
+    "selection": (small_selection, "selection"),
+    "loader": (small_loader, "loaders"),
+}
+"""Script → what makes it small, and the kind of its table."""
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script_method`:DeprecationWarning")  # of torch's own mkldnn
+@pytest.mark.parametrize("name", CASES)
+def test_a_benchmark_runs_and_writes_what_its_table_is_made_from(name, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "argv", [name, "--data-root", str(tmp_path)])
+    module = importlib.import_module(name)
+    make_small, kind = CASES[name]
+    for attribute, value in make_small(module, tmp_path).items():
+        assert hasattr(module, attribute)
+        monkeypatch.setattr(module, attribute, value)
+    options = argparse.Namespace(
+        device="cpu", threads=1, seconds=0.0, out=tmp_path, batch=None, workers=1, amp="none", networks=None
+    )
+    monkeypatch.setattr(module, "arguments", lambda *_: options)
+    module.main()
+
+    written = json.loads((tmp_path / f"{name}.json").read_text())
+    committed = json.loads((COMMITTED / f"{name}.json").read_text())
+    assert written["benchmark"] == name and set(committed) <= set(written)
+    assert set(committed["machine"]) <= set(written["machine"])
+    shapes = [set(row) for row in committed["rows"]]
+    assert written["rows"] and all(any(shape <= set(row) for shape in shapes) for row in written["rows"])
+    timings = [entry for row in written["rows"] for entry in found(row)]
+    assert timings and all(entry["q1_ms"] <= entry["median_ms"] <= entry["q3_ms"] for entry in timings)
+    assert all(entry["median_ms"] > 0 and entry["timings"] >= 5 for entry in timings)
+    if kind:
+        tables = importlib.import_module("readme_tables").KINDS
+        ours, theirs = (tables[kind](document, name).splitlines() for document in (written, committed))
+        head = next(line for line in ours if line.startswith("| "))
+        assert kind == "seeds" or head == next(line for line in theirs if line.startswith("| "))
+        body = [line for line in ours if line.startswith("| ") and line != head and "---" not in line]
+        assert body and all(line.count("|") == head.count("|") for line in body)
+
+
+def found(entry: Any) -> list[dict[str, float]]:
+    """All timings within a row."""
+    if not isinstance(entry, dict):
+        return []
+    return [entry] if "median_ms" in entry else [each for value in entry.values() for each in found(value)]
+
+
+def test_every_variant_is_one_that_its_search_takes():
+    from supermask.arguments import read_config
+    from supermask.cli import _parser
+    from supermask.experiments import SearchConfig
+
+    module = importlib.import_module("variants")
+    keys = [(method, flags) for method, flags, _ in module.VARIANTS]
+    assert len(set(keys)) == len(keys)
+    for method, flags in keys:
+        words = ["search", *module.COMMON, "--method", method, *flags.split(), "--out", "x"]
+        config = read_config(SearchConfig, _parser().parse_args(words))
+        assert config.method == method and config.epochs == 10
+    plain = {method for method, flags in keys if not flags}
+    assert plain == {method for method, _ in keys}, "a method's own recipe stands beside its options"
