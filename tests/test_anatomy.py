@@ -100,12 +100,12 @@ def test_the_command_looks_at_every_mask(tmp_path):
     assert main([*call[:1], "--methods", "dense", *flags, "--out", str(tmp_path / "dense")]) == 2
 
 
-def test_masks_of_norms_and_tickets_without_a_mask_are_left_out(tmp_path):
+def test_masks_of_norms_are_left_out_and_those_beside_tickets_are_not(tmp_path):
     methods = ["--methods", "zhou", "one-shot", "pruned-at-final", "early-bird-channels"]
     task = ["--model", "resnet-20", "--model-args", "width=0.25", "--epochs", "1", "--seeds", "0"]
     out = ["--densities", "0.5", "--jobs", "1", "--threads", "1", "--out", str(tmp_path)]
     assert main(["anatomy", *methods, *task, *out]) == 0
     document = json.loads((tmp_path / "results.json").read_text())
-    assert {entry["method"] for entry in document["layers"]} == {"zhou", "one-shot"}
+    assert {entry["method"] for entry in document["layers"]} == {"zhou", "one-shot", "pruned-at-final"}
     # Between two looks the most likely mask moves little; two draws would differ in every second weight.
     assert max(entry["from_before"] for entry in document["distances"]) < 0.2

@@ -93,6 +93,15 @@ COMPARE = (
     ),
     ("--methods gem-miner --search-args period=40", "--search-args 'period=40': a search of 30 epochs"),
     ("--nesterov --optimizer adam --search-optimizer adam", "only sgd has it, not adam"),
+    ("--methods all --search-args typo=1", "'typo=1': "),
+    ("--methods dense --search-args penalty=1", "'penalty=1': leave it out: none of --methods is a search"),
+    ("--methods dense --filters conv1=0.5", "none of --methods prunes filters"),
+    ("--methods filters-l1 --filters fc1=abc", "--filters 'fc1=abc': take a fraction in (0, 1]"),
+    ("--methods filters-l1 --filters fc1=2", "--filters 'fc1=2': take a fraction in (0, 1]"),
+    # Schedules.
+    ("--methods dense --decay 0.5", "--decay 0.5: take --schedule multistep with it"),
+    ("--methods dense --milestones 1", "--milestones (1.0,): take --schedule multistep with it"),
+    ("--methods dense --schedule multistep", "--schedule 'multistep': give the epochs of its --milestones"),
 )
 LINES = [(f"search {flags}", message) for flags, message in SEARCH]
 LINES += [(f"compare {flags}", message) for flags, message in COMPARE]

@@ -64,10 +64,10 @@ def plan_anatomy(config: AnatomyConfig, data: Dataset) -> Plan:
 def describe(plan: Plan, store: Store, out: Path) -> dict[str, Any]:
     """Rows as in `compare`, and what their masks look like.
 
-    Masks of norms are left out, and so are tickets without a mask (whose pruned weights are not zero).
+    Masks of norms are left out.
     """
     described = describe_rows(plan, store, out)
-    found = {spec.id: store.run(spec.id).ticket().mask() for spec in plan.rows if spec.mask.kind != "none"}
+    found = {spec.id: store.run(spec.id).mask() for spec in plan.rows if spec.mask.kind != "none"}
     weights = {
         id: {name: kept for name, kept in mask.items() if kept.dim() > 1} for id, mask in found.items()
     }

@@ -18,6 +18,7 @@ from supermask.experiments.searches import (
     RefusedError,
     asked,
     check_search,
+    check_used,
     compared,
     densities_of,
     rule_of,
@@ -144,11 +145,22 @@ class TaskConfig:
             )
         if getattr(self, "nesterov", False) and not getattr(self, "momentum", 0):
             raise ConfigError("nesterov", True, "give a --momentum above 0 with it")
+        self._check_milestones()
         rules = {value for name in ("optimizer", "search_optimizer") if (value := getattr(self, name, None))}
         if getattr(self, "nesterov", False) and "sgd" not in rules:
             raise ConfigError(
                 "nesterov", True, f"leave it out: only sgd has it, not {' or '.join(sorted(rules))}"
             )
+
+    def _check_milestones(self) -> None:
+        """A multistep schedule has milestones, and no other has them or a decay."""
+        stepwise = self.schedule == "multistep"
+        if stepwise and not self.milestones:
+            raise ConfigError("schedule", self.schedule, "give the epochs of its --milestones with it")
+        for name in ("milestones", "decay"):
+            given, default = getattr(self, name), TaskConfig.__dataclass_fields__[name].default
+            if not stepwise and given != default:
+                raise ConfigError(name, given, "take --schedule multistep with it, or leave it out")
 
     @property
     def selection(self) -> Selection:
@@ -322,11 +334,22 @@ class CompareConfig(RuleConfig):
         check_distinct(self, "methods", "densities", "seeds")
         if not 0 < self.rate < 1:
             raise ConfigError("rate", self.rate, "take a fraction in (0, 1)")
+        check_used(self)
+        self._check_filters()
         for method in () if self.everything else self.methods:
             if search := search_behind(method):
                 for density in densities_of(self, search):
                     with refusals("search_args", method):
                         check_search(search, *compared(self, search, density), **nominal_length(self))
+
+    def _check_filters(self) -> None:
+        if self.filters and not any(method.startswith("filters-") for method in self.methods):
+            raise ConfigError("filters", self.filters, "leave it out: none of --methods prunes filters")
+        for pattern, share in self.filters.items():
+            try:
+                _check_density("filters", float(share))
+            except ValueError:
+                raise ConfigError("filters", f"{pattern}={share}", "take a fraction in (0, 1]") from None
 
     @property
     def everything(self) -> bool:

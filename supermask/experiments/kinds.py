@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -131,8 +132,9 @@ def search(execution: Execution) -> Outcome:
     if isinstance(optimizer, Zhou):
         accuracies = [execution.evaluate(execution.data.test)["accuracy"] for _ in optimizer.samples(SAMPLES)]
         facts["sampled_accuracy"] = fmean(a for a in accuracies if a is not None)
+    trained = [parameter.detach().clone() for parameter in optimizer.masked_parameters.values()]
     optimizer.settle()
-    if type(optimizer).settle is not Search.settle:
+    if not all(map(torch.equal, trained, optimizer.masked_parameters.values())):
         # Norms saw another network than the one that is put in place.
         steps = min(execution.loader.steps_per_epoch, 100)
         estimate_norm_statistics(execution.model, execution.batch, steps)

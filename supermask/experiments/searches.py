@@ -190,6 +190,27 @@ def compared(config: CompareConfig, method: str, density: float) -> tuple[Rule, 
     return rule, mask
 
 
+def check_used(config: CompareConfig) -> None:
+    """Refuse an argument that none of the searches of `compare` has.
+
+    Raises:
+        ConfigError: With what the last of them says.
+    """
+    searches = [search for method in config.methods if (search := search_behind(method))]
+    for name, value in config.search_args.items():
+        refused = ConfigError("search_args", f"{name}={value}", "leave it out: none of --methods is a search")
+        for search in searches:
+            recipe = SEARCHES[search].recipe if config.own_recipes else {}
+            optimizer = recipe.get("optimizer", config.search_optimizer)
+            try:
+                search_arguments(search, {name: value}, "search_args", optimizer)
+                break
+            except ConfigError as error:
+                refused = error
+        else:
+            raise refused
+
+
 def densities_of(config: CompareConfig, method: str) -> tuple[float, ...]:
     """Those of the comparison, or the one of the search's recipe: there it is where the scores start."""
     own = SEARCHES[method].recipe.get("density") if config.own_recipes else None
