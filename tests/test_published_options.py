@@ -74,7 +74,7 @@ def test_a_decay_is_a_fraction(decay):
 
 def test_decay_by_a_tenth_is_the_same_run_as_before(digits):
     """A new field leaves old runs what they are."""
-    config = SearchConfig(out="x")
+    config = SearchConfig(schedule="multistep", milestones=(5.0,), out="x")
     (spec,) = plan_search(config, digits).rows
     assert "decay" not in spec.as_dict()["task"]
     other = dataclasses.replace(config, decay=0.5)
