@@ -122,6 +122,10 @@ def test_published_claims_hold_in_the_committed_results():
     )
     rounds = {(row["method"], row["density"]): row["mean"] for row in results("imp/mnist-rounds")["summary"]}
     assert all(mean > rounds["dense", 1.0] for (m, d), mean in rounds.items() if m == "imp" and d > 0.025)
+    increase = {
+        row["density"]: row["mean"] for row in results("imp/mnist-rounds-magnitude-increase")["summary"]
+    }
+    assert all(mean > rounds["imp", d] for d, mean in increase.items() if d < 1)
     assert all(rounds["reinit", d] < mean for (m, d), mean in rounds.items() if m == "imp" and d < 0.7)
 
 
