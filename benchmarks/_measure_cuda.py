@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 
+from supermask.graphs import generator_put_back
+
 Call = Callable[[], Any]
 LEAST_CALLS = 24
 """Calls that one graph holds at least, so that launching it counts for little, unless they are long."""
@@ -63,12 +65,10 @@ class Plain:
 
 def graph_or_plain(call: Call) -> Graph | Plain:
     """`call` in a graph, or by itself if it waits for the device, which no graph can."""
-    generator = torch.cuda.default_generators[torch.cuda.current_device()]
-    before = generator.clone_state()
     try:
-        return Graph([call])
+        with generator_put_back(torch.cuda.current_device()):
+            return Graph([call])
     except RuntimeError:
-        generator.graphsafe_set_state(before)  # torch leaves it in the capture that failed
         torch.cuda.synchronize()
         return Plain(call)
 

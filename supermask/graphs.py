@@ -39,6 +39,21 @@ class Recorder(Protocol):
         """Do what was recorded."""
 
 
+@contextmanager
+def generator_put_back(device: int) -> Iterator[None]:
+    """Put the generator of a GPU back if a capture inside this context fails.
+
+    torch leaves it in the capture that failed, and nothing could be drawn any more.
+    """
+    generator = torch.cuda.default_generators[device]
+    before = generator.clone_state()
+    try:
+        yield
+    except RuntimeError:
+        generator.graphsafe_set_state(before)
+        raise
+
+
 class CudaRecorder:
     """One CUDA graph, recorded on a stream of its own."""
 
@@ -55,16 +70,12 @@ class CudaRecorder:
         return result
 
     def capture(self, call: Callable[[], Tensor]) -> Tensor:
-        generator = torch.cuda.default_generators[self._index]
-        before = generator.clone_state()
-        try:
-            # Of this thread alone: another one may be reading images ahead.
-            with torch.cuda.graph(self._graph, stream=self._stream, capture_error_mode="thread_local"):
-                return call()
-        except RuntimeError:
-            # torch leaves its generator in the capture that failed, and nothing could be drawn any more.
-            generator.graphsafe_set_state(before)
-            raise
+        # Of this thread alone: another one may be reading images ahead.
+        with (
+            generator_put_back(self._index),
+            torch.cuda.graph(self._graph, stream=self._stream, capture_error_mode="thread_local"),
+        ):
+            return call()
 
     def replay(self) -> None:
         self._graph.replay()

@@ -171,7 +171,7 @@ def compared(config: CompareConfig, method: str, density: float) -> tuple[Rule, 
     Raises:
         ConfigError: An argument that the method does not have, or of another type.
     """
-    recipe = SEARCHES[method].recipe if config.own_recipes else {}
+    recipe = _recipe(config, method)
     rule = Rule(
         optimizer=recipe.get("optimizer", config.search_optimizer),
         lr=recipe.get("lr", config.search_lr),
@@ -180,7 +180,7 @@ def compared(config: CompareConfig, method: str, density: float) -> tuple[Rule, 
         weight_decay=recipe.get("weight_decay", config.search_weight_decay),
     )
     own = recipe.get("distribution", "uniform")
-    given = search_arguments(method, config.search_args, "search_args", rule.optimizer)
+    given = _search_args(config, method, config.search_args)
     mask = MaskSource(
         kind="search",
         density=density,
@@ -200,10 +200,8 @@ def check_used(config: CompareConfig) -> None:
     for name, value in config.search_args.items():
         refused = ConfigError("search_args", f"{name}={value}", "leave it out: none of --methods is a search")
         for search in searches:
-            recipe = SEARCHES[search].recipe if config.own_recipes else {}
-            optimizer = recipe.get("optimizer", config.search_optimizer)
             try:
-                search_arguments(search, {name: value}, "search_args", optimizer)
+                _search_args(config, search, {name: value})
                 break
             except ConfigError as error:
                 refused = error
@@ -211,9 +209,20 @@ def check_used(config: CompareConfig) -> None:
             raise refused
 
 
+def _recipe(config: CompareConfig, method: str) -> Mapping[str, Any]:
+    """A search's own recipe, where the user wants it."""
+    return SEARCHES[method].recipe if config.own_recipes else {}
+
+
+def _search_args(config: CompareConfig, method: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """What `--search-args` hands to one of the searches."""
+    optimizer = _recipe(config, method).get("optimizer", config.search_optimizer)
+    return search_arguments(method, given, "search_args", optimizer)
+
+
 def densities_of(config: CompareConfig, method: str) -> tuple[float, ...]:
     """Those of the comparison, or the one of the search's recipe: there it is where the scores start."""
-    own = SEARCHES[method].recipe.get("density") if config.own_recipes else None
+    own = _recipe(config, method).get("density")
     return config.densities if own is None else (own,)
 
 
