@@ -58,16 +58,15 @@ def make_packed(signs: Tensor, dtype: torch.dtype, batch: int) -> tuple[Layer, f
     return layer, read[layer.kernel(batch, dtype)]
 
 
-def make_codes(signs: Tensor, dtype: torch.dtype, batch: int) -> tuple[Layer, float]:
-    """The product for few inputs, whatever their number."""
-    codes, outputs = layouts.codes_of_signs(signs), len(signs)
-    return lambda x: torch.ops.supermask.linear_from_codes(x, codes, outputs, SIGMA, None), 0.25
+def by_operator(name: str) -> Maker:
+    """The codes through one of the compiled operators, whatever the number of inputs."""
+    multiply = getattr(torch.ops.supermask, name)
 
+    def make(signs: Tensor, dtype: torch.dtype, batch: int) -> tuple[Layer, float]:
+        codes, outputs = layouts.codes_of_signs(signs), len(signs)
+        return lambda x: multiply(x, codes, outputs, SIGMA, None), 0.25
 
-def make_wgmma(signs: Tensor, dtype: torch.dtype, batch: int) -> tuple[Layer, float]:
-    """The product that decodes on its way, whatever the number of inputs."""
-    codes, outputs = layouts.codes_of_signs(signs), len(signs)
-    return lambda x: torch.ops.supermask.linear_from_codes_wgmma(x, codes, outputs, SIGMA, None), 0.25
+    return make
 
 
 def make_decoded(signs: Tensor, dtype: torch.dtype, batch: int) -> tuple[Layer, float]:
@@ -131,8 +130,8 @@ CANDIDATES: dict[str, Maker] = {
     "cublas": make_cublas,
     "again": make_cublas,
     "packed": make_packed,
-    "codes": make_codes,
-    "wgmma": make_wgmma,
+    "codes": by_operator("linear_from_codes"),
+    "wgmma": by_operator("linear_from_codes_wgmma"),
     "decoded": make_decoded,
     "masked": make_masked,
     "masked, compiled": make_compiled,
