@@ -12,9 +12,12 @@ def where(machine: dict[str, Any], script: str) -> str:
     """Machine and command of a benchmark."""
     if machine["gpu"]:
         return f"{machine['gpu']}, torch {machine['torch']}: `python benchmarks/{script}.py --device cuda`"
+    return f"{_cpu(machine)}: `python benchmarks/{script}.py --threads {machine['threads']}`"
+
+
+def _cpu(machine: dict[str, Any]) -> str:
     threads = f"{machine['threads']} thread{'s' if machine['threads'] > 1 else ''}"
-    command = f"`python benchmarks/{script}.py --threads {machine['threads']}`"
-    return f"{machine['cpu']}, {threads}, torch {machine['torch']}: {command}"
+    return f"{machine['cpu']}, {threads}, torch {machine['torch']}"
 
 
 def steps(document: dict[str, Any], _: str) -> str:
@@ -212,9 +215,7 @@ def shrunk(document: dict[str, Any], _: str) -> str:
         for row in document["rows"]
         for which in ("masked", "small")
     ]
-    machine = document["machine"]
-    threads = f"{machine['threads']} thread{'s' if machine['threads'] > 1 else ''}"
-    heading = f"**{document['model']}**, {machine['cpu']}, {threads}, torch {machine['torch']}"
+    heading = f"**{document['model']}**, {_cpu(document['machine'])}"
     head = ["network", "seed", "weights", "kB", "million multiply-adds",
             f"ms for {document['batch']} images", "test accuracy, %"]  # fmt: skip
     return f"{heading}: `{document['command']}`\n\n{markdown(head, rows)}"

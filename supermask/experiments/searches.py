@@ -171,7 +171,7 @@ def compared(config: CompareConfig, method: str, density: float) -> tuple[Rule, 
     Raises:
         ConfigError: An argument that the method does not have, or of another type.
     """
-    recipe = _recipe(config, method)
+    recipe = recipe_of(config, method)
     rule = Rule(
         optimizer=recipe.get("optimizer", config.search_optimizer),
         lr=recipe.get("lr", config.search_lr),
@@ -209,20 +209,20 @@ def check_used(config: CompareConfig) -> None:
             raise refused
 
 
-def _recipe(config: CompareConfig, method: str) -> Mapping[str, Any]:
+def recipe_of(config: CompareConfig, method: str) -> Mapping[str, Any]:
     """A search's own recipe, where the user wants it."""
     return SEARCHES[method].recipe if config.own_recipes else {}
 
 
 def _search_args(config: CompareConfig, method: str, given: Mapping[str, Any]) -> dict[str, Any]:
     """What `--search-args` hands to one of the searches."""
-    optimizer = _recipe(config, method).get("optimizer", config.search_optimizer)
+    optimizer = recipe_of(config, method).get("optimizer", config.search_optimizer)
     return search_arguments(method, given, "search_args", optimizer)
 
 
 def densities_of(config: CompareConfig, method: str) -> tuple[float, ...]:
     """Those of the comparison, or the one of the search's recipe: there it is where the scores start."""
-    own = _recipe(config, method).get("density")
+    own = recipe_of(config, method).get("density")
     return config.densities if own is None else (own,)
 
 

@@ -9,8 +9,7 @@ from typing import Any
 from supermask.experiments.config import CompareConfig
 from supermask.experiments.errors import ConfigError
 from supermask.experiments.methods import NotApplicable
-from supermask.experiments.searches import RefusedError, check_search, compared
-from supermask.experiments.searches import rule_of as rule_of
+from supermask.experiments.searches import RefusedError, check_search, compared, recipe_of, rule_of
 from supermask.experiments.spec import MaskSource, Rule, RunSpec, Task, WeightSource
 from supermask.mask import allocate, keep_count
 from supermask.parameters import ParameterInfo
@@ -233,7 +232,7 @@ class Comparison(Setting):
         """A mask search, by the method's own recipe where it has one and the user does not say otherwise."""
         config = self.config
         rule, mask = compared(config, method, density)
-        recipe = SEARCHES[method].recipe if config.own_recipes else {}
+        recipe = recipe_of(config, method)
         rescale = recipe.get("rescale", config.rescale)
         weights = WeightSource(
             init=recipe.get("init", config.search_init),

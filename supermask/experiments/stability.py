@@ -24,7 +24,8 @@ from supermask.data import Dataset
 from supermask.experiments.config import ConfigError, RuleConfig, check_densities, check_distinct, option
 from supermask.experiments.plan import Plan, layers_of, task_of
 from supermask.experiments.registry import Experiment, register_experiment
-from supermask.experiments.setting import Setting, rule_of
+from supermask.experiments.searches import rule_of
+from supermask.experiments.setting import Setting
 from supermask.experiments.spec import MaskSource, RunSpec
 from supermask.experiments.store import Store
 from supermask.init import INITS

@@ -19,7 +19,8 @@ from supermask.experiments.datasets import dataset
 from supermask.experiments.plan import Plan, layers_of, task_of
 from supermask.experiments.registry import Experiment, register_experiment
 from supermask.experiments.results import describe_rows
-from supermask.experiments.setting import Setting, rule_of
+from supermask.experiments.searches import rule_of
+from supermask.experiments.setting import Setting
 from supermask.experiments.spec import MaskSource, Rule, RunSpec, Task
 from supermask.experiments.store import Store
 from supermask.init import INITS
