@@ -22,6 +22,8 @@ from supermask.experiments.store import Store
 from supermask.models import list_models
 from supermask.theory.run import TheoryConfig
 
+from .test_samples import names_hash, read_sample
+
 ROOT = Path(__file__).parent.parent
 FOLDER = ROOT / "recipes"
 RECIPES = sorted(path for path in FOLDER.glob("*/*.toml") if path.parent.name != "theory")
@@ -86,6 +88,7 @@ def test_a_recipe_is_planned_and_its_searches_start(path, tmp_path, monkeypatch)
     first = graph[0]
     assert f"{path.parent.name} --config recipes/{path.relative_to(FOLDER)}" in path.read_text()
     assert not first.needs and len({spec.id for spec in graph}) == len(graph)
+    assert names_hash(graph) == read_sample()["recipes"][name_of(path)]
     if first.task.model in list_models():
         width = 0.125 * first.task.model_args.get("width", 1.0)
         searches = {spec.method: spec for spec in reversed(graph) if spec.kind == "search"}
