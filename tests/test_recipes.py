@@ -14,11 +14,12 @@ import torch
 from supermask.cli.flags import read_config
 from supermask.data import Dataset
 from supermask.data.mapped import MappedImages
-from supermask.experiments import EXPERIMENTS, ImpConfig, execution, transfer
-from supermask.experiments.execute import execute
+from supermask.experiments import EXPERIMENTS, ImpConfig, transfer
+from supermask.experiments.execution import context
+from supermask.experiments.execution.run import execute
+from supermask.experiments.execution.store import Store
 from supermask.experiments.plan import plan_imp
 from supermask.experiments.spec import RunSpec
-from supermask.experiments.store import Store
 from supermask.models import list_models
 from supermask.theory.run import TheoryConfig
 
@@ -60,8 +61,8 @@ def planned(path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[RunSpec, ...]:
     experiment = EXPERIMENTS[path.parent.name]
     config = read_config(experiment.config, Namespace(config=str(path)))
     monkeypatch.setattr(transfer, "dataset", lambda name, *_: stand_in(name, config.image_size))
-    monkeypatch.setattr(execution, "dataset", lambda *_: stand_in(config.data, config.image_size, count=40))
-    monkeypatch.setattr(execution, "EVALUATIONS", 1)
+    monkeypatch.setattr(context, "dataset", lambda *_: stand_in(config.data, config.image_size, count=40))
+    monkeypatch.setattr(context, "EVALUATIONS", 1)
     return experiment.plan(config, stand_in(config.data, config.image_size)).graph
 
 
@@ -74,7 +75,7 @@ def started(spec: RunSpec, store: Store, **model_args: float) -> None:
     task = dataclasses.replace(
         spec.task, data_hash=few, steps=steps, batch_size=batch, warmup_steps=0, model_args=arguments
     )
-    result = execute(dataclasses.replace(spec, task=task, snapshots=()), store, execution.Environment())
+    result = execute(dataclasses.replace(spec, task=task, snapshots=()), store, context.Environment())
     assert 0 <= result["test_accuracy"] <= 1 and result["steps"] == steps
 
 

@@ -19,11 +19,11 @@ from supermask.cli import main
 from supermask.cli.flags import add_flags, read_config
 from supermask.data import load_data
 from supermask.experiments import EXPERIMENTS
-from supermask.experiments.execute import execute
-from supermask.experiments.execution import Environment
+from supermask.experiments.execution.context import Environment
+from supermask.experiments.execution.run import execute
+from supermask.experiments.execution.store import Store
 from supermask.experiments.results import describe_machine
 from supermask.experiments.spec import RunSpec, canonical_hash
-from supermask.experiments.store import Store
 from supermask.io import load_tree
 from supermask.tickets.ticket import Ticket
 

@@ -7,8 +7,8 @@ from supermask.experiments.config import ConfigError, TaskConfig
 from supermask.experiments.engines import ENGINES, Engine
 from supermask.experiments.engines.local import jobs_here
 from supermask.experiments.engines.registry import Grid
-from supermask.experiments.execution import Environment
-from supermask.experiments.store import Store
+from supermask.experiments.execution.context import Environment
+from supermask.experiments.execution.store import Store
 from supermask.training.precision import PURE
 
 PLACES = (
