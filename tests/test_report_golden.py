@@ -1,7 +1,7 @@
 """Pages of committed results are what they were: their text, word for word, and the shapes of their figures.
 
-After a deliberate change of a page, `python -m tests.test_report_golden` writes the sample anew; the commit says
-what changed and why.
+After a deliberate change of a page, `python -m tests.test_report_golden` writes the sample anew; the commit
+says what changed and why.
 """
 
 import hashlib

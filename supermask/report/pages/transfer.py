@@ -6,15 +6,16 @@ from typing import Any
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
-from supermask.report.canvas import INK, PAPER, WIDTH, Drawing, render, style
-from supermask.report.pages import Page, Section, Table, register_page
-from supermask.report.text import density_text, percent
+from supermask.report.figures.drawing import Drawing, render
+from supermask.report.figures.style import INK, PAPER, WIDTH, style
+from supermask.report.formatting import density_text, percent
+from supermask.report.pages.experiment import Experiment, Page, Section, Table
+from supermask.report.pages.registry import register_page
 
 Cell = Mapping[str, Any]
 DENSE, RANDOM = "dense", "random mask"
 
 
-@register_page("transfer")
 def transfer(document: Mapping[str, Any]) -> Page:
     """One matrix per density: difference to the ticket found at the target, and accuracies."""
     matrix: Sequence[Cell] = document["matrix"]
@@ -29,14 +30,14 @@ def transfer(document: Mapping[str, Any]) -> Page:
             sections.append(Section(title, figures=(figure,), tables=(_table(cells),)))
     return Page(
         title=f"Transfer of tickets of {config['model']}",
-        headline=headline(matrix),
         notes=("Test accuracy, measured once at the end of each run; means over seeds.",),
         sections=sections,
     )
 
 
-def headline(matrix: Sequence[Cell]) -> str:
+def headline(document: Mapping[str, Any]) -> str:
     """How much a ticket from elsewhere loses against one found at the target, and a random mask does."""
+    matrix: Sequence[Cell] = document["matrix"]
     own = {(c["density"], c["target"]): c["mean"] for c in matrix if c["source"] == c["target"]}
     sentences = []
     for density in sorted({density for density, _ in own}, reverse=True):
@@ -110,5 +111,8 @@ def _table(cells: Sequence[Cell]) -> Table:
 
 
 def _range(cell: Cell) -> str:
-    spread = f" ({percent(cell['min'], 2)}–{percent(cell['max'], 2)})" if cell["n"] > 1 else ""
-    return percent(cell["mean"], 2) + spread
+    extremes = f" ({percent(cell['min'], 2)}–{percent(cell['max'], 2)})" if cell["n"] > 1 else ""
+    return percent(cell["mean"], 2) + extremes
+
+
+register_page("transfer", Experiment("transfer", headline, transfer))

@@ -8,10 +8,11 @@ from itertools import pairwise
 from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from supermask.report.canvas import PAPER, Name, in_axes, name_lines
-from supermask.report.methods import Method
-from supermask.report.summary import Line
-from supermask.report.text import density_text, percent
+from supermask.report.figures.line_names import Name, in_axes, name_lines
+from supermask.report.figures.style import PAPER
+from supermask.report.formatting import density_text, percent
+from supermask.report.methods.method import Method
+from supermask.report.results.rows import SummaryRow
 
 CLOSE = 0.10
 """The close-up shows what lies within this much of the best mean."""
@@ -33,11 +34,11 @@ class DensityAxis:
     limits: Range
 
     @classmethod
-    def of(cls, lines: Sequence[Line]) -> "DensityAxis":
-        """The axis that `lines` need."""
-        tickets = [line for line in lines if line.method.group != "dense"]
-        found = {line.density for line in tickets} or {1.0}
-        shown = {line.true_density for line in tickets} or {1.0}
+    def of(cls, rows: Sequence[SummaryRow]) -> "DensityAxis":
+        """The axis that `rows` need."""
+        tickets = [row for row in rows if row.method.group != "dense"]
+        found = {row.density for row in tickets} or {1.0}
+        shown = {row.true_density for row in tickets} or {1.0}
         first, last = max(shown), min(shown)
         pad = math.exp(max(0.15, 0.09 * math.log(first / last)))
         return cls(sorted(found, reverse=True), (first * pad, last / pad))
@@ -66,21 +67,21 @@ class DensityAxis:
 
 
 def draw_accuracies(
-    axes: Axes, lines: Sequence[Line], across: DensityAxis, limits: Range, *, small: bool = False
+    axes: Axes, rows: Sequence[SummaryRow], across: DensityAxis, limits: Range, *, small: bool = False
 ) -> None:
     """The dense band, a line with bars for each method, and the axes."""
-    for line in lines:
-        if line.method.group == "dense":
-            axes.axhspan(100 * line.min, 100 * line.max, color=line.method.colour, alpha=0.13, lw=0)
-            axes.axhline(100 * line.mean, color=line.method.colour, lw=1.3)
-    for method, points in series(lines, across).items():
+    for row in rows:
+        if row.method.group == "dense":
+            axes.axhspan(100 * row.min, 100 * row.max, color=row.method.colour, alpha=0.13, lw=0)
+            axes.axhline(100 * row.mean, color=row.method.colour, lw=1.3)
+    for method, points in series(rows, across).items():
         quiet = method.group == "control"
         axes.errorbar(
             [x for x, _ in points],
-            [100 * line.mean for _, line in points],
+            [100 * row.mean for _, row in points],
             yerr=[
-                [100 * (line.mean - line.min) for _, line in points],
-                [100 * (line.max - line.mean) for _, line in points],
+                [100 * (row.mean - row.min) for _, row in points],
+                [100 * (row.max - row.mean) for _, row in points],
             ],
             color=method.colour,
             ls=method.dash,
@@ -102,7 +103,7 @@ def draw_accuracies(
 
 
 def name_methods(
-    axes: Axes, lines: Sequence[Line], across: DensityAxis, gap: float, *, small: bool = False
+    axes: Axes, rows: Sequence[SummaryRow], across: DensityAxis, gap: float, *, small: bool = False
 ) -> bool:
     """Names at the right, `gap` apart; a line that ends below the axes is named at the foot with its mean.
 
@@ -110,16 +111,16 @@ def name_methods(
         Whether there was such a line.
     """
 
-    def suffix(line: Line) -> str:
+    def suffix(row: SummaryRow) -> str:
         """With one density there is no line to follow, and room for the number."""
-        return f"  {percent(line.mean)} %" if len(across.densities) == 1 else ""
+        return f"  {percent(row.mean)} %" if len(across.densities) == 1 else ""
 
     names = []
-    for line in lines:
-        if line.method.group == "dense":
-            height = in_axes(axes, 1, 100 * line.mean)[1]
-            names.append(Name(line.method, line.method.label + suffix(line), height, (1.0, height)))
-    for method, points in series(lines, across).items():
+    for row in rows:
+        if row.method.group == "dense":
+            height = in_axes(axes, 1, 100 * row.mean)[1]
+            names.append(Name(row.method, row.method.label + suffix(row), height, (1.0, height)))
+    for method, points in series(rows, across).items():
         x, last = points[-1]
         end = in_axes(axes, x, 100 * last.mean)
         if end[1] >= 0:
@@ -130,35 +131,35 @@ def name_methods(
     return any(name.end is None for name in names)
 
 
-def series(lines: Sequence[Line], across: DensityAxis) -> dict[Method, list[tuple[float, Line]]]:
+def series(rows: Sequence[SummaryRow], across: DensityAxis) -> dict[Method, list[tuple[float, SummaryRow]]]:
     """Method → its points from dense to sparse, each with where it stands on the x axis.
 
     Methods at one density stand side by side, or nobody could tell their bars apart; a density that came out
     elsewhere stands where it is.
     """
-    methods: dict[Method, list[Line]] = {}
-    for line in lines:
-        if line.method.group != "dense":
-            methods.setdefault(line.method, []).append(line)
+    methods: dict[Method, list[SummaryRow]] = {}
+    for row in rows:
+        if row.method.group != "dense":
+            methods.setdefault(row.method, []).append(row)
     shift = across.shift(len(methods))
     placed = {}
     for index, (method, members) in enumerate(methods.items()):
         aside = math.exp(((len(methods) - 1) / 2 - index) * shift)
-        points = [(line.true_density if line.emerged else line.density * aside, line) for line in members]
+        points = [(row.true_density if row.emerged else row.density * aside, row) for row in members]
         placed[method] = sorted(points, key=lambda point: point[0], reverse=True)
     return placed
 
 
-def whole_range(lines: Sequence[Line]) -> Range:
+def whole_range(rows: Sequence[SummaryRow]) -> Range:
     """From the worst seed to the best, in percent."""
-    return _padded(100 * min(line.min for line in lines), 100 * max(line.max for line in lines))
+    return _padded(100 * min(row.min for row in rows), 100 * max(row.max for row in rows))
 
 
-def close_up(lines: Sequence[Line], whole: Range) -> Range | None:
+def close_up(rows: Sequence[SummaryRow], whole: Range) -> Range | None:
     """The range of the close-up in percent, or None where the whole range is legible as it is."""
-    floor = max(line.mean for line in lines) - CLOSE
-    low = min(max(line.min, floor) for line in lines if line.mean >= floor)
-    window = _padded(100 * low, 100 * max(line.max for line in lines))
+    floor = max(row.mean for row in rows) - CLOSE
+    low = min(max(row.min, floor) for row in rows if row.mean >= floor)
+    window = _padded(100 * low, 100 * max(row.max for row in rows))
     return window if window[1] - window[0] < 0.5 * (whole[1] - whole[0]) else None
 
 

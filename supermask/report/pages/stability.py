@@ -10,16 +10,17 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from supermask.analysis.connectivity import STABLE_BELOW
-from supermask.report.canvas import INK, QUIET, WIDTH, Drawing, render, style
-from supermask.report.pages import Page, Section, Table, register_page
-from supermask.report.text import density_text, percent
+from supermask.report.figures.drawing import Drawing, render
+from supermask.report.figures.style import INK, QUIET, WIDTH, style
+from supermask.report.formatting import density_text, percent
+from supermask.report.pages.experiment import Experiment, Page, Section, Table
+from supermask.report.pages.registry import register_page
 
 PANELS = 4
 _COLOURS = (INK, "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#882255")
 _MARKERS = ("o", "s", "D", "^", "v", "p")
 
 
-@register_page("stability")
 def stability(document: Mapping[str, Any]) -> Page:
     """Figures 2 and 3 of the paper, and every number."""
     summary = document["stability"]
@@ -29,7 +30,6 @@ def stability(document: Mapping[str, Any]) -> Page:
     threshold = percent(STABLE_BELOW, 0)
     return Page(
         title=f"Stability of {config['model']} on {config['data']}",
-        headline=headline(summary),
         notes=(
             f"Copies of a network part at step k of {document['steps']} and are trained on with different "
             "data orders. Instability is the highest error on the line between two of them above the mean of "
@@ -43,10 +43,10 @@ def stability(document: Mapping[str, Any]) -> Page:
     )
 
 
-def headline(summary: Sequence[Mapping[str, Any]]) -> str:
+def headline(document: Mapping[str, Any]) -> str:
     """From which step on each network is stable."""
     sentences = []
-    for density, entries in groupby(summary, key=lambda entry: entry["density"]):
+    for density, entries in groupby(document["stability"], key=lambda entry: entry["density"]):
         members = list(entries)
         name = _name(density)
         stable = [entry["step"] for entry in members if entry["stable"]]
@@ -195,3 +195,6 @@ def _rows(rows: Sequence[Mapping[str, Any]]) -> Table:
     ]
     columns = ("Network", "Step", "Seed", "Instability, points", "Accuracy of the ends, %")
     return Table(f"Every line ({len(rows)})", columns, cells, folded=True)
+
+
+register_page("stability", Experiment("stability", headline, stability))

@@ -6,15 +6,16 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from supermask.report.canvas import WIDTH, Drawing, render, style
-from supermask.report.catalogue import methods_of
-from supermask.report.pages import Page, Section, Table, register_page
-from supermask.report.text import density_text, percent
+from supermask.report.figures.drawing import Drawing, render
+from supermask.report.figures.style import WIDTH, style
+from supermask.report.formatting import density_text, percent
+from supermask.report.methods.catalogue import methods_of
+from supermask.report.pages.experiment import Experiment, Page, Section, Table
+from supermask.report.pages.registry import register_page
 
 Entry = Mapping[str, Any]
 
 
-@register_page("anatomy")
 def anatomy(document: Mapping[str, Any]) -> Page:
     """Figures and tables of every finding."""
     layers, distances = document["layers"], document["distances"]
@@ -30,7 +31,6 @@ def anatomy(document: Mapping[str, Any]) -> Page:
     config = document["config"]
     return Page(
         title=f"Anatomy of masks of {config['model']} on {config['data']}",
-        headline=headline(document),
         sections=sections,
         notes=("Means over seeds.",),
     )
@@ -173,3 +173,6 @@ def _overlap_table(overlaps: Sequence[Entry]) -> Table:
     ]
     columns = ("First", "Second", "Density", "Seed", "Shared, %", "By chance, %", "Pairs")
     return Table("Pairs of masks.", columns, rows)
+
+
+register_page("anatomy", Experiment("anatomy", headline, anatomy))

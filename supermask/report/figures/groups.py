@@ -2,16 +2,13 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Protocol, TypeVar
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from supermask.report.canvas import WIDTH
-from supermask.report.methods import Method
+from supermask.report.figures.style import WIDTH
+from supermask.report.methods.method import HasMethod
 
-TOGETHER = 10
-"""More methods than that are shown by group: in one panel nobody could tell them apart."""
 COLUMNS = 2
 LINE = 0.128
 """Inches between two names."""
@@ -19,30 +16,8 @@ TITLE_PAD = 8
 """Points above a panel: a name may stand at its very top."""
 
 
-class Drawn(Protocol):
-    @property
-    def method(self) -> Method: ...
-
-
-Item = TypeVar("Item", bound=Drawn)
-
-
-def is_crowded(items: Sequence[Drawn]) -> bool:
-    """Whether there are too many methods for one panel."""
-    return len({item.method for item in items}) > TOGETHER
-
-
-def by_group(items: Sequence[Item]) -> dict[str, list[Item]]:
-    """Group → its items. Those of the dense network, which every panel shows, are left out."""
-    groups: dict[str, list[Item]] = {}
-    for item in items:
-        if item.method.group != "dense":
-            groups.setdefault(item.method.group, []).append(item)
-    return groups
-
-
 def group_panels(
-    groups: Mapping[str, Sequence[Drawn]], *, shared: bool = False
+    groups: Mapping[str, Sequence[HasMethod]], *, shared: bool = False
 ) -> tuple[Figure, dict[str, Axes]]:
     """A figure with a panel for each group, as high as the names of its methods need.
 

@@ -9,21 +9,13 @@ from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
 
-from supermask.report.canvas import (
-    INK,
-    PAPER,
-    QUIET,
-    WIDTH,
-    Drawing,
-    Name,
-    in_axes,
-    name_lines,
-    render,
-    style,
-)
-from supermask.report.methods import Method
-from supermask.report.pages import Page, Section, Table, register_page
-from supermask.report.text import count_text, percent
+from supermask.report.figures.drawing import Drawing, render
+from supermask.report.figures.line_names import Name, in_axes, name_lines
+from supermask.report.figures.style import INK, PAPER, QUIET, WIDTH, style
+from supermask.report.formatting import count_text, percent
+from supermask.report.methods.method import Method
+from supermask.report.pages.experiment import Experiment, Page, Section, Table
+from supermask.report.pages.registry import register_page
 from supermask.theory.constructions import CONSTRUCTIONS
 
 _LOOKS = {
@@ -42,13 +34,11 @@ _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 Entry = Mapping[str, Any]
 
 
-@register_page("theory")
 def theory(document: Mapping[str, Any]) -> Page:
     """Both figures and the table."""
     drawings = draw_figures(document)
     return Page(
         title=f"Strong tickets by construction, {document['config']['data']}",
-        headline=headline(document),
         notes=(
             "A trained target network is approximated by masks over a wider random network, whose weights "
             "stay as drawn; errors are measured on test images. n counts random units for each input.",
@@ -227,3 +217,6 @@ def _ratio(entry: Entry) -> float:
 
 def _relative(entry: Entry) -> float:
     return float(entry["max_output_error"]["mean"] / entry["mean_output_norm"])
+
+
+register_page("theory", Experiment("theory", headline, theory))

@@ -4,7 +4,7 @@ A look is a colour, a marker and a dash pattern. No two methods share all three,
 share a colour, unless one is a variant of the other: then its dashes and its marker tell them apart.
 """
 
-from supermask.report.methods import Method
+from supermask.report.methods.method import Method
 
 # Hues of Okabe and Ito first, which colour-blind readers can tell apart; the controls are greys that differ
 # in lightness, marker and dashes.

@@ -1,21 +1,12 @@
-"""What the document says, reduced to what is shown: a line per method and density, a curve likewise."""
+"""The document reduced to what is shown: a row per method and density over its seeds, a curve likewise."""
 
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from supermask.report.catalogue import methods_of
-from supermask.report.methods import Method
-from supermask.report.text import (
-    bytes_text,
-    count_text,
-    density_text,
-    duration_text,
-    percent,
-    points,
-    ratio_text,
-)
+from supermask.report.methods.catalogue import methods_of
+from supermask.report.methods.method import Method
 
 COMMANDS = ("compare", "search", "imp")
 ROUNDING = 0.01
@@ -23,7 +14,7 @@ ROUNDING = 0.01
 
 
 @dataclass(frozen=True)
-class Line:
+class SummaryRow:
     """One method at one density, over its seeds. Costs and sizes are means; None where unknown.
 
     Attributes:
@@ -62,6 +53,7 @@ class Line:
 
     @property
     def n(self) -> int:
+        """Number of seeds."""
         return len(self.seeds)
 
     @property
@@ -104,20 +96,19 @@ def command_of(document: Mapping[str, Any]) -> str:
     )
 
 
-def lines_of(document: Mapping[str, Any]) -> list[Line]:
-    """The lines of the results table: grouped, then dense to sparse."""
-    command_of(document)
+def summary_rows(document: Mapping[str, Any]) -> list[SummaryRow]:
+    """The rows of the results table: grouped, then dense to sparse."""
     methods = methods_of(entry["method"] for entry in document["summary"])
     dense = next((entry["mean"] for entry in document["summary"] if entry["method"] == "dense"), None)
     runs: dict[tuple[str, float], list[Mapping[str, Any]]] = {}
-    for row in document["rows"]:
-        runs.setdefault((row["method"], row["density"]), []).append(row)
-    lines = [
-        _line(methods[entry["method"]], entry, runs[entry["method"], entry["density"]], dense)
+    for run in document["rows"]:
+        runs.setdefault((run["method"], run["density"]), []).append(run)
+    rows = [
+        _row(methods[entry["method"]], entry, runs[entry["method"], entry["density"]], dense)
         for entry in document["summary"]
     ]
     order = list(methods)
-    return sorted(lines, key=lambda line: (order.index(line.method.name), -line.density))
+    return sorted(rows, key=lambda row: (order.index(row.method.name), -row.density))
 
 
 def curves_of(document: Mapping[str, Any], key: str) -> list[Curve]:
@@ -149,38 +140,17 @@ def curves_of(document: Mapping[str, Any], key: str) -> list[Curve]:
     return sorted(curves, key=lambda curve: (order.index(curve.method.name), -curve.density))
 
 
-def summary_table(document: Mapping[str, Any]) -> list[dict[str, str]]:
-    """The results table as text: a dict per line whose keys are the headings, for a terminal to print."""
-    return [
-        {
-            "method": line.method.name,
-            "density": density_text(line.density)
-            + (f" (kept {density_text(line.true_density)})" if line.emerged else ""),
-            "seeds": str(line.n),
-            "test accuracy %": percent(line.mean, 2),
-            "min–max": f"{percent(line.min, 2)}–{percent(line.max, 2)}",
-            "to dense": points(line.difference),
-            "steps": count_text(line.steps),
-            "total steps": count_text(line.total_steps),
-            "time": duration_text(line.seconds),
-            "ticket": bytes_text(line.ticket_bytes),
-            "smaller": ratio_text(line.ratio),
-        }
-        for line in lines_of(document)
-    ]
-
-
-def _line(
-    method: Method, entry: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], dense: float | None
-) -> Line:
+def _row(
+    method: Method, entry: Mapping[str, Any], runs: Sequence[Mapping[str, Any]], dense: float | None
+) -> SummaryRow:
     def mean(key: str) -> float | None:
-        values = [row.get(key) for row in rows]
+        values = [run.get(key) for run in runs]
         return None if None in values else statistics.fmean(values)  # type: ignore[arg-type]
 
-    return Line(
+    return SummaryRow(
         method=method,
         density=entry["density"],
-        seeds=tuple(row["seed"] for row in rows),
+        seeds=tuple(run["seed"] for run in runs),
         mean=entry["mean"],
         min=entry["min"],
         max=entry["max"],

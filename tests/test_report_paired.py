@@ -4,9 +4,8 @@ from typing import Any
 
 import pytest
 
-from supermask.report.duels import duels_of
-from supermask.report.figures import draw_figures
-from supermask.report.html import render_page
+from supermask.report import write_report
+from supermask.report.results import Results
 
 ACCURACIES = {
     ("edge-popup", 0.3): (0.90, 0.91, 0.92),
@@ -37,7 +36,7 @@ def document(methods: tuple[str, ...], seeds: int = 3) -> dict[str, Any]:
 
 
 def verdicts(made: dict[str, Any]) -> dict[str, tuple[float, str]]:
-    return {duel.line.method.name: (duel.other.density, duel.verdict) for duel in duels_of(made)}
+    return {pair.row.method.name: (pair.other.density, pair.verdict) for pair in Results(made).pairs}
 
 
 def test_a_search_stands_beside_edge_popup_at_its_density():
@@ -49,7 +48,7 @@ def test_a_search_stands_beside_edge_popup_at_its_density():
         "gem-miner": (0.02, "ahead on every seed"),
         "zhou": (0.3, "at another density"),
     }
-    iterand = next(d for d in duels_of(document(everything)) if d.line.method.name == "iterand")
+    iterand = next(p for p in Results(document(everything)).pairs if p.row.method.name == "iterand")
     assert iterand.ahead == 2
     assert iterand.mean == pytest.approx((0.01 - 0.01 + 0.01) / 3)
 
@@ -59,11 +58,10 @@ def test_few_seeds_give_no_verdict():
 
 
 @pytest.mark.parametrize("methods", [("edge-popup",), ("biprop", "frozen")])
-def test_one_alone_has_no_duel(methods):
-    assert duels_of(document(methods)) == []
+def test_one_alone_has_no_pair(methods):
+    assert Results(document(methods)).pairs == []
 
 
-def test_the_page_says_it():
-    made = document(("edge-popup", "biprop", "frozen"))
-    page = render_page(made, draw_figures(made))
+def test_the_page_says_it(tmp_path):
+    page = write_report(document(("edge-popup", "biprop", "frozen")), tmp_path).read_text(encoding="utf-8")
     assert "ahead on every seed" in page and "behind on every seed" in page

@@ -11,11 +11,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-from supermask.report.canvas import INK, QUIET, WIDTH, Drawing, beside, render
-from supermask.report.methods import GROUPS
-from supermask.report.panels import is_crowded
-from supermask.report.summary import Line
-from supermask.report.text import bytes_text, density_text, ratio_text
+from supermask.report.figures.drawing import Drawing, render
+from supermask.report.figures.line_names import beside
+from supermask.report.figures.style import INK, QUIET, WIDTH
+from supermask.report.formatting import bytes_text, density_text, ratio_text
+from supermask.report.methods.method import GROUPS
+from supermask.report.results import Results
+from supermask.report.results.rows import SummaryRow
 
 UNTRAINED, TRAINED = "#d55e00", "#0072b2"
 """Colours of groups: what a ticket weighs depends on whether it holds weights."""
@@ -41,16 +43,16 @@ class Bar:
     most: float
 
 
-def draw_ticket_size(lines: Sequence[Line]) -> Drawing:
+def draw_ticket_size(results: Results) -> Drawing:
     """Bytes of each ticket beside the dense weights; controls only where there is nothing else to show.
 
     Of many methods there is a bar per group and density: within a group the files hardly differ.
     """
-    sized = [line for line in lines if line.ticket_bytes and line.method.group != "dense"]
-    tickets = [line for line in sized if line.method.is_ticket] or sized
-    crowded = is_crowded(lines)
-    bars = _bars_of_groups(tickets) if crowded else [_bar([line], line.method.label) for line in tickets]
-    dense = max(line.dense_bytes or line.ticket_bytes or 0 for line in lines)
+    rows, crowded = results.rows, results.crowded
+    sized = [row for row in rows if row.ticket_bytes and row.method.group != "dense"]
+    tickets = [row for row in sized if row.method.is_ticket] or sized
+    bars = _bars_of_groups(tickets) if crowded else [_bar([row], row.method.label) for row in tickets]
+    dense = max(row.dense_bytes or row.ticket_bytes or 0 for row in rows)
     sizes = [dense, *(bar.size for bar in bars)]
     # A little air where another series begins.
     heights = [-index - 0.5 * len({bar.series for bar in bars[:index]}) for index in range(len(sizes))]
@@ -86,20 +88,20 @@ def draw_ticket_size(lines: Sequence[Line]) -> Drawing:
     return render(figure, "ticket-size", _size_alt(tickets, dense), caption)
 
 
-def _bars_of_groups(tickets: Sequence[Line]) -> list[Bar]:
+def _bars_of_groups(tickets: Sequence[SummaryRow]) -> list[Bar]:
     """The tickets of one group at one density as one bar."""
     bars = []
-    for group, members in groupby(tickets, key=lambda line: line.method.group):
+    for group, members in groupby(tickets, key=lambda row: row.method.group):
         colour = UNTRAINED if group == "strong" else TRAINED
-        same = sorted(members, key=lambda line: -line.density)
-        for _, together in groupby(same, key=lambda line: line.density):
+        same = sorted(members, key=lambda row: -row.density)
+        for _, together in groupby(same, key=lambda row: row.density):
             bars.append(_bar(list(together), GROUPS[group].partition(":")[0], colour))
     return bars
 
 
-def _bar(tickets: Sequence[Line], series: str, colour: str | None = None) -> Bar:
-    sizes = [line.ticket_bytes or 0 for line in tickets]
-    ratios = [line.ratio for line in tickets if line.ratio is not None]
+def _bar(tickets: Sequence[SummaryRow], series: str, colour: str | None = None) -> Bar:
+    sizes = [row.ticket_bytes or 0 for row in tickets]
+    ratios = [row.ratio for row in tickets if row.ratio is not None]
     first = tickets[0]
     return Bar(
         series=series,
@@ -138,8 +140,8 @@ def _round_below(value: float) -> float:
     return max(digit * power for digit in (1, 2, 5) if digit * power <= value)
 
 
-def _size_alt(tickets: Sequence[Line], dense: float) -> str:
-    smallest = min(tickets, key=lambda line: line.ticket_bytes or 0, default=None)
+def _size_alt(tickets: Sequence[SummaryRow], dense: float) -> str:
+    smallest = min(tickets, key=lambda row: row.ticket_bytes or 0, default=None)
     text = f"Bars of file sizes on a logarithmic axis. The dense weights take {bytes_text(dense)}"
     if smallest is None:
         return f"{text}."

@@ -1,4 +1,4 @@
-"""Methods by name: those listed in `known`, variants of them, and a sane look for any other."""
+"""Methods by name: those of `method_table`, variants of them, and a sane look for any other."""
 
 import dataclasses
 from collections.abc import Iterable
@@ -6,9 +6,9 @@ from itertools import product
 from typing import Any
 
 from supermask.prune import criterion_names
-from supermask.report.known import KNOWN
-from supermask.report.methods import GROUPS, Method
-from supermask.report.text import printable
+from supermask.report.formatting import printable
+from supermask.report.methods.method import GROUPS, Method
+from supermask.report.methods.method_table import KNOWN
 from supermask.search import SEARCHES
 
 LONGEST_LABEL = 32

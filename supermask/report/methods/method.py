@@ -1,10 +1,11 @@
 """What a method is in a report: its name, its group and its look.
 
-`known` lists the methods, `catalogue` finds them by name and describes those that nobody listed.
+`method_table` lists the methods, `catalogue` finds them by name and describes those that nobody listed.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 GROUPS = {
     "dense": "Dense network",
@@ -18,6 +19,8 @@ GROUPS = {
     "control": "Controls",
     "other": "Other methods",
 }
+TOGETHER = 10
+"""More methods than that are shown by group: in one panel nobody could tell them apart."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +31,7 @@ class Method:
         name: As in `results.json`.
         label: As in figures and sentences.
         group: A key of `GROUPS`.
-        colour: Hexadecimal, lower case; `DARK` holds its counterpart on dark ground.
+        colour: Hexadecimal, lower case; `palette.DARK` holds its counterpart on dark ground.
         marker: A marker of matplotlib.
         about: One sentence for the reader who meets the method here.
         dash: A dash pattern of matplotlib; controls and variants of another method are dashed.
@@ -52,26 +55,27 @@ class Method:
         return self.is_ticket and self.group not in ("strong", "other")
 
 
-DARK = {
-    "#15191e": "#eef1f4",
-    "#d55e00": "#ff8b45",
-    "#0072b2": "#58acf0",
-    "#56b4e9": "#a5dcff",
-    "#009e73": "#35c79c",
-    "#cc79a7": "#e3a0c6",
-    "#e69f00": "#f7c04a",
-    "#44aa99": "#6fd3c2",
-    "#8a5a2b": "#c9935c",
-    "#5e3c99": "#ae8df0",
-    "#b2182b": "#f2707c",
-    "#59636e": "#b4bec9",
-    "#87909a": "#8d97a2",
-    "#a59c8a": "#c4b998",
-    "#a97f5f": "#bf9575",
-    "#882255": "#d4709f",
-    "#117733": "#53b874",
-    "#999933": "#c4c45c",
-    "#aa4499": "#d57fc7",
-    "#332288": "#9a8cf0",
-}
-"""Colour on light ground → on dark ground."""
+class HasMethod(Protocol):
+    """What belongs to a method: a row of the summary, a curve."""
+
+    @property
+    def method(self) -> Method:
+        """The method."""
+        ...
+
+
+Item = TypeVar("Item", bound=HasMethod)
+
+
+def is_crowded(items: Sequence[HasMethod]) -> bool:
+    """Whether there are too many methods for one panel."""
+    return len({item.method for item in items}) > TOGETHER
+
+
+def by_group(items: Sequence[Item]) -> dict[str, list[Item]]:
+    """Group → its items. Those of the dense network, which every panel shows, are left out."""
+    groups: dict[str, list[Item]] = {}
+    for item in items:
+        if item.method.group != "dense":
+            groups.setdefault(item.method.group, []).append(item)
+    return groups

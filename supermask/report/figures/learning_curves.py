@@ -1,7 +1,7 @@
 """The figure of learning curves: a quantity against the step, mean and spread over seeds."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -10,11 +10,14 @@ from matplotlib.colors import LinearSegmentedColormap, LogNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
-from supermask.report.canvas import INK, WIDTH, Drawing, Name, in_axes, name_lines, render
-from supermask.report.methods import GROUPS, Method
-from supermask.report.panels import TITLE_PAD, by_group, group_panels, is_crowded, label_panels, name_gap
-from supermask.report.summary import Curve, curves_of
-from supermask.report.text import density_text
+from supermask.report.figures.drawing import Drawing, render
+from supermask.report.figures.groups import TITLE_PAD, group_panels, label_panels, name_gap
+from supermask.report.figures.line_names import Name, in_axes, name_lines
+from supermask.report.figures.style import INK, WIDTH
+from supermask.report.formatting import density_text
+from supermask.report.methods.method import GROUPS, Method, by_group, is_crowded
+from supermask.report.results.model import LearningCurves
+from supermask.report.results.rows import Curve
 
 COLUMNS = 3
 _DENSITY_COLOURS = LinearSegmentedColormap.from_list(
@@ -24,16 +27,13 @@ _DENSITY_COLOURS = LinearSegmentedColormap.from_list(
 would put a bitmap into the SVG."""
 
 
-def draw_learning_curves(document: Mapping[str, Any]) -> Drawing | None:
-    """Validation accuracy, or without a validation split the training loss, against the step.
+def draw_learning_curves(learning: LearningCurves) -> Drawing:
+    """Validation accuracy or training loss against the step.
 
     With few densities there is a panel per density and a line per method; with many, a panel per method
-    and a line per density. Many methods stand in a panel per group, at the lowest density only. None where
-    no run recorded a curve.
+    and a line per density. Many methods stand in a panel per group, at the lowest density only.
     """
-    loss = not (curves := curves_of(document, "val_accuracy"))
-    if loss and not (curves := curves_of(document, "train_loss")):
-        return None
+    curves, loss = learning.curves, learning.quantity == "train_loss"
     if is_crowded(curves):
         return _draw_groups(curves, loss)
     scale = 1 if loss else 100
