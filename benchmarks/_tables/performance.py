@@ -1,23 +1,9 @@
-"""Tables of what the benchmarks measured, as Markdown: a function from a script's document to its table."""
+"""Tables of timings, in the README and docs/performance.md."""
 
 from collections.abc import Mapping
 from typing import Any
 
-
-def markdown(head: list[str], rows: list[list[str]]) -> str:
-    return "\n".join("| " + " | ".join(row) + " |" for row in [head, ["---"] * len(head), *rows])
-
-
-def where(machine: dict[str, Any], script: str) -> str:
-    """Machine and command of a benchmark."""
-    if machine["gpu"]:
-        return f"{machine['gpu']}, torch {machine['torch']}: `python benchmarks/{script}.py --device cuda`"
-    return f"{_cpu(machine)}: `python benchmarks/{script}.py --threads {machine['threads']}`"
-
-
-def _cpu(machine: dict[str, Any]) -> str:
-    threads = f"{machine['threads']} thread{'s' if machine['threads'] > 1 else ''}"
-    return f"{machine['cpu']}, {threads}, torch {machine['torch']}"
+from _tables.layout import markdown, where
 
 
 def steps(document: dict[str, Any], _: str) -> str:
@@ -200,35 +186,13 @@ def seeds(document: dict[str, Any], _: str) -> str:
     return f"{where(document['machine'], 'seeds_together')}\n\n" + markdown(head, rows)
 
 
-def shrunk(document: dict[str, Any], _: str) -> str:
-    """Networks without the filters that a mask removed, beside the masked ones."""
-    rows = [
-        [
-            which,
-            str(row["seed"]),
-            f"{row[which]['weights']:,}",
-            f"{row[which]['bytes'] / 1000:.0f}",
-            f"{row[which]['macs'] / 1e6:.1f}",
-            f"{row[which]['median_ms']:.1f}",
-            f"{100 * row[which]['accuracy']:.2f}",
-        ]
-        for row in document["rows"]
-        for which in ("masked", "small")
-    ]
-    heading = f"**{document['model']}**, {_cpu(document['machine'])}"
-    head = ["network", "seed", "weights", "kB", "million multiply-adds",
-            f"ms for {document['batch']} images", "test accuracy, %"]  # fmt: skip
-    return f"{heading}: `{document['command']}`\n\n{markdown(head, rows)}"
-
-
 KINDS = {
-    "shrunk": shrunk,
     "steps": steps,
     "linear": linear,
     "linear_gpu": linear_gpu,
     "networks": networks,
-    "selection": selection,
-    "seeds": seeds,
     "throughput": throughput,
+    "selection": selection,
     "loaders": loaders,
+    "seeds": seeds,
 }
