@@ -226,7 +226,9 @@ def _add_eval(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--image-size", type=int, help="pixels a side of the images that the network sees")
     parser.add_argument("--stored-size", type=int, help="pixels a side that a folder's images are stored at")
     parser.add_argument("--classes", nargs="+", help="classes of a folder: names, or files that list them")
-    parser.add_argument("--allow-corrupt", action="store_true", help="leave out images that are corrupt")
+    parser.add_argument(
+        "--allow-corrupt", action="store_true", help="leave out images that are missing or corrupt"
+    )
     parser.add_argument(
         "--cache", help="where decoded images lie (else $SUPERMASK_CACHE, else ~/.cache/supermask)"
     )

@@ -26,7 +26,7 @@ class Selection:
         classes: Names of the class folders, or none for all.
         per_class_fraction: Share of each class of the training split, chosen at random but always the
             same; at least one image. A smaller share is part of a larger one.
-        allow_corrupt: Leave out images that cannot be decoded, where they would be an error.
+        allow_corrupt: Leave out images that are missing or cannot be decoded, where they would be an error.
 
     Raises:
         ValueError: A value is out of range.

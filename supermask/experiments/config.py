@@ -79,7 +79,9 @@ class TaskConfig:
     )
     classes: tuple[str, ...] = option((), "classes of a folder: names, or files with a name on each line")
     per_class_fraction: float = option(1.0, "share of each class's training images that is used")
-    allow_corrupt: bool = option(False, "leave out images that cannot be decoded, where they are an error")
+    allow_corrupt: bool = option(
+        False, "leave out images that are missing or cannot be decoded, where they are an error"
+    )
     cache: str | None = option(
         None, "where decoded images lie (else $SUPERMASK_CACHE, else ~/.cache/supermask)"
     )
