@@ -328,13 +328,25 @@ def _add_report(parser: argparse.ArgumentParser) -> None:
 
 
 def _run_report(options: argparse.Namespace, _: list[str]) -> None:
-    from supermask.io import read_json
+    from supermask.io import DamagedFileError, read_json
     from supermask.report import write_report
 
     folder = Path(options.folder)
-    if not (folder / "results.json").is_file():
+    path = folder / "results.json"
+    if not path.is_file():
         raise FlagError(f"{folder} holds no results.json; give the --out folder of an experiment")
-    print(write_report(read_json(folder / "results.json"), folder))
+    document = read_json(path)
+    try:
+        page = write_report(document, folder)
+    except OSError:
+        raise
+    except Exception as error:
+        # Of other content anything may be missing; where in the report it is missed is kept as the cause.
+        raise DamagedFileError(
+            f"{path} does not hold the results of an experiment ({type(error).__name__}: {error}); run the "
+            "command again that made it"
+        ) from error
+    print(page)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ import contextlib
 import dataclasses
 import difflib
 import re
+import reprlib
 import tomllib
 import types
 import typing
@@ -101,7 +102,7 @@ def _read_file(path: Path, config_type: type[Any]) -> dict[str, Any]:
         values = readers[path.suffix](path.read_text(encoding="utf-8"))
     except OSError as error:
         raise FlagError(f"--config {path}: {error.strerror}; give the path of a readable file") from None
-    except (tomllib.TOMLDecodeError, yaml.YAMLError, UnicodeDecodeError) as error:
+    except (ValueError, yaml.YAMLError, RecursionError) as error:
         raise FlagError(f"--config {path} is not valid {path.suffix[1:].upper()}: {error}") from None
     if not isinstance(values, dict):
         raise FlagError(f"--config {path} holds no key-value pairs")
@@ -131,19 +132,31 @@ def _checked(path: Path, name: str, value: Any, kind: Any, config_type: type[Any
         return tuple(_scalar(path, name, item, members[0], choices) for item in items)
     if origin is dict:
         if not isinstance(value, dict):
-            raise FlagError(f"--config {path}: {name} takes key-value pairs, not {value!r}")
+            raise FlagError(f"--config {path}: {name} takes key-value pairs, not {_short(value)}")
+        for key, item in value.items():
+            for scalar in item if isinstance(item, list) else [item]:
+                if not isinstance(key, str) or not isinstance(scalar, bool | int | float | str | None):
+                    raise FlagError(
+                        f"--config {path}: {name} takes names with numbers, text or lists of them, not "
+                        f"{_short(key)} with {_short(item)}"
+                    )
         return value
     return _scalar(path, name, value, kind, choices)
 
 
 def _scalar(path: Path, name: str, value: Any, kind: type[Any], choices: tuple[str, ...]) -> Any:
-    if kind is float and type(value) is int:
+    if kind is float and type(value) is int and abs(value) < 1 << 1023:
         value = float(value)
     if kind is float and type(value) is str and path.suffix != ".toml":
         with contextlib.suppress(ValueError):
             value = float(value)  # PyYAML reads 5e-4 as text
     if type(value) is not kind:
-        raise FlagError(f"--config {path}: {name} takes a {kind.__name__}, not {value!r}")
+        raise FlagError(f"--config {path}: {name} takes a {kind.__name__}, not {_short(value)}")
     if choices and value not in choices:
-        raise FlagError(f"--config {path}: {name} {value!r}: choose from {', '.join(choices)}")
+        raise FlagError(f"--config {path}: {name} {_short(value)}: choose from {', '.join(choices)}")
     return value
+
+
+def _short(value: Any) -> str:
+    """A value for a message; a file of a few lines can hold one that takes gigabytes to print."""
+    return reprlib.repr(value)

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from supermask.data.dataset import Dataset
 from supermask.data.errors import MissingDataError, UnknownDataError
 from supermask.data.folder import EVERYTHING, load_folder
-from supermask.data.selection import Selection
+from supermask.data.selection import MOST_PIXELS, Selection
 
 #: Called with the root folder and the wanted image size (None: as the set has it), and, if it keeps a cache,
 #: with the folder of caches (None: the usual one).
@@ -135,8 +135,8 @@ def load_data(
         ValueError: ``image_size`` is not a positive number or above the stored size, or there is a selection
             from what is no folder.
     """
-    if image_size is not None and not 1 <= image_size <= 4096:
-        raise ValueError(f"image_size is a number of pixels from 1 to 4096, not {image_size}")
+    if image_size is not None and not 1 <= image_size <= MOST_PIXELS:
+        raise ValueError(f"image_size is a number of pixels from 1 to {MOST_PIXELS}, not {image_size}")
     base = Path(root or os.environ.get(ROOT_VARIABLE) or _DEFAULT_ROOT).expanduser()
     reader = _READERS.get(name)
     if reader is None:
