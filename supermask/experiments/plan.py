@@ -1,5 +1,6 @@
 """Plans: the graph of runs behind each command, and which of them make rows of its table."""
 
+import copy
 import dataclasses
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -27,6 +28,8 @@ from supermask.models import UnknownModelError
 from supermask.prune import FilterLayer, filter_layers, round_counts
 from supermask.weights.roles import ParameterInfo, classify, masked
 
+SMALL = 64
+"""Pixels a side from which on images are large enough for any network."""
 MOST_STEPS = 10**12
 """Steps of a training; at a microsecond each they take eleven days."""
 
@@ -119,8 +122,7 @@ def planned_network(task: Task, data: Dataset) -> nn.Module:
         given = " ".join(f"{name}={value}" for name, value in task.model_args.items())
         name, value = ("model_args", given) if given else ("model", task.model)
         raise ConfigError(name, value, f"the network cannot be built: {_line(error)}") from None
-    # A network that decides by values cannot run without any, and is asked again with them.
-    if _failure(model, data, "meta") and (failure := _failure(network_of(task, data).eval(), data, "cpu")):
+    if data.image_size < SMALL and (failure := _failure(task, data, model)):
         size = f"{data.image_size}x{data.image_size}"
         remedy = (
             f"take another --image-size or network; it fails on images of {size} pixels: {_line(failure)}"
@@ -130,13 +132,22 @@ def planned_network(task: Task, data: Dataset) -> nn.Module:
 
 
 @torch.no_grad()
-def _failure(model: nn.Module, data: Dataset, device: str) -> Exception | None:
-    """What a network raises for two images."""
-    images = torch.zeros(2, data.in_channels, data.image_size, data.image_size, device=device)
+def _failure(task: Task, data: Dataset, model: nn.Module) -> Exception | None:
+    """What a network raises for two images, if it does: one of zeros, and then also one that is drawn.
+
+    Zeros cost next to nothing, but what a network keeps beside parameters and buffers has no values here.
+    """
+    images = torch.zeros(2, data.in_channels, data.image_size, data.image_size)
+    zeros = copy.deepcopy(model).to_empty(device="cpu")
+    for tensor in (*zeros.parameters(), *zeros.buffers()):
+        tensor.zero_()
     try:
-        model(images)
-    except Exception as error:
-        return error
+        zeros(images)
+    except Exception:
+        try:
+            network_of(task, data).eval()(images)
+        except Exception as error:
+            return error
     return None
 
 
