@@ -1,6 +1,7 @@
 """Names of data sets and the functions that read them."""
 
 import os
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -174,3 +175,13 @@ def _find_folder(name: str, base: Path) -> Path:
         f"there is no data set {name!r}{hint}, and no folder of that name here or in {base}. Give one "
         f"of {', '.join(list_data())}, or the path of a folder with train/ and test/"
     )
+
+
+def describe_data() -> dict[str, str]:
+    """Name → the first sentence about the module of each registered data set."""
+    found = {**_READERS, **{name: folder.find for name, folder in _FOLDERS.items()}}
+    return {name: _first_line(sys.modules[found[name].__module__].__doc__) for name in list_data()}
+
+
+def _first_line(text: str | None) -> str:
+    return (text or "").strip().partition("\n")[0].rstrip(".")
