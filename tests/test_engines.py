@@ -276,7 +276,7 @@ def test_a_failure_says_in_which_run(tmp_path, capsys, monkeypatch):
 def test_progress_counts_no_step_twice_when_a_run_is_executed_again(graph):
     from rich.console import Console
 
-    from supermask.cli.run import ProgressWatcher
+    from supermask.cli.progress import ProgressWatcher
     from supermask.experiments.plan import Plan
 
     spec = graph[0]

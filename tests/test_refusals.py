@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from supermask.cli import main
-from supermask.cli.entry import run as commands
+from supermask.cli import run as commands
 from supermask.data import load_data
 from supermask.experiments import CompareConfig, ConfigError, SearchConfig
 from supermask.experiments.config import EVERYTHING

@@ -73,7 +73,7 @@ def live() -> Catalogue:
     from supermask.experiments import EXPERIMENTS
     from supermask.experiments.methods import METHODS
     from supermask.models.registry import describe_models
-    from supermask.report.catalogue import methods_of
+    from supermask.report.methods.catalogue import methods_of
     from supermask.search import SEARCHES
     from supermask.theory.run import TheoryConfig
 
