@@ -20,8 +20,8 @@ from supermask.cli.parser import COMMON, GROUPS
 from supermask.cli.suggest import near
 from supermask.data import load_data
 from supermask.experiments.config import SearchConfig
+from supermask.experiments.execution.store import Store
 from supermask.experiments.plan import Plan, plan_search
-from supermask.experiments.store import Store
 
 ROOT = Path(__file__).parent.parent
 

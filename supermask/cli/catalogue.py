@@ -71,7 +71,7 @@ def live() -> Catalogue:
     """What is registered now; imports torch."""
     from supermask.data.registry import describe_data
     from supermask.experiments import EXPERIMENTS
-    from supermask.experiments.methods import METHODS
+    from supermask.experiments.compare.methods import METHODS
     from supermask.models.registry import describe_models
     from supermask.report.methods.catalogue import methods_of
     from supermask.search import SEARCHES

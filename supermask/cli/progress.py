@@ -12,9 +12,9 @@ from rich.progress import Progress as RichProgress
 from rich.progress import Task as RichTask
 from rich.text import Text
 
+from supermask.experiments.execution.store import Store
 from supermask.experiments.plan import Plan
 from supermask.experiments.spec import RunSpec
-from supermask.experiments.store import Store
 from supermask.io import DamagedFileError
 
 FIRST, BETWEEN = 5.0, 30.0
