@@ -22,7 +22,7 @@ from _measure_cuda import Graph, clocks, interleave, limits
 from torch import Tensor
 from torch.nn import functional as F
 
-from supermask import layouts
+from supermask.ops import layouts
 from supermask.packed.cuda import CodedLinear
 
 SIGMA = 0.02

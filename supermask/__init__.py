@@ -1,9 +1,7 @@
 """Subnetworks that work without training: strong lottery tickets, and IMP tickets to compare with."""
 
+from supermask import _moved
 from supermask import distributed as distributed
-from supermask.init import INITS as INITS
-from supermask.init import randomize_ as randomize_
-from supermask.loading import load as load
 from supermask.models import create_model as create_model
 from supermask.models import list_models as list_models
 from supermask.packed import pack as pack
@@ -13,11 +11,16 @@ from supermask.search import SEARCHES as SEARCHES
 from supermask.search import EdgePopup as EdgePopup
 from supermask.search import Search as Search
 from supermask.search import register_search as register_search
-from supermask.ticket import Ticket as Ticket
-from supermask.ticket import TicketError as TicketError
-from supermask.together import SearchesTogether as SearchesTogether
-from supermask.together import Together as Together
-from supermask.train import evaluate as evaluate
-from supermask.train import fit as fit
+from supermask.tickets.load import load as load
+from supermask.tickets.ticket import Ticket as Ticket
+from supermask.tickets.ticket import TicketError as TicketError
+from supermask.training.ensemble import SearchesTogether as SearchesTogether
+from supermask.training.ensemble import Together as Together
+from supermask.training.loop import evaluate as evaluate
+from supermask.training.loop import fit as fit
+from supermask.weights.init import INITS as INITS
+from supermask.weights.init import randomize_ as randomize_
 
 __version__ = "0.1.0"
+
+_moved.install()

@@ -126,8 +126,8 @@ def found(entry: Any) -> list[dict[str, float]]:
 
 
 def test_every_variant_is_one_that_its_search_takes():
-    from supermask.arguments import read_config
-    from supermask.cli import _parser
+    from supermask.cli.entry import _parser
+    from supermask.cli.flags import read_config
     from supermask.experiments import SearchConfig
 
     module = importlib.import_module("variants")

@@ -259,7 +259,7 @@ def test_a_full_disk_is_a_failure_and_the_same_command_goes_on(tmp_path, capsys,
 
 
 def test_an_interrupt_is_resumed_by_the_same_command(tmp_path, capsys, monkeypatch):
-    from supermask import train
+    from supermask.training import loop as train
 
     real, calls = train.evaluate, []
 

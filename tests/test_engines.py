@@ -24,7 +24,7 @@ from supermask.experiments.execution import Environment
 from supermask.experiments.plan import plan_compare
 from supermask.experiments.spec import MaskSource, Rule, RunSpec, Task, WeightSource
 from supermask.experiments.store import Store
-from supermask.train import DivergedError
+from supermask.training.loop import DivergedError
 
 TASK = Task(
     data="none",
@@ -268,7 +268,7 @@ def test_a_failure_says_in_which_run(tmp_path, capsys, monkeypatch):
 def test_progress_counts_no_step_twice_when_a_run_is_executed_again(graph):
     from rich.console import Console
 
-    from supermask.commands import ProgressWatcher
+    from supermask.cli.run import ProgressWatcher
     from supermask.experiments.plan import Plan
 
     spec = graph[0]
@@ -306,8 +306,8 @@ def test_gpus_are_those_that_this_process_may_see(monkeypatch):
 
 
 def test_the_command_line_chooses_the_engine(tmp_path, capsys):
+    from supermask.cli.placement import device_of, engine_of, environment_of
     from supermask.distributed import Ranks
-    from supermask.places import device_of, engine_of, environment_of
 
     def chosen(**options):
         config = CompareConfig(out="x", **options)

@@ -15,7 +15,7 @@ from supermask.experiments.execution import Environment
 from supermask.experiments.plan import plan_compare, plan_imp, plan_search
 from supermask.experiments.spec import RunSpec
 from supermask.experiments.store import Store
-from supermask.train import Progress
+from supermask.training.loop import Progress
 
 from .test_train import Stop
 

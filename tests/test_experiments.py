@@ -31,9 +31,9 @@ from supermask.experiments.results import summarize
 from supermask.experiments.spec import MaskSource, canonical_hash
 from supermask.experiments.store import Store
 from supermask.io import DamagedFileError
-from supermask.mask import distance
-from supermask.ticket import Ticket
-from supermask.train import Progress
+from supermask.masks import distance
+from supermask.tickets.ticket import Ticket
+from supermask.training.loop import Progress
 
 SHORT = {"epochs": 2, "batch_size": 64, "out": "unused"}
 
@@ -302,7 +302,7 @@ def test_changed_data_is_another_run(digits):
     assert plan_search(config, digits).graph[0].id != plan_search(config, changed).graph[0].id
 
 
-@pytest.mark.filterwarnings("ignore::supermask.mask.LayerCollapseWarning")
+@pytest.mark.filterwarnings("ignore::supermask.masks.LayerCollapseWarning")
 @pytest.mark.parametrize(("distribution", "density"), [("erk", 0.1), ("global", 0.1), ("2:4", 0.5)])
 def test_the_control_of_a_search_keeps_its_counts_per_layer(digits, tmp_path, distribution, density):
     methods = ("edge-popup", "random-mask-frozen")
@@ -448,7 +448,7 @@ def test_a_comparison_killed_at_twenty_moments_ends_with_the_same_bytes(tmp_path
 
     # A fork server that has everything imported makes a start cheap enough to kill twenty of them.
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["supermask.cli", "supermask.commands", "sklearn.datasets"])
+    context.set_forkserver_preload(["supermask.cli.entry", "supermask.cli.run", "sklearn.datasets"])
 
     def start(out: Path):
         process = context.Process(target=run_command_line, args=(command(out),))

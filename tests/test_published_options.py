@@ -14,7 +14,7 @@ from supermask.experiments.execution import Environment
 from supermask.experiments.plan import plan_compare, plan_search
 from supermask.experiments.store import Store
 from supermask.models import create_model
-from supermask.train import Progress
+from supermask.training.loop import Progress
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from supermask.arguments import read_config
+from supermask.cli.flags import read_config
 from supermask.data import Dataset
 from supermask.data.mapped import MappedImages
 from supermask.experiments import EXPERIMENTS, ImpConfig, execution, transfer

@@ -6,8 +6,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from supermask import commands
 from supermask.cli import main
+from supermask.cli.entry import run as commands
 from supermask.data import load_data
 from supermask.experiments import CompareConfig, ConfigError, SearchConfig
 from supermask.experiments.config import EVERYTHING
@@ -18,7 +18,7 @@ from supermask.experiments.searches import RefusedError, check_search
 from supermask.experiments.setting import rescaling
 from supermask.experiments.spec import MaskSource, Rule
 from supermask.experiments.store import Store
-from supermask.mask import allocate
+from supermask.masks import allocate
 from supermask.search import SEARCHES
 
 SEARCH = (

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import nn
 
+from supermask.analysis.connectivity import error_along_line, instability, line
 from supermask.cli import main
-from supermask.connectivity import error_along_line, instability, line
 from supermask.experiments import ConfigError, StabilityConfig
 from supermask.experiments.datasets import dataset
 from supermask.experiments.execute import execute

@@ -14,7 +14,7 @@ from supermask.experiments.execution import Environment
 from supermask.experiments.plan import Plan, plan_compare
 from supermask.experiments.store import Store
 from supermask.experiments.teams import teams_of
-from supermask.mask import distance
+from supermask.masks import distance
 
 from .watch import Watch
 
@@ -187,7 +187,7 @@ def test_a_member_that_diverges_is_named(tmp_path):
         densities=(0.5,), seeds=(0, 1), methods=("dense",), lr=1e6, schedule="constant", **SHORT
     )
     plan = plan_compare(config, load_data("digits"))
-    from supermask.train import DivergedError
+    from supermask.training.loop import DivergedError
 
     with pytest.raises(DivergedError) as caught:
         run(plan, tmp_path, 2)

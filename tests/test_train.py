@@ -10,7 +10,14 @@ from torch.nn import functional as F
 
 import supermask as sm
 from supermask.io import DamagedFileError
-from supermask.train import Checkpoint, DivergedError, Schedule, estimate_norm_statistics, evaluate, fit
+from supermask.training.loop import (
+    Checkpoint,
+    DivergedError,
+    Schedule,
+    estimate_norm_statistics,
+    evaluate,
+    fit,
+)
 
 
 def batches(step: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -24,13 +24,13 @@ from supermask.experiments.searches import (
     rule_of,
     search_behind,
 )
-from supermask.init import INITS
-from supermask.mask import check_density, check_distribution
+from supermask.masks import check_density, check_distribution
 from supermask.prune import PRUNED, check_actions, check_criterion
 from supermask.prune.criteria import KNOWN, WEIGHED
 from supermask.prune.magnitude import SCOPES
 from supermask.search import BASES, SEARCHES
-from supermask.train import AMP_DTYPES, SCHEDULES
+from supermask.training.loop import AMP_DTYPES, SCHEDULES
+from supermask.weights.init import INITS
 
 
 def option(default: Any, help: str, *, choices: tuple[str, ...] = ()) -> Any:

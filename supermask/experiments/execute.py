@@ -12,8 +12,8 @@ from supermask.experiments.execution import Environment, Execution
 from supermask.experiments.kinds import KINDS, Outcome
 from supermask.experiments.spec import RunSpec
 from supermask.experiments.store import Run, Store
-from supermask.mask import density
-from supermask.ticket import Ticket, dense_bytes
+from supermask.masks import density
+from supermask.tickets.ticket import Ticket, dense_bytes
 
 
 def execute(

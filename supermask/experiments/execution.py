@@ -14,19 +14,19 @@ from torch.optim import Optimizer
 from supermask.data import DamagedDataError, Dataset, Images, Loader, iterate_eval
 from supermask.data.read_ahead import place
 from supermask.distributed import Ranks, Share
+from supermask.distributed.sync_batchnorm import synced_norms
 from supermask.experiments.datasets import dataset, split
 from supermask.experiments.spec import RunSpec, Task, specified
 from supermask.experiments.store import Run, Store
-from supermask.init import randomize_
-from supermask.mask import Mask
+from supermask.masks import Mask
 from supermask.models import create_model
-from supermask.parameters import masked
-from supermask.precision import in_float32
 from supermask.prune import put, signs
 from supermask.search import Search
-from supermask.synced_norms import synced_norms
-from supermask.ticket import Ticket
-from supermask.train import Checkpoint, Objective, Progress, Schedule, evaluate, fit
+from supermask.tickets.ticket import Ticket
+from supermask.training.loop import Checkpoint, Objective, Progress, Schedule, evaluate, fit
+from supermask.training.precision import in_float32
+from supermask.weights.init import randomize_
+from supermask.weights.roles import masked
 
 EVALUATIONS = 20
 """Points of a learning curve."""

@@ -12,16 +12,16 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from supermask.connectivity import error_along_line, instability
+from supermask.analysis.connectivity import error_along_line, instability
 from supermask.experiments.execution import Execution
 from supermask.experiments.mask_sources import final_weights, mask_of
 from supermask.experiments.searches import search_of
 from supermask.experiments.spec import RunSpec
-from supermask.mask import Mask
+from supermask.masks import Mask
 from supermask.prune import EarlyBird, Rewire, apply_mask, hold, pruned_values
 from supermask.search import BASES, Search
 from supermask.search.zhou import Zhou
-from supermask.train import Progress, estimate_norm_statistics
+from supermask.training.loop import Progress, estimate_norm_statistics
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from torch import Tensor
 
 from supermask.experiments.execution import Execution
-from supermask.mask import Mask, keep_count, random_mask
+from supermask.masks import Mask, keep_count, random_mask
 from supermask.prune import (
     best,
     by_criterion,

@@ -22,8 +22,8 @@ from supermask.experiments.methods import METHODS, NotApplicable
 from supermask.experiments.searches import asked, check_search, parse_arguments, rule_of
 from supermask.experiments.setting import Comparison, Setting, rescaling, search_run
 from supermask.experiments.spec import MaskSource, RunSpec, Task, WeightSource
-from supermask.parameters import ParameterInfo, classify, masked
 from supermask.prune import FilterLayer, filter_layers, round_counts
+from supermask.weights.roles import ParameterInfo, classify, masked
 
 
 @dataclass(frozen=True)

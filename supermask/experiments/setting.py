@@ -11,11 +11,11 @@ from supermask.experiments.errors import ConfigError
 from supermask.experiments.methods import NotApplicable
 from supermask.experiments.searches import RefusedError, check_search, compared, recipe_of, rule_of
 from supermask.experiments.spec import MaskSource, Rule, RunSpec, Task, WeightSource
-from supermask.mask import allocate, keep_count
-from supermask.parameters import ParameterInfo
+from supermask.masks import allocate, keep_count
 from supermask.prune import FilterLayer, density_path, filter_counts, filter_fractions, weights_left
 from supermask.prune.controls import reinit_seed
 from supermask.search import SEARCHES
+from supermask.weights.roles import ParameterInfo
 
 
 def counts(infos: list[ParameterInfo], density: float, distribution: str = "uniform") -> dict[str, int]:

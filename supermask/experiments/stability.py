@@ -19,7 +19,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from supermask.connectivity import POINTS, STABLE_BELOW, line
+from supermask.analysis.connectivity import POINTS, STABLE_BELOW, line
 from supermask.data import Dataset
 from supermask.experiments.config import ConfigError, RuleConfig, check_densities, check_distinct, option
 from supermask.experiments.plan import Plan, layers_of, task_of
@@ -28,8 +28,8 @@ from supermask.experiments.searches import rule_of
 from supermask.experiments.setting import Setting
 from supermask.experiments.spec import MaskSource, RunSpec
 from supermask.experiments.store import Store
-from supermask.init import INITS
 from supermask.prune.magnitude import SCOPES
+from supermask.weights.init import INITS
 
 STARTS = (0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
 

@@ -14,8 +14,8 @@ from filelock import FileLock
 
 from supermask.experiments.spec import RunSpec
 from supermask.io import DamagedFileError, load_tree, read_json, save_tree, write_json, write_text
-from supermask.mask import Mask
-from supermask.ticket import Ticket
+from supermask.masks import Mask
+from supermask.tickets.ticket import Ticket
 
 
 class Run:

@@ -1,4 +1,4 @@
-"""Teams: runs that are executed as one program because that is faster; see `supermask.together`.
+"""Teams: runs that are executed as one program because that is faster; see `supermask.training.ensemble`.
 
 The runs of a team agree in all but seeds, densities and where their masks and weights come from, and none
 needs another. Who is in a team follows from the graph of runs, the environment and the number of jobs, never
@@ -14,7 +14,7 @@ from torch import nn
 from supermask.experiments.execution import Environment, data_of, network_of
 from supermask.experiments.spec import RunSpec, Task, canonical_hash
 from supermask.experiments.store import Store
-from supermask.together import is_perceptron, obstacle
+from supermask.training.ensemble import is_perceptron, obstacle
 
 MOST = 8
 """Members of a team at most, where nobody asked for a number."""

@@ -14,7 +14,6 @@ from typing import Any
 import torch
 from torch.optim import Optimizer
 
-from supermask.checkpointing import state_of
 from supermask.distributed import Share
 from supermask.experiments.execute import execute
 from supermask.experiments.execution import Environment, Execution
@@ -22,10 +21,11 @@ from supermask.experiments.kinds import begin_training, optimizer_of, planned_se
 from supermask.experiments.spec import RunSpec
 from supermask.experiments.store import Run, Store
 from supermask.io import write_json
-from supermask.mask import Mask
+from supermask.masks import Mask
 from supermask.prune import hold
-from supermask.together import SearchesTogether, Together, member_state, stack_batches, stack_named
-from supermask.train import Checkpoint, DivergedError, Progress, fit
+from supermask.training.checkpoint import state_of
+from supermask.training.ensemble import SearchesTogether, Together, member_state, stack_batches, stack_named
+from supermask.training.loop import Checkpoint, DivergedError, Progress, fit
 
 Advanced = Callable[[str, int], None]
 

@@ -23,10 +23,10 @@ from supermask.experiments.searches import rule_of
 from supermask.experiments.setting import Setting
 from supermask.experiments.spec import MaskSource, Rule, RunSpec, Task
 from supermask.experiments.store import Store
-from supermask.init import INITS
-from supermask.parameters import ParameterInfo
 from supermask.prune.magnitude import SCOPES
 from supermask.search import BASES
+from supermask.weights.init import INITS
+from supermask.weights.roles import ParameterInfo
 
 ADAPTIVE = ("adam", "adamw")
 RANDOM, DENSE = "random mask", "dense"

@@ -8,10 +8,11 @@ to add and to subtract are faster. Other weights are kept as bits of the mask an
 import torch
 from torch import Tensor, nn
 
-from supermask import layouts, ops
-from supermask.init import Draw
+from supermask import ops
+from supermask.ops import layouts
 from supermask.packed.cuda import CodedLinear, DenseLinear, may_keep_in_layer, ordinary_tensors
 from supermask.packed.placement import Placed, check_weights
+from supermask.weights.init import Draw
 
 LAYOUTS = {
     "linear_from_triples": ("codes",),

@@ -14,11 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from supermask import mask as masks
-from supermask import ops
-from supermask.init import check_seed
-from supermask.parameters import ParameterInfo, masked, unwrap
-from supermask.search.setup import (
+from supermask import masks, ops
+from supermask.search.construction import (
     check_schedule,
     check_score_init,
     draw_scores,
@@ -28,7 +25,9 @@ from supermask.search.setup import (
     replace_scores,
     spread_of,
 )
-from supermask.ticket import Ticket
+from supermask.tickets.ticket import Ticket
+from supermask.weights.init import check_seed
+from supermask.weights.roles import ParameterInfo, masked, unwrap
 
 SEARCHES: dict[str, type["Search"]] = {}
 

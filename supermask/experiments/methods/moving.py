@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from supermask.experiments.methods.registry import NotApplicable, register_method
 from supermask.experiments.spec import MaskSource, RunSpec
-from supermask.init import is_norm_parameter
+from supermask.weights.init import is_norm_parameter
 
 if TYPE_CHECKING:
     from supermask.experiments.setting import Comparison

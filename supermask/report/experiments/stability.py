@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from supermask.connectivity import STABLE_BELOW
+from supermask.analysis.connectivity import STABLE_BELOW
 from supermask.report.canvas import INK, QUIET, WIDTH, Drawing, render, style
 from supermask.report.pages import Page, Section, Table, register_page
 from supermask.report.text import density_text, percent
