@@ -28,6 +28,7 @@ from supermask.io import write_json
 from supermask.masks import NonFiniteScoreError
 from supermask.search.relative_steps import DEFAULT_RATE
 from supermask.training.loop import DivergedError
+from supermask.training.memory_format import unsafe_in_channels_last
 from supermask.training.schedule import Schedule
 
 RESULTS = Path(__file__).parent / "results" / "score-steps.json"
@@ -115,7 +116,7 @@ class Bench:
             mean=data.mean,
             std=data.std,
             augment=setting.augment,  # type: ignore[arg-type]  # one of them
-            channels_last=self._convolutional(model),
+            channels_last=self._channels_last(model),
         )
 
         def objective(model: nn.Module, inputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -126,7 +127,7 @@ class Bench:
         schedule = Schedule("cosine", setting.steps)
         length = {"steps": setting.steps, "schedule": schedule}
         sm.fit(model, search, loader.batch, objective=objective, amp=amp, **length)
-        batches = iterate_eval(validation, 500, data.mean, data.std, channels_last=self._convolutional(model))
+        batches = iterate_eval(validation, 500, data.mean, data.std, channels_last=self._channels_last(model))
         return 100 * sm.evaluate(model, batches, amp)["accuracy"]
 
     def _split(self, name: str) -> tuple[Dataset, Images, Images]:
@@ -141,11 +142,12 @@ class Bench:
         if hasattr(model, "look_at"):
             shown = train.take(torch.arange(5_000))
             model.look_at(torch.cat([x for x, _ in iterate_eval(shown, 500, data.mean, data.std)]))
-        return model.to(memory_format=torch.channels_last) if self._convolutional(model) else model
+        return model.to(memory_format=torch.channels_last) if self._channels_last(model) else model
 
     @staticmethod
-    def _convolutional(model: nn.Module) -> bool:
-        return any(parameter.dim() == 4 for parameter in model.parameters())
+    def _channels_last(model: nn.Module) -> bool:
+        has_convolutions = any(parameter.dim() == 4 for parameter in model.parameters())
+        return has_convolutions and not unsafe_in_channels_last(model)
 
 
 def runs() -> Iterator[tuple[str, str, float]]:
