@@ -1,10 +1,12 @@
 """The findings in a few sentences, computed from the data and chosen without looking at the test split."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from supermask.report.summary import Line, command_of, lines_of
 from supermask.report.text import bytes_text, density_text, percent, printable, ratio_text
+from supermask.report.verdict import verdict
 
 
 def headline(document: Mapping[str, Any]) -> str:
@@ -14,13 +16,16 @@ def headline(document: Mapping[str, Any]) -> str:
         ValueError: The document is not one of compare, search or imp, or has no rows.
     """
     lines = lines_of(document)
-    strong, dense, trained = strong_pick(lines), dense_pick(lines), trained_pick(lines)
+    strong, dense = strong_pick(lines), dense_pick(lines)
+    trained = trained_pick(lines, beside=strong)
     say = _Accuracy()
     sentences = []
     if strong:
         sentences.append(_strong_sentence(lines, strong, say))
     if dense:
         sentences.append(f"The trained dense network reaches {say(dense)}.")
+    if dense and strong and (decided := verdict(document, lines, strong, dense)):
+        sentences.append(decided)
     if trained:
         # Only `compare --methods imp` promises that the control has the very mask of the ticket.
         own_control = trained.method.name == "imp" or command_of(document) == "imp"
@@ -53,8 +58,10 @@ def strong_pick(lines: Sequence[Line]) -> Line | None:
     return best_pick(strong) if strong else None
 
 
-def trained_pick(lines: Sequence[Line]) -> Line | None:
-    """The trained ticket to speak of: the sparsest that matches dense on validation, else the best there.
+def trained_pick(lines: Sequence[Line], beside: Line | None = None) -> Line | None:
+    """The trained ticket to speak of, at the density of the strong ticket that stands beside it.
+
+    Where no strong ticket does: the sparsest that matches dense on validation, else the best there.
 
     Only the first trained method of the table is considered, which is IMP where there is IMP: the best of
     several methods would be no finding about any of them.
@@ -63,6 +70,9 @@ def trained_pick(lines: Sequence[Line]) -> Line | None:
     candidates = [line for line in trained if line.method == trained[0].method]
     if not candidates:
         return None
+    if beside is not None:
+        # One density for all: on another, a method would be set against its own best or worst point.
+        return min(candidates, key=lambda line: abs(math.log(line.true_density / beside.true_density)))
     dense = dense_pick(lines)
     if dense is not None and dense.val_accuracy is not None:
         goal = dense.val_accuracy
