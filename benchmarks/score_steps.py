@@ -32,10 +32,18 @@ from supermask.training.memory_format import unsafe_in_channels_last
 from supermask.training.schedule import Schedule
 
 RESULTS = Path(__file__).parent / "results" / "score-steps.json"
-RATES = {
-    "relative": (0.01, 0.003, 0.03, 0.1),
-    "absolute": (0.1, 1.0, 10.0, 0.3, 3.0, 30.0),
-}
+RATES = (
+    ("relative", 0.01),
+    ("absolute", 0.1),
+    ("absolute", 1.0),
+    ("absolute", 10.0),
+    ("relative", 0.003),
+    ("relative", 0.03),
+    ("absolute", 0.3),
+    ("absolute", 3.0),
+    ("absolute", 30.0),
+)
+"""Step size and learning rate, the most telling first."""
 VALIDATION = 5_000
 
 
@@ -151,11 +159,10 @@ class Bench:
 
 
 def runs() -> Iterator[tuple[str, str, float]]:
-    """All that is searched: the relative rates of every setting first."""
-    for step_size, rates in RATES.items():
-        for lr in rates:
-            for name in SETTINGS:
-                yield name, step_size, lr
+    """All that is searched: every setting with one rate after another."""
+    for step_size, lr in RATES:
+        for name in SETTINGS:
+            yield name, step_size, lr
 
 
 def main() -> None:
