@@ -221,7 +221,30 @@ def shrunk(document: dict[str, Any], _: str) -> str:
     return f"{heading}: `{document['command']}`\n\n{markdown(head, rows)}"
 
 
+def untuned(document: dict[str, Any], _: str) -> str:
+    """Searches without a learning rate beside grids of rates, by setting."""
+    default, found = document["default_rate"], {}
+    for run in document["runs"]:
+        accuracy = float("nan") if run["validation"] is None else run["validation"]
+        found.setdefault(run["setting"], {})[run["step_size"], run["lr"]] = accuracy
+    columns = sorted(
+        {rate for cells in found.values() for rate in cells}, key=lambda rate: (rate[0], rate[1])
+    )
+    columns.sort(key=lambda rate: rate[0] == "absolute")
+    rows = []
+    for setting, cells in found.items():
+        best = max(cells.values())
+        own = cells.get(("relative", default))
+        gap = "" if own is None else f"{own - best:+.1f}".replace("-", "−").replace("+0.0", "0.0")
+        shown = [f"{cells[rate]:.1f}" if rate in cells else "" for rate in columns]
+        rows.append([setting, *(f"**{x}**" if x and float(x) == round(best, 1) else x for x in shown), gap])
+    names = {"relative": "relative", "absolute": "SGD"}
+    head = ["setting", *(f"{names[size]} {lr:g}" for size, lr in columns), "default to best"]
+    return f"{_cpu(document['machine'])}: `python benchmarks/score_steps.py`\n\n{markdown(head, rows)}"
+
+
 KINDS = {
+    "untuned": untuned,
     "shrunk": shrunk,
     "steps": steps,
     "linear": linear,
