@@ -15,8 +15,8 @@ import _tables
 from _tables import markdown
 
 from supermask.io import read_json, write_text
-from supermask.report.catalogue import methods_of
-from supermask.report.methods import GROUPS
+from supermask.report.methods.catalogue import methods_of
+from supermask.report.methods.method import GROUPS
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"

@@ -3,8 +3,8 @@
 import pytest
 
 from supermask.report import headline
-from supermask.report.summary import lines_of
-from supermask.report.verdict import nothing_learned
+from supermask.report.results.rows import summary_rows
+from supermask.report.results.verdict import nothing_learned
 from tests.test_report import make_document
 
 
@@ -59,11 +59,11 @@ def test_where_nothing_was_learned_nothing_is_compared():
     document = make_document()
     for entry in document["summary"]:
         entry["mean"] = 0.12 if entry["method"] != "random-mask-frozen" else 0.10
-    assert nothing_learned(lines_of(document))
+    assert nothing_learned(summary_rows(document))
     text = headline(document)
     assert "hardly above a network in which nothing is trained" in text and "points below" not in text
-    assert not nothing_learned(lines_of(make_document()))
-    assert not nothing_learned(lines_of(make_document(methods=("dense", "edge-popup"))))
+    assert not nothing_learned(summary_rows(make_document()))
+    assert not nothing_learned(summary_rows(make_document(methods=("dense", "edge-popup"))))
 
 
 def test_methods_are_compared_at_one_density():
