@@ -169,8 +169,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--data-root")
-    parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument("--data-root", help="where data sets lie (else $SUPERMASK_DATA)")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="file that grows by each run")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     bench, done = Bench(arguments.data_root), []

@@ -1,23 +1,9 @@
-"""Tables of what the benchmarks measured, as Markdown: a function from a script's document to its table."""
+"""Tables of timings, in the README and docs/performance.md."""
 
 from collections.abc import Mapping
 from typing import Any
 
-
-def markdown(head: list[str], rows: list[list[str]]) -> str:
-    return "\n".join("| " + " | ".join(row) + " |" for row in [head, ["---"] * len(head), *rows])
-
-
-def where(machine: dict[str, Any], script: str) -> str:
-    """Machine and command of a benchmark."""
-    if machine["gpu"]:
-        return f"{machine['gpu']}, torch {machine['torch']}: `python benchmarks/{script}.py --device cuda`"
-    return f"{_cpu(machine)}: `python benchmarks/{script}.py --threads {machine['threads']}`"
-
-
-def _cpu(machine: dict[str, Any]) -> str:
-    threads = f"{machine['threads']} thread{'s' if machine['threads'] > 1 else ''}"
-    return f"{machine['cpu']}, {threads}, torch {machine['torch']}"
+from _tables.layout import markdown, where
 
 
 def steps(document: dict[str, Any], _: str) -> str:
@@ -200,58 +186,13 @@ def seeds(document: dict[str, Any], _: str) -> str:
     return f"{where(document['machine'], 'seeds_together')}\n\n" + markdown(head, rows)
 
 
-def shrunk(document: dict[str, Any], _: str) -> str:
-    """Networks without the filters that a mask removed, beside the masked ones."""
-    rows = [
-        [
-            which,
-            str(row["seed"]),
-            f"{row[which]['weights']:,}",
-            f"{row[which]['bytes'] / 1000:.0f}",
-            f"{row[which]['macs'] / 1e6:.1f}",
-            f"{row[which]['median_ms']:.1f}",
-            f"{100 * row[which]['accuracy']:.2f}",
-        ]
-        for row in document["rows"]
-        for which in ("masked", "small")
-    ]
-    heading = f"**{document['model']}**, {_cpu(document['machine'])}"
-    head = ["network", "seed", "weights", "kB", "million multiply-adds",
-            f"ms for {document['batch']} images", "test accuracy, %"]  # fmt: skip
-    return f"{heading}: `{document['command']}`\n\n{markdown(head, rows)}"
-
-
-def untuned(document: dict[str, Any], _: str) -> str:
-    """Searches without a learning rate beside grids of rates, by setting."""
-    default, found = document["default_rate"], {}
-    for run in document["runs"]:
-        accuracy = float("nan") if run["validation"] is None else run["validation"]
-        found.setdefault(run["setting"], {})[run["step_size"], run["lr"]] = accuracy
-    columns = sorted(
-        {rate for cells in found.values() for rate in cells}, key=lambda rate: (rate[0], rate[1])
-    )
-    columns.sort(key=lambda rate: rate[0] == "absolute")
-    rows = []
-    for setting, cells in found.items():
-        best = max(cells.values())
-        own = cells.get(("relative", default))
-        gap = "" if own is None else f"{own - best:+.1f}".replace("-", "−").replace("+0.0", "0.0")
-        shown = [f"{cells[rate]:.1f}" if rate in cells else "" for rate in columns]
-        rows.append([setting, *(f"**{x}**" if x and float(x) == round(best, 1) else x for x in shown), gap])
-    names = {"relative": "relative", "absolute": "SGD"}
-    head = ["setting", *(f"{names[size]} {lr:g}" for size, lr in columns), "default to best"]
-    return f"{_cpu(document['machine'])}: `python benchmarks/score_steps.py`\n\n{markdown(head, rows)}"
-
-
 KINDS = {
-    "untuned": untuned,
-    "shrunk": shrunk,
     "steps": steps,
     "linear": linear,
     "linear_gpu": linear_gpu,
     "networks": networks,
-    "selection": selection,
-    "seeds": seeds,
     "throughput": throughput,
+    "selection": selection,
     "loaders": loaders,
+    "seeds": seeds,
 }
