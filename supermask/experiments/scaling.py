@@ -18,11 +18,11 @@ from typing import Any
 
 from supermask.data import Dataset
 from supermask.experiments.config import CompareConfig, ConfigError, option
+from supermask.experiments.execution.store import Store
 from supermask.experiments.plan import Plan, plan_compare
 from supermask.experiments.registry import Experiment, register_experiment
 from supermask.experiments.results import describe_rows
 from supermask.experiments.spec import RunSpec
-from supermask.experiments.execution.store import Store
 
 WIDTH = "width"
 """The argument of networks that scales all hidden layers."""
