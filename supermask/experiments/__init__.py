@@ -15,6 +15,7 @@ from supermask.experiments.imp import ImpConfig as ImpConfig
 from supermask.experiments.registry import EXPERIMENTS as EXPERIMENTS
 from supermask.experiments.registry import Experiment as Experiment
 from supermask.experiments.registry import register_experiment as register_experiment
+from supermask.experiments.scaling import ScalingConfig as ScalingConfig
 from supermask.experiments.search import SearchConfig as SearchConfig
 from supermask.experiments.stability import StabilityConfig as StabilityConfig
 from supermask.experiments.transfer import TransferConfig as TransferConfig

@@ -1,7 +1,7 @@
 """What the runs of one seed have in common, and how runs are made from it."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -28,6 +28,24 @@ def rescaling(method: str, infos: list[ParameterInfo], mask: MaskSource) -> floa
         return density
     own = counts(infos, density, mask.distribution)
     return {info.name: own[info.name] / info.tensor.numel() for info in infos}
+
+
+def check_weights_left(name: str, densities: Iterable[float], infos: Sequence[ParameterInfo]) -> None:
+    """Refuse densities at which fewer weights are left than there are layers, of which each keeps one.
+
+    Args:
+        name: The field that they come from.
+        densities: Fractions of all masked weights.
+        infos: The masked parameters.
+
+    Raises:
+        ConfigError: It names the first of them.
+    """
+    layers, weights = len(infos), sum(info.tensor.numel() for info in infos)
+    for density in densities:
+        if round(density * weights) < layers:
+            remedy = f"take at least {layers / weights:.2g}: each of {layers} layers keeps a weight"
+            raise ConfigError(name, density, remedy)
 
 
 class Setting:
@@ -57,12 +75,8 @@ class Setting:
         Raises:
             ConfigError: In all they are fewer than there are layers, of which each keeps one.
         """
-        if scope != "global":
-            return self.counts(density)
-        if (count := keep_count(self.weight_count, density)) < (layers := len(self.infos)):
-            least = f"take at least {layers / self.weight_count:.2g}"
-            raise ConfigError("densities", density, f"{least}: each of {layers} layers keeps a weight")
-        return count
+        check_weights_left("densities", (density,), self.infos)
+        return self.counts(density) if scope != "global" else keep_count(self.weight_count, density)
 
     @property
     def weight_count(self) -> int:

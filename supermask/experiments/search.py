@@ -15,7 +15,7 @@ from supermask.experiments.config import (
 )
 from supermask.experiments.plan import Plan, layers_of, steps_per_epoch, task_of
 from supermask.experiments.registry import Experiment, register_experiment
-from supermask.experiments.runs import rescaling, search_run
+from supermask.experiments.runs import check_weights_left, rescaling, search_run
 from supermask.experiments.searches import check_search, nominal_length, refusals, search_arguments
 from supermask.experiments.spec import MaskSource, WeightSource
 from supermask.search import SEARCHES
@@ -75,6 +75,7 @@ def plan_search(config: SearchConfig, data: Dataset) -> Plan:
     """One strong ticket."""
     task = task_of(config, data)
     rule, mask, infos = config.rule, config.mask_source, layers_of(task, data)
+    check_weights_left("density", (config.density,), infos)
     with refusals("method_args"):
         check_search(
             config.method,

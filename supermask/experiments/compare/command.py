@@ -3,8 +3,6 @@
 from dataclasses import dataclass
 from functools import cache, partial
 
-import torch
-
 from supermask.data import Dataset
 from supermask.experiments.compare.comparison import Comparison
 from supermask.experiments.compare.methods import METHODS
@@ -19,9 +17,9 @@ from supermask.experiments.config import (
     option,
 )
 from supermask.experiments.errors import NotApplicable
-from supermask.experiments.execution.context import network_of
-from supermask.experiments.plan import Plan, filter_layers_of, steps_per_epoch, task_of
+from supermask.experiments.plan import Plan, filter_layers_of, planned_network, steps_per_epoch, task_of
 from supermask.experiments.registry import Experiment, register_experiment
+from supermask.experiments.runs import check_weights_left
 from supermask.experiments.searches import check_search, nominal_length, refusals
 from supermask.experiments.spec import RunSpec
 from supermask.weights.roles import classify
@@ -48,8 +46,6 @@ class CompareConfig(CompareOptions):
         for density in self.densities:
             check_distribution_field(self.distribution, density)
         check_distinct(self, "methods", "densities", "seeds")
-        if not 0 < self.rate < 1:
-            raise ConfigError("rate", self.rate, "take a fraction in (0, 1)")
         check_used(self)
         self._check_filters()
         for method in () if self.everything else self.methods:
@@ -81,10 +77,11 @@ def plan_compare(config: CompareConfig, data: Dataset) -> Plan:
     """Every method at every density with every seed."""
     task = task_of(config, data)
     rewind_to = max(1, round(0.05 * task.steps)) if config.rewind_to is None else config.rewind_to
-    if not 0 < rewind_to < task.steps:
-        raise ConfigError("rewind_to", rewind_to, f"take a step between 1 and {task.steps - 1}")
-    with torch.device("meta"):
-        parameters = classify(network_of(task, data))
+    if config.rewind_to is not None and not 0 < rewind_to < task.steps:
+        remedy = f"take a step from 1 to {task.steps - 1}" if task.steps > 1 else "leave it out"
+        raise ConfigError("rewind_to", rewind_to, f"{remedy}: a training has {task.steps} steps")
+    parameters = classify(planned_network(task, data))
+    check_weights_left("densities", config.densities, [info for info in parameters if info.role == "masked"])
     filters = cache(partial(filter_layers_of, task, data))
     per_epoch = steps_per_epoch(config, data)
     parts = [

@@ -1,5 +1,6 @@
 """One seed of `compare`: the runs that several methods build on."""
 
+import dataclasses
 from collections.abc import Callable, Iterable
 from functools import cached_property
 
@@ -9,7 +10,7 @@ from supermask.experiments.errors import ConfigError, NotApplicable, RefusedErro
 from supermask.experiments.runs import Setting, rescaling, search_run
 from supermask.experiments.searches import check_search
 from supermask.experiments.spec import RunSpec, Task, WeightSource
-from supermask.prune import FilterLayer, filter_counts, filter_fractions, weights_left
+from supermask.prune import FilterLayer, density_path, filter_counts, filter_fractions, weights_left
 from supermask.weights.roles import ParameterInfo
 
 
@@ -110,8 +111,25 @@ class Comparison(Setting):
         """The trained dense network, with its early weights kept for rewinding."""
         return self.train("dense", snapshots=(self.rewind_to,))
 
+    @cached_property
+    def dense_long(self) -> RunSpec:
+        """The control of IMP's cost: the dense network in one training of all steps of the sparsest ticket.
+
+        The schedule is stretched to them, its milestones and warm-up with it.
+        """
+        times, task = 1 + len(density_path(self.densities, self.config.rate)), self.task
+        stretched = dataclasses.replace(
+            task,
+            steps=times * task.steps,
+            warmup_steps=times * task.warmup_steps,
+            milestones=tuple(times * step for step in task.milestones),
+        )
+        return self.add(dataclasses.replace(self.dense, method="dense-long", task=stretched, snapshots=()))
+
     def pruned(self, method: str = "imp") -> dict[float, RunSpec]:
         """Density → ticket of iterative magnitude pruning; `imp`, `imp-rewind` or `lr-rewind`."""
+        if method == "imp-rewind" and self.rewind_to >= self.task.steps:
+            raise NotApplicable("a training of one step has no earlier one to rewind to; take more --epochs")
         if method not in self._paths:
             self._paths[method] = self.prune_iteratively(
                 method,
