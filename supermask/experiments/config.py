@@ -11,6 +11,7 @@ from typing import Any, get_args
 from supermask.data import Selection
 from supermask.data.augment import Augmentation
 from supermask.data.selection import MOST_PIXELS, read_classes
+from supermask.experiments.arguments import parse_arguments
 from supermask.experiments.engines import ENGINES
 from supermask.experiments.engines.local import cores_here
 from supermask.experiments.errors import ConfigError as ConfigError
@@ -161,6 +162,11 @@ class TaskConfig:
             given, default = getattr(self, name), TaskConfig.__dataclass_fields__[name].default
             if not stepwise and given != default:
                 raise ConfigError(name, given, "take --schedule multistep with it, or leave it out")
+
+    @property
+    def network_arguments(self) -> dict[str, Any]:
+        """`model_args` as numbers, booleans and text."""
+        return parse_arguments(self.model_args)
 
     @property
     def selection(self) -> Selection:

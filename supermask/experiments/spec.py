@@ -53,6 +53,8 @@ class Task:
     selection: Selection = field(default_factory=Selection)
     sync_norms: bool = False
     decay: float = 0.1
+    steps_per_epoch: int = field(default=0, compare=False, metadata={"identity": False})
+    """Steps that see every training image once: follows from the data, and is no part of a run's identity."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,10 +161,11 @@ class RunSpec:
 
 
 def specified(value: Any) -> Any:
-    """Dataclasses as mappings without fields at their defaults; anything else as it is."""
+    """Dataclasses as mappings of what makes their identity, without defaults; anything else as it is."""
     if not dataclasses.is_dataclass(value):
         return value
-    fields = {f.name: (getattr(value, f.name), f) for f in dataclasses.fields(value)}
+    own = (f for f in dataclasses.fields(value) if f.metadata.get("identity", True))
+    fields = {f.name: (getattr(value, f.name), f) for f in own}
     return {name: specified(own) for name, (own, field) in fields.items() if own != _default(field)}
 
 

@@ -22,3 +22,8 @@ def register_method(name: str) -> Callable[[Rows], Rows]:
         return rows
 
     return register
+
+
+def list_methods() -> list[str]:
+    """Names of all methods that `supermask compare` can put side by side."""
+    return sorted(METHODS)
