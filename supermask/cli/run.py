@@ -8,7 +8,13 @@ from rich.console import Console
 from rich.table import Table
 
 from supermask.cli.flags import FlagError
-from supermask.cli.placement import PLACES, check_memory_format, device_of, engine_of, environment_of
+from supermask.cli.placement import (
+    EXECUTION_FIELDS,
+    check_memory_format,
+    device_of,
+    engine_of,
+    environment_of,
+)
 from supermask.cli.progress import ProgressWatcher, task_progress
 from supermask.distributed import Ranks, joined, launched
 from supermask.experiments.config import ConfigError, TaskConfig
@@ -61,7 +67,9 @@ def _run(
     engine = engine_of(config, store, environment, jobs)
     with ProgressWatcher(plan, console, store, quiet=not ranks.main) as watcher:
         engine.run(plan.graph, watcher)
-    recorded = {key: value for key, value in dataclasses.asdict(config).items() if key not in PLACES}
+    recorded = {
+        key: value for key, value in dataclasses.asdict(config).items() if key not in EXECUTION_FIELDS
+    }
     machine = describe_machine(environment.device, environment.threads, jobs)
     if ranks.size > 1:
         machine["ranks"] = ranks.size

@@ -15,7 +15,7 @@ from supermask.experiments.arguments import parse_arguments
 from supermask.experiments.engines import ENGINES
 from supermask.experiments.engines.local import cores_here
 from supermask.experiments.errors import ConfigError as ConfigError
-from supermask.experiments.spec import Rule
+from supermask.experiments.spec import OptimizerSpec
 from supermask.masks import check_density, check_distribution
 from supermask.search import BASES
 from supermask.training.loop import AMP_DTYPES, SCHEDULES
@@ -195,9 +195,9 @@ class RuleConfig(TaskConfig):
     weight_decay: float = option(5e-4, "weight decay of the scores or weights")
 
     @property
-    def rule(self) -> Rule:
+    def rule(self) -> OptimizerSpec:
         """How scores move in a search, and weights otherwise."""
-        return Rule(
+        return OptimizerSpec(
             optimizer=self.optimizer,
             lr=self.lr,
             momentum=self.momentum,

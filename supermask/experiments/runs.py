@@ -6,7 +6,7 @@ from types import MappingProxyType
 from typing import Any
 
 from supermask.experiments.errors import ConfigError
-from supermask.experiments.spec import MaskSource, Rule, RunSpec, Task, WeightSource
+from supermask.experiments.spec import MaskSource, OptimizerSpec, RunSpec, Task, WeightSource
 from supermask.masks import allocate, keep_count
 from supermask.prune import density_path
 from supermask.prune.controls import reinit_seed
@@ -48,7 +48,7 @@ def check_weights_left(name: str, densities: Iterable[float], infos: Sequence[Pa
             raise ConfigError(name, density, remedy)
 
 
-class Setting:
+class RunBuilder:
     """One seed of an experiment: it makes runs of one task and one rule, and remembers all that it made.
 
     Attributes:
@@ -60,7 +60,9 @@ class Setting:
         graph: Identifier → run, parents before children.
     """
 
-    def __init__(self, task: Task, infos: list[ParameterInfo], rule: Rule, init: str, seed: int) -> None:
+    def __init__(
+        self, task: Task, infos: list[ParameterInfo], rule: OptimizerSpec, init: str, seed: int
+    ) -> None:
         self.task, self.infos, self.rule, self.seed = task, infos, rule, seed
         self.weights = WeightSource(init=init, seed=seed)
         self.graph: dict[str, RunSpec] = {}
@@ -93,7 +95,7 @@ class Setting:
         *,
         kind: str = "train",
         weights: WeightSource | None = None,
-        rule: Rule | None = None,
+        rule: OptimizerSpec | None = None,
         mask: MaskSource | None = None,
         density: float = 1.0,
         seed: int | None = None,
@@ -160,7 +162,7 @@ class Setting:
 
 
 def search_run(
-    task: Task, method: str, rule: Rule, mask: MaskSource, weights: WeightSource, seed: int
+    task: Task, method: str, rule: OptimizerSpec, mask: MaskSource, weights: WeightSource, seed: int
 ) -> RunSpec:
     """One strong ticket."""
     return RunSpec(

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from supermask.experiments.errors import ConfigError, RefusedError
-from supermask.experiments.spec import MaskSource, Rule, canonical_hash, specified
+from supermask.experiments.spec import MaskSource, OptimizerSpec, canonical_hash, specified
 from supermask.masks import LayerCollapseWarning
 from supermask.search import SEARCHES, Search, create_search
 from supermask.weights.init import randomize_
@@ -27,7 +27,7 @@ UNKNOWN_STEPS_PER_EPOCH = 10**9
 """Stands for the steps of an epoch before data are read: so many that only the epochs matter."""
 
 
-def search_of(model: nn.Module, method: str, rule: Rule, source: MaskSource, seed: int) -> Search:
+def search_of(model: nn.Module, method: str, rule: OptimizerSpec, source: MaskSource, seed: int) -> Search:
     """The search of a run, on a network whose weights are drawn."""
     return create_search(
         method,
@@ -43,7 +43,7 @@ def search_of(model: nn.Module, method: str, rule: Rule, source: MaskSource, see
 
 def check_search(
     method: str,
-    rule: Rule,
+    rule: OptimizerSpec,
     source: MaskSource,
     *,
     steps: int,
@@ -92,7 +92,7 @@ def check_search(
 _trials: dict[tuple[type[Search], str], Search] = {}
 
 
-def _trial_of(method: str, rule: Rule, source: MaskSource) -> Search:
+def _trial_of(method: str, rule: OptimizerSpec, source: MaskSource) -> Search:
     """The search on the stand-in; made once, however often it is asked."""
     key = SEARCHES[method], canonical_hash([specified(rule), specified(source)])
     if key not in _trials:

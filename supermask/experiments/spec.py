@@ -14,7 +14,7 @@ from supermask.data import Selection
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rule:
+class OptimizerSpec:
     """How weights or scores move: a `torch.optim` rule and its options."""
 
     optimizer: str = "sgd"
@@ -130,7 +130,7 @@ class RunSpec:
     method: str
     kind: str
     task: Task
-    rule: Rule
+    rule: OptimizerSpec
     weights: WeightSource
     seed: int
     mask: MaskSource = field(default_factory=MaskSource)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from functools import cache, partial
 
 from supermask.data import Dataset
-from supermask.experiments.compare.comparison import Comparison
+from supermask.experiments.compare.comparison import ComparisonBuilder
 from supermask.experiments.compare.methods import METHODS
 from supermask.experiments.compare.options import DEFAULT_METHODS, CompareOptions
 from supermask.experiments.compare.recipes import (
@@ -88,7 +88,7 @@ def plan_compare(config: CompareConfig, data: Dataset) -> Plan:
     parameters = classify(planned_network(task, data))
     check_weights_left("densities", config.densities, [info for info in parameters if info.role == "masked"])
     filters = cache(partial(filter_layers_of, task, data))
-    parts = [Comparison(config, task, parameters, rewind_to, seed, filters) for seed in config.seeds]
+    parts = [ComparisonBuilder(config, task, parameters, rewind_to, seed, filters) for seed in config.seeds]
     rows: list[RunSpec] = []
     skipped: dict[str, str] = {}
     for method in config.methods:

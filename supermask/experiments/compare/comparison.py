@@ -7,14 +7,14 @@ from functools import cached_property
 from supermask.experiments.compare.options import CompareOptions
 from supermask.experiments.compare.recipes import recipe_of, rule_and_mask_for
 from supermask.experiments.errors import ConfigError, NotApplicable, RefusedError
-from supermask.experiments.runs import Setting, rescaling, search_run
+from supermask.experiments.runs import RunBuilder, rescaling, search_run
 from supermask.experiments.searches import check_search
 from supermask.experiments.spec import RunSpec, Task, WeightSource
 from supermask.prune import FilterLayer, density_path, filter_counts, filter_fractions, weights_left
 from supermask.weights.roles import ParameterInfo
 
 
-class Comparison(Setting):
+class ComparisonBuilder(RunBuilder):
     """One seed of `compare`: what several methods build on is made once.
 
     Attributes:

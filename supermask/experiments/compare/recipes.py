@@ -6,14 +6,16 @@ from typing import Any
 from supermask.experiments.arguments import search_arguments
 from supermask.experiments.compare.options import CompareOptions
 from supermask.experiments.errors import ConfigError
-from supermask.experiments.spec import MaskSource, Rule
+from supermask.experiments.spec import MaskSource, OptimizerSpec
 from supermask.search import SEARCHES
 
 FINE_TUNED = "-fine-tuned"
 FROZEN_CONTROL = "random-mask-frozen"
 
 
-def rule_and_mask_for(config: CompareOptions, method: str, density: float) -> tuple[Rule, MaskSource]:
+def rule_and_mask_for(
+    config: CompareOptions, method: str, density: float
+) -> tuple[OptimizerSpec, MaskSource]:
     """Rule and mask of a search of `compare`: its own recipe, where it has one and the user wants it.
 
     A distribution that the user chose goes before the recipe's.
@@ -22,7 +24,7 @@ def rule_and_mask_for(config: CompareOptions, method: str, density: float) -> tu
         ConfigError: An argument that the method does not have, or of another type.
     """
     recipe = recipe_of(config, method)
-    rule = Rule(
+    rule = OptimizerSpec(
         optimizer=recipe.get("optimizer", config.search_optimizer),
         lr=recipe.get("lr", config.search_lr),
         momentum=recipe.get("momentum", config.momentum),
