@@ -20,8 +20,8 @@ MOST = 8
 """Members of an ensemble at most, where nobody asked for a number."""
 LARGEST = {"cpu": 1 << 22}
 """Multiply-adds of a forward pass of one member (weights × batch) up to which a perceptron trains faster in
-an ensemble, see `benchmarks/seeds_together.py`. A GPU has none until it is measured: there an ensemble gives up
-CUDA graphs, which take away the same overhead."""
+an ensemble, see `benchmarks/seeds_together.py`. A GPU has none until it is measured: there an ensemble gives
+up CUDA graphs, which take away the same overhead."""
 
 Ensembles = Mapping[str, tuple[str, ...]]
 """Identifier of a run → those of its ensemble, itself among them; runs that go alone are missing."""
