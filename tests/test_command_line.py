@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from rich.console import Console
 
 import supermask
@@ -19,6 +20,7 @@ from supermask.cli.errors import with_flags
 from supermask.cli.parser import COMMON, GROUPS
 from supermask.cli.suggest import near
 from supermask.data import load_data
+from supermask.experiments import plan
 from supermask.experiments.config import SearchConfig
 from supermask.experiments.execution.store import Store
 from supermask.experiments.plan import Plan, plan_search
@@ -222,13 +224,13 @@ COMPARE = ["compare", "--methods", "dense", "imp", "--seeds", "0"]
             [*SEARCH, "--epochs", "1e-9"],
             "--epochs 1e-09: take at least 0.1: an epoch has 10 steps of 128 images",
         ),
-        ([*SEARCH, "--epochs", "1e300"], "--epochs 1e+300: take at most 1e+11, which are 1e+12 steps"),
+        ([*SEARCH, "--epochs", "1e300"], "--epochs 1e+300: take a positive number, at most 1e+09"),
         ([*SEARCH, "--batch-size", "5000"], "--batch-size 5000: take at most 1293, the training images that"),
         (
             [*SEARCH, "--density", "1e-300"],
-            "--density 1e-300: take at least 1.9e-05: each of 3 layers keeps a",
+            "--density 1e-300: take at least 6e-05: each of 3 layers keeps a",
         ),
-        ([*COMPARE, "--densities", "0.5", "1e-9"], "--densities 1e-09: take at least 1.9e-05"),
+        ([*COMPARE, "--densities", "0.5", "1e-9"], "--densities 1e-09: take at least 6e-05"),
         (
             [*COMPARE, "--rate", "1e-9"],
             "--rate 1e-09: take at least 0.0035: the way to density 0.03 has 1000",
@@ -239,7 +241,7 @@ COMPARE = ["compare", "--methods", "dense", "imp", "--seeds", "0"]
         ([*SEARCH, "--image-size", "5000"], "--image-size 5000: take a number of pixels from 1 to 4096"),
         ([*SEARCH, "--stored-size", "0"], "--stored-size 0: take a number of pixels from 1 to 4096"),
         ([*SEARCH, "--seed", str(1 << 63)], "--seed 9223372036854775808: take an integer"),
-        ([*SEARCH, "--model", "conv-2", "--image-size", "1"], "it fails on images of 1x1 pixels"),
+        ([*SEARCH, "--model", "conv-2", "--image-size", "1"], "needs images of at least 2x2 pixels"),
         ([*SEARCH, "--model-args", "width=many"], "--model-args 'width=many': the network cannot be built"),
         ([*SEARCH, "--model-args", "wdth=2"], "--model-args 'wdth=2': the network cannot be built"),
         (["stability", "--orders", "1000000000"], "--orders 1000000000: take from 2 to 1000"),
@@ -261,6 +263,31 @@ def test_numbers_that_cannot_be_meant_name_the_flag(
     out = [] if words[0] == "eval" else ["--out", str(tmp_path)]
     assert call(*words, *out) == 2
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_a_network_that_fails_on_the_images_is_refused_before_it_is_trained(
+    kept: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a network keeps beside its parameters has no values on the meta device: no fault of its own."""
+
+    class Odd(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.last = torch.nn.Linear(64 if kept else 100, 10)
+            self.order = torch.arange(10)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.last(x.flatten(1))[:, self.order]
+
+    monkeypatch.setattr(plan, "network_of", lambda task, data: Odd())
+    planned = plan_search(SearchConfig(epochs=1, out="x"), load_data("digits")) if kept else None
+    if planned:
+        assert len(planned.graph) == 1
+        return
+    assert call(*SEARCH, "--out", tmp_path) == 2
+    said = capsys.readouterr().err
+    assert "--model 'lenet-300-100': take another --image-size or network; it fails on images of 8x8" in said
 
 
 def test_a_training_of_one_step_is_compared(tmp_path: Path) -> None:
@@ -374,18 +401,18 @@ def test_recipes_are_listed_as_calls(capsys: pytest.CaptureFixture[str]) -> None
 
 
 def watched(terminal: bool, tmp_path: Path) -> tuple[progress.ProgressWatcher, io.StringIO, Plan, Store]:
-    plan = plan_search(SearchConfig(epochs=2, out="x"), load_data("digits"))
+    planned = plan_search(SearchConfig(epochs=2, out="x"), load_data("digits"))
     store, said = Store(tmp_path / "runs"), io.StringIO()
     console = Console(file=said, force_terminal=terminal, width=200)
-    return progress.ProgressWatcher(plan, console, store), said, plan, store
+    return progress.ProgressWatcher(planned, console, store), said, planned, store
 
 
 def test_without_a_terminal_a_line_says_now_and_then_how_far_it_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(progress, "FIRST", 0.0)
-    watcher, said, plan, store = watched(False, tmp_path)
-    (spec,) = plan.graph
+    watcher, said, planned, store = watched(False, tmp_path)
+    (spec,) = planned.graph
     store.open(spec).checkpoint.write_bytes(b"")
     store.run(spec.id).write_history([{"step": 8, "train_loss": 1.0, "val_accuracy": 0.625}])
     with watcher:
@@ -403,8 +430,8 @@ def test_without_a_terminal_a_line_says_now_and_then_how_far_it_is(
 
 
 def test_on_a_terminal_the_accuracy_of_the_run_stands_beside_its_bar(tmp_path: Path) -> None:
-    watcher, said, plan, store = watched(True, tmp_path)
-    (spec,) = plan.graph
+    watcher, said, planned, store = watched(True, tmp_path)
+    (spec,) = planned.graph
     store.open(spec).write_history([{"step": 8, "train_loss": 1.0, "val_accuracy": 0.625}])
     with watcher:
         watcher.advanced(spec, 1)
@@ -412,9 +439,9 @@ def test_on_a_terminal_the_accuracy_of_the_run_stands_beside_its_bar(tmp_path: P
 
 
 def test_other_ranks_say_nothing(tmp_path: Path) -> None:
-    plan = plan_search(SearchConfig(epochs=2, out="x"), load_data("digits"))
+    planned = plan_search(SearchConfig(epochs=2, out="x"), load_data("digits"))
     said = io.StringIO()
-    with progress.ProgressWatcher(plan, Console(file=said), Store(tmp_path), quiet=True) as watcher:
-        watcher.advanced(plan.graph[0], 5)
-        watcher.finished(plan.graph[0], {})
+    with progress.ProgressWatcher(planned, Console(file=said), Store(tmp_path), quiet=True) as watcher:
+        watcher.advanced(planned.graph[0], 5)
+        watcher.finished(planned.graph[0], {})
     assert said.getvalue() == ""
