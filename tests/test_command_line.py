@@ -225,6 +225,13 @@ COMPARE = ["compare", "--methods", "dense", "imp", "--seeds", "0"]
             "--epochs 1e-09: take at least 0.1: an epoch has 10 steps of 128 images",
         ),
         ([*SEARCH, "--epochs", "1e300"], "--epochs 1e+300: take a positive number, at most 1e+09"),
+        ([*SEARCH, "--lr", "1e39"], "--lr 1e+39: take a number that is not negative, at most 1e+30"),
+        ([*SEARCH, "--lr", "-1e-3"], "--lr -0.001: take a number that is not negative"),
+        (
+            [*SEARCH, "--val-fraction", "0.99999"],
+            "--val-fraction 0.99999: take less: it leaves none of the 1437",
+        ),
+        (["transfer", "--adaptive-lr", "-1"], "--adaptive-lr -1.0: take a number that is not negative"),
         ([*SEARCH, "--batch-size", "5000"], "--batch-size 5000: take at most 1293, the training images that"),
         (
             [*SEARCH, "--density", "1e-300"],
@@ -263,6 +270,27 @@ def test_numbers_that_cannot_be_meant_name_the_flag(
     out = [] if words[0] == "eval" else ["--out", str(tmp_path)]
     assert call(*words, *out) == 2
     assert message in capsys.readouterr().err
+
+
+def test_images_that_memory_cannot_hold_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("supermask.data.registry.available_memory", lambda: 2**30)
+    assert call(*SEARCH, "--image-size", "1024", "--out", tmp_path) == 2
+    said = capsys.readouterr().err
+    assert "--data: the 1797 images of 'digits' take 1.8 GiB at --image-size 1024, and 1.0 GiB" in said
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("[enforce fail] can't allocate memory: 9")])
+def test_memory_that_runs_out_is_a_failure(
+    error: Exception, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr("supermask.cli.run.dataset", full)
+    assert call(*SEARCH, "--out", tmp_path) == 1
+    assert "memory ran out" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("kept", [True, False])

@@ -1,6 +1,7 @@
 """The command line's grammar: commands, their flags in groups, help, and errors in one line."""
 
 import argparse
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any, NoReturn
 
@@ -35,6 +36,11 @@ ALL = "--help-all"
 
 class Parser(argparse.ArgumentParser):
     """A parser that says what is wrong in one line, and what was perhaps meant."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        # argparse takes -1e-3 for a flag.
+        self._negative_number_matcher = re.compile(r"-(\d+\.?\d*|\.\d+)(e[+-]?\d+)?|-inf|-nan", re.IGNORECASE)
 
     def error(self, message: str) -> NoReturn:
         """Exit with code 2; the line names the flag as it was given."""

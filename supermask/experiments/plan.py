@@ -86,7 +86,11 @@ def steps_per_epoch(config: TaskConfig, data: Dataset) -> int:
     Raises:
         ConfigError: There are fewer images than a batch has.
     """
-    train, _ = split(data, config.val_fraction)
+    try:
+        train, _ = split(data, config.val_fraction)
+    except ValueError:
+        remedy = f"take less: it leaves none of the {len(data.train)} training images"
+        raise ConfigError("val_fraction", config.val_fraction, remedy) from None
     if config.batch_size > len(train):
         remedy = f"take at most {len(train)}, the training images"
         if config.val_fraction:
