@@ -4,6 +4,7 @@ import ast
 import io
 import json
 import os
+import pickle
 import re
 import subprocess
 import sys
@@ -21,7 +22,7 @@ from supermask.cli.parser import COMMON, GROUPS
 from supermask.cli.suggest import near
 from supermask.data import load_data
 from supermask.experiments import plan
-from supermask.experiments.config import SearchConfig
+from supermask.experiments.config import ConfigError, SearchConfig
 from supermask.experiments.execution.store import Store
 from supermask.experiments.plan import Plan, plan_search
 
@@ -229,7 +230,7 @@ COMPARE = ["compare", "--methods", "dense", "imp", "--seeds", "0"]
         ([*SEARCH, "--lr", "-1e-3"], "--lr -0.001: take a number that is not negative"),
         (
             [*SEARCH, "--val-fraction", "0.99999"],
-            "--val-fraction 0.99999: take less: it leaves none of the 1437",
+            "--val-fraction 0.99999: take less: it leaves none",
         ),
         (["transfer", "--adaptive-lr", "-1"], "--adaptive-lr -1.0: take a number that is not negative"),
         ([*SEARCH, "--batch-size", "5000"], "--batch-size 5000: take at most 1293, the training images that"),
@@ -344,6 +345,14 @@ def test_odd_configuration_files_are_refused_in_few_words(
     assert call("search", "--config", tmp_path / "c.yaml", "--out", tmp_path / "out") == 2
     said = capsys.readouterr().err
     assert message in said and len(said) < 2000
+
+
+def test_a_wrong_value_that_a_worker_finds_stays_one() -> None:
+    error = ConfigError("jobs", 3, "take less")
+    error.add_note("in run x")
+    copied = pickle.loads(pickle.dumps(error))
+    assert type(copied) is ConfigError and str(copied) == "--jobs 3: take less"
+    assert copied.__notes__ == ["in run x"]
 
 
 # Locales.

@@ -57,7 +57,8 @@ def message_of(error: Exception) -> str:
         return f"--model: {error}"
     if is_out_of_memory(error):
         reason = (str(error).splitlines() or ["no more was told"])[0]
-        return f"memory ran out ({reason}); take a smaller --batch-size, --image-size or network, or fewer --jobs"
+        remedy = "take a smaller --batch-size, --image-size or network, or fewer --jobs"
+        return f"memory ran out ({reason}); {remedy}"
     if isinstance(error, DataError):
         return f"--data: {with_flags(str(error))}"
     if isinstance(error, OSError) and error.strerror:

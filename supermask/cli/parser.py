@@ -40,7 +40,8 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
         # argparse takes -1e-3 for a flag.
-        self._negative_number_matcher = re.compile(r"-(\d+\.?\d*|\.\d+)(e[+-]?\d+)?|-inf|-nan", re.IGNORECASE)
+        number = r"-((\d+\.?\d*|\.\d+)(e[+-]?\d+)?|inf|nan)$"
+        self._negative_number_matcher = re.compile(number, re.IGNORECASE)
 
     def error(self, message: str) -> NoReturn:
         """Exit with code 2; the line names the flag as it was given."""

@@ -165,8 +165,8 @@ def _check_room(dataset: Dataset, image_size: int) -> None:
     needed, free = count * dataset.in_channels * image_size**2, available_memory()
     if needed > free:
         raise MissingDataError(
-            f"the {count} images of {dataset.name!r} take {needed / 2**30:.1f} GiB at image_size={image_size}, "
-            f"and {free / 2**30:.1f} GiB of memory are free; take a smaller image_size"
+            f"the {count} images of {dataset.name!r} take {needed / 2**30:.1f} GiB at image_size="
+            f"{image_size}, and {free / 2**30:.1f} GiB of memory are free; take a smaller image_size"
         )
 
 
