@@ -260,6 +260,21 @@ class Comparison(Setting):
         """The trained dense network, with its early weights kept for rewinding."""
         return self.train("dense", snapshots=(self.rewind_to,))
 
+    @cached_property
+    def dense_long(self) -> RunSpec:
+        """The control of IMP's cost: the dense network in one training of all steps of the sparsest ticket.
+
+        The schedule is stretched to them, its milestones and warm-up with it.
+        """
+        times, task = 1 + len(density_path(self.densities, self.config.rate)), self.task
+        stretched = dataclasses.replace(
+            task,
+            steps=times * task.steps,
+            warmup_steps=times * task.warmup_steps,
+            milestones=tuple(times * step for step in task.milestones),
+        )
+        return self.add(dataclasses.replace(self.dense, method="dense-long", task=stretched, snapshots=()))
+
     def pruned(self, method: str = "imp") -> dict[float, RunSpec]:
         """Density → ticket of iterative magnitude pruning; `imp`, `imp-rewind` or `lr-rewind`."""
         if method == "imp-rewind" and self.rewind_to >= self.task.steps:
