@@ -28,7 +28,8 @@ GROUPS: dict[str, tuple[str, ...]] = {
 """Title → flags; all others are what the command itself is about."""
 COMMON = frozenset(
     "data data_root image_size model model_args epochs batch_size optimizer lr augment out device jobs seed "
-    "seeds method methods density densities rounds rate rewind_to starts places constructions".split()
+    "seeds method methods density densities widths rounds rate rewind_to starts places "
+    "constructions".split()
 )
 """Flags that `--help` shows; `--help-all` shows all."""
 ALL = "--help-all"
