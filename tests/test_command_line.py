@@ -169,7 +169,7 @@ def test_help_shows_common_flags_first_and_all_on_request(capsys: pytest.Capture
         (["search", "0.3"], "supermask search: '0.3' belongs to no flag"),
         (["search", "--method", "Edge_Popup"], "--method 'Edge_Popup': did you mean edge-popup?"),
         (["compare", "--methods", "imp", "dens"], "--methods: 'dens' is not one of"),
-        (["compare", "--methods", "imp", "dens"], "did you mean dense?"),
+        (["compare", "--methods", "imp", "dens"], "did you mean dense"),
         (
             ["search", "--data", "mnits"],
             "no data set 'mnits', and no folder of that name here or in data; did",

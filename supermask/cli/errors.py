@@ -62,7 +62,7 @@ def message_of(error: Exception) -> str:
     if isinstance(error, DataError):
         return f"--data: {with_flags(str(error))}"
     if isinstance(error, OSError) and error.strerror:
-        where = error.filename or "writing a file"
+        where = error.filename2 or error.filename or "writing a file"
         return f"{where}: {error.strerror}. Choose another --out or --cache, or make room or access there"
     return with_flags(str(error))
 
