@@ -22,9 +22,10 @@ from supermask.cli.parser import COMMON, GROUPS
 from supermask.cli.suggest import near
 from supermask.data import load_data
 from supermask.experiments import plan
-from supermask.experiments.config import ConfigError, SearchConfig
+from supermask.experiments.errors import ConfigError
 from supermask.experiments.execution.store import Store
-from supermask.experiments.plan import Plan, plan_search
+from supermask.experiments.plan import Plan
+from supermask.experiments.search import SearchConfig, plan_search
 
 ROOT = Path(__file__).parent.parent
 
@@ -141,6 +142,14 @@ def test_every_group_and_common_flag_is_one_of_a_command() -> None:
     assert len(set(grouped)) == len(grouped)
 
 
+def test_long_lists_of_choices_can_be_printed() -> None:
+    from supermask.cli.flags import FEW_CHOICES
+    from supermask.cli.parser import LISTS
+
+    long = {flag.name for c in live().commands for flag in c.flags if len(flag.choices) > FEW_CHOICES}
+    assert long == {"methods"} and long <= set(LISTS)
+
+
 def test_help_shows_common_flags_first_and_all_on_request(capsys: pytest.CaptureFixture[str]) -> None:
     assert call("search", "--help") == 0
     short = capsys.readouterr().out
@@ -168,8 +177,8 @@ def test_help_shows_common_flags_first_and_all_on_request(capsys: pytest.Capture
         (["search", "--epoch", "3"], "there is no flag --epoch; did you mean --epochs?"),
         (["search", "0.3"], "supermask search: '0.3' belongs to no flag"),
         (["search", "--method", "Edge_Popup"], "--method 'Edge_Popup': did you mean edge-popup?"),
-        (["compare", "--methods", "imp", "dens"], "--methods: 'dens' is not one of"),
-        (["compare", "--methods", "imp", "dens"], "did you mean dense"),
+        (["compare", "--methods", "imp", "dens"], "--methods: there is no 'dens'; did you mean dense"),
+        (["compare", "--methods", "xyz"], "--methods: 'xyz' is not one of all, snip,"),
         (
             ["search", "--data", "mnits"],
             "no data set 'mnits', and no folder of that name here or in data; did",
@@ -177,7 +186,7 @@ def test_help_shows_common_flags_first_and_all_on_request(capsys: pytest.Capture
         (["search", "--epochs", "ten"], "supermask search: --epochs: invalid float value: 'ten'"),
         (["search", "--model-args", "width"], "--model-args: 'width' is not key=value"),
         (["eval"], "the following arguments are required: TICKET"),
-        (["list", "method"], "'method' is not one of methods, models, data, recipes, tickets; did you mean"),
+        (["list", "method"], "there is no 'method'; did you mean methods?"),
         (["list", "data", "somewhere"], "`supermask list data` takes no folder"),
     ],
 )

@@ -53,8 +53,8 @@ class Parser(argparse.ArgumentParser):
         if action.choices is not None and value not in action.choices:
             choices = list(map(str, action.choices))
             hint = near(str(value), choices)
-            text = f"{value!r} is not one of {', '.join(choices)}" + (f"; {hint}" if hint else "")
-            raise argparse.ArgumentError(action, text)
+            text = f"there is no {value!r}" if hint else f"{value!r} is not one of {', '.join(choices)}"
+            raise argparse.ArgumentError(action, f"{text}; {hint}" if hint else text)
 
 
 def parser_of(found: Catalogue, everything: bool = False) -> Parser:
