@@ -185,6 +185,10 @@ def test_help_shows_common_flags_first_and_all_on_request(capsys: pytest.Capture
         ),
         (["search", "--epochs", "ten"], "supermask search: --epochs: invalid float value: 'ten'"),
         (["search", "--model-args", "width"], "--model-args: 'width' is not key=value"),
+        (
+            ["eval", "t", "--batchsize", "3"],
+            "supermask eval: there is no flag --batchsize; did you mean --batch-size",
+        ),
         (["eval"], "the following arguments are required: TICKET"),
         (["list", "method"], "there is no 'method'; did you mean methods?"),
         (["list", "data", "somewhere"], "`supermask list data` takes no folder"),

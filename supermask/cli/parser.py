@@ -36,10 +36,15 @@ ALL = "--help-all"
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser that says what is wrong in one line, and what was perhaps meant."""
+    """A parser that says what is wrong in one line, and what was perhaps meant.
+
+    Attributes:
+        of_command: Command → its own parser.
+    """
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
+        self.of_command: dict[str, Parser] = {}
         # argparse takes -1e-3 for a flag.
         number = r"-((\d+\.?\d*|\.\d+)(e[+-]?\d+)?|inf|nan)$"
         self._negative_number_matcher = re.compile(number, re.IGNORECASE)
@@ -73,6 +78,7 @@ def parser_of(found: Catalogue, everything: bool = False) -> Parser:
     )
     parser.add_argument("--version", action="version", version=f"supermask {supermask.__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", title="commands")
+    parser.of_command = commands.choices
     for command in found.commands:
         _add_experiment(commands, command, everything)
     for name, help, add in OTHERS:
@@ -92,13 +98,14 @@ def check_known(parser: Parser, arguments: Sequence[str], found: Catalogue) -> N
         parser.error(f"there is no command {word!r}; {hint or 'it is one of ' + ', '.join(names)}")
 
 
-def refuse_unknown(arguments: Sequence[str], command: str, found: Catalogue) -> NoReturn:
-    """Exit with code 2 over words that no flag takes, with the nearest flag."""
-    flags = [flag.spelled for entry in found.commands if entry.name == command for flag in entry.flags]
-    word = next((word for word in arguments if word.startswith("-")), arguments[0]).partition("=")[0]
-    hint = near(word, [*flags, "--config", "--help", ALL]) if word.startswith("-") else ""
-    what = f"there is no flag {word}" if word.startswith("-") else f"{word!r} belongs to no flag"
-    Parser(prog=f"supermask {command}").error(f"{what}; {hint}" if hint else what)
+def refuse_unknown(parser: Parser, words: Sequence[str], command: str) -> NoReturn:
+    """Exit with code 2 over words that no flag of a command takes, with the nearest flag."""
+    own = parser.of_command[command]
+    word = next((word for word in words if word.startswith("-")), words[0]).partition("=")[0]
+    if not word.startswith("-"):
+        own.error(f"{word!r} belongs to no flag")
+    hint = near(word, own._option_string_actions)
+    own.error(f"there is no flag {word}; {hint}" if hint else f"there is no flag {word}")
 
 
 def command_names(found: Catalogue) -> list[str]:
@@ -128,7 +135,9 @@ def _add_experiment(commands: Any, command: Command, everything: bool) -> None:
         group = parser.add_argument_group(title)
         for flag in flags:
             add_flag(group, flag, hidden=flag not in shown)
-    parser.add_argument(ALL, action="help", help=f"show {hidden or 'all'} further flags and exit")
+    parser.add_argument(
+        ALL, action="help", help=f"show {f'{hidden} further' if hidden else 'all'} flags and exit"
+    )
 
 
 def _grouped(command: Command) -> Iterable[tuple[str, list[Flag]]]:
