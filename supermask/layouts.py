@@ -101,6 +101,34 @@ def weights_of_lists(starts: Tensor, entries: Tensor, values: Tensor, outputs: i
     return fields.view(blocks, outputs, BLOCK).transpose(0, 1).reshape(outputs, -1)[:, :inputs]
 
 
+def fields_of_signs(signs: Tensor) -> Tensor:
+    """The layout of `linear_int8` for a matrix of -1, 0 and +1, (outputs, inputs): bytes of four weights.
+
+    A weight w is the field w + 1 of two bits. A block is 16 outputs by 16 inputs: byte 4 · output + i of it
+    has the inputs i, 4 + i, 8 + i and 12 + i, the first in its lowest bits. Blocks go by panels of 64
+    outputs, the last one narrower, then by inputs, then by outputs. Fields beyond the matrix are 1, that is,
+    weights 0.
+    """
+    outputs, inputs = signs.shape
+    padded = torch.nn.functional.pad(signs, (0, -inputs % 16, 0, -outputs % 16)) + 1
+    fields = padded.view(-1, 16, padded.shape[1] // 16, 4, 4).to(torch.uint8)
+    shifts = torch.arange(0, 8, 2, dtype=torch.uint8, device=signs.device).view(4, 1)
+    packed = (fields << shifts).sum(dim=3, dtype=torch.uint8)  # group, output, block, byte
+    return torch.cat([panel.permute(2, 0, 1, 3).flatten() for panel in packed.split(_PANEL_GROUPS)])
+
+
+def signs_of_fields(fields: Tensor, outputs: int, inputs: int) -> Tensor:
+    """The matrix that `fields_of_signs` packed, as int8."""
+    groups, blocks = -(-outputs // 16), -(-inputs // 16)
+    panels = [
+        panel.view(blocks, -1, 16, 4).permute(1, 2, 0, 3)
+        for panel in fields.split(_PANEL_GROUPS * 64 * max(blocks, 1))
+    ]
+    shifts = torch.arange(0, 8, 2, dtype=torch.uint8, device=fields.device).view(4, 1)
+    weights = ((torch.cat(panels).unsqueeze(3) >> shifts) & 3).to(torch.int8) - 1
+    return weights.reshape(groups * 16, blocks * 16)[:outputs, :inputs]
+
+
 TILE_OUTPUTS, TILE_INPUTS = 16, 128
 """Weights that one tile of codes holds: 32 lanes of four words of sixteen codes."""
 
@@ -174,5 +202,6 @@ LINEAR_LAYOUTS: dict[str, Callable[..., Tensor]] = {
     "linear_from_triples": signs_of_triples,
     "linear_from_lists": signs_of_lists,
     "linear_from_values": weights_of_values,
+    "linear_int8": signs_of_fields,
 }
 """Operator of a packed linear layer → what unpacks its layout, given also outputs and inputs."""

@@ -2,6 +2,7 @@
 // of the standard library is used here, for the linker would merge its copies across instruction sets.
 #include "kernels_conv.h"
 #include "kernels_generator.h"
+#include "kernels_int8.h"
 #include "kernels_lists.h"
 #include "kernels_packed.h"
 #include "kernels_select.h"
@@ -58,6 +59,7 @@ const Kernels SUPERMASK_TABLE = {
     .add_listed = {add_listed<1>, add_listed<2>, add_listed<3>, add_listed<4>},
     .values_float32 = value_kernels<float>,
     .values_bfloat16 = value_kernels<BFloat16>,
+    .int8 = {{multiply_int8<1>, multiply_int8<2>, multiply_int8<3>, multiply_int8<4>}, round_to_int8},
     .pad_row = pad_row,
     .pack_panel = pack_panel,
     .scale_rows = scale_rows,

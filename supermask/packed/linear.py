@@ -3,6 +3,10 @@
 A masked signed-constant weight is +σ, -σ or 0, so that products of three of them with their inputs are one of
 27 sums, and a code of five bits looks it up. Where few weights are kept and many inputs come, lists of what
 to add and to subtract are faster. Other weights are kept as bits of the mask and the values it leaves.
+
+On request a layer of signed constants rounds its inputs to int8, with a scale for each row: products and sums
+are then of integers, exact and faster. Rounding costs up to 1/254 of a row's largest magnitude in each of its
+inputs.
 """
 
 import torch
@@ -17,6 +21,7 @@ LAYOUTS = {
     "linear_from_triples": ("codes",),
     "linear_from_lists": ("starts", "entries"),
     "linear_from_values": ("masks", "firsts", "values"),
+    "linear_int8": ("fields",),
 }
 """Operator → the buffers that hold its layout."""
 
@@ -40,11 +45,14 @@ VALUE_TYPES = (torch.float32, torch.bfloat16)
 SMALLEST_SIGNS = 1 << 16
 SMALLEST_VALUES = 1 << 22
 
+ACTIVATIONS = (None, "int8")
+"""How a layer takes its inputs: as they come, or each row rounded to int8 with a scale."""
 
 PACK = {
     "linear_from_triples": lambda signs: (layouts.triples_of_signs(signs),),
     "linear_from_lists": layouts.lists_of_signs,
     "linear_from_values": layouts.values_of_weights,
+    "linear_int8": lambda signs: (layouts.fields_of_signs(signs),),
 }
 """Operator → what packs a matrix for it."""
 
@@ -59,25 +67,43 @@ class PackedLinear(Placed):
             zeros count as pruned.
         scale: σ, the factor on all weights.
         bias: One value per output, or None.
+        activations: None, or `int8`: each row of inputs is rounded to integers from -127 to 127 times a scale
+            of its own, its largest magnitude / 127. Gradients are those of the layer that does not round.
 
     Raises:
-        ValueError: `weights` are none of that.
+        ValueError: `weights` are none of that, or have no `scale` where inputs are to be rounded.
     """
 
     bias: Tensor | None
 
-    def __init__(self, weights: Tensor, scale: float | None = None, bias: Tensor | None = None) -> None:
+    def __init__(
+        self,
+        weights: Tensor,
+        scale: float | None = None,
+        bias: Tensor | None = None,
+        activations: str | None = None,
+    ) -> None:
         super().__init__()
         check_weights(weights, 2, signs=scale is not None)
+        if check_activations(activations) is not None and scale is None:
+            raise ValueError(f"activations={activations!r} needs weights -1, 0 and +1, and their scale")
+        self.activations = activations
         self.out_features, self.in_features = weights.shape
         self.scale = 1.0 if scale is None else scale
         self.density = int(weights.count_nonzero()) / max(weights.numel(), 1)
         self.signed = scale is not None
-        self.operators: tuple[str, ...] = ("linear_from_triples" if self.signed else "linear_from_values",)
-        if self.signed and self.density <= LISTS_UP_TO_DENSITY and min(weights.shape) >= LISTS_FROM_FEATURES:
-            self.operators += ("linear_from_lists",)
+        self.operators = self._operators(min(weights.shape))
         self.lay_out(weights.detach())
         self.register_buffer("bias", None if bias is None else bias.detach().clone())
+
+    def _operators(self, features: int) -> tuple[str, ...]:
+        """Those whose layouts the layer holds: the first for few inputs, the last for many."""
+        if self.activations == "int8":
+            return ("linear_int8",)
+        if not self.signed:
+            return ("linear_from_values",)
+        lists = self.density <= LISTS_UP_TO_DENSITY and features >= LISTS_FROM_FEATURES
+        return ("linear_from_triples", "linear_from_lists") if lists else ("linear_from_triples",)
 
     def packed_for_cpu(self, weights: Tensor) -> dict[str, Tensor]:
         return {
@@ -104,16 +130,16 @@ class PackedLinear(Placed):
         self._on_gpu: DenseLinear | None = None
 
     @classmethod
-    def of(cls, layer: nn.Linear, draw: Draw) -> "PackedLinear | None":
+    def of(cls, layer: nn.Linear, draw: Draw, activations: str | None = None) -> "PackedLinear | None":
         """The packed form of `layer`, whose masked weights are those of `draw`; None if dense is better.
 
-        Where they all have the same magnitude their signs are those in the layer.
+        Where they all have the same magnitude their signs are those in the layer, and `activations` count.
         """
         weights = layer.weight.detach()
         if draw.magnitude is not None:
             if weights.numel() < SMALLEST_SIGNS:
                 return None
-            return cls(weights.sign().to(torch.int8), draw.magnitude, layer.bias)
+            return cls(weights.sign().to(torch.int8), draw.magnitude, layer.bias, activations)
         kept = int(weights.count_nonzero())
         if weights.numel() < SMALLEST_VALUES or kept > VALUES_UP_TO_DENSITY * weights.numel():
             return None
@@ -124,7 +150,7 @@ class PackedLinear(Placed):
         buffers = self._buffers
         bias = buffers["bias"]
         if self.on_gpu:
-            return self.gpu_linear()(x, bias)
+            return self.gpu_linear()(x if self.activations is None else ops.as_int8(x), bias)
         operator = self.operator_for(x)
         if operator is None:
             if bias is not None and bias.dtype != x.dtype:
@@ -142,6 +168,8 @@ class PackedLinear(Placed):
 
         An exported program keeps the one for a single input, however many it is later given.
         """
+        if self.activations is not None:
+            return self.operators[0]  # whatever serves, it rounds alike
         inputs = 1 if torch.compiler.is_exporting() else x.numel() // (self.in_features or 1)
         operator = self.operators[-1 if inputs >= LISTS_FROM_INPUTS else 0]
         if operator == "linear_from_values" and self._buffers["values"].dtype not in VALUE_TYPES:  # type: ignore[union-attr]
@@ -171,7 +199,15 @@ class PackedLinear(Placed):
         return dense
 
     def extra_repr(self) -> str:
-        return f"{self.in_features}, {self.out_features}, density={self.density:.3f}"
+        activations = "" if self.activations is None else f", activations={self.activations}"
+        return f"{self.in_features}, {self.out_features}, density={self.density:.3f}{activations}"
+
+
+def check_activations(activations: str | None) -> str | None:
+    """`activations` itself, or ValueError unless it is one of `ACTIVATIONS`."""
+    if activations not in ACTIVATIONS:
+        raise ValueError(f"activations must be None or 'int8', not {activations!r}")
+    return activations
 
 
 _limits: dict[tuple[str, torch.device, torch.dtype], int] = {}
