@@ -5,6 +5,7 @@
 #include "kernels_int8.h"
 #include "kernels_lists.h"
 #include "kernels_packed.h"
+#include "kernels_planes.h"
 #include "kernels_select.h"
 #include "kernels_tile.h"
 #include "kernels_values.h"
@@ -56,6 +57,9 @@ const Kernels SUPERMASK_TABLE = {
     .triple_sums = triple_sums,
     .look_up_1 = look_up<1>,
     .look_up_4 = look_up<4>,
+    .subset_sums = subset_sums,
+    .add_planes_1 = add_planes<1>,
+    .add_planes_4 = add_planes<4>,
     .add_listed = {add_listed<1>, add_listed<2>, add_listed<3>, add_listed<4>},
     .values_float32 = value_kernels<float>,
     .values_bfloat16 = value_kernels<BFloat16>,

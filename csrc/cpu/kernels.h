@@ -109,6 +109,13 @@ struct Kernels {
   // out[input][group][16] of up to four groups of 16 outputs, for one input and for four.
   void (*look_up_1)(const uint32_t* codes, int64_t words, int64_t groups, const float* tables, float* out);
   void (*look_up_4)(const uint32_t* codes, int64_t words, int64_t groups, const float* tables, float* out);
+  // Tables of the 8 sums of some of three inputs each.
+  void (*subset_sums)(const float* inputs, int64_t triples, float* tables);
+  // out[input][group][16] += the sums that planes of bits name, of one input or four, whose tables are `apart`.
+  void (*add_planes_1)(const uint32_t* planes, int64_t words, int64_t groups, const float* tables, int64_t apart,
+                       float* out);
+  void (*add_planes_4)(const uint32_t* planes, int64_t words, int64_t groups, const float* tables, int64_t apart,
+                       float* out);
   // sums[row] += listed rows of the panel, -= others listed; 16, 32, 48 and 64 columns. There must be an entry,
   // listed or not.
   void (*add_listed[4])(const float* panel, const uint8_t* entries, const int32_t* starts, int64_t rows,

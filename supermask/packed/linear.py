@@ -9,6 +9,9 @@ are then of integers, exact and faster. Rounding costs up to 1/254 of a row's la
 inputs.
 """
 
+from functools import partial
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -16,9 +19,13 @@ from supermask import layouts, ops
 from supermask.init import Draw
 from supermask.packed.cuda import CodedLinear, DenseLinear, may_keep_in_layer, ordinary_tensors
 from supermask.packed.placement import Placed, check_weights
+from supermask.packed.prepacked import PrepackedLinear
+from supermask.packed.prepacked import serves as serves_prepacked
+from supermask.packed.tuning import fastest
 
 LAYOUTS = {
     "linear_from_triples": ("codes",),
+    "linear_from_planes": ("planes",),
     "linear_from_lists": ("starts", "entries"),
     "linear_from_values": ("masks", "firsts", "values"),
     "linear_int8": ("fields",),
@@ -30,14 +37,15 @@ LAYOUTS = {
 UNLIMITED = 1 << 62
 UP_TO_INPUTS = {
     ("linear_from_triples", "avx512"): {4: UNLIMITED, 2: 32},
-    ("linear_from_triples", "avx2"): {4: 8, 2: 4},
+    ("linear_from_planes", "avx2"): {4: 32, 2: 4},
     ("linear_from_lists", "avx512"): {4: UNLIMITED, 2: UNLIMITED},
     ("linear_from_lists", "avx2"): {4: UNLIMITED},
     ("linear_from_values", "avx512"): {4: 4, 2: 1},
     ("linear_from_values", "avx2"): {4: 4, 2: 1},
 }
-LISTS_FROM_INPUTS = 48
-LISTS_UP_TO_DENSITY = 0.35
+FEW_INPUTS = {"avx2": "linear_from_planes"}  # of signed constants; on other instruction sets, triples
+LISTS_FROM_INPUTS = {"avx512": 48, "avx2": 16}
+LISTS_UP_TO_DENSITY = {"avx512": 0.35, "avx2": 0.55}
 LISTS_FROM_FEATURES = 512  # inputs and outputs; below, arranging the inputs costs too much
 VALUES_UP_TO_DENSITY = 0.5
 VALUE_TYPES = (torch.float32, torch.bfloat16)
@@ -50,6 +58,7 @@ ACTIVATIONS = (None, "int8")
 
 PACK = {
     "linear_from_triples": lambda signs: (layouts.triples_of_signs(signs),),
+    "linear_from_planes": lambda signs: (layouts.planes_of_signs(signs),),
     "linear_from_lists": layouts.lists_of_signs,
     "linear_from_values": layouts.values_of_weights,
     "linear_int8": lambda signs: (layouts.fields_of_signs(signs),),
@@ -91,6 +100,7 @@ class PackedLinear(Placed):
         self.out_features, self.in_features = weights.shape
         self.scale = 1.0 if scale is None else scale
         self.density = int(weights.count_nonzero()) / max(weights.numel(), 1)
+        self.kernels: dict[tuple[torch.dtype, int], str] = {}  # (type, number of inputs) → what `tune` found
         self.signed = scale is not None
         self.operators = self._operators(min(weights.shape))
         self.lay_out(weights.detach())
@@ -102,8 +112,10 @@ class PackedLinear(Placed):
             return ("linear_int8",)
         if not self.signed:
             return ("linear_from_values",)
-        lists = self.density <= LISTS_UP_TO_DENSITY and features >= LISTS_FROM_FEATURES
-        return ("linear_from_triples", "linear_from_lists") if lists else ("linear_from_triples",)
+        instructions = ops.instruction_set() or ""
+        few = FEW_INPUTS.get(instructions, "linear_from_triples")
+        lists = self.density <= LISTS_UP_TO_DENSITY.get(instructions, 0) and features >= LISTS_FROM_FEATURES
+        return (few, "linear_from_lists") if lists else (few,)
 
     def packed_for_cpu(self, weights: Tensor) -> dict[str, Tensor]:
         return {
@@ -127,6 +139,7 @@ class PackedLinear(Placed):
 
     def forget(self) -> None:
         self._dense: Tensor | None = None
+        self._prepacked = PrepackedLinear()
         self._on_gpu: DenseLinear | None = None
 
     @classmethod
@@ -151,30 +164,68 @@ class PackedLinear(Placed):
         bias = buffers["bias"]
         if self.on_gpu:
             return self.gpu_linear()(x if self.activations is None else ops.as_int8(x), bias)
-        operator = self.operator_for(x)
-        if operator is None:
+        kernel = self.kernel(x)
+        if kernel not in LAYOUTS:
             if bias is not None and bias.dtype != x.dtype:
                 bias = bias.to(x.dtype)
+            if kernel == "prepacked":
+                return self._prepacked(x, bias, self.weight)
             return nn.functional.linear(x, self.weight(x), bias)
         if x.shape[-1] != self.in_features:  # a layout alone tells it only up to its padding
             raise ValueError(
                 f"x must have {self.in_features} features in its last dimension, not {x.shape[-1]}"
             )
-        layout = [buffers[name] for name in LAYOUTS[operator]]
-        return ops.packed_linear(operator, x, layout, self.out_features, self.scale, bias)  # type: ignore[arg-type]
+        layout = [buffers[name] for name in LAYOUTS[kernel]]
+        return ops.packed_linear(kernel, x, layout, self.out_features, self.scale, bias)  # type: ignore[arg-type]
 
-    def operator_for(self, x: Tensor) -> str | None:
-        """The operator that serves `x`; None where dense weights are faster.
+    def kernel(self, x: Tensor) -> str:
+        """What serves `x`: an operator, `dense` weights, or `prepacked` ones, in oneDNN's layout.
 
         An exported program keeps the one for a single input, however many it is later given.
         """
         if self.activations is not None:
             return self.operators[0]  # whatever serves, it rounds alike
+        if torch.compiler.is_compiling():
+            return self._kernel_by_rule(x)
+        tuned = self.kernels.get((x.dtype, x.numel() // (self.in_features or 1)))
+        if tuned is None or (tuned == "prepacked" and not self._may_be_prepacked(x)):
+            return self._kernel_by_rule(x)
+        return tuned
+
+    def _kernel_by_rule(self, x: Tensor) -> str:
         inputs = 1 if torch.compiler.is_exporting() else x.numel() // (self.in_features or 1)
-        operator = self.operators[-1 if inputs >= LISTS_FROM_INPUTS else 0]
-        if operator == "linear_from_values" and self._buffers["values"].dtype not in VALUE_TYPES:  # type: ignore[union-attr]
-            return None
-        return operator if inputs <= _most_inputs(operator, x.device, x.dtype) else None
+        from_inputs, most = _limits_of(self.operators, x.device, x.dtype)
+        which = -1 if inputs >= from_inputs else 0
+        return self.operators[which] if inputs <= most[which] and self._has_values_of_a_type() else "dense"
+
+    def _has_values_of_a_type(self) -> bool:
+        """Whether the operators compute with the type of the weights' values, where there are any."""
+        return self.signed or self._buffers["values"].dtype in VALUE_TYPES  # type: ignore[union-attr]
+
+    def _may_be_prepacked(self, x: Tensor) -> bool:
+        trains = self.bias is not None and self.bias.requires_grad and torch.is_grad_enabled()
+        return serves_prepacked(x) and not trains
+
+    def tune(self, x: Tensor) -> None:
+        """Measure what can serve x, and use the fastest for as many inputs of its type from now on."""
+        if self.activations is not None or self.on_gpu or x.device.type != "cpu":
+            return
+        key = (x.dtype, x.numel() // (self.in_features or 1))
+        names = [
+            name for name in self.operators if ops.is_native(name, x.device) and self._has_values_of_a_type()
+        ]
+        with torch.no_grad():
+            names += ["dense", "prepacked"] if self._may_be_prepacked(x) else ["dense"]
+
+            def with_kernel(name: str) -> None:
+                self.kernels[key] = name
+                self.forward(x)  # past the hook that asks for this
+
+            self.kernels[key] = fastest({name: partial(with_kernel, name) for name in names})
+        if self.kernels[key] != "prepacked":
+            self._prepacked = PrepackedLinear()
+        if self.kernels[key] != "dense":
+            self._dense = None
 
     def gpu_linear(self) -> DenseLinear:
         """What computes on a GPU, from this layer's buffer; made on first use."""
@@ -198,6 +249,26 @@ class PackedLinear(Placed):
                 self._dense = dense
         return dense
 
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+        if not self.on_gpu:
+            self._adopt_layout(state_dict, prefix)
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+
+    def _adopt_layout(self, state_dict: dict[str, Any], prefix: str) -> None:
+        """Lay out anew what `state_dict` holds in the layout that serves on another CPU."""
+        names = dict.fromkeys(name for buffers in LAYOUTS.values() for name in buffers)
+        held = {name: state_dict[prefix + name] for name in names if prefix + name in state_dict}
+        known = [operator for operator, buffers in LAYOUTS.items() if held.keys() >= set(buffers)]
+        if held.keys() == set(self.layout) or not known:
+            return
+        buffers = [held[name] for name in LAYOUTS[known[0]]]
+        weights = layouts.LINEAR_LAYOUTS[known[0]](*buffers, self.out_features, self.in_features)
+        if self.signed != (weights.dtype == torch.int8):
+            return
+        for name in held:
+            del state_dict[prefix + name]
+        state_dict.update({prefix + name: buffer for name, buffer in self.packed_for_cpu(weights).items()})
+
     def extra_repr(self) -> str:
         activations = "" if self.activations is None else f", activations={self.activations}"
         return f"{self.in_features}, {self.out_features}, density={self.density:.3f}{activations}"
@@ -210,17 +281,28 @@ def check_activations(activations: str | None) -> str | None:
     return activations
 
 
-_limits: dict[tuple[str, torch.device, torch.dtype], int] = {}
+_limits: dict[tuple[tuple[str, ...], torch.device, torch.dtype], tuple[int, tuple[int, ...]]] = {}
 
 
-def _most_inputs(operator: str, device: torch.device, dtype: torch.dtype) -> int:
-    """The most inputs of that type that a compiled `operator` serves; -1 if there is none."""
-    key = (operator, device, dtype)
+def _limits_of(
+    operators: tuple[str, ...], device: torch.device, dtype: torch.dtype
+) -> tuple[int, tuple[int, ...]]:
+    """From how many inputs of that type the last of the operators serves, and up to how many each does.
+
+    That is -1 for one that is not compiled.
+    """
+    key = (operators, device, dtype)
     if key not in _limits:  # no functools.cache, which torch.compile looks through with a warning
-        limits = UP_TO_INPUTS.get((operator, ops.instruction_set() or ""), {})
-        _limits[key] = limits.get(dtype.itemsize, -1) if ops.is_native(operator, device) else -1
+        instructions = ops.instruction_set() or ""
+        most = tuple(
+            UP_TO_INPUTS.get((name, instructions), {}).get(dtype.itemsize, -1)
+            if ops.is_native(name, device)
+            else -1
+            for name in operators
+        )
+        _limits[key] = LISTS_FROM_INPUTS.get(instructions, 0), most
     return _limits[key]
 
 
 # What torch.compiler.assume_constant_result does, which takes seconds to import the compiler for it.
-_most_inputs._dynamo_marked_constant = True  # type: ignore[attr-defined]
+_limits_of._dynamo_marked_constant = True  # type: ignore[attr-defined]
