@@ -62,7 +62,8 @@ def planes_of_signs(signs: Tensor) -> Tensor:
 
     Bit i of a word tells of input 30 · word + i whether its weight is +1, in the first plane, or -1, in the
     second: 2.13 bits per weight. Words go by panels of 64 outputs, the last one narrower, then by inputs,
-    then by planes, then by outputs. Zeros fill the inputs up to a multiple of 30, the outputs up to one of 16.
+    then by planes, then by outputs. Zeros fill the inputs up to a multiple of 30, the outputs up to a
+    multiple of 16.
     """
     outputs, inputs = signs.shape
     padded = torch.nn.functional.pad(signs, (0, -inputs % PLANE_INPUTS, 0, -outputs % 16))
