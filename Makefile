@@ -4,7 +4,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 OUT ?= runs/compare
 
-.PHONY: setup test check sanitize slow compare clean
+.PHONY: setup test check sanitize slow compare catalogue clean
 
 setup: $(READY)
 
@@ -30,8 +30,11 @@ check: setup
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
+# All tests with what this CPU has; those that train or touch kernels with AVX2; the kernels' own with none.
 test: check sanitize
 	$(BIN)/pytest -n 2
+	ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 $(BIN)/pytest -n 2 -m 'isa and not slow and not cuda'
+	ONEDNN_MAX_CPU_ISA=SSE41 ATEN_CPU_CAPABILITY=default $(BIN)/pytest -n 2 -m 'kernels and not slow and not cuda'
 
 # The inner loops of the kernels, without torch, under address and undefined-behaviour sanitizers.
 sanitize: setup
@@ -44,6 +47,10 @@ slow: setup
 
 compare: setup
 	$(BIN)/supermask compare --out $(OUT)
+
+# What the command line says without torch: after a new command, flag, method, network or data set.
+catalogue: setup
+	$(BIN)/python -c 'from supermask.cli.catalogue import write; write()'
 
 clean:
 	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

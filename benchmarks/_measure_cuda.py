@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from supermask.graphs import generator_put_back
+from supermask.training.cuda_graphs import generator_put_back
 
 Call = Callable[[], Any]
 LEAST_CALLS = 24

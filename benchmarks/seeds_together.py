@@ -1,4 +1,4 @@
-"""Several seeds trained as one program (`supermask.together`) against one after another.
+"""Several seeds trained as one program (`supermask.training.ensemble`) against one after another.
 
 A row is a network, a batch size and a number of seeds. `alone` is a step of one network, `together` a step of
 all of them; the ratio is that of network-steps per second. Dense SGD and edge-popup, each by the same rule in

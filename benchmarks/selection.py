@@ -18,7 +18,7 @@ from torch import Tensor
 
 from supermask import ops
 from supermask.models import create_model
-from supermask.parameters import masked
+from supermask.weights.roles import masked
 
 DENSITY = 0.3
 Shapes = list[tuple[int, ...]]

@@ -21,7 +21,7 @@ import supermask as sm
 from supermask.data import Dataset, iterate_eval, load_data
 from supermask.io import read_json, write_json
 from supermask.prune import shrink
-from supermask.ticket import dense_bytes
+from supermask.tickets.ticket import dense_bytes
 
 ROOT = Path(__file__).parent.parent
 BATCH = 64

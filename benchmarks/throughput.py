@@ -33,9 +33,9 @@ from training_step import DENSITY, sort_in_forward
 import supermask as sm
 from supermask.data import Images, Loader
 from supermask.models import create_model
-from supermask.parameters import masked
-from supermask.precision import AMP_DTYPES, autocast
 from supermask.prune import magnitude
+from supermask.training.precision import AMP_DTYPES, autocast
+from supermask.weights.roles import masked
 
 # Network, channels, pixels a side, images a step on a CPU and on a GPU, steps of a turn on a CPU.
 NETWORKS = (

@@ -25,7 +25,7 @@ from torch.optim import Optimizer
 import supermask as sm
 from supermask.experiments.results import describe_machine
 from supermask.io import read_json, write_json
-from supermask.mask import Mask, random_mask
+from supermask.masks import Mask, random_mask
 from supermask.prune import apply_mask
 
 OnStep = Callable[[int], None]

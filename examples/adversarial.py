@@ -23,7 +23,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 import supermask as sm
 from supermask.data import Dataset, Images, Loader, iterate_eval, load_data
-from supermask.train import Schedule
+from supermask.training.loop import Schedule
 
 BATCH = 128
 Attack = Callable[[nn.Module, Tensor, Tensor, float], Tensor]

@@ -24,7 +24,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 import supermask as sm
-from supermask.train import Schedule
+from supermask.training.loop import Schedule
 
 GAMES, LENGTH = 8, 32
 """Games played at a time, and moves of each between two updates."""

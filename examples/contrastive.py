@@ -22,7 +22,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 import supermask as sm
 from supermask.data import Dataset, Images, Loader, iterate_eval, load_data
-from supermask.train import Schedule, autocast
+from supermask.training.loop import Schedule, autocast
 
 BATCH = 256
 TEMPERATURE = 0.2

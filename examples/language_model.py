@@ -21,7 +21,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 import supermask as sm
-from supermask.train import Schedule
+from supermask.training.loop import Schedule
 
 LENGTH, BATCH = 64, 16
 ADAM = {"betas": (0.9, 0.98)}

@@ -32,9 +32,9 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 import supermask as sm
-from supermask.mask import Mask, random_mask
+from supermask.masks import Mask, random_mask
 from supermask.prune import apply_mask, snapshot
-from supermask.train import Schedule
+from supermask.training.loop import Schedule
 
 HIDDEN = 0.3
 """Fraction of words that are to be guessed."""

@@ -25,9 +25,9 @@ from torch import nn, nonzero
 
 import supermask as sm
 from supermask.data import Dataset, Images, Loader, iterate_eval, load_data
-from supermask.mask import permutation
-from supermask.superposition import Superposition
-from supermask.train import Schedule
+from supermask.masks import permutation
+from supermask.tickets.superposition import Superposition
+from supermask.training.loop import Schedule
 
 PERMUTATIONS = 5
 """Tasks of a permuted data set."""

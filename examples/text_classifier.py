@@ -20,7 +20,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 import supermask as sm
-from supermask.train import Schedule
+from supermask.training.loop import Schedule
 
 LENGTH, BATCH = 32, 32
 EMBEDDING = ["body.embedding.weight"]

@@ -17,14 +17,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import supermask as sm
-from supermask import cli
+from supermask.cli import entry as cli
 from supermask.data import Images, iterate_eval
 from supermask.distributed import Ranks, RanksDifferError, Share, assert_same_masks, joined
+from supermask.distributed.sync_batchnorm import synced_norms
 from supermask.io import load_tree, save_tree
-from supermask.mask import random_mask
+from supermask.masks import random_mask
 from supermask.prune import EarlyBird, Rewire
-from supermask.synced_norms import synced_norms
-from supermask.train import Checkpoint, Schedule
+from supermask.training.loop import Checkpoint, Schedule
 
 STEPS = 12
 

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from supermask import anatomy
+from supermask.analysis import masks as anatomy
 from supermask.cli import main
-from supermask.mask import random_mask
+from supermask.masks import random_mask
 from supermask.report import headline
 
 

@@ -8,9 +8,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from supermask.parameters import masked
 from supermask.prune import at_init, best, grasp, snip, synflow
 from supermask.prune.at_init import TEMPERATURE, synaptic_flow
+from supermask.weights.roles import masked
 
 
 def network() -> nn.Module:

@@ -131,7 +131,7 @@ def test_an_image_folder_is_a_data_set(tmp_path, capsys):
 )
 def test_help_prints_every_flag_with_its_default(command, config, capsys):
     with pytest.raises(SystemExit) as caught:
-        run(command, "--help")
+        run(command, "--help-all")
     assert caught.value.code == 0
     text = " ".join(capsys.readouterr().out.split())
     for field in dataclasses.fields(config):
@@ -259,7 +259,7 @@ def test_a_full_disk_is_a_failure_and_the_same_command_goes_on(tmp_path, capsys,
 
 
 def test_an_interrupt_is_resumed_by_the_same_command(tmp_path, capsys, monkeypatch):
-    from supermask import train
+    from supermask.training import loop as train
 
     real, calls = train.evaluate, []
 
@@ -269,7 +269,7 @@ def test_an_interrupt_is_resumed_by_the_same_command(tmp_path, capsys, monkeypat
             raise KeyboardInterrupt
         return real(*arguments)
 
-    monkeypatch.setattr("supermask.experiments.execution.evaluate", interrupting)
+    monkeypatch.setattr("supermask.experiments.execution.context.evaluate", interrupting)
     assert run("search", *QUICK, "--out", tmp_path) == 130
     assert "the same command goes on" in capsys.readouterr().err
     assert run("search", *QUICK, "--out", tmp_path) == 0

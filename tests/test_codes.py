@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from supermask import layouts, ops, references
+from supermask import ops
+from supermask.ops import layouts, references
 from supermask.packed import PackedLinear
 from supermask.packed.cuda import (
     CODES_UP_TO,

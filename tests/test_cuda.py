@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 import supermask as sm
 from supermask import ops
-from supermask.mask import random_mask
+from supermask.masks import random_mask
 
 pytestmark = pytest.mark.cuda
 

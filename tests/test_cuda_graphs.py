@@ -8,11 +8,11 @@ import torch
 from torch import nn
 
 import supermask as sm
-from supermask import graphs
 from supermask.cli import main
 from supermask.data import Loader
 from supermask.data.mapped import MappedImages
-from supermask.train import DivergedError, Schedule, fit
+from supermask.training import cuda_graphs as graphs
+from supermask.training.loop import DivergedError, Schedule, fit
 
 from .test_graphs import STEPS, Looking, batches, make
 

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 import supermask as sm
-from supermask import ops, references
+from supermask import ops
+from supermask.ops import references
 
 from .test_native import (
     KINDS,

@@ -10,7 +10,9 @@ import pytest
 import torch
 
 import supermask
-from supermask import info, operators, ops, references
+from supermask import info, ops
+from supermask.ops import library as operators
+from supermask.ops import references
 
 CUDA = torch.device("cuda")
 NATIVE = (

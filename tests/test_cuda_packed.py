@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 
 import supermask as sm
-from supermask import layouts, ops, references
+from supermask import ops
+from supermask.ops import layouts, references
 from supermask.packed import PackedConv2d, PackedLinear, pack
 from supermask.packed.cuda import DECODE_FROM, SPARSE_FROM, WGMMA_CAPABILITY, CodedLinear
 

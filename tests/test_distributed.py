@@ -21,8 +21,6 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 import supermask as sm
-from supermask import ranks as ranks_module
-from supermask.agreement import checksum
 from supermask.cli import main
 from supermask.distributed import (
     Pace,
@@ -33,10 +31,12 @@ from supermask.distributed import (
     joined,
     own_device,
 )
+from supermask.distributed import process_group as ranks_module
+from supermask.distributed.consistency import checksum
+from supermask.distributed.process_group import meet
 from supermask.experiments.config import EVERYTHING
 from supermask.io import load_tree
-from supermask.ranks import meet
-from supermask.train import DivergedError, evaluate
+from supermask.training.loop import DivergedError, evaluate
 from tests import distributed_worker as worker
 
 ROOT = Path(__file__).parent.parent
@@ -309,7 +309,7 @@ def test_ranks_ask_for_the_time_seldom(monkeypatch):
 
 
 def test_synced_norms_leave_the_model_as_it_was():
-    from supermask.synced_norms import synced_norms
+    from supermask.distributed.sync_batchnorm import synced_norms
 
     model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
     before, x = copy.deepcopy(model.state_dict()), torch.randn(5, 3)

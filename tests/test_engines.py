@@ -17,14 +17,14 @@ from supermask.data import load_data
 from supermask.experiments import CompareConfig, EngineError, Grid, LocalEngine, PlainEngine, WorkerDied
 from supermask.experiments.config import ConfigError
 from supermask.experiments.engines import ENGINES, drive, local, ray_cluster, units
+from supermask.experiments.engines.jobs import Died, Done, Failed, pack, unpack
 from supermask.experiments.engines.local import Place, places
-from supermask.experiments.engines.schedule import Schedule, chain_lengths
-from supermask.experiments.engines.units import Died, Done, Failed, pack, unpack
-from supermask.experiments.execution import Environment
+from supermask.experiments.engines.ready_queue import Schedule, chain_lengths
+from supermask.experiments.execution.context import Environment
+from supermask.experiments.execution.store import Store
 from supermask.experiments.plan import plan_compare
 from supermask.experiments.spec import MaskSource, Rule, RunSpec, Task, WeightSource
-from supermask.experiments.store import Store
-from supermask.train import DivergedError
+from supermask.training.loop import DivergedError
 
 TASK = Task(
     data="none",
@@ -58,6 +58,14 @@ def run(name: str, *needs: RunSpec, steps: int = 10) -> RunSpec:
         others=tuple(other.id for other in needs[1:]),
         start=10 - steps,
     )
+
+
+def result_of(spec: RunSpec) -> dict[str, object]:
+    """What a store takes for the result of a run."""
+    numbers = ("test_accuracy", "test_loss", "val_accuracy", "seconds", "density")
+    counts = ("steps", "total_steps", "dense_bytes")
+    result = dict.fromkeys(numbers, 1.0) | dict.fromkeys(counts, 1) | {"ticket_bytes": None}
+    return result | {"run": spec.id, "method": spec.method, "seed": spec.seed}
 
 
 class Watch:
@@ -229,7 +237,7 @@ def test_runs_of_a_failed_team_are_tried_alone_before_they_are_lost(tmp_path, mo
 def test_nobody_is_called_when_all_is_done(tmp_path):
     spec = run("done")
     finished = Store(tmp_path).open(spec)
-    finished.finish({"test_accuracy": 1.0, "ticket_bytes": None})
+    finished.finish(result_of(spec))
 
     def nobody():
         raise AssertionError
@@ -268,7 +276,7 @@ def test_a_failure_says_in_which_run(tmp_path, capsys, monkeypatch):
 def test_progress_counts_no_step_twice_when_a_run_is_executed_again(graph):
     from rich.console import Console
 
-    from supermask.commands import ProgressWatcher
+    from supermask.cli.progress import ProgressWatcher
     from supermask.experiments.plan import Plan
 
     spec = graph[0]
@@ -306,8 +314,8 @@ def test_gpus_are_those_that_this_process_may_see(monkeypatch):
 
 
 def test_the_command_line_chooses_the_engine(tmp_path, capsys):
+    from supermask.cli.placement import device_of, engine_of, environment_of
     from supermask.distributed import Ranks
-    from supermask.places import device_of, engine_of, environment_of
 
     def chosen(**options):
         config = CompareConfig(out="x", **options)
@@ -323,7 +331,7 @@ def test_the_command_line_chooses_the_engine(tmp_path, capsys):
     with pytest.raises(ConfigError, match="--device 'cuda:1': take cpu or cuda with --engine ray"):
         chosen(engine="ray", device="cuda:1")
     assert main(["search", "--gpu-share", "2", "--out", str(tmp_path)]) == 2
-    assert "--gpu-share 2.0: take a fraction in (0, 1]" in capsys.readouterr().err
+    assert "--gpu-share 2.0: take a fraction from 0.01 to 1" in capsys.readouterr().err
     assert set(ENGINES) == {"plain", "local", "ray"}
 
 
@@ -339,9 +347,7 @@ def test_results_of_other_machines_are_waited_for(tmp_path, monkeypatch):
     spec, store = run("late"), Store(tmp_path)
     with pytest.raises(EngineError, match=f"{spec.id} still has no result here"):
         ray_cluster.await_results(store, [spec.id])
-    monkeypatch.setattr(ray_cluster.time, "sleep", lambda _: store.open(spec).finish(
-        {"test_accuracy": 1.0, "ticket_bytes": None}
-    ))  # fmt: skip
+    monkeypatch.setattr(ray_cluster.time, "sleep", lambda _: store.open(spec).finish(result_of(spec)))
     ray_cluster.await_results(store, [spec.id])
     token = tmp_path / "token"
     assert "does not see the folder" in ray_cluster._unshared(token)

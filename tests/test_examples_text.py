@@ -13,8 +13,8 @@ import pytest
 import torch
 
 import supermask as sm
-from supermask.init import init_of
 from supermask.io import read_json
+from supermask.weights.init import init_of
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 TRIO = {"edge-popup", "random-mask-frozen", "dense", "imp"}

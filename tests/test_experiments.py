@@ -23,17 +23,17 @@ from supermask.experiments import (
     WorkerDied,
 )
 from supermask.experiments.config import DEFAULT_METHODS
-from supermask.experiments.engines.schedule import in_order
-from supermask.experiments.execute import execute
-from supermask.experiments.execution import Environment
+from supermask.experiments.engines.ready_queue import in_order
+from supermask.experiments.execution.context import Environment
+from supermask.experiments.execution.run import execute
+from supermask.experiments.execution.store import Store
 from supermask.experiments.plan import Plan, plan_compare, plan_imp, plan_search, task_of
 from supermask.experiments.results import summarize
 from supermask.experiments.spec import MaskSource, canonical_hash
-from supermask.experiments.store import Store
 from supermask.io import DamagedFileError
-from supermask.mask import distance
-from supermask.ticket import Ticket
-from supermask.train import Progress
+from supermask.masks import distance
+from supermask.tickets.ticket import Ticket
+from supermask.training.loop import Progress
 
 SHORT = {"epochs": 2, "batch_size": 64, "out": "unused"}
 
@@ -123,7 +123,7 @@ def test_frozen_weights_are_rescaled_as_asked(comparison, digits):
 
 
 def test_a_run_trains_as_its_task_says(digits, tmp_path, monkeypatch):
-    from supermask.experiments import execution
+    from supermask.experiments.execution import context
 
     seen = {}
 
@@ -131,7 +131,7 @@ def test_a_run_trains_as_its_task_says(digits, tmp_path, monkeypatch):
         seen.update(options, model=model, optimizer=optimizer, batch=batches(0))
         return Progress(1)
 
-    monkeypatch.setattr(execution, "fit", spy)
+    monkeypatch.setattr(context, "fit", spy)
     config = ImpConfig(
         rounds=0,
         model="conv-2",
@@ -302,7 +302,7 @@ def test_changed_data_is_another_run(digits):
     assert plan_search(config, digits).graph[0].id != plan_search(config, changed).graph[0].id
 
 
-@pytest.mark.filterwarnings("ignore::supermask.mask.LayerCollapseWarning")
+@pytest.mark.filterwarnings("ignore::supermask.masks.LayerCollapseWarning")
 @pytest.mark.parametrize(("distribution", "density"), [("erk", 0.1), ("global", 0.1), ("2:4", 0.5)])
 def test_the_control_of_a_search_keeps_its_counts_per_layer(digits, tmp_path, distribution, density):
     methods = ("edge-popup", "random-mask-frozen")
@@ -448,7 +448,7 @@ def test_a_comparison_killed_at_twenty_moments_ends_with_the_same_bytes(tmp_path
 
     # A fork server that has everything imported makes a start cheap enough to kill twenty of them.
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["supermask.cli", "supermask.commands", "sklearn.datasets"])
+    context.set_forkserver_preload(["supermask.cli.entry", "supermask.cli.run", "sklearn.datasets"])
 
     def start(out: Path):
         process = context.Process(target=run_command_line, args=(command(out),))
@@ -478,3 +478,21 @@ def test_a_comparison_killed_at_twenty_moments_ends_with_the_same_bytes(tmp_path
             assert process.exitcode == 0 and outcome(out) == reference
             series += 1
     assert finish(tmp_path / f"killed-{series}") == reference
+
+
+def test_a_long_dense_training_costs_what_the_sparsest_imp_ticket_does(digits):
+    schedule = {"schedule": "multistep", "milestones": (0.5,), "warmup_epochs": 0.25}
+    config = CompareConfig(
+        densities=(0.5, 0.1), seeds=(0,), methods=("dense", "dense-long", "imp"), **{**SHORT, **schedule}
+    )
+    plan = plan_compare(config, digits)
+    (long,) = [spec for spec in plan.rows if spec.method == "dense-long"]
+    sparsest, cost = row(plan, "imp", 0.1), 0
+    while sparsest is not None:
+        cost += sparsest.steps
+        sparsest = next((spec for spec in plan.graph if spec.id == sparsest.mask.run), None)
+    dense, times = row(plan, "dense"), cost / row(plan, "dense").steps
+    assert long.steps == cost and times == int(times) > 5
+    assert long.task.milestones == tuple(times * step for step in dense.task.milestones)
+    assert long.task.warmup_steps == times * dense.task.warmup_steps
+    assert (long.density, long.mask.kind, long.needs) == (1.0, "none", ())

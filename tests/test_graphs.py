@@ -7,10 +7,10 @@ import torch
 from torch import nn
 
 import supermask as sm
-from supermask import graphs
 from supermask.io import load_tree
 from supermask.prune import Rewire
-from supermask.train import Checkpoint, DivergedError, Schedule, fit
+from supermask.training import cuda_graphs as graphs
+from supermask.training.loop import Checkpoint, DivergedError, Schedule, fit
 
 from .fake_graph import FakeRecorder
 from .test_train import Stop
@@ -134,7 +134,7 @@ def test_the_fake_knows_a_rate_of_the_host_from_one_of_the_device(recorders, mon
             group["lr"] = rate
 
     train(eager, plain)
-    monkeypatch.setattr("supermask.train.set_rates", on_the_host)
+    monkeypatch.setattr("supermask.training.loop.set_rates", on_the_host)
     train(model, optimizer, cuda_graphs=True)
     assert not torch.equal(eager.layers[0].weight, model.layers[0].weight)
 

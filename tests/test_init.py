@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 import supermask as sm
-from supermask.init import derive_key, init_of
-from supermask.parameters import classify, decision_table
+from supermask.weights.init import derive_key, init_of
+from supermask.weights.roles import classify, decision_table
 
 
 def test_signed_constant_has_the_published_sigma():

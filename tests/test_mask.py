@@ -8,8 +8,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from supermask import mask as masks
-from supermask.mask import LayerCollapseWarning, NonFiniteScoreError
+from supermask import masks
+from supermask.masks import LayerCollapseWarning, NonFiniteScoreError
 
 densities = st.floats(1e-6, 1.0)
 

@@ -12,9 +12,9 @@ from torch.nn import functional as F
 
 from supermask.cli import main
 from supermask.io import load_tree, save_tree
-from supermask.mask import distance, random_mask
-from supermask.parameters import masked
+from supermask.masks import distance, random_mask
 from supermask.prune import EarlyBird, Rewire
+from supermask.weights.roles import masked
 
 
 def network() -> nn.Module:

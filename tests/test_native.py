@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import supermask as sm
-from supermask import ops, references
+from supermask import ops
+from supermask.ops import references
 
 CPU = torch.device("cpu")
 pytestmark = pytest.mark.skipif(

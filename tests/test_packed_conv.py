@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import supermask as sm
-from supermask import layouts, ops
+from supermask import ops
 from supermask.models import create_model
+from supermask.ops import layouts
 from supermask.packed import PackedConv1d, PackedConv2d, pack
 from supermask.packed.tuning import fastest
 

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import supermask as sm
-from supermask import layouts, ops, references
+from supermask import ops
+from supermask.ops import layouts, references
 from supermask.packed import PackedLinear, pack
 
 needs_native = pytest.mark.skipif(

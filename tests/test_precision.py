@@ -8,9 +8,9 @@ from torch import nn
 from torch.nn import functional as F
 
 import supermask as sm
-from supermask.precision import Bf16Weights, in_float32
 from supermask.prune import EarlyBird, Rewire
-from supermask.train import Schedule, fit
+from supermask.training.loop import Schedule, fit
+from supermask.training.precision import Bf16Weights, in_float32
 
 from .conftest import SmallNet
 

@@ -12,10 +12,10 @@ from torch import nn
 from torch.nn import functional as F
 
 import supermask as sm
-from supermask.mask import distance, random_mask
+from supermask.masks import distance, random_mask
 from supermask.models import create_model
-from supermask.parameters import masked
 from supermask.prune import apply_mask, density_path, imp, magnitude, round_counts, shuffle, snapshot
+from supermask.weights.roles import masked
 
 
 def half_mask(model: nn.Module) -> dict[str, torch.Tensor]:

@@ -6,19 +6,19 @@ from dataclasses import replace
 import pytest
 import torch
 
-from supermask import commands
 from supermask.cli import main
+from supermask.cli import run as commands
 from supermask.data import load_data
 from supermask.experiments import CompareConfig, ConfigError, SearchConfig
 from supermask.experiments.config import EVERYTHING
-from supermask.experiments.execute import execute
-from supermask.experiments.execution import Environment
+from supermask.experiments.execution.context import Environment
+from supermask.experiments.execution.run import execute
+from supermask.experiments.execution.store import Store
 from supermask.experiments.plan import plan_compare, plan_search
 from supermask.experiments.searches import RefusedError, check_search
 from supermask.experiments.setting import rescaling
 from supermask.experiments.spec import MaskSource, Rule
-from supermask.experiments.store import Store
-from supermask.mask import allocate
+from supermask.masks import allocate
 from supermask.search import SEARCHES
 
 SEARCH = (
@@ -60,7 +60,7 @@ SEARCH = (
     ("--method frozen --method-args ranking=raw", "leaves no room for ranking='raw'"),
     ("--method l0-gates --method-args gates=channel", "gates must be one of weight, neuron, not 'channel'"),
     ("--method concrete --method-args temperature=0 slack=1", "'temperature=0': temperature must be above 0"),
-    ("--method concrete --method-args objective=kl --label-smoothing 0.1", "leave label_smoothing=0.1 out"),
+    ("--method concrete --method-args objective=kl --label-smoothing 0.1", "leave --label-smoothing 0.1 out"),
     # Distributions.
     ("--method zhou --distribution erk", "--distribution 'erk': the density of zhou emerges"),
     ("--method gem-miner --distribution global", "--distribution 'global': the density of gem-miner emerges"),

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import supermask as sm
-from supermask.mask import LayerCollapseWarning, NonFiniteScoreError, keep_count
+from supermask.masks import LayerCollapseWarning, NonFiniteScoreError, keep_count
 
 # The published form: masks inside forward, identity backward through the selection.
 

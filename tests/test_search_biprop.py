@@ -7,7 +7,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import supermask as sm
-from supermask.mask import keep_count
+from supermask.masks import keep_count
 from supermask.packed import PackedLinear
 
 from .test_search import KeepLargest, linear_net, train

@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import supermask as sm
-from supermask.mask import allocate, keep_count
+from supermask.masks import allocate, keep_count
 from supermask.search.frozen import Frozen
 
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import supermask as sm
-from supermask.mask import keep_count
+from supermask.masks import keep_count
 from supermask.search.concrete import ConcreteTicketSearch, reverse_divergence
 from supermask.search.l0_gates import L0Gates
 from supermask.search.relaxations import Concrete, Gaussian, HardConcrete, logit_of

@@ -10,8 +10,8 @@ from torch.nn import functional as F
 
 import supermask as sm
 from supermask import ops
-from supermask.init import derive_key, init_of
-from supermask.mask import keep_count
+from supermask.masks import keep_count
+from supermask.weights.init import derive_key, init_of
 
 from .test_search import KeepLargest, linear_net, train
 

@@ -135,7 +135,7 @@ def test_no_layer_is_ever_empty(small_net):
 
 
 def test_a_density_of_one_and_scores_that_are_not_finite_are_refused(small_net):
-    from supermask.mask import NonFiniteScoreError
+    from supermask.masks import NonFiniteScoreError
 
     sm.randomize_(small_net)
     with pytest.raises(ValueError, match="must be below 1, not 1"):

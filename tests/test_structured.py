@@ -11,15 +11,14 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import supermask as sm
-from supermask.arguments import read_config
+from supermask.cli.flags import read_config
 from supermask.data import load_data
 from supermask.experiments import CompareConfig, ConfigError
-from supermask.experiments.execute import execute
-from supermask.experiments.execution import Environment
+from supermask.experiments.execution.context import Environment
+from supermask.experiments.execution.run import execute
+from supermask.experiments.execution.store import Store
 from supermask.experiments.plan import plan_compare
-from supermask.experiments.store import Store
-from supermask.mask import Mask, density, select
-from supermask.parameters import masked
+from supermask.masks import Mask, density, select
 from supermask.prune import (
     apply_mask,
     filter_counts,
@@ -31,6 +30,7 @@ from supermask.prune import (
     shrink,
     weights_left,
 )
+from supermask.weights.roles import masked
 
 IMAGE = 16
 NETWORKS = {

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import supermask as sm
-from supermask.superposition import Superposition
+from supermask.tickets.superposition import Superposition
 
 from .test_examples_text import example as example
 

@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 
 import supermask as sm
 from supermask import ops
-from supermask.init import init_of
 from supermask.models import create_model
-from supermask.provenance import factory_of
 from supermask.prune import apply_mask
-from supermask.ticket import dense_bytes
+from supermask.tickets.provenance import factory_of
+from supermask.tickets.ticket import dense_bytes
+from supermask.weights.init import init_of
 
 from .test_search import scramble
 

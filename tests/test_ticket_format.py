@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import supermask as sm
-from supermask.init import INITS
+from supermask.weights.init import INITS
 
 from .test_search import train
 
@@ -188,7 +188,7 @@ def test_the_ticket_of_every_search_is_strong_and_rebuilt_with_numpy(
 
 
 def test_a_trained_ticket_is_rebuilt_with_numpy_alone(small_net, batch, tmp_path):
-    from supermask.mask import random_mask
+    from supermask.masks import random_mask
     from supermask.prune import apply_mask, hold
 
     shapes = {name: p.shape for name, p in small_net.named_parameters() if p.dim() > 1}
@@ -205,7 +205,7 @@ def test_a_trained_ticket_is_rebuilt_with_numpy_alone(small_net, batch, tmp_path
 
 def test_many_normals_equal_the_numpy_reader_bit_for_bit():
     from supermask import ops
-    from supermask.init import derive_key
+    from supermask.weights.init import derive_key
 
     ours = ops.fill_random(torch.empty(300_000), derive_key("weight", 5, "layer"), "normal", 0.3).numpy()
     entry = {"name": "layer", "shape": [300_000], "scheme": "normal", "scale": 0.3}

@@ -8,8 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from supermask.init import Draw, Init, derive_key, multiply
-from supermask.ticket_values import derive, generation_numbers, same_bits
+from supermask.tickets.derivation import derive, generation_numbers, same_bits
+from supermask.weights.init import Draw, Init, derive_key, multiply
 
 SHAPE = (13, 11)
 

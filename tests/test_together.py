@@ -9,11 +9,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import supermask as sm
-from supermask.mask import random_mask
+from supermask.masks import random_mask
 from supermask.models import create_model
 from supermask.prune import hold
-from supermask.together import SearchesTogether, Together, member_state, stack_batches, stack_named
-from supermask.train import fit
+from supermask.training.ensemble import SearchesTogether, Together, member_state, stack_batches, stack_named
+from supermask.training.loop import fit
 
 S, B, STEPS = 3, 8, 25
 
@@ -130,7 +130,7 @@ def test_tickets_train_as_alone_under_their_masks(values):
             assert torch.equal(parameter[~mask[name]], pruned[~mask[name]])
 
 
-@pytest.mark.filterwarnings("ignore::supermask.mask.LayerCollapseWarning")
+@pytest.mark.filterwarnings("ignore::supermask.masks.LayerCollapseWarning")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize(
     ("method", "options"),
@@ -237,7 +237,7 @@ def test_a_member_is_an_ordinary_network_all_the_time():
 
 @pytest.mark.parametrize("kind", ["weights", "search"])
 def test_fit_goes_on_bit_for_bit(tmp_path, kind):
-    from supermask.train import Checkpoint
+    from supermask.training.loop import Checkpoint
 
     def make() -> tuple[Together, torch.optim.Optimizer]:
         together = Together([perceptron(seed).float().requires_grad_(True) for seed in range(S)])

@@ -103,7 +103,7 @@ struct Kernels {
   void (*pack)(const bool* mask, int64_t count, uint8_t* packed);
   void (*unpack)(const uint8_t* packed, int64_t count, bool* mask);
 
-  // Packed layers; the layouts are those of supermask/layouts.py.
+  // Packed layers; the layouts are those of supermask/ops/layouts.py.
   // Tables of 16 sums of three inputs each.
   void (*triple_sums)(const float* inputs, int64_t triples, float* tables);
   // out[input][group][16] of up to four groups of 16 outputs, for one input and for four.

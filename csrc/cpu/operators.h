@@ -1,4 +1,4 @@
-// The operators that register.cpp hands to the dispatcher; schemas are in supermask/operators.py, meanings in ops.py.
+// The operators that register.cpp hands to the dispatcher; schemas are in supermask/ops/library.py, meanings in ops/functional.py.
 #pragma once
 
 #include <cstdint>

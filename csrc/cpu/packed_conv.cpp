@@ -1,6 +1,6 @@
 // Convolutions computed from lists of the kept weights: +σ and -σ, or any with their values beside them.
 //
-// The lists are of the matrix of outputs by (channel of the group, row, column); supermask/layouts.py has them. A
+// The lists are of the matrix of outputs by (channel of the group, row, column); supermask/ops/layouts.py has them. A
 // product with that matrix needs the inputs as a matrix too, of as many columns as there are output positions:
 // it is never built. A panel of it, 128 rows by at most 64 positions, is gathered into the first cache, and
 // every output adds up the rows that its list names.

@@ -1,4 +1,4 @@
-// Linear layers with weights +σ, -σ and 0, from codes of triples or from lists. supermask/layouts.py says how
+// Linear layers with weights +σ, -σ and 0, from codes of triples or from lists. supermask/ops/layouts.py says how
 // each stores them.
 //
 // An input's sums over the weights are taken in one order, whatever the batch and the number of threads.

@@ -1,4 +1,4 @@
-// Linear layers with any weights, from bits of the mask and the values that it keeps; see supermask/layouts.py.
+// Linear layers with any weights, from bits of the mask and the values that it keeps; see supermask/ops/layouts.py.
 #include <algorithm>
 
 #include "batch.h"

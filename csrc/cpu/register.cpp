@@ -1,4 +1,4 @@
-// Hands the CPU kernels to PyTorch's dispatcher, under the schemas that supermask/operators.py declares.
+// Hands the CPU kernels to PyTorch's dispatcher, under the schemas that supermask/ops/library.py declares.
 #include "kernels.h"
 #include "operators.h"
 

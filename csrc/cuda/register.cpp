@@ -1,4 +1,4 @@
-// Hands the CUDA kernels to PyTorch's dispatcher, under the schemas that supermask/operators.py declares.
+// Hands the CUDA kernels to PyTorch's dispatcher, under the schemas that supermask/ops/library.py declares.
 // Nothing here touches a device, so the library loads on a machine without one.
 #include "operators.h"
 

@@ -11,10 +11,11 @@ from supermask.experiments.engines import EngineError as EngineError
 from supermask.experiments.engines import WorkerDied as WorkerDied
 from supermask.experiments.engines.local import LocalEngine as LocalEngine
 from supermask.experiments.engines.plain import PlainEngine as PlainEngine
-from supermask.experiments.engines.ray_cluster import RayEngine as RayEngine
+from supermask.experiments.engines.ray import RayEngine as RayEngine
 from supermask.experiments.engines.registry import Grid as Grid
 from supermask.experiments.registry import EXPERIMENTS as EXPERIMENTS
 from supermask.experiments.registry import Experiment as Experiment
 from supermask.experiments.registry import register_experiment as register_experiment
+from supermask.experiments.scaling import ScalingConfig as ScalingConfig
 from supermask.experiments.stability import StabilityConfig as StabilityConfig
 from supermask.experiments.transfer import TransferConfig as TransferConfig

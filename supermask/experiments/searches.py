@@ -21,9 +21,9 @@ from torch import nn
 
 from supermask.experiments.errors import ConfigError
 from supermask.experiments.spec import MaskSource, Rule
-from supermask.init import randomize_
-from supermask.mask import LayerCollapseWarning
+from supermask.masks import LayerCollapseWarning
 from supermask.search import BASES, SEARCHES, Search
+from supermask.weights.init import randomize_
 
 if TYPE_CHECKING:  # the configuration tries the searches
     from supermask.experiments.config import CompareConfig, RuleConfig, SearchConfig

@@ -6,16 +6,16 @@ from functools import cached_property
 from types import MappingProxyType
 from typing import Any
 
+from supermask.experiments.compare.methods import NotApplicable
 from supermask.experiments.config import CompareConfig
 from supermask.experiments.errors import ConfigError
-from supermask.experiments.methods import NotApplicable
 from supermask.experiments.searches import RefusedError, check_search, compared, recipe_of, rule_of
 from supermask.experiments.spec import MaskSource, Rule, RunSpec, Task, WeightSource
-from supermask.mask import allocate, keep_count
-from supermask.parameters import ParameterInfo
+from supermask.masks import allocate, keep_count
 from supermask.prune import FilterLayer, density_path, filter_counts, filter_fractions, weights_left
 from supermask.prune.controls import reinit_seed
 from supermask.search import SEARCHES
+from supermask.weights.roles import ParameterInfo
 
 
 def counts(infos: list[ParameterInfo], density: float, distribution: str = "uniform") -> dict[str, int]:
@@ -32,6 +32,24 @@ def rescaling(method: str, infos: list[ParameterInfo], mask: MaskSource) -> floa
         return density
     own = counts(infos, density, mask.distribution)
     return {info.name: own[info.name] / info.tensor.numel() for info in infos}
+
+
+def check_weights_left(name: str, densities: Iterable[float], infos: Sequence[ParameterInfo]) -> None:
+    """Refuse densities at which fewer weights are left than there are layers, of which each keeps one.
+
+    Args:
+        name: The field that they come from.
+        densities: Fractions of all masked weights.
+        infos: The masked parameters.
+
+    Raises:
+        ConfigError: It names the first of them.
+    """
+    layers, weights = len(infos), sum(info.tensor.numel() for info in infos)
+    for density in densities:
+        if round(density * weights) < layers:
+            remedy = f"take at least {layers / weights:.2g}: each of {layers} layers keeps a weight"
+            raise ConfigError(name, density, remedy)
 
 
 class Setting:
@@ -61,12 +79,8 @@ class Setting:
         Raises:
             ConfigError: In all they are fewer than there are layers, of which each keeps one.
         """
-        if scope != "global":
-            return self.counts(density)
-        if (count := keep_count(self.weight_count, density)) < (layers := len(self.infos)):
-            least = f"take at least {layers / self.weight_count:.2g}"
-            raise ConfigError("densities", density, f"{least}: each of {layers} layers keeps a weight")
-        return count
+        check_weights_left("densities", (density,), self.infos)
+        return self.counts(density) if scope != "global" else keep_count(self.weight_count, density)
 
     @property
     def weight_count(self) -> int:
@@ -246,8 +260,25 @@ class Comparison(Setting):
         """The trained dense network, with its early weights kept for rewinding."""
         return self.train("dense", snapshots=(self.rewind_to,))
 
+    @cached_property
+    def dense_long(self) -> RunSpec:
+        """The control of IMP's cost: the dense network in one training of all steps of the sparsest ticket.
+
+        The schedule is stretched to them, its milestones and warm-up with it.
+        """
+        times, task = 1 + len(density_path(self.densities, self.config.rate)), self.task
+        stretched = dataclasses.replace(
+            task,
+            steps=times * task.steps,
+            warmup_steps=times * task.warmup_steps,
+            milestones=tuple(times * step for step in task.milestones),
+        )
+        return self.add(dataclasses.replace(self.dense, method="dense-long", task=stretched, snapshots=()))
+
     def pruned(self, method: str = "imp") -> dict[float, RunSpec]:
         """Density → ticket of iterative magnitude pruning; `imp`, `imp-rewind` or `lr-rewind`."""
+        if method == "imp-rewind" and self.rewind_to >= self.task.steps:
+            raise NotApplicable("a training of one step has no earlier one to rewind to; take more --epochs")
         if method not in self._paths:
             self._paths[method] = self.prune_iteratively(
                 method,

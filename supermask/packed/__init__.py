@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from supermask.packed.conv import PackedConv1d, PackedConv2d
 from supermask.packed.linear import PackedLinear, check_activations
 from supermask.packed.tuning import tune
-from supermask.parameters import unwrap
-from supermask.ticket import Ticket
+from supermask.tickets.ticket import Ticket
+from supermask.weights.roles import unwrap
 
 __all__ = ["PACKERS", "PackedConv1d", "PackedConv2d", "PackedLinear", "pack", "tune"]
 

@@ -17,12 +17,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from supermask import layouts, ops
-from supermask.init import Draw
+from supermask import ops
+from supermask.ops import layouts
 from supermask.packed.cuda import may_keep_in_layer, ordinary_tensors
 from supermask.packed.linear import VALUE_TYPES
 from supermask.packed.placement import Placed, check_weights
 from supermask.packed.tuning import fastest
+from supermask.weights.init import Draw
 
 OPERATORS = {True: "conv_from_lists", False: "conv_from_values"}
 """Whether all weights are ±σ or 0 → the operator that computes from lists of them."""

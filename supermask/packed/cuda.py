@@ -17,7 +17,8 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from torch import Tensor, nn
 
-from supermask import layouts, ops
+from supermask import ops
+from supermask.ops import layouts
 
 CODES_UP_TO = {torch.float32: 64, torch.bfloat16: 16, torch.float16: 16}
 """Inputs that the codes serve directly, in passes of 32 over the weights."""

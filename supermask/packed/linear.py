@@ -15,13 +15,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from supermask import layouts, ops
-from supermask.init import Draw
+from supermask import ops
+from supermask.ops import layouts
 from supermask.packed.cuda import CodedLinear, DenseLinear, may_keep_in_layer, ordinary_tensors
 from supermask.packed.placement import Placed, check_weights
 from supermask.packed.prepacked import PrepackedLinear
 from supermask.packed.prepacked import serves as serves_prepacked
 from supermask.packed.tuning import fastest
+from supermask.weights.init import Draw
 
 LAYOUTS = {
     "linear_from_triples": ("codes",),

@@ -16,9 +16,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from supermask.mask import Mask, keep_count
-from supermask.parameters import masked, unwrap
+from supermask.masks import Mask, keep_count
 from supermask.prune.criteria import best
+from supermask.weights.roles import masked, unwrap
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 Scores = dict[str, Tensor]

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from supermask.mask import Mask, permutation
+from supermask.masks import Mask, permutation
 
 
 def shuffle(mask: Mapping[str, Tensor], seed: int) -> Mask:

@@ -21,9 +21,9 @@ import torch
 from torch import Tensor
 
 from supermask import ops
-from supermask.init import derive_key
-from supermask.mask import Mask
+from supermask.masks import Mask
 from supermask.prune.magnitude import everything, keep_largest, magnitude, surviving
+from supermask.weights.init import derive_key
 
 CRITERIA: dict[str, Callable[[Tensor, Tensor, float], Tensor]] = {
     "large-final": lambda initial, final, alpha: final.abs(),

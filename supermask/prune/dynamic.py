@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from supermask.mask import permutation
+from supermask.masks import permutation
 from supermask.prune.hold import StatefulHold
 from supermask.prune.magnitude import keep_largest, magnitude
 

@@ -19,11 +19,11 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from supermask.init import is_norm_parameter
-from supermask.mask import Mask, check_density, distance, keep_count
-from supermask.parameters import classify, masked, unwrap
+from supermask.masks import Mask, check_density, distance, keep_count
 from supermask.prune.hold import StatefulHold
 from supermask.prune.magnitude import everything, magnitude
+from supermask.weights.init import is_norm_parameter
+from supermask.weights.roles import classify, masked, unwrap
 
 WINDOW = 5
 TOLERANCE = 0.1

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
-from supermask.mask import Mask
-from supermask.parameters import unwrap
+from supermask.masks import Mask
+from supermask.weights.roles import unwrap
 
 
 def hold(

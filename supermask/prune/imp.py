@@ -14,11 +14,11 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from supermask.mask import Mask, density
-from supermask.parameters import ParameterInfo, masked, unwrap
+from supermask.masks import Mask, density
 from supermask.prune import actions
 from supermask.prune.criteria import by_criterion, check_criterion
 from supermask.prune.magnitude import round_counts
+from supermask.weights.roles import ParameterInfo, masked, unwrap
 
 State = dict[str, Tensor]
 

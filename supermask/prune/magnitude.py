@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from supermask.mask import Mask, check_density, keep_count, select
-from supermask.parameters import ParameterInfo
+from supermask.masks import Mask, check_density, keep_count, select
+from supermask.weights.roles import ParameterInfo
 
 SCOPES = ("layerwise", "global")
 

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from supermask.parameters import masked, unwrap
 from supermask.prune.structured import FilterLayer, coupled, dependencies, filter_layers, probe
+from supermask.weights.roles import masked, unwrap
 
 
 def shrink(model: nn.Module, mask: Mapping[str, Tensor], example: Tensor) -> nn.Module:

@@ -24,9 +24,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from supermask.mask import Mask, check_density, keep_count, select
-from supermask.parameters import masked, unwrap
+from supermask.masks import Mask, check_density, keep_count, select
 from supermask.prune.magnitude import everything
+from supermask.weights.roles import masked, unwrap
 
 _PER_CHANNEL = (nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm)
 """Norms of which a channel can go without a change to the others."""

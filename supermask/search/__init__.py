@@ -7,8 +7,8 @@ from importlib import import_module
 from pkgutil import iter_modules
 
 from supermask.search.base import SEARCHES, Search, register_search
+from supermask.search.construction import BASES
 from supermask.search.edge_popup import EdgePopup
-from supermask.search.setup import BASES
 
 for _module in iter_modules(__path__):
     import_module(f"{__name__}.{_module.name}")

@@ -23,8 +23,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from supermask import mask as masks
-from supermask import ops
+from supermask import masks, ops
 from supermask.search.base import Search, register_search
 
 

@@ -27,10 +27,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from supermask import ops
-from supermask.norms import batch_statistics
+from supermask.models.batch_statistics import batch_statistics
 from supermask.search.base import register_search
-from supermask.search.gates import GatedSearch
 from supermask.search.relaxations import Concrete
+from supermask.search.stochastic_gates import GatedSearch
 
 OBJECTIVES = ("loss", "kl")
 SMOOTHING = 0.01

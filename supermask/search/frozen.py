@@ -23,10 +23,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from supermask import mask as masks
+from supermask import masks
 from supermask.search.base import register_search
+from supermask.search.construction import spread_of
 from supermask.search.edge_popup import EdgePopup
-from supermask.search.setup import spread_of
 
 LAYOUTS = ("uniform", "erk", "epl")
 

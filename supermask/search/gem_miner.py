@@ -26,9 +26,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from supermask import mask as masks
-from supermask.parameters import ParameterInfo
+from supermask import masks
 from supermask.search.base import Search, register_search
+from supermask.weights.roles import ParameterInfo
 
 THRESHOLD = 0.5
 PUBLISHED_ROUNDS = 30

@@ -20,10 +20,10 @@ import torch
 from torch import nn
 
 from supermask import ops
-from supermask.init import Init, derive_key, init_of
 from supermask.search.base import register_search
 from supermask.search.edge_popup import EdgePopup
 from supermask.search.fused import sgd_steps
+from supermask.weights.init import Init, derive_key, init_of
 
 PERIOD = 300
 SHARE = 100

@@ -22,10 +22,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from supermask import mask as masks
+from supermask import masks
 from supermask.search.base import register_search
-from supermask.search.gates import GatedSearch
 from supermask.search.relaxations import Gaussian, HardConcrete, Relaxation
+from supermask.search.stochastic_gates import GatedSearch
 
 RELAXATIONS: dict[str, Callable[[], Relaxation]] = {"gaussian": Gaussian, "hard-concrete": HardConcrete}
 GATES = ("weight", "neuron")

@@ -3,8 +3,8 @@
 from torch import Tensor
 
 from supermask import ops
-from supermask.init import derive_key
 from supermask.search.base import Search
+from supermask.weights.init import derive_key
 
 
 class NoisySearch(Search):

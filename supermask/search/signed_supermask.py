@@ -20,11 +20,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from supermask import mask as masks
-from supermask import ops
-from supermask.init import derive_key
-from supermask.parameters import ParameterInfo
+from supermask import masks, ops
 from supermask.search.base import Search, register_search
+from supermask.weights.init import derive_key
+from supermask.weights.roles import ParameterInfo
 
 
 @register_search("signed-supermask")

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from supermask.init import derive_key
+from supermask.weights.init import derive_key
 
 
 def uniform(shape: tuple[int, ...], seed: int, name: str, scale: float = 1.0) -> Tensor:

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from supermask.data import Dataset, Loader, iterate_eval
-from supermask.init import randomize_
 from supermask.theory.attention import Attention
-from supermask.train import Schedule, fit
+from supermask.training.loop import Schedule, fit
+from supermask.weights.init import randomize_
 
 BATCH_SIZE = 64
 LEARNING_RATE = 5e-3

@@ -1,5 +1,5 @@
 // One weight's share of a search step. The order and the rounding of every operation are those of the torch
-// expressions in references.py, so that the fused step leaves the same bits.
+// expressions in ops/references.py, so that the fused step leaves the same bits.
 #pragma once
 
 #include "supermask/macros.h"

@@ -1,0 +1,1 @@
+"""Looking at what was found: the structure of masks, and the loss along lines between networks."""

@@ -1,0 +1,3 @@
+"""The command line."""
+
+from supermask.cli.entry import main as main

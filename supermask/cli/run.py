@@ -1,0 +1,152 @@
+"""A command from its configuration to its folder of results."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from supermask.cli.flags import FlagError
+from supermask.cli.placement import PLACES, check_memory_format, device_of, engine_of, environment_of
+from supermask.cli.progress import ProgressWatcher, task_progress
+from supermask.distributed import Ranks, joined
+from supermask.experiments import EXPERIMENTS
+from supermask.experiments.config import ConfigError, TaskConfig
+from supermask.experiments.datasets import dataset
+from supermask.experiments.execution.store import Store
+from supermask.experiments.results import describe_machine, write_results
+from supermask.io import DamagedFileError, read_json, write_json
+from supermask.report import headline, write_report
+from supermask.theory.run import TheoryConfig, run_theory
+
+
+def run_command(command: str, config: TaskConfig, line: str, console: Console) -> dict[str, Any]:
+    """Plan, execute, collect and report; returns the document of `results.json`.
+
+    Where torchrun started several processes, they execute every run together, and rank 0 writes.
+
+    Args:
+        command: Name of a registered experiment.
+        config: Its configuration; `config.out` is the folder.
+        line: The command line, to be shown in the report.
+        console: Where progress is shown: a bar on a terminal, a line now and then elsewhere.
+
+    Raises:
+        ConfigError: A value does not fit the data or the network.
+        OSError: The folder cannot be written.
+    """
+    device = device_of(config)
+    with joined(device) as ranks:
+        return _run(command, config, line, console, device, ranks)
+
+
+def _run(
+    command: str, config: TaskConfig, line: str, console: Console, device: str, ranks: Ranks
+) -> dict[str, Any]:
+    out = Path(config.out)
+    out.mkdir(parents=True, exist_ok=True)
+    _check_folder(out, command)
+    environment, jobs = environment_of(config, device, ranks)
+    with ranks.one_per_machine_first():
+        data = dataset(
+            config.data, environment.data_root, config.image_size, config.selection, environment.cache
+        )
+    experiment = EXPERIMENTS[command]
+    plan = experiment.plan(config, data)
+    check_memory_format(config, plan, data, environment.device)
+    store = Store(out / "runs")
+    engine = engine_of(config, store, environment, jobs)
+    with ProgressWatcher(plan, console, store, quiet=not ranks.main) as watcher:
+        engine.run(plan.graph, watcher)
+    recorded = {key: value for key, value in dataclasses.asdict(config).items() if key not in PLACES}
+    machine = describe_machine(environment.device, environment.threads, jobs)
+    if ranks.size > 1:
+        machine["ranks"] = ranks.size
+
+    def collect() -> dict[str, Any]:
+        document = experiment.document(plan, store, out, recorded, machine)
+        document["command"] = line
+        write_results(document, out)
+        write_report(document, out)
+        return document
+
+    return ranks.from_main(collect)
+
+
+def run_theory_command(config: TheoryConfig, line: str, console: Console) -> dict[str, Any]:
+    """Prune random networks into trained ones and report; returns the document of `results.json`.
+
+    Raises:
+        ConfigError: A value does not fit.
+        OSError: The folder cannot be written.
+    """
+    out = Path(config.out)
+    out.mkdir(parents=True, exist_ok=True)
+    _check_folder(out, "theory")
+    with task_progress("theory", len(config.cases), console) as told:
+        document = run_theory(config, lambda row, done, _: told(done))
+    document["command"] = line
+    write_json(out / "results.json", document)
+    write_report(document, out)
+    return document
+
+
+def _check_folder(out: Path, command: str) -> None:
+    """Refuse to write one command's results over another's."""
+    if not (out / "results.json").exists():
+        return
+    document = read_json(out / "results.json")
+    schema = document.get("schema") if isinstance(document, dict) else None
+    if schema != f"supermask/{command}/1":
+        raise ConfigError(
+            "out", str(out), f"it holds results of another command ({schema}); name another folder"
+        )
+
+
+def write_page_again(folder: Path) -> Path:
+    """Write the report of a folder of results; returns the page.
+
+    Raises:
+        FlagError: It holds no results.
+        DamagedFileError: What it holds are none of an experiment.
+        OSError: It cannot be written.
+    """
+    path = folder / "results.json"
+    if not path.is_file():
+        raise FlagError(f"{folder} holds no results.json; give the --out folder of an experiment")
+    document = read_json(path)
+    try:
+        return write_report(document, folder)
+    except OSError:
+        raise
+    except Exception as error:
+        # Of other content anything may be missing; where in the report it is missed is kept as the cause.
+        raise DamagedFileError(
+            f"{path} does not hold the results of an experiment ({type(error).__name__}: {error}); run the "
+            "command again that made it"
+        ) from error
+
+
+def configuration(command: str) -> type[Any]:
+    """The configuration of a command."""
+    return TheoryConfig if command == "theory" else EXPERIMENTS[command].config
+
+
+def print_summary(document: dict[str, Any], out: Path) -> None:
+    """Print what came out, on standard output."""
+    console = Console()
+    if "summary" in document and "curves" in document:
+        console.print(_summary_table(document))
+    console.print(headline(document), highlight=False)
+    console.print(f"report: {out / 'report.html'}", highlight=False, soft_wrap=True)
+
+
+def _summary_table(document: dict[str, Any]) -> Table:
+    table = Table(box=None, header_style="bold")
+    for title in ("method", "density", "test accuracy %", "min", "max", "seeds"):
+        table.add_column(title, justify="left" if title == "method" else "right")
+    for entry in document["summary"]:
+        numbers = [f"{100 * entry[key]:.2f}" for key in ("mean", "min", "max")]
+        table.add_row(entry["method"], f"{entry['density']:.4g}", *numbers, str(entry["n"]))
+    return table

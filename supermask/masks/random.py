@@ -1,0 +1,48 @@
+"""Random masks from a seed, the controls of every comparison."""
+
+import math
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from supermask import ops
+from supermask.masks.distribution import group_of, kept_in_groups
+from supermask.masks.selection import Mask
+from supermask.weights.init import check_seed, derive_key
+
+
+def random_mask(
+    shapes: Mapping[str, Sequence[int]],
+    keep: Mapping[str, int],
+    seed: int,
+    distribution: str = "uniform",
+) -> Mask:
+    """A mask that keeps `keep[name]` weights of each layer, chosen uniformly by the generator.
+
+    Under an N:M `distribution` the choice is uniform within every group; `keep` is then that of `allocate`.
+    """
+    mask, group = {}, group_of(distribution)
+    for name, shape in shapes.items():
+        order = permutation(math.prod(shape), seed, f"random-mask/{name}")
+        if group:
+            if keep[name] != kept_in_groups(shape, *group):
+                raise ValueError(
+                    f"{distribution} does not keep {keep[name]} weights of {name}, {tuple(shape)}"
+                )
+            (mask[name],) = ops.select_n_of_m([order.double().view(tuple(shape))], *group)
+            continue
+        flat = torch.zeros(math.prod(shape), dtype=torch.bool)
+        flat[order[: keep[name]]] = True
+        mask[name] = flat.view(tuple(shape))
+    return mask
+
+
+def permutation(count: int, seed: int, purpose: str) -> Tensor:
+    """A random permutation of `count` indices (int64), a function of (seed, purpose, count) alone.
+
+    Indices are sorted by 64-bit random words, two of the generator's 32-bit words each.
+    """
+    key = derive_key(f"permutation/{purpose}", check_seed(seed), str(count))
+    words = ops.philox(key, 0, 2 * count).view(count, 2)
+    return torch.argsort(words[:, 0] * (1 << 32) + words[:, 1], stable=True)

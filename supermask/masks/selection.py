@@ -1,0 +1,89 @@
+"""Masks from scores: the largest of each layer, of all layers together, or of every group."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from supermask import ops
+
+Mask = dict[str, Tensor]
+
+
+class NonFiniteScoreError(ValueError):
+    """A score is NaN or infinite; the message names the parameter."""
+
+
+def select(
+    scores: Mapping[str, Tensor],
+    keep: Mapping[str, int] | int,
+    cuts: Tensor | None = None,
+    ranking: str = "magnitude",
+) -> Mask:
+    """The mask of the largest |score|: `keep[name]` of each layer, or `keep` of all ranked together.
+
+    Ties go to the lower index. In a global ranking every layer keeps at least its best weight. `cuts`
+    (from `ops.new_cuts`) makes repeated selections faster and changes none; `ranking` is as in
+    `ops.select`.
+
+    Raises:
+        NonFiniteScoreError: A score is NaN or infinite.
+        ValueError: A count is not in [0, size].
+    """
+    names, tensors = list(scores), list(scores.values())
+    try:
+        if isinstance(keep, int):
+            masks = ops.select_global(tensors, keep, cuts, ranking, floor=True)
+        else:
+            masks = ops.select(tensors, [keep[name] for name in names], cuts, ranking)
+    except ValueError:
+        check_finite(scores)
+        raise
+    return dict(zip(names, masks, strict=True))
+
+
+def select_n_of_m(
+    scores: Mapping[str, Tensor], n: int, m: int, ranking: str = "magnitude", cuts: Tensor | None = None
+) -> Mask:
+    """The mask of the n first in rank of every m inputs; see `ops.select_n_of_m`.
+
+    Raises:
+        NonFiniteScoreError: A score is NaN or infinite.
+    """
+    try:
+        return dict(zip(scores, ops.select_n_of_m(list(scores.values()), n, m, ranking, cuts), strict=True))
+    except ValueError:
+        check_finite(scores)
+        raise
+
+
+def check_finite(scores: Mapping[str, Tensor]) -> None:
+    """Raise NonFiniteScoreError for the first layer with a NaN or infinite score."""
+    for name, score in scores.items():
+        if not torch.isfinite(score).all():
+            raise _not_finite(name) from None
+
+
+def check_cuts(scores: Mapping[str, Tensor], cuts: Tensor) -> None:
+    """Raise NonFiniteScoreError if `ops.not_finite` reports a score of a selection with `cuts`."""
+    if ops.not_finite(cuts):
+        check_finite(scores)
+        raise NonFiniteScoreError("the scores have not been finite; go on from an earlier state")
+
+
+def _not_finite(name: str) -> NonFiniteScoreError:
+    return NonFiniteScoreError(
+        f"the scores of {name} are not finite; the search diverged or its loss did. "
+        "Lower lr, clip the gradients, or check the data"
+    )
+
+
+def at_least_one(mask: Tensor, score: Tensor) -> Tensor:
+    """`mask` itself, in which the entry of the largest score is set where there would be none.
+
+    Nothing waits for the device to tell whether the mask was empty.
+    """
+    flat = mask.view(-1)
+    best = score.reshape(-1).argmax()
+    flat[best] = flat[best] | ~flat.any()
+    return mask

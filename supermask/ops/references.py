@@ -1,0 +1,353 @@
+"""Reference kernels in torch: what every compiled kernel must reproduce bit for bit.
+
+They serve on any device for which no compiled kernel is registered; `supermask.ops.library` declares the
+operators and says what each one means.
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from supermask.ops.generator import fill_philox, fill_random
+from supermask.ops.layouts import (
+    LINEAR_LAYOUTS,
+    signs_of_codes,
+    signs_of_fields,
+    signs_of_lists,
+    weights_of_lists,
+)
+
+# --- selection ---------------------------------------------------------------------------------------
+
+_INTEGER = {2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+
+def _magnitude_keys(score: Tensor) -> Tensor:
+    """|score| as integers in the same order, flat and row-major; denormals and zeros stay distinct."""
+    flat = score.detach().contiguous().view(-1)
+    integer = _INTEGER[flat.element_size()]
+    return flat.view(integer) & torch.iinfo(integer).max  # the sign bit off
+
+
+def _raw_keys(score: Tensor) -> Tensor:
+    """The score itself as signed integers in the same order; zeros of both signs are equal."""
+    keys = _magnitude_keys(score)
+    return torch.where(score.detach().contiguous().view(-1).signbit(), -keys, keys)
+
+
+def _infinity_key(dtype: torch.dtype) -> int:
+    return int(torch.tensor(torch.inf, dtype=dtype).view(_INTEGER[dtype.itemsize]))
+
+
+def _cut(keys: Tensor, keep: int, kth_largest: Tensor) -> Tensor:
+    """Mask of the `keep` largest keys, ties to the lower index."""
+    mask = keys >= kth_largest
+    surplus = int(torch.count_nonzero(mask)) - keep
+    if surplus:
+        ties = torch.nonzero(keys == kth_largest).flatten()
+        mask[ties[len(ties) - surplus :]] = False
+    return mask
+
+
+def _topk_threshold(keys: Tensor, keep: int) -> Tensor:
+    return keys.topk(keep, sorted=False).values.min()
+
+
+def _partition_threshold(keys: Tensor, keep: int) -> Tensor:
+    """The same value as `_topk_threshold`; NumPy's partition is 2 to 3 times faster on a CPU."""
+    position = len(keys) - keep
+    return torch.from_numpy(np.partition(keys.numpy(), position)[position : position + 1])
+
+
+def _check_finite(keys: Tensor, dtype: torch.dtype) -> None:
+    if keys.numel() and int(keys.abs().max()) >= _infinity_key(dtype):
+        raise ValueError("scores are not finite")
+
+
+def _make_select(
+    threshold: Callable[[Tensor, int], Tensor], keys_of: Callable[[Tensor], Tensor] = _magnitude_keys
+) -> tuple[Callable[..., Any], ...]:
+    def select_keys(keys: Tensor, keep: int) -> Tensor:
+        if keep in (0, len(keys)):
+            return torch.full((len(keys),), keep > 0, dtype=torch.bool, device=keys.device)
+        return _cut(keys, keep, threshold(keys, keep))
+
+    def select(scores: Sequence[Tensor], keep: Sequence[int]) -> list[Tensor]:
+        masks = []
+        for score, count in zip(scores, keep, strict=True):
+            keys = keys_of(score)
+            _check_finite(keys, score.dtype)
+            masks.append(select_keys(keys, count).view(score.shape))
+        return masks
+
+    def select_global(scores: Sequence[Tensor], keep: int) -> list[Tensor]:
+        # Keys of different widths do not compare; values cast to the widest type do.
+        widest = functools.reduce(torch.promote_types, [score.dtype for score in scores])
+        keys = torch.cat([keys_of(score.to(widest)) for score in scores])
+        _check_finite(keys, widest)
+        parts = select_keys(keys, keep).split([score.numel() for score in scores])
+        return [part.reshape(score.shape).clone() for part, score in zip(parts, scores, strict=True)]
+
+    return select, select_global
+
+
+def _select_n_of_m(scores: Sequence[Tensor], n: int, m: int, raw: bool) -> list[Tensor]:
+    masks = []
+    for score in scores:
+        keys = (_raw_keys if raw else _magnitude_keys)(score)
+        _check_finite(keys, score.dtype)
+        groups = keys.view(score.shape).split(m, dim=1) if score.numel() else ()
+        masks.append(
+            torch.cat([_first_in_rank(group, -(-n * group.shape[1] // m)) for group in groups], dim=1)
+            if groups
+            else torch.zeros_like(score, dtype=torch.bool)
+        )
+    return masks
+
+
+def _select_n_of_m_into(
+    masks: Sequence[Tensor], scores: Sequence[Tensor], n: int, m: int, raw: bool, cuts: Tensor
+) -> None:
+    for mask, selected in zip(masks, _select_n_of_m(scores, n, m, raw), strict=True):
+        mask.copy_(selected)
+
+
+def _first_in_rank(keys: Tensor, keep: int) -> Tensor:
+    """Mask of the `keep` largest keys along dimension 1, ties to the lower index."""
+    order = keys.argsort(dim=1, descending=True, stable=True)
+    return torch.zeros_like(keys, dtype=torch.bool).scatter_(1, order.narrow(1, 0, keep), True)
+
+
+# --- the step ----------------------------------------------------------------------------------------
+
+
+def _straight_through(
+    grads: Sequence[Tensor], weights: Sequence[Tensor], scores: Sequence[Tensor]
+) -> list[Tensor]:
+    # sign() is -1, 0 or +1, so the order of the products changes no bit.
+    return [g.to(s.dtype).contiguous() * w * s.sign() for g, w, s in zip(grads, weights, scores, strict=True)]
+
+
+def _write_masked(out: Sequence[Tensor], weights: Sequence[Tensor], masks: Sequence[Tensor]) -> None:
+    # Adding +0 turns the -0 of a negative weight times 0 into +0: pruned weights have one bit pattern.
+    for target, weight, mask in zip(out, weights, masks, strict=True):
+        target.copy_((weight * mask).add_(0.0))
+
+
+def _sgd(
+    score: Tensor,
+    grad: Tensor,
+    velocity: Tensor | None,
+    lr: float,
+    momentum: float,
+    dampening: float,
+    weight_decay: float,
+    nesterov: bool,
+) -> None:
+    """torch.optim.SGD's update of one tensor, after its first step: the same calls, hence the same bits."""
+    if weight_decay != 0:
+        grad = grad.add(score, alpha=weight_decay)
+    if velocity is not None:
+        velocity.mul_(momentum).add_(grad, alpha=1 - dampening)
+        grad = grad.add(velocity, alpha=momentum) if nesterov else velocity
+    score.add_(grad, alpha=-lr)
+
+
+def _edge_popup_sgd(
+    out: Sequence[Tensor],
+    masks: Sequence[Tensor],
+    scores: Sequence[Tensor],
+    velocities: Sequence[Tensor],
+    grads: Sequence[Tensor],
+    weights: Sequence[Tensor],
+    keep: Sequence[int],
+    cuts: Tensor,
+    lr: float,
+    momentum: float,
+    dampening: float,
+    weight_decay: float,
+    nesterov: bool,
+    rate: Tensor | None = None,
+) -> None:
+    lr = lr if rate is None else float(rate)
+    for i, gradient in enumerate(_straight_through(grads, weights, scores)):
+        velocity = velocities[i] if momentum != 0 else None
+        _sgd(scores[i], gradient, velocity, lr, momentum, dampening, weight_decay, nesterov)
+    _rank_into(masks, scores, keep, cuts, raw=False, floor=True)
+    _write_masked(out, weights, masks)
+
+
+# --- packing -----------------------------------------------------------------------------------------
+
+
+def _bit_values(device: torch.device) -> Tensor:
+    return torch.tensor([1, 2, 4, 8, 16, 32, 64, 128], dtype=torch.uint8, device=device)
+
+
+def _pack_mask(mask: Tensor) -> Tensor:
+    flat = mask.contiguous().view(-1).to(torch.uint8)
+    flat = torch.nn.functional.pad(flat, (0, -len(flat) % 8))
+    return (flat.view(-1, 8) * _bit_values(mask.device)).sum(dim=1, dtype=torch.uint8)
+
+
+def _unpack_mask(packed: Tensor, numel: int) -> Tensor:
+    return (packed.unsqueeze(1) & _bit_values(packed.device)).flatten()[:numel] != 0
+
+
+# --- packed layers -----------------------------------------------------------------------------------
+
+
+def _packed_linear(weights_of: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """x · Wᵀ · scale + bias, summed in float32 at least, for the packed W that `weights_of` unpacks."""
+
+    def linear(x: Tensor, *layout_and_rest: Any) -> Tensor:
+        *layout, outputs, scale, bias = layout_and_rest
+        wide = torch.promote_types(x.dtype, torch.float32)
+        weights = weights_of(*layout, outputs, x.shape[-1]).to(wide)
+        product = (x.to(wide) @ weights.t()) * scale
+        return (product if bias is None else product + bias.to(wide)).to(x.dtype)
+
+    return linear
+
+
+def round_to_int8(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Each row of x as integers from -127 to 127, ties to even, and what they are to be multiplied by.
+
+    That is the row's largest magnitude / 127, in float32. A row that is not all finite is 0 times NaN.
+
+    Returns:
+        The integers, as float32, and the scales, with a last dimension of 1.
+    """
+    x = x.float()
+    scale = x.abs().amax(dim=-1, keepdim=True) / 127 if x.shape[-1] else x.new_zeros(*x.shape[:-1], 1)
+    scale = torch.where(scale.isfinite(), scale, torch.nan)
+    return torch.where(scale > 0, (x / scale).round().clamp(-127, 127), 0.0), scale
+
+
+def _linear_int8(x: Tensor, fields: Tensor, outputs: int, scale: float, bias: Tensor | None) -> Tensor:
+    integers, scales = round_to_int8(x)
+    weights = signs_of_fields(fields, outputs, x.shape[-1])
+    sums = (integers.double() @ weights.t().double()).float()  # of integers: exact, then rounded once
+    product = sums * (scales * torch.tensor(scale, dtype=torch.float32, device=x.device))
+    return (product if bias is None else product + bias.float()).to(x.dtype)
+
+
+def _packed_conv(weights_of: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """The convolution of x, summed in float32, with the packed matrix that `weights_of` unpacks."""
+
+    def convolve(
+        x: Tensor,
+        layout: Sequence[Tensor],
+        outputs: int,
+        kernel: Sequence[int],
+        stride: Sequence[int],
+        padding: Sequence[int],
+        dilation: Sequence[int],
+        groups: int,
+        scale: float,
+        bias: Tensor | None,
+    ) -> Tensor:
+        channels = x.shape[1] // groups
+        depth = channels * kernel[0] * kernel[1]
+        weight = weights_of(*layout, outputs, depth).view(outputs, channels, *kernel).float()
+        top, bottom, left, right = padding
+        padded = torch.nn.functional.pad(x.float(), (left, right, top, bottom))
+        sums = torch.nn.functional.conv2d(padded, weight, None, stride, 0, dilation, groups) * scale
+        return (sums if bias is None else sums + bias.view(-1, 1, 1)).to(x.dtype)
+
+    return convolve
+
+
+def _conv_from_lists(x: Tensor, starts: Tensor, entries: Tensor, *geometry_and_rest: Any) -> Tensor:
+    return _packed_conv(signs_of_lists)(x, (starts, entries), *geometry_and_rest)
+
+
+def _conv_from_values(
+    x: Tensor, starts: Tensor, entries: Tensor, values: Tensor, *geometry_and_bias: Any
+) -> Tensor:
+    *geometry, bias = geometry_and_bias
+    return _packed_conv(weights_of_lists)(x, (starts, entries, values), *geometry, 1.0, bias)
+
+
+def _decode_codes(codes: Tensor, outputs: int, inputs: int, scale: float, dtype: torch.dtype) -> Tensor:
+    return signs_of_codes(codes, outputs, inputs).to(dtype) * scale
+
+
+# --- all of them -------------------------------------------------------------------------------------
+
+_select, _select_global = _make_select(_topk_threshold)
+_cpu_select, _cpu_select_global = _make_select(_partition_threshold)
+_raw_select, _raw_select_global = _make_select(_topk_threshold, _raw_keys)
+
+
+def _select_into(
+    masks: Sequence[Tensor], scores: Sequence[Tensor], keep: Sequence[int], cuts: Tensor
+) -> None:
+    select = _cpu_select if cuts.device.type == "cpu" else _select
+    for mask, selected in zip(masks, select(scores, keep), strict=True):
+        mask.copy_(selected)
+
+
+def _rank_into(
+    masks: Sequence[Tensor],
+    scores: Sequence[Tensor],
+    keep: Sequence[int],
+    cuts: Tensor,
+    raw: bool,
+    floor: bool = False,
+) -> None:
+    together = len(keep) == 1 != len(scores)
+    if not (raw or together):
+        return _select_into(masks, scores, keep, cuts)
+    if raw:
+        selected = _raw_select_global(scores, keep[0]) if together else _raw_select(scores, keep)
+    else:
+        # Through the dispatcher: a device may have a kernel for this one and none for ours.
+        selected = torch.ops.supermask.select_global(scores, keep[0])
+    if floor and together and not all(mask.any() for mask in selected if mask.numel()):
+        selected = _lifted_select_global(scores, keep[0], raw)
+    for mask, of in zip(masks, selected, strict=True):
+        mask.copy_(of)
+
+
+def _lifted_select_global(scores: Sequence[Tensor], keep: int, raw: bool) -> list[Tensor]:
+    """A ranking of all tensors in which the best score of each stands above all others."""
+    filled = [score for score in scores if score.numel()]
+    if keep < len(filled):
+        raise ValueError(f"{keep} weights cannot keep one in each of {len(filled)} layers")
+    one_each, together = (_raw_select, _raw_select_global) if raw else (_select, _select_global)
+    best = one_each(scores, [min(1, score.numel()) for score in scores])
+    top = max(float(score.abs().max()) for score in filled) * 2 + 1
+    return together([score.masked_fill(m, top) for score, m in zip(scores, best, strict=True)], keep)
+
+
+KERNELS: dict[str, Callable[..., Any]] = {
+    "fill_philox": fill_philox,
+    "fill_random": fill_random,
+    "select": _select,
+    "select_into": _select_into,
+    "select_global": _select_global,
+    "rank_into": _rank_into,
+    "select_n_of_m": _select_n_of_m,
+    "select_n_of_m_into": _select_n_of_m_into,
+    "straight_through": _straight_through,
+    "write_masked": _write_masked,
+    "edge_popup_sgd": _edge_popup_sgd,
+    **{name: _packed_linear(weights_of) for name, weights_of in LINEAR_LAYOUTS.items()},
+    "linear_int8": _linear_int8,
+    "conv_from_lists": _conv_from_lists,
+    "conv_from_values": _conv_from_values,
+    "linear_from_codes": _packed_linear(signs_of_codes),
+    "linear_from_codes_wgmma": _packed_linear(signs_of_codes),
+    "decode_codes": _decode_codes,
+    "pack_mask": _pack_mask,
+    "unpack_mask": _unpack_mask,
+}
+"""Operator name → reference."""
+
+CPU_KERNELS: dict[str, Callable[..., Any]] = {"select": _cpu_select, "select_global": _cpu_select_global}
+"""Faster equivalents for the CPU, for want of compiled kernels."""

@@ -1,0 +1,1 @@
+"""Tickets: a mask with what it needs to become a network, as an object and as a file."""

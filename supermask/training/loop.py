@@ -1,0 +1,208 @@
+"""One plain training loop for everything: dense networks, tickets and searches.
+
+The loop knows a model, an optimizer and a function from step number to batch. It never knows the
+algorithm: a search is an optimizer, and a ticket is trained by an optimizer under `hold`.
+"""
+
+import math
+import time
+from collections.abc import Callable, Iterable
+from contextlib import nullcontext
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.optim import Optimizer
+
+from supermask.distributed import Pace, Ranks, RanksDifferError, Share
+from supermask.training.checkpoint import Checkpoint as Checkpoint
+from supermask.training.checkpoint import Progress as Progress
+from supermask.training.checkpoint import resume, state_of
+from supermask.training.cuda_graphs import graphed, set_rates
+from supermask.training.memory_format import guarded
+from supermask.training.precision import AMP_DTYPES as AMP_DTYPES
+from supermask.training.precision import PURE, Bf16Weights, autocast, in_float32
+from supermask.training.schedule import SCHEDULES as SCHEDULES
+from supermask.training.schedule import Schedule as Schedule
+
+
+class DivergedError(RuntimeError):
+    """The loss is not finite any more."""
+
+
+Batches = Callable[[int], tuple[Tensor, Tensor]]
+Objective = Callable[[nn.Module, Tensor, Tensor], Tensor]
+"""A model, inputs and labels → the loss to minimize, a scalar."""
+
+
+def fit(
+    model: nn.Module,
+    optimizer: Optimizer,
+    batches: Batches,
+    *,
+    steps: int,
+    start: int = 0,
+    schedule: Schedule | None = None,
+    amp: str = "none",
+    label_smoothing: float = 0.0,
+    clip: float | None = None,
+    objective: Objective | None = None,
+    evaluation: Callable[[], dict[str, float]] | None = None,
+    evaluate_every: int = 0,
+    on_step: Callable[[int], None] | None = None,
+    on_record: Callable[[list[dict[str, float]]], None] | None = None,
+    checkpoint: Checkpoint | None = None,
+    cuda_graphs: bool | None = False,
+    share: Share | None = None,
+) -> Progress:
+    """Train from step `start` to step `steps`, by cross-entropy unless told otherwise.
+
+    Args:
+        model: Any classifier; it is put in training mode.
+        optimizer: A `torch.optim` optimizer or a search. Its present learning rates are the ones that
+            `schedule` scales.
+        batches: Step number → (inputs, labels) on the model's device. It must be a pure function of the
+            step for a resumed training to equal an uninterrupted one.
+        schedule: Learning-rate factor per step; None for constant.
+        amp: `none`, `bf16` or `fp16` autocast (`fp16` with a gradient scaler), or `pure-bf16`: weights held
+            in bfloat16 while float32 ones learn, see `precision`.
+        label_smoothing: As in `torch.nn.functional.cross_entropy`.
+        clip: Largest norm of the gradient; None for no clipping.
+        objective: The loss; None for cross-entropy of the model's outputs with `label_smoothing`.
+        evaluation: Called every `evaluate_every` steps and at the end; its numbers go to the history.
+        on_step: Called after each step with the number of steps done.
+        on_record: Called with the whole history whenever it has grown.
+        checkpoint: Where to save and resume.
+        cuda_graphs: Replay whole steps from a CUDA graph, see `graphs`; None for wherever that is possible.
+        share: What this rank trains on, where several train together: `batches` gives its rows, `model` is
+            wrapped in `DistributedDataParallel`, and rank 0 saves. None for a process alone.
+
+    Returns:
+        Steps done, time and history. Each history entry has `step`, `train_loss` (mean since the entry
+        before) and the numbers of `evaluation`.
+
+    Raises:
+        ValueError: An unknown `amp`, or `cuda_graphs` where a graph cannot hold the step.
+        MemoryFormatError: A layer met channels_last that a CPU cannot train in it, see `memory_format`.
+        DivergedError: The training loss became NaN or infinite.
+        DamagedFileError: The checkpoint is not sound, or of another training.
+        RanksDifferError: Ranks that train together do not hold the same any more.
+    """
+    if amp not in AMP_DTYPES:
+        raise ValueError(f"amp must be one of {', '.join(AMP_DTYPES)}, not {amp!r}")
+    rates = [float(group["lr"]) for group in optimizer.param_groups]
+    device = next(model.parameters()).device
+    scaler = torch.amp.GradScaler(device.type, enabled=amp == "fp16")
+    progress, share = Progress(start), share or Share()
+    if checkpoint:
+        progress = resume(checkpoint, model, optimizer, scaler, share, range(start, steps))
+    if (first := share.ranks.from_main(lambda: progress.step)) != progress.step:
+        raise RanksDifferError(
+            f"rank {share.ranks.rank} goes on from step {progress.step}, rank 0 from step {first}: they read "
+            "different checkpoints; put --out where every machine sees the same files"
+        )
+    synchronize, pace = share.statistics(model), Pace(share.ranks, progress.step)
+    loss_sum = torch.tensor(progress.loss_sum, dtype=torch.float64, device=device)
+    lowered = Bf16Weights(model, optimizer) if amp == PURE else None
+
+    def train_on(inputs: Tensor, labels: Tensor) -> Tensor:
+        """One whole step; its loss, for which nothing has waited."""
+        with autocast(device, amp):
+            if objective is None:
+                loss = F.cross_entropy(model(inputs), labels, label_smoothing=label_smoothing)
+            else:
+                loss = objective(model, inputs, labels)
+        loss = share.weigh(loss)
+        scaler.scale(loss).backward()
+        with lowered.stepping() if lowered else nullcontext():
+            if clip is not None:
+                scaler.unscale_(optimizer)
+                nn.utils.clip_grad_norm_(model.parameters(), clip)
+            scaler.step(optimizer)
+            scaler.update()
+            optimizer.zero_grad()
+        synchronize()
+        return loss.detach()
+
+    model.train()
+    began = time.monotonic() - progress.seconds
+    graph = graphed(train_on, model, optimizer, amp, cuda_graphs)
+    with guarded(model), lowered or nullcontext(), graph as (step, plain):
+        while progress.step < steps:
+            factor = schedule(progress.step) if schedule else 1.0
+            set_rates(optimizer, [rate * factor for rate in rates])
+            loss_sum += step(*batches(progress.step))
+            progress.loss_steps += 1
+            progress.step += 1
+            if on_step:
+                on_step(progress.step)
+            if progress.step == steps or (evaluate_every and progress.step % evaluate_every == 0):
+                share.check(model, optimizer, progress.step)
+                _record(progress, share.mean(loss_sum), evaluation)
+                loss_sum.zero_()
+                if on_record:
+                    on_record(progress.history)
+            if checkpoint and progress.step < steps and pace.due(progress.step, checkpoint):
+                progress.seconds, progress.loss_sum = time.monotonic() - began, float(loss_sum)
+                share.check(model, optimizer, progress.step)
+                with in_float32(model):
+                    state = state_of(progress, model, optimizer, scaler, share)
+                    if share.ranks.main:
+                        checkpoint.save({**state, "optimizer": plain(state["optimizer"])})
+    set_rates(optimizer, rates)
+    progress.seconds = time.monotonic() - began
+    return progress
+
+
+@torch.no_grad()
+def evaluate(
+    model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], amp: str = "none", ranks: Ranks | None = None
+) -> dict[str, float]:
+    """Accuracy (fraction correct) and mean cross-entropy over `batches`, in evaluation mode.
+
+    The mode of every module is as before afterwards. With `ranks`, each brings batches of its own, and all
+    get the answer over all of them.
+
+    Raises:
+        ValueError: There is no batch.
+    """
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    device = next(model.parameters()).device
+    correct = torch.zeros((), dtype=torch.int64, device=device)
+    loss = torch.zeros((), dtype=torch.float64, device=device)
+    count = torch.zeros((), dtype=torch.int64, device=device)
+    for inputs, labels in batches:
+        with autocast(device, amp):
+            logits = model(inputs)
+        correct += (logits.argmax(dim=1) == labels).sum()
+        loss += F.cross_entropy(logits.float(), labels, reduction="sum")
+        count += len(labels)
+    for module, training in modes:
+        module.training = training
+    correct, loss, count = map((ranks or Ranks()).sum, (correct, loss, count))
+    if count == 0:
+        raise ValueError("nothing to evaluate: the split is empty")
+    return {"accuracy": int(correct) / int(count), "loss": float(loss) / int(count)}
+
+
+@torch.no_grad()
+def estimate_norm_statistics(model: nn.Module, batches: Batches, steps: int) -> None:
+    """Run `steps` batches forward in training mode, so that norms see a network that was never trained."""
+    if not any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules()):
+        return
+    model.train()
+    for step in range(steps):
+        model(batches(step)[0])
+
+
+def _record(progress: Progress, loss_sum: float, evaluation: Callable[[], dict[str, float]] | None) -> None:
+    mean = loss_sum / max(progress.loss_steps, 1)
+    if not math.isfinite(mean):
+        raise DivergedError(
+            f"the training loss is {mean} before step {progress.step}; lower lr, add warm-up or clip the "
+            "gradients"
+        )
+    numbers = evaluation() if evaluation else {}
+    progress.history.append({"step": progress.step, "train_loss": mean, **numbers})
+    progress.loss_steps = 0

@@ -1,0 +1,212 @@
+"""Weights from a seed: every entry of every parameter is a pure function of (seed, name, index).
+
+The key of a parameter is the first 8 bytes, little-endian, of
+SHA-256("supermask/1/<purpose>/<seed>/<qualified name>"); the counter is the row-major index. An entry can
+be drawn alone, on any device, in any order, and a changed layer changes no other layer.
+"""
+
+import hashlib
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from supermask import ops
+from supermask.weights.roles import ParameterInfo, classify, unwrap
+
+GENERATOR = "philox4x32-10"
+SQRT_2 = math.sqrt(2.0)
+
+# name -> (unit distribution, scale from gain, fan-in and fan-out, default gain). Signed constant:
+# Ramanujan et al. 2020, section 3.3, with the Kaiming gain for ReLU; the others: He et al. 2015 and
+# Glorot and Bengio 2010. Glorot constant: the signed constant of Zhou et al. 2019, which is the sign of a
+# Glorot normal weight times the standard deviation of its layer. ELUS: Koster et al. 2022, a signed constant
+# for ELU networks. A uniform distribution on (-b, b) has standard deviation b / sqrt 3.
+_SCHEMES: dict[str, tuple[str, Callable[[float, int, int], float], float]] = {
+    "signed_constant": ("sign", lambda gain, i, o: gain / math.sqrt(i), SQRT_2),
+    "glorot_constant": ("sign", lambda gain, i, o: gain * math.sqrt(2.0 / (i + o)), 1.0),
+    "elus": ("sign", lambda gain, i, o: gain / math.sqrt(i), math.sqrt(3.0)),
+    "kaiming_normal": ("normal", lambda gain, i, o: gain / math.sqrt(i), SQRT_2),
+    "kaiming_uniform": ("uniform", lambda gain, i, o: gain * math.sqrt(3.0 / i), SQRT_2),
+    "glorot_normal": ("normal", lambda gain, i, o: gain * math.sqrt(2.0 / (i + o)), 1.0),
+    "glorot_uniform": ("uniform", lambda gain, i, o: gain * math.sqrt(6.0 / (i + o)), 1.0),
+}
+INITS = tuple(_SCHEMES)
+
+
+@dataclass(frozen=True)
+class Draw:
+    """How one parameter follows from the seed.
+
+    Attributes:
+        name: Qualified name, which enters the key.
+        shape: Shape of the parameter.
+        masked: Whether a mask applies to it.
+        scheme: `sign`, `uniform`, `normal` (see `ops.SCHEMES`) or `constant`.
+        scale: Factor on the unit draw, rounded to float32 when drawn; the value itself for `constant`.
+        binary: Whether only the sign of the draw counts: +1 for a draw of 0 or more, -1 below.
+        factor: What the draw, or its sign, is multiplied by afterwards, rounded to float32.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    masked: bool
+    scheme: str
+    scale: float
+    binary: bool = False
+    factor: float = 1.0
+
+    def weight(
+        self,
+        seed: int,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+        generation: int = 0,
+    ) -> Tensor:
+        """The parameter as drawn, contiguous; a later `generation` is another draw of the same kind."""
+        out = torch.empty(self.shape, dtype=dtype, device=device)
+        if self.scheme == "constant":
+            out.fill_(self.scale)
+        else:
+            purpose = f"weight-{generation}" if generation else "weight"
+            ops.fill_random(out, derive_key(purpose, seed, self.name), self.scheme, self.scale)
+        if self.binary:
+            out = torch.where(out < 0, -1.0, 1.0).to(dtype)
+        return out if self.factor == 1 else multiply(out, self.factor)
+
+    @property
+    def magnitude(self) -> float | None:
+        """|value| of every weight where it is the same for all, as in a signed constant; otherwise None."""
+        if not self.binary and self.scheme not in ("sign", "constant"):
+            return None
+        one = torch.tensor(1.0 if self.binary else abs(self.scale))
+        return float(multiply(one, abs(self.factor)))
+
+
+@dataclass(frozen=True)
+class Init:
+    """The record `randomize_` leaves on a model: all that is needed to draw it again.
+
+    Attributes:
+        init: Name of the initialization.
+        seed: Seed of every draw.
+        draws: One per parameter.
+        generations: The last generation that a weight may be of; more than 0 where a search drew some of
+            them again.
+    """
+
+    init: str
+    seed: int
+    draws: tuple[Draw, ...]
+    generations: int = 0
+
+    def named(self) -> dict[str, Draw]:
+        return {draw.name: draw for draw in self.draws}
+
+
+def multiply(weight: Tensor, factor: float | Tensor) -> Tensor:
+    """`weight` times float32(`factor`): a product in float32 at least, rounded to the weight's dtype.
+
+    A factor may come as a scalar tensor, so that nobody waits for a device.
+    """
+    wide = torch.promote_types(weight.dtype, torch.float32)
+    rounded = torch.as_tensor(factor, device=weight.device).float().to(wide)
+    return (weight.to(wide) * rounded).to(weight.dtype)
+
+
+def derive_key(purpose: str, seed: int, name: str) -> int:
+    """The 64-bit generator key of a parameter, for one purpose (`weight`, `score`, …)."""
+    digest = hashlib.sha256(f"supermask/1/{purpose}/{check_seed(seed)}/{name}".encode()).digest()
+    return int.from_bytes(digest[:8], "little")
+
+
+def check_seed(seed: int) -> int:
+    """`seed` itself, or ValueError unless it is an integer in [0, 2^64)."""
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 1 << 64:
+        raise ValueError(f"seed must be an integer in [0, 2^64), not {seed!r}")
+    return seed
+
+
+def randomize_(
+    model: nn.Module,
+    init: str = "signed_constant",
+    seed: int = 0,
+    *,
+    gain: float | None = None,
+    density: float | Mapping[str, float] | None = None,
+    include: Iterable[str] = (),
+    exclude: Iterable[str] = (),
+    train_norms: bool = False,
+) -> nn.Module:
+    """Redraw `model` from `seed`, in place, and freeze all that a mask search does not touch.
+
+    Masked weights are drawn by `init`; norms become 1 and 0, biases 0, layer scales 1; embeddings are
+    drawn from N(0, 1) and tokens from N(0, 0.02²). Unmasked parameters stop requiring gradients; masked
+    ones require them, because the search reads them. Norm statistics are reset.
+
+    Args:
+        model: Any module. Wrap it in DDP after this call, not before.
+        init: One of `INITS`.
+        seed: Integer in [0, 2^64). The same seed gives the same bits on every device.
+        gain: Factor of the initialization; None takes √2 (1 for the Glorot schemes).
+        density: Rescale masked weights by 1/√density, the paper's √(1/k), so that the output variance
+            of a masked layer is that of the whole one. A mapping gives the density of each name.
+        include: Patterns of parameter names to mask although the default would not.
+        exclude: Patterns of parameter names to leave unmasked.
+        train_norms: Let the weights and biases of norms require gradients, for searches that train them.
+
+    Returns:
+        The model.
+
+    Raises:
+        ValueError: Unknown `init`, seed or density out of range, a pattern without a match.
+    """
+    if init not in _SCHEMES:
+        raise ValueError(f"unknown init {init!r}; choose one of {', '.join(INITS)}")
+    check_seed(seed)
+    if isinstance(model, nn.parallel.DistributedDataParallel):
+        raise ValueError("call randomize_ before wrapping the model in DDP, which must see what is frozen")
+    infos = classify(model, include, exclude)
+    draws = tuple(_draw(info, init, gain, density) for info in infos)
+    inner = unwrap(model)
+    with torch.no_grad():
+        for module in inner.modules():
+            if callable(reset := getattr(module, "reset_running_stats", None)):
+                reset()
+        for info, draw in zip(infos, draws, strict=True):
+            info.tensor.copy_(draw.weight(seed, info.tensor.dtype, info.tensor.device))
+            info.tensor.requires_grad_(info.role == "masked" or (train_norms and is_norm_parameter(info)))
+    inner.supermask_init = Init(init, seed, draws)  # type: ignore[assignment]
+    return model
+
+
+def is_norm_parameter(info: ParameterInfo) -> bool:
+    """Whether `info` is the scale or shift of a normalization layer."""
+    return info.role == "constant" and "Norm" in info.reason
+
+
+def init_of(model: nn.Module) -> Init | None:
+    """The record that `randomize_` left on `model`, or None."""
+    record = getattr(unwrap(model), "supermask_init", None)
+    return record if isinstance(record, Init) else None
+
+
+def _draw(
+    info: ParameterInfo, init: str, gain: float | None, density: float | Mapping[str, float] | None
+) -> Draw:
+    shape = tuple(info.tensor.shape)
+    if info.role == "constant":
+        return Draw(info.name, shape, False, "constant", info.value)
+    if info.spread:
+        return Draw(info.name, shape, False, "normal", info.spread)
+    scheme, scale, default_gain = _SCHEMES[init]
+    factor = 1.0
+    if info.role == "masked" and density is not None:
+        layer = density[info.name] if isinstance(density, Mapping) else density
+        if not 0 < layer <= 1:
+            raise ValueError(f"density must lie in (0, 1], not {layer} (for {info.name})")
+        factor = math.sqrt(1.0 / layer)
+    base = scale(default_gain if gain is None else gain, info.fan_in, info.fan_out)
+    return Draw(info.name, shape, info.role == "masked", scheme, base * factor)
