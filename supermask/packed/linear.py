@@ -101,7 +101,7 @@ class PackedLinear(Placed):
         self.out_features, self.in_features = weights.shape
         self.scale = 1.0 if scale is None else scale
         self.density = int(weights.count_nonzero()) / max(weights.numel(), 1)
-        self.kernels: dict[tuple[torch.dtype, int], str] = {}  # (type, number of inputs) → what `tune` found
+        self.tuned: dict[tuple[torch.dtype, int], str] = {}  # (type, number of inputs) → what `tune` found
         self.signed = scale is not None
         self.operators = self._operators(min(weights.shape))
         self.lay_out(weights.detach())
@@ -188,7 +188,7 @@ class PackedLinear(Placed):
             return self.operators[0]  # whatever serves, it rounds alike
         if torch.compiler.is_compiling():
             return self._kernel_by_rule(x)
-        tuned = self.kernels.get((x.dtype, x.numel() // (self.in_features or 1)))
+        tuned = self.tuned.get((x.dtype, x.numel() // (self.in_features or 1)))
         if tuned is None or (tuned == "prepacked" and not self._may_be_prepacked(x)):
             return self._kernel_by_rule(x)
         return tuned
@@ -219,13 +219,13 @@ class PackedLinear(Placed):
             names += ["dense", "prepacked"] if self._may_be_prepacked(x) else ["dense"]
 
             def with_kernel(name: str) -> None:
-                self.kernels[key] = name
+                self.tuned[key] = name
                 self.forward(x)  # past the hook that asks for this
 
-            self.kernels[key] = fastest({name: partial(with_kernel, name) for name in names})
-        if self.kernels[key] != "prepacked":
+            self.tuned[key] = fastest({name: partial(with_kernel, name) for name in names})
+        if self.tuned[key] != "prepacked":
             self._prepacked = PrepackedLinear()
-        if self.kernels[key] != "dense":
+        if self.tuned[key] != "dense":
             self._dense = None
 
     def gpu_linear(self) -> DenseLinear:

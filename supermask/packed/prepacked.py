@@ -12,11 +12,11 @@ DTYPES = (torch.float32, torch.bfloat16)
 class PrepackedLinear:
     """x · Wᵀ + b with W laid out by oneDNN.
 
-    A copy or a pickle of one is empty, since torch can copy no tensor of that layout; `fill` makes it anew.
+    A copy or a pickle of one is empty, since torch can copy no tensor of that layout; it is filled on use.
     """
 
     def __init__(self) -> None:
-        self._weight: Tensor | None = None
+        self.weights: Tensor | None = None
         self._dtype: torch.dtype | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -24,11 +24,11 @@ class PrepackedLinear:
 
     def __call__(self, x: Tensor, bias: Tensor | None, weight: Callable[[Tensor], Tensor]) -> Tensor:
         """The product; `weight` gives W in the type of x, and is asked where it is not held in that type."""
-        if self._weight is None or self._dtype != x.dtype:
+        if self.weights is None or self._dtype != x.dtype:
             inputs = x.shape[:-1].numel()
-            self._weight = torch.ops.mkldnn._reorder_linear_weight(weight(x).detach(), max(inputs, 1))
+            self.weights = torch.ops.mkldnn._reorder_linear_weight(weight(x).detach(), max(inputs, 1))
             self._dtype = x.dtype
-        return torch.ops.mkldnn._linear_pointwise(x, self._weight, bias, "none", [], "")
+        return torch.ops.mkldnn._linear_pointwise(x, self.weights, bias, "none", [], "")
 
 
 def serves(x: Tensor) -> bool:
