@@ -41,8 +41,8 @@ def draw_training_cost(results: Results) -> Drawing:
     axes.set_ylabel("test accuracy (%)")
     axes.legend(frameon=False, fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
     caption = (
-        "Test accuracy against all steps that a result rests on, for IMP those of the rounds before it too. The "
-        "points of a method are its densities, joined from dense to sparse."
+        "Test accuracy against all steps that a result rests on, for IMP those of the rounds before it too. "
+        "The points of a method are its densities, joined from dense to sparse."
     )
     return render(figure, "training-cost", _alt(rows), caption)
 
