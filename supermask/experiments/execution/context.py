@@ -220,7 +220,7 @@ class Execution:
             objective=self._objective(optimizer),
             on_step=step_done,
             on_record=self.run.write_history if ranks.main else None,
-            checkpoint=Checkpoint(self.run.checkpoint, self.environment.checkpoint_seconds),
+            checkpoint=Checkpoint(self.run.checkpoint, self.environment.checkpoint_seconds, spec.id),
             share=share,
             **self.training(),
         )
