@@ -102,7 +102,9 @@ def fit(
     lowered = Bf16Weights(model, optimizer) if amp == PURE else None
 
     objective = objective or partial(_cross_entropy, label_smoothing=label_smoothing)
-    train_on = _Step(model, optimizer, objective, scaler, share, share.statistics(model), lowered, amp, clip)
+    train_on = _Step(
+        model, device, optimizer, objective, scaler, share, share.statistics(model), lowered, amp, clip
+    )
     model.train()
     began = time.monotonic() - progress.seconds
     graph = graphed(train_on, model, optimizer, amp, cuda_graphs)
