@@ -28,7 +28,7 @@ SEARCH = (
         "--method-args rankin=raw",
         "'rankin=raw': edge-popup with sgd has no rankin; did you mean ranking? It has",
     ),
-    ("--method zhou --method-args foo=1", "zhou with adam has no foo; it has density_schedule,"),
+    ("--method zhou --method-args foo=1", "zhou with adam has no foo; it has step_size, density_schedule,"),
     ("--method concrete --method-args relaxation=gaussian", "concrete with adam has no relaxation"),
     ("--method-args lr=3", "'lr=3': lr has a flag of its own"),
     ("--method-args exclude=fc1", "exclude is for the library in Python"),
