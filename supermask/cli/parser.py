@@ -168,6 +168,11 @@ def _add_eval(parser: Parser) -> None:
         "--cache", help="where decoded images lie (else $SUPERMASK_CACHE, else ~/.cache/supermask)"
     )
     parser.add_argument("--batch-size", type=int, default=500, help="images at a time (default: 500)")
+    parser.add_argument(
+        "--packed",
+        choices=("exact", "int8"),
+        help="compute from packed weights; int8 rounds the inputs of packed linear layers",
+    )
     parser.add_argument("--device", default="cpu", help="cpu, cuda, … (default: cpu)")
     parser.add_argument("--json", action="store_true", help="print JSON")
 
