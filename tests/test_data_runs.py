@@ -111,7 +111,22 @@ def test_streams_train_to_the_same_bytes(folder: Path, tmp_path: Path) -> None:
     for stream in ("always", "never"):
         out = tmp_path / stream
         call = ["search", "--out", str(out), "--data", str(folder), "--image-size", "8", "--stream", stream]
-        assert main([*call, "--model", "lenet-300-100", "--augment", "resized-crop", "--epochs", "2"]) == 0
+        assert (
+            main(
+                [
+                    *call,
+                    "--model",
+                    "lenet-300-100",
+                    "--augment",
+                    "resized-crop",
+                    "--epochs",
+                    "2",
+                    "--batch-size",
+                    "8",
+                ]
+            )
+            == 0
+        )
         (path,) = out.glob("runs/*/final.ticket")
         tickets.append(path.read_bytes())
     assert tickets[0] == tickets[1]
