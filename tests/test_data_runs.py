@@ -101,7 +101,9 @@ def test_a_ticket_of_some_classes_is_evaluated_on_them(
     assert provenance["corrupt_images_left_out"] == 1
     capsys.readouterr()
     (tmp_path / "classes.txt").unlink()
-    assert main(["eval", str(path), "--json"]) == 0
+    assert main(["eval", str(path), "--json"]) == 2
+    assert "a ticket alone does not choose the folder" in capsys.readouterr().err
+    assert main(["eval", str(path), "--data", str(folder), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["images"] == 8 and found["accuracy"] == accuracies[0]
 
