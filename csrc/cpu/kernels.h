@@ -129,8 +129,8 @@ struct Kernels {
   bool (*sign_bits)(const float* weights, int64_t count, float scale, uint64_t* plus, uint64_t* minus);
   // Bit j of word i goes to bit i of word j, for 64 words.
   void (*transpose_bits)(uint64_t* words);
-  // `base` plus the places of the bits that are set, in order; the end of what was written.
-  uint8_t* (*places_of_bits)(uint64_t bits, int base, uint8_t* to);
+  // `base` plus the places of the bits that are set, in order; where they end. Up to `end` anything may be written.
+  uint8_t* (*places_of_bits)(uint64_t bits, int base, uint8_t* to, const uint8_t* end);
 
   // Packed convolutions, packed_conv.cpp. to[i] = row[i · step + first], or 0 where the row has no such value.
   void (*pad_row)(const float* row, int64_t width, int64_t first, int64_t step, int64_t count, float* to);

@@ -104,12 +104,12 @@ void lists_of_weights_into(Tensor starts, Tensor entries, Tensor weights, double
   first[0] = 0;
   torch::stable::parallel_for(0, blocks, worth, [&](int64_t from, int64_t to) {
     for (int64_t block = from; block < to; ++block) {
-      uint8_t* next = listed + of_block[block];
+      uint8_t *next = listed + of_block[block], *end = listed + of_block[block + 1];
       for_each_output(matrix, block, [&](int64_t output, const uint64_t(&plus)[2], const uint64_t(&minus)[2]) {
         int32_t* own = first + 2 * (block * matrix.outputs() + output);
-        for (int half = 0; half < 2; ++half) next = kernels().places_of_bits(plus[half], 64 * half, next);
+        for (int half = 0; half < 2; ++half) next = kernels().places_of_bits(plus[half], 64 * half, next, end);
         own[1] = static_cast<int32_t>(next - listed);
-        for (int half = 0; half < 2; ++half) next = kernels().places_of_bits(minus[half], 64 * half, next);
+        for (int half = 0; half < 2; ++half) next = kernels().places_of_bits(minus[half], 64 * half, next, end);
         own[2] = static_cast<int32_t>(next - listed);
       });
     }

@@ -38,11 +38,15 @@ void test_transpose() {
 }
 
 void test_places(uint64_t bits, int base) {
-  std::vector<uint8_t> expected, places(static_cast<size_t>(__builtin_popcountll(bits)));
+  std::vector<uint8_t> expected, places(static_cast<size_t>(__builtin_popcountll(bits))), roomy(200);
   for (int i = 0; i < 64; ++i)
     if (bits >> i & 1) expected.push_back(static_cast<uint8_t>(base + i));
-  expect(kernels().places_of_bits(bits, base, places.data()) == places.data() + places.size(), "how many places");
+  const uint8_t* end = places.data() + places.size();
+  expect(kernels().places_of_bits(bits, base, places.data(), end) == end, "how many places");
   expect(places == expected, "the places of bits");
+  kernels().places_of_bits(bits, base, roomy.data(), roomy.data() + roomy.size());
+  roomy.resize(expected.size());
+  expect(roomy == expected, "the places of bits, with room");
 }
 
 }  // namespace

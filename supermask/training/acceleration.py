@@ -6,6 +6,7 @@ gradient of the weights, which scores need for pruned weights too, stays a dense
 what they are: the lists are laid out anew from them when they have changed.
 """
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -22,6 +23,8 @@ FEWEST_INPUTS = 64
 FEWEST_FEATURES = 512
 UP_TO_DENSITY = {"avx512": 0.4, "avx2": 0.5}
 """Where lists are faster than dense products, the time to lay them out included."""
+CHANGES_TO_WAIT = 100
+"""Changes of the weights after which a layer that did not qualify is looked at again."""
 
 
 @contextmanager
@@ -70,6 +73,7 @@ class _Lists:
         self._seen: tuple[int, int] | None = None
         self._seen_transposed: tuple[int, int] | None = None
         self._serves = False
+        self._changes_to_wait = 0
 
     def serve(self, x: Tensor) -> bool:
         """Whether a product with x is taken from the lists, which then are those of the present weights."""
@@ -90,22 +94,27 @@ class _Lists:
         return self._serves
 
     def _lay_out(self, weight: Tensor) -> bool:
-        limit = UP_TO_DENSITY[ops.instruction_set() or ""]
-        if int(weight.count_nonzero()) > limit * weight.numel():
+        if self._changes_to_wait:
+            self._changes_to_wait -= 1
             return False
-        for scale in (self.scale, float(weight.abs().max())):
-            if scale > 0:
-                self.of_outputs = ops.lists_of_weights(weight, scale, into=self.of_outputs)
-                if self.of_outputs is not None:
-                    self.scale = scale
-                    return True
+        if self._listed(weight, self.scale) or self._listed(weight, float(weight.abs().max())):
+            return True
+        self._changes_to_wait = CHANGES_TO_WAIT
         return False
+
+    def _listed(self, weight: Tensor, scale: float) -> bool:
+        """Whether the weights are few, and 0, +scale or -scale; then the lists are theirs."""
+        if not 0 < scale < math.inf:
+            return False
+        self.of_outputs, self.scale = ops.lists_of_weights(weight, scale, into=self.of_outputs), scale
+        if self.of_outputs is None:
+            return False
+        limit = UP_TO_DENSITY[ops.instruction_set() or ""]
+        return int(self.of_outputs[0][-1]) <= limit * weight.numel()
 
     def multiply(self, x: Tensor, bias: Tensor | None, transposed: bool) -> Tensor:
         """x times the transpose of the weights, or times the weights where `transposed`."""
-        if (
-            transposed and self._seen_transposed != self._seen
-        ):  # the first layer of a network never needs them
+        if transposed and self._seen_transposed != self._seen:  # a first layer never needs them
             weight = self.module.weight.detach()
             self.of_inputs = ops.lists_of_weights(weight, self.scale, transposed=True, into=self.of_inputs)
             self._seen_transposed = self._seen
