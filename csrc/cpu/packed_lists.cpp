@@ -24,6 +24,15 @@ class SignBits {
   int64_t outputs() const { return transposed_ ? columns_ : rows_; }
   int64_t inputs() const { return transposed_ ? rows_ : columns_; }
 
+  // Weights of a block that are not 0.
+  int64_t kept_in(int64_t block) const {
+    const int64_t input = kBlock * block, wide = std::min(kBlock, inputs() - input);
+    if (transposed_) return count_kept(weights_ + input * columns_, wide * columns_);
+    int64_t kept = 0;
+    for (int64_t row = 0; row < rows_; ++row) kept += count_kept(weights_ + row * columns_ + input, wide);
+    return kept;
+  }
+
   // Of the block's inputs two words for each of up to 64 outputs from `first` on; whether there are no other weights.
   bool read(int64_t block, int64_t first, int64_t count, uint64_t (*plus)[2], uint64_t (*minus)[2]) const {
     bool known = true;
@@ -46,6 +55,17 @@ class SignBits {
   }
 
  private:
+  static int64_t count_kept(const float* weights, int64_t count) {
+    int64_t kept = 0;
+    for (int64_t done = 0; done < count;) {  // in 32 bits, of which a register holds more
+      const int64_t some = std::min<int64_t>(count - done, 1 << 20);
+      int32_t here = 0;
+      for (int64_t i = 0; i < some; ++i) here += weights[done + i] != 0.0f;
+      kept += here, done += some;
+    }
+    return kept;
+  }
+
   bool signs_at(int64_t row, int64_t column, int64_t count, uint64_t (&bits)[2][64], int64_t to) const {
     const float* weights = weights_ + row * columns_ + column;
     return kernels().sign_bits(weights, count, scale_, &bits[0][to], &bits[1][to]);
@@ -56,8 +76,6 @@ class SignBits {
   float scale_;
   bool transposed_;
 };
-
-int64_t count_of(const uint64_t (&bits)[2]) { return __builtin_popcountll(bits[0]) + __builtin_popcountll(bits[1]); }
 
 // Calls body(output, plus, minus) for the outputs of a block, in order; whether all weights are ±scale or 0.
 template <class Body>
@@ -90,30 +108,27 @@ void lists_of_weights_into(Tensor starts, Tensor entries, Tensor weights, double
   int32_t* first = static_cast<int32_t*>(starts.mutable_data_ptr());
   uint8_t* listed = static_cast<uint8_t*>(entries.mutable_data_ptr());
   std::vector<int64_t> of_block(blocks + 1);
-  std::atomic<bool> known = true;
   const int64_t worth = grain(kBlock * std::max<int64_t>(matrix.outputs(), 1));
   torch::stable::parallel_for(0, blocks, worth, [&](int64_t from, int64_t to) {
-    for (int64_t block = from; block < to; ++block)
-      if (!for_each_output(matrix, block, [&](int64_t, const uint64_t(&plus)[2], const uint64_t(&minus)[2]) {
-            of_block[block + 1] += count_of(plus) + count_of(minus);
-          }))
-        known = false;
+    for (int64_t block = from; block < to; ++block) of_block[block + 1] = matrix.kept_in(block);
   });
-  check(known, "weights must be 0, +scale or -scale, and scale is ", scale);
   for (int64_t block = 0; block < blocks; ++block) of_block[block + 1] += of_block[block];
   first[0] = 0;
+  std::atomic<bool> known = true;
   torch::stable::parallel_for(0, blocks, worth, [&](int64_t from, int64_t to) {
     for (int64_t block = from; block < to; ++block) {
       uint8_t *next = listed + of_block[block], *end = listed + of_block[block + 1];
-      for_each_output(matrix, block, [&](int64_t output, const uint64_t(&plus)[2], const uint64_t(&minus)[2]) {
+      const auto list = [&](int64_t output, const uint64_t(&plus)[2], const uint64_t(&minus)[2]) {
         int32_t* own = first + 2 * (block * matrix.outputs() + output);
         for (int half = 0; half < 2; ++half) next = kernels().places_of_bits(plus[half], 64 * half, next, end);
         own[1] = static_cast<int32_t>(next - listed);
         for (int half = 0; half < 2; ++half) next = kernels().places_of_bits(minus[half], 64 * half, next, end);
         own[2] = static_cast<int32_t>(next - listed);
-      });
+      };
+      if (!for_each_output(matrix, block, list)) known = false;  // then it listed no more than there is room for
     }
   });
+  check(known, "weights must be 0, +scale or -scale, and scale is ", scale);
 }
 
 }  // namespace supermask::op

@@ -21,7 +21,7 @@ from supermask import ops
 
 FEWEST_INPUTS = 64
 FEWEST_FEATURES = 512
-UP_TO_DENSITY = {"avx512": 0.4, "avx2": 0.5}
+UP_TO_DENSITY = {"avx512": 0.35, "avx2": 0.35}
 """Where lists are faster than dense products, the time to lay them out included."""
 CHANGES_TO_WAIT = 100
 """Changes of the weights after which a layer that did not qualify is looked at again."""
