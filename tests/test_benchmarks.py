@@ -48,7 +48,7 @@ def small_masked_linear(module: ModuleType, _: Path) -> dict[str, Any]:
     # Rotated copies of two layers; what is resident would be compiled as well, which takes seconds.
     limits = {"bytes_per_s": 1e10, "float32_per_s": 1e11, "bfloat16_per_s": 1e11}
     case = ((8, 16), "sign", 0.5, 1, torch.float32, True)
-    return {"CASES": [case], "CACHE_BYTES": 1 << 8, "machine_limits": lambda: limits}
+    return {"CASES": [case], "CACHE_BYTES": 1 << 8, "machine_limits": lambda *_: limits}
 
 
 def small_throughput(module: ModuleType, _: Path) -> dict[str, Any]:

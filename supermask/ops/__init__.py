@@ -16,6 +16,7 @@ from supermask.ops.functional import encode_mask as encode_mask
 from supermask.ops.functional import fill_random as fill_random
 from supermask.ops.functional import instruction_set as instruction_set
 from supermask.ops.functional import is_native as is_native
+from supermask.ops.functional import lists_of_weights as lists_of_weights
 from supermask.ops.functional import new_cuts as new_cuts
 from supermask.ops.functional import not_finite as not_finite
 from supermask.ops.functional import pack_mask as pack_mask

@@ -51,6 +51,8 @@ _SCHEMAS = (
     "-> Tensor",
     "linear_from_codes(Tensor x, Tensor codes, SymInt outputs, float scale, Tensor? bias) -> Tensor",
     "linear_from_codes_wgmma(Tensor x, Tensor codes, SymInt outputs, float scale, Tensor? bias) -> Tensor",
+    "lists_of_weights_into(Tensor(a!) starts, Tensor(b!) entries, Tensor weights, float scale, "
+    "bool transposed) -> ()",
     "decode_codes(Tensor codes, SymInt outputs, SymInt inputs, float scale, ScalarType dtype) -> Tensor",
     "pack_mask(Tensor mask) -> Tensor",
     "unpack_mask(Tensor packed, SymInt numel) -> Tensor",
@@ -251,6 +253,11 @@ def _empty_images(
     padded = x.shape[2] + padding[0] + padding[1], x.shape[3] + padding[2] + padding[3]
     sizes = [(padded[i] - dilation[i] * (kernel[i] - 1) - 1) // stride[i] + 1 for i in range(2)]
     return x.new_empty(x.shape[0], outputs, *sizes)
+
+
+@torch.library.register_fake("supermask::lists_of_weights_into", lib=_library)
+def _(starts: Tensor, entries: Tensor, weights: Tensor, scale: float, transposed: bool) -> None:
+    return None
 
 
 @torch.library.register_fake("supermask::decode_codes", lib=_library)

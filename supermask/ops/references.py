@@ -16,6 +16,7 @@ from supermask.ops import mask_code
 from supermask.ops.generator import fill_philox, fill_random
 from supermask.ops.layouts import (
     LINEAR_LAYOUTS,
+    lists_of_signs,
     signs_of_codes,
     signs_of_fields,
     signs_of_lists,
@@ -274,6 +275,18 @@ def _conv_from_values(
     return _packed_conv(weights_of_lists)(x, (starts, entries, values), *geometry, 1.0, bias)
 
 
+def _lists_of_weights_into(
+    starts: Tensor, entries: Tensor, weights: Tensor, scale: float, transposed: bool
+) -> None:
+    magnitude = torch.tensor(scale, dtype=torch.float32)
+    if not bool(((weights.abs() == magnitude) | (weights == 0)).all()):
+        raise RuntimeError(f"weights must be 0, +scale or -scale, and scale is {scale}")
+    signs = weights.sign().to(torch.int8)
+    laid_out, listed = lists_of_signs(signs.t() if transposed else signs)
+    starts.copy_(laid_out)
+    entries[: len(listed)] = listed
+
+
 def _decode_codes(codes: Tensor, outputs: int, inputs: int, scale: float, dtype: torch.dtype) -> Tensor:
     return signs_of_codes(codes, outputs, inputs).to(dtype) * scale
 
@@ -344,6 +357,7 @@ KERNELS: dict[str, Callable[..., Any]] = {
     "conv_from_values": _conv_from_values,
     "linear_from_codes": _packed_linear(signs_of_codes),
     "linear_from_codes_wgmma": _packed_linear(signs_of_codes),
+    "lists_of_weights_into": _lists_of_weights_into,
     "decode_codes": _decode_codes,
     "pack_mask": _pack_mask,
     "unpack_mask": _unpack_mask,
