@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from torch.optim import Optimizer
 
 from supermask.distributed import Pace, Ranks, RanksDifferError, Share
+from supermask.training.acceleration import accelerated
 from supermask.training.checkpoint import Checkpoint as Checkpoint
 from supermask.training.checkpoint import Progress as Progress
 from supermask.training.checkpoint import resume, state_of
@@ -55,6 +56,7 @@ def fit(
     on_record: Callable[[list[dict[str, float]]], None] | None = None,
     checkpoint: Checkpoint | None = None,
     cuda_graphs: bool | None = False,
+    accelerate: bool = False,
     share: Share | None = None,
 ) -> Progress:
     """Train from step `start` to step `steps`, by cross-entropy unless told otherwise.
@@ -76,6 +78,8 @@ def fit(
         on_record: Called with the whole history whenever it has grown.
         checkpoint: Where to save and resume.
         cuda_graphs: Replay whole steps from a CUDA graph, see `graphs`; None for wherever that is possible.
+        accelerate: Let linear layers whose weights a search keeps sparse and of one magnitude multiply by
+            packed weights, see `acceleration`: the same numbers up to the order of sums.
         share: What this rank trains on, where several train together: `batches` gives its rows, `model` is
             wrapped in `DistributedDataParallel`, and rank 0 saves. None for a process alone.
 
@@ -108,7 +112,8 @@ def fit(
     model.train()
     began = time.monotonic() - progress.seconds
     graph = graphed(train_on, model, optimizer, amp, cuda_graphs)
-    with guarded(model), lowered or nullcontext(), graph as (step, plain):
+    faster = accelerated(model) if accelerate else nullcontext()
+    with guarded(model), lowered or nullcontext(), faster, graph as (step, plain):
         while progress.step < steps:
             factor = schedule(progress.step) if schedule else 1.0
             set_rates(optimizer, [rate * factor for rate in rates])

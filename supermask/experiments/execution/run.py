@@ -57,7 +57,7 @@ def _finish(
     spec, run = context.spec, context.run
     if outcome.ticket:
         mask = {} if outcome.whole else outcome.mask
-        Ticket.of(context.model, mask, provenance=context.provenance()).save(run.ticket_path())
+        Ticket.from_model(context.model, mask, provenance=context.provenance()).save(run.ticket_path())
         if outcome.whole:
             run.write_mask(outcome.mask)
     parents = [context.store.run(id).result or {} for id in spec.needs]
