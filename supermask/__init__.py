@@ -20,6 +20,8 @@ from supermask.training.loop import evaluate as evaluate
 from supermask.training.loop import fit as fit
 from supermask.weights.init import INITS as INITS
 from supermask.weights.init import randomize_ as randomize_
+from supermask.weights.kinds import Fans as Fans
+from supermask.weights.kinds import register_layer as register_layer
 
 __version__ = "0.1.0"
 

@@ -72,6 +72,7 @@ def derive(
         seed: Seed of the draw.
         generations: The last generation that the values may be of.
     """
+    draw = replace(draw, zero_row=None)  # the file knows of none
     plain = Derivation(draw)
     if mask is None:
         return plain if same_bits(weight, draw.weight(seed, weight.dtype)) else None

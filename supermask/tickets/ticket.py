@@ -23,7 +23,8 @@ from supermask.tickets.entry import FORMAT, Entry, TicketError, entry_to_json, v
 from supermask.tickets.parse import parse
 from supermask.tickets.provenance import factory_of, versions
 from supermask.weights.init import GENERATOR, Init, init_of
-from supermask.weights.roles import unwrap
+from supermask.weights.names import buffers_of, parameters_of, unwrap
+from supermask.weights.roles import fixed_names
 
 MAX_PARAMETERS = 1 << 31
 """Largest network, in parameters, that `Ticket.load` rebuilds unless told otherwise."""
@@ -79,7 +80,7 @@ class Ticket:
             ValueError: A mask of an unknown parameter or another shape, or a pruned weight that is not 0.
         """
         model = unwrap(model)
-        parameters = dict(model.named_parameters())
+        parameters = parameters_of(model)
         _check_mask(parameters, mask)
         record = init_of(model) or Init("stored", 0, ())
         draws = record.named()
@@ -221,16 +222,22 @@ class Ticket:
             TicketError: The model's parameters or buffers have other names, shapes or dtypes.
         """
         inner = unwrap(model)
-        parameters = dict(inner.named_parameters())
+        parameters = parameters_of(inner)
         ours = {entry.name: f"{entry.shape} {entry.dtype}" for entry in self.entries}
         theirs = {name: f"{tuple(p.shape)} {p.dtype}" for name, p in parameters.items()}
         _compare("parameter", ours, theirs)
-        buffers = dict(inner.named_buffers())
+        buffers = buffers_of(inner)
         _compare(
             "buffer",
             {name: str(tuple(buffer.shape)) for name, buffer in self.buffers.items()},
-            {name: str(tuple(buffer.shape)) for name, buffer in _persistent_buffers(inner).items()},
+            {name: str(tuple(buffer.shape)) for name, buffer in buffers.items()},
         )
+        for name, tensor in {**parameters, **buffers}.items():
+            if tensor.is_meta:
+                raise TicketError(
+                    f"{name} of the model is on the meta device and has no values to be replaced; give the "
+                    "model memory first, by model.to_empty(device=…)"
+                )
         with torch.no_grad():
             for entry in self.entries:
                 parameters[entry.name].copy_(self.weight(entry))
@@ -238,7 +245,8 @@ class Ticket:
                 buffers[name].copy_(buffer)
         draws = tuple(entry.draw for entry in self.entries if entry.draw is not None)
         if draws:
-            record = Init(self.init, self.seed, draws, self._last_generation())
+            fixed = tuple(sorted(fixed_names(inner)))
+            record = Init(self.init, self.seed, draws, self._last_generation(), fixed=fixed)
             inner.supermask_init = record  # type: ignore[assignment]
         return model
 
@@ -282,15 +290,14 @@ class Ticket:
 def dense_bytes(model: nn.Module) -> int:
     """Bytes of all parameters and persistent buffers of a model, stored plainly."""
     tensors = [
-        *dict(unwrap(model).named_parameters()).values(),
-        *_persistent_buffers(unwrap(model)).values(),
+        *parameters_of(model).values(),
+        *_persistent_buffers(model).values(),
     ]
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
 def _persistent_buffers(model: nn.Module) -> dict[str, Tensor]:
-    state = model.state_dict(keep_vars=True)
-    return {name: buffer.detach().cpu().clone() for name, buffer in model.named_buffers() if name in state}
+    return {name: buffer.detach().cpu().clone() for name, buffer in buffers_of(model).items()}
 
 
 def _check_mask(parameters: Mapping[str, Tensor], mask: Mapping[str, Tensor]) -> None:
