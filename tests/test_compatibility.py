@@ -41,7 +41,7 @@ def test_schedulers_reach_the_base_rule(small_net, batch, schedule):
         scheduler.step()
         group = search.param_groups[0]
         seen.add(group["lr"])
-        search._share_options()
+        search.begin_step()  # hands the options on
         assert search.base.param_groups[0]["lr"] == group["lr"]
         assert search.base.param_groups[0]["momentum"] == group["momentum"]
     assert len(seen) > 1

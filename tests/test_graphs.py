@@ -253,8 +253,8 @@ def test_a_subclass_must_say_itself_that_a_graph_can_hold_it(recorders):
     class Other(sm.EdgePopup):
         pass
 
-    class Same(sm.EdgePopup):
-        graphable = True
+    class Same(sm.EdgePopup, graphable=True):
+        pass
 
     model, _ = make("sgd")
     reasons = [graphs.obstacle(model, cls(model, density=0.4, lr=0.3), "none") for cls in (Other, Same)]

@@ -423,7 +423,7 @@ def test_a_fused_global_step_leaves_every_layer_its_best_weight(batch):
     )
     for name, mask in ours.mask.items():
         assert torch.equal(mask, theirs.mask[name])
-        assert torch.equal(ours._names[name], theirs._names[name])
+        assert torch.equal(ours.masked_parameters[name], theirs.masked_parameters[name])
 
 
 def test_evaluating_shows_the_settled_network_and_puts_training_back(searcher, small_net, batch):
@@ -525,7 +525,7 @@ def test_what_a_device_reports_later_is_raised_where_the_mask_is_read(small_net)
     search = sm.EdgePopup(sm.randomize_(small_net, seed=0), density=0.5, lr=0.1)
     good = copy.deepcopy(search.state_dict())
     search.scores["hidden.weight"][0, 0] = torch.nan
-    search._cuts[1, 0] = -(2**63)  # as the CUDA kernels leave it
+    search.threshold_hints[1, 0] = -(2**63)  # as the CUDA kernels leave it
     for read in (lambda: search.mask, search.ticket, search.state_dict):
         with pytest.raises(NonFiniteScoreError, match=r"hidden\.weight"):
             read()

@@ -216,7 +216,7 @@ class Execution:
 
     def _objective(self, optimizer: Optimizer) -> Objective | None:
         """The loss of a search that has its own."""
-        own = getattr(optimizer, "objective", None)
+        own = optimizer.objective if isinstance(optimizer, Search) else None
         return own and partial(own, label_smoothing=self.spec.task.label_smoothing)
 
     def training(self) -> dict[str, Any]:
@@ -245,6 +245,12 @@ class Execution:
         with optimizer.evaluating() if isinstance(optimizer, Search) else nullcontext():
             measured = self.evaluate(self.val_split)
         return {f"val_{name}": value for name, value in measured.items() if value is not None}
+
+    def accuracy(self, images: Images) -> float:
+        """Fraction of correct answers."""
+        measured = self.evaluate(images)["accuracy"]
+        assert measured is not None
+        return measured
 
     def evaluate(self, images: Images) -> dict[str, float | None]:
         """Accuracy and loss; a loss that is not finite, as fp16 can give, is None.

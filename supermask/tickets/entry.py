@@ -14,9 +14,17 @@ FORMAT = "supermask/ticket"
 VERSION = 2
 """The newest version of the format. A ticket of plain draws and stored values is written as version 1."""
 DTYPES = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32, "F64": torch.float64}
-DTYPES |= {"BOOL": torch.bool, "U8": torch.uint8}
-DTYPES |= {"I8": torch.int8, "I16": torch.int16, "I32": torch.int32, "I64": torch.int64}
-_DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
+"""Types of parameters that can follow from a seed, by their names in the file."""
+STORED_DTYPES = DTYPES | {
+    "BOOL": torch.bool,
+    "U8": torch.uint8,
+    "I8": torch.int8,
+    "I16": torch.int16,
+    "I32": torch.int32,
+    "I64": torch.int64,
+}
+"""Types of stored parameters."""
+_DTYPE_NAMES = {dtype: name for name, dtype in STORED_DTYPES.items()}
 
 
 class TicketError(DamagedFileError):

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from supermask import ops
 from supermask.tickets.derivation import Derivation, generation_numbers
-from supermask.tickets.entry import DTYPES, FORMAT, VERSION, Entry, TicketError, version_of
+from supermask.tickets.entry import DTYPES, FORMAT, STORED_DTYPES, VERSION, Entry, TicketError, version_of
 from supermask.weights.init import GENERATOR, Draw, check_seed
 
 MAX_DIGITS = 12
@@ -89,14 +89,15 @@ def _entry(value: Any, tensors: Tensors) -> Entry:
         value.get("masked"),
     )
     whole = isinstance(shape, list) and all(type(size) is int and 0 < size < 1 << 40 for size in shape)
-    if not whole or len(shape) > 8 or dtype not in DTYPES or not isinstance(masked, bool):  # type: ignore[arg-type]
+    known = DTYPES if "scheme" in value else STORED_DTYPES
+    if not whole or len(shape) > 8 or dtype not in known or not isinstance(masked, bool):  # type: ignore[arg-type]
         raise TicketError(f"parameter {name!r} has no sound shape, dtype and masked flag")
     way = None
     if "scheme" in value:
         way = _way(value, name, tuple(shape), masked, tensors)  # type: ignore[arg-type]
     elif value.keys() & {"binary", "factor", "flipped", "redrawn"}:
         raise TicketError(f"parameter {name!r} is stored, and yet said to vary a draw")
-    return Entry(name, tuple(shape), DTYPES[dtype], masked, way)  # type: ignore[arg-type]
+    return Entry(name, tuple(shape), known[dtype], masked, way)  # type: ignore[arg-type]
 
 
 def _way(
