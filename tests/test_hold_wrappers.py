@@ -26,6 +26,7 @@ class Wrapped(torch.optim.Optimizer):
 def steps(model: nn.Module, optimizer, count: int = 3) -> None:
     generator = torch.Generator().manual_seed(0)
     for _ in range(count):
+        optimizer.zero_grad()
         model(torch.randn(9, 8, generator=generator)).square().sum().backward()
         optimizer.step()
 

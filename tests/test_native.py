@@ -450,7 +450,7 @@ def test_a_diverged_fused_step_leaves_the_last_good_weights():
     before = {name: p.detach().clone() for name, p in search.model.named_parameters()}
     for parameter in search.model.parameters():
         parameter.grad = torch.full_like(parameter, float("nan")) if parameter.dim() > 1 else None
-    with pytest.raises(sm.mask.NonFiniteScoreError, match=r"0\.weight"):
+    with pytest.raises(sm.masks.NonFiniteScoreError, match=r"0\.weight"):
         search.step()
     for name, parameter in search.model.named_parameters():
         assert torch.equal(parameter, before[name])

@@ -116,9 +116,9 @@ class Search(Algorithm, Optimizer):
         masks.check_distribution(distribution, density)
         check_schedule(density_schedule, schedule_steps, distribution, density, initial_density)
         check_score_init(score_init, None if self.accepts_score_init else self.method)
-        check_usable(classify(model))
+        check_usable(classify(model, include, exclude))
         infos = masked(model, include, exclude)
-        norms = norm_parameters(model) if train_norms else {}
+        norms = norm_parameters(model, exclude) if train_norms else {}
         self.masked_parameters: dict[str, nn.Parameter] = {info.name: info.tensor for info in infos}
         moved = {**self.masked_parameters, **norms}
         check_free(moved)

@@ -197,9 +197,9 @@ def tell_of_weights(
             )
 
 
-def norm_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
+def norm_parameters(model: nn.Module, exclude: Iterable[str] = ()) -> dict[str, nn.Parameter]:
     """Name → weight or bias of the model's norms, all of which must require a gradient."""
-    norms = [info for info in classify(model) if is_norm_parameter(info)]
+    norms = [info for info in classify(model, exclude=exclude) if is_norm_parameter(info)]
     frozen = [info.name for info in norms if not info.tensor.requires_grad]
     if frozen:
         raise ValueError(

@@ -235,12 +235,12 @@ def _kept_or_decided(
         reason = f"{parameter.dtype}".removeprefix("torch.")
     elif parameter.numel() == 0:
         reason = "empty"
+    elif fixed and not included:
+        reason = "requires no gradient"
     elif (way := _parametrization(name, module)) is not None:
         if not patterns.match(parameter, patterns.exclude):
             raise ValueError(_no_plain_weight(name, way))
         reason = way
-    elif fixed and not included:
-        reason = "requires no gradient"
     if reason is None:
         return _decide(name, parameter, module, patterns, included)
     if included and reason != "kept":
