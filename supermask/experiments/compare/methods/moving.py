@@ -1,0 +1,41 @@
+"""Masks that change while the weights train: SET, RigL, early-bird tickets."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from typing import TYPE_CHECKING
+
+from supermask.experiments.compare.methods.registry import NotApplicable, register_method
+from supermask.experiments.spec import MaskSource, RunSpec
+from supermask.weights.init import is_norm_parameter
+
+if TYPE_CHECKING:
+    from supermask.experiments.setting import Comparison
+
+
+def rewired(rule: str, comparison: Comparison) -> Iterator[RunSpec]:
+    """SET or RigL, see `prune.Rewire`, from a random mask with ERK densities, as in RigL's paper."""
+    for density in comparison.densities:
+        mask = MaskSource(kind="random", keep=comparison.counts(density, "erk"))
+        yield comparison.train(rule, kind="rewire", mask=mask, density=density, options={"rule": rule})
+
+
+for _rule in ("set", "rigl"):
+    register_method(_rule)(partial(rewired, _rule))
+
+
+def early_bird(name: str, units: str, comparison: Comparison) -> Iterator[RunSpec]:
+    """Drawn when five masks agree; `density` counts weights or channels over the whole network."""
+    if units == "channels" and not any(is_norm_parameter(info) for info in comparison.parameters):
+        raise NotApplicable("it prunes the channels of norms, and the network has none")
+    for density in comparison.densities:
+        if units == "weights":
+            comparison.keep(density, "global")  # refuse what would not leave every layer a weight
+        mask = MaskSource(kind="early-bird")
+        options = {"units": units}
+        yield comparison.train(name, kind="early-bird", mask=mask, density=density, options=options)
+
+
+register_method("early-bird")(partial(early_bird, "early-bird", "weights"))
+register_method("early-bird-channels")(partial(early_bird, "early-bird-channels", "channels"))

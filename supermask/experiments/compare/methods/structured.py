@@ -1,0 +1,40 @@
+"""Whole filters pruned by their L1 norm (Li et al., ICLR 2017); neurons in a fully connected network.
+
+A row's density is that of weights, as in every other row: each layer that can lose filters keeps the same
+fraction of them, chosen so that the weights left come as near to the density as whole filters allow. The
+paper chooses the fraction of each layer by its sensitivity, as `filters` of the configuration can, and
+fine-tunes at a constant low learning rate; here both rows train by the common rule and for as long as all
+others. At low densities the last layers get narrow: LeNet-300-100 at density 0.03 keeps a handful of neurons.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from supermask.experiments.compare.methods.registry import register_method
+from supermask.experiments.spec import MaskSource, RunSpec, WeightSource
+
+if TYPE_CHECKING:
+    from supermask.experiments.setting import Comparison
+
+
+def pruned_filters(name: str, comparison: Comparison, weights: WeightSource) -> Iterator[RunSpec]:
+    """The trained dense network without its filters of least L1 norm, trained from `weights`."""
+    for density, keep in comparison.filters().items():
+        mask = MaskSource(kind="filters", run=comparison.dense.id, keep=keep)
+        yield comparison.train(name, weights=weights, mask=mask, density=density)
+
+
+@register_method("filters-l1")
+def filters_l1(comparison: Comparison) -> Iterator[RunSpec]:
+    """Fine-tuned from the final weights, as in the paper."""
+    final = dataclasses.replace(comparison.weights, run=comparison.dense.id)
+    return pruned_filters("filters-l1", comparison, final)
+
+
+@register_method("filters-l1-reset")
+def filters_l1_reset(comparison: Comparison) -> Iterator[RunSpec]:
+    """Trained again from initialization: is the smaller network a ticket?"""
+    return pruned_filters("filters-l1-reset", comparison, comparison.weights)

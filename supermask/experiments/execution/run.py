@@ -1,0 +1,81 @@
+"""Execute one run: build the network, train or search, measure once on the test split, save.
+
+A run that was interrupted goes on from its checkpoint and ends with the same bytes; a finished one is
+not computed again.
+"""
+
+from collections.abc import Callable
+from contextlib import nullcontext
+from typing import Any
+
+from supermask.experiments.execution.context import Environment, Execution
+from supermask.experiments.execution.kinds import KINDS, Outcome
+from supermask.experiments.execution.store import Run, Store
+from supermask.experiments.spec import RunSpec
+from supermask.masks import density
+from supermask.tickets.ticket import Ticket, dense_bytes
+
+
+def execute(
+    spec: RunSpec, store: Store, environment: Environment, on_step: Callable[[int], None] = lambda _: None
+) -> dict[str, Any]:
+    """Bring a run to its end and return its result; `on_step` gets the number of steps done.
+
+    Of several ranks the main one decides what there is to do and writes; all return the same.
+    """
+    ranks, run = environment.ranks, store.run(spec.id)
+    if (done := ranks.from_main(lambda: store.open(spec).result)) is not None:
+        return done
+    with run.lock() if ranks.main else nullcontext():
+        if (done := ranks.from_main(lambda: _left_by_others(run))) is not None:
+            return done
+        return _run_to_end(Execution(spec, store, environment, run, on_step))
+
+
+def _left_by_others(run: Run) -> dict[str, Any] | None:
+    """The result, if another process finished the run meanwhile; what a killed one left is swept away."""
+    run.sweep()
+    return run.result
+
+
+def _run_to_end(execution: Execution) -> dict[str, Any]:
+    spec, ranks = execution.spec, execution.environment.ranks
+    outcome = KINDS[spec.kind](execution)
+    ranks.agree(execution.model.state_dict())
+    test = execution.evaluate(execution.data.test)
+    val = execution.evaluate(execution.val_split) if len(execution.val_split) else None
+    return ranks.from_main(lambda: _finish(execution, outcome, test, val))
+
+
+def _finish(
+    execution: Execution,
+    outcome: Outcome,
+    test: dict[str, float | None],
+    val: dict[str, float | None] | None,
+) -> dict[str, Any]:
+    """Write ticket and result."""
+    spec, run = execution.spec, execution.run
+    if outcome.ticket:
+        mask = {} if outcome.whole else outcome.mask
+        Ticket.of(execution.model, mask, provenance=execution.provenance()).save(run.ticket_path())
+        if outcome.whole:
+            run.write_mask(outcome.mask)
+    parents = [execution.store.run(id).result or {} for id in spec.needs]
+    return run.finish(
+        {
+            "method": spec.method,
+            "density": density(outcome.mask) if outcome.mask else 1.0,
+            "seed": spec.seed,
+            "test_accuracy": test["accuracy"],
+            "test_loss": test["loss"],
+            "val_accuracy": val["accuracy"] if val else None,
+            "steps": spec.steps,
+            "total_steps": spec.steps + max((p.get("total_steps", 0) for p in parents), default=0),
+            "seconds": round(outcome.progress.seconds, 3),
+            "ticket_bytes": run.ticket_path().stat().st_size if outcome.ticket else None,
+            "dense_bytes": dense_bytes(execution.model),
+            **outcome.facts,
+            **({"together": size} if (size := outcome.progress.together) > 1 else {}),
+            **({"ranks": size} if (size := execution.environment.ranks.size) > 1 else {}),
+        }
+    )
