@@ -22,6 +22,9 @@ class Wrapped(torch.optim.Optimizer):
     def step(self, closure=None):
         return self.optimizer.step(closure)
 
+    def zero_grad(self, set_to_none=True):
+        self.optimizer.zero_grad(set_to_none)
+
 
 def steps(model: nn.Module, optimizer, count: int = 3) -> None:
     generator = torch.Generator().manual_seed(0)
