@@ -1,6 +1,7 @@
 """The declared protocol of searches: one of one's own, and that nobody reaches around it."""
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,8 @@ from torch import Tensor, nn
 import supermask as sm
 from supermask.search import Search
 from supermask.search.protocol import Algorithm
+from supermask.weights import kinds
+from supermask.weights.roles import classify
 
 ROOT = Path(sm.__file__).parent
 
@@ -81,6 +84,23 @@ def test_selecting_changes_nothing(small_net):
         assert all(torch.equal(first[name], second[name]) for name in first), method
         after = {name: value for p in search.state.values() for name, value in p.items()}
         assert all(torch.equal(before[name], after[name]) for name in before), method
+
+
+def test_the_page_on_searches_runs_and_names_every_member(monkeypatch, small_net, batch):
+    from .test_search import train
+
+    monkeypatch.setattr("supermask.search.base.SEARCHES", dict(sm.SEARCHES))
+    monkeypatch.setattr("supermask.weights.kinds._KINDS", dict(kinds._KINDS))
+    text = (ROOT.parent / "docs" / "searches.md").read_text()
+    scope: dict = {"torch": torch}
+    for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
+        exec(block, scope)
+    search = scope["Nonnegative"](sm.randomize_(small_net, seed=0), density=0.5, lr=0.1)
+    train(small_net, search, batch, 3)
+    assert all(float(score.min()) == 0 for score in search.scores.values()) and search.graphable
+    assert classify(scope["Experts"]())[0].fan_in == 16
+    members = {name for name in vars(Algorithm) if not name.startswith("_")}
+    assert [name for name in sorted(members) if f"`{name}" not in text and name not in text] == []
 
 
 ALGORITHMS = {cls.__name__ for cls in sm.SEARCHES.values()} | {"GatedSearch", "NoisySearch"}

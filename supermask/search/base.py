@@ -16,26 +16,10 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from supermask import masks, ops
-from supermask.search.claims import check_free, check_owners, claim
-from supermask.search.construction import (
-    check_schedule,
-    check_score_init,
-    freeze_the_rest,
-    frozen_weight,
-    make_base,
-    norm_parameters,
-    replace_scores,
-    tell_of_weights,
-)
+from supermask.search import claims, construction
+from supermask.search import state as states
 from supermask.search.protocol import Algorithm
-from supermask.search.state import (
-    announced,
-    check_state,
-    gathered,
-    identity_of,
-    own_attributes,
-    share_options,
-)
+from supermask.search.relative_steps import first_sizes, in_units_of_layers, settle_rule
 from supermask.tickets.ticket import Ticket
 from supermask.weights.init import check_seed
 from supermask.weights.names import owned_parameters, unwrap
@@ -65,8 +49,12 @@ class Search(Algorithm, Optimizer):
         model: The network; its masked weights at this moment are the frozen W. Call `randomize_` first
             if the ticket is to be a seed and one bit per weight.
         density: Fraction of weights kept, in (0, 1].
-        lr: Learning rate of the scores.
-        base: `sgd`, `adam`, `adamw` or any `torch.optim.Optimizer` class; it moves the scores.
+        lr: Learning rate of the scores. Without it they take relative steps by SGD with Nesterov momentum,
+            where that was measured for the method.
+        base: `sgd` (the default), `adam`, `adamw` or any `torch.optim.Optimizer` class; it moves the scores.
+        step_size: `absolute`, the published rule: the base rule moves scores by their gradients. `relative`:
+            by gradients in units of each layer's first scores, of which `lr` is a share; see
+            `relative_steps`. By default the first where there is an `lr`, the second where there is none.
         distribution: How the density spreads over layers: `uniform`, `global`, `erk`, `epl`, or N:M such
             as `2:4`: N of every M weights along the input dimension (`ops.select_n_of_m`).
         density_schedule: `constant`, or `cubic`: from `initial_density` to `density` by (1 - t/T)³, see
@@ -96,8 +84,9 @@ class Search(Algorithm, Optimizer):
         model: nn.Module,
         *,
         density: float,
-        lr: float,
-        base: str | type[Optimizer] = "sgd",
+        lr: float | None = None,
+        base: str | type[Optimizer] | None = None,
+        step_size: str | None = None,
         distribution: str = "uniform",
         density_schedule: str = "constant",
         schedule_steps: int | None = None,
@@ -114,16 +103,18 @@ class Search(Algorithm, Optimizer):
         check_seed(seed)
         self.check_spread(distribution, density_schedule)
         masks.check_distribution(distribution, density)
-        check_schedule(density_schedule, schedule_steps, distribution, density, initial_density)
-        check_score_init(score_init, None if self.accepts_score_init else self.method)
+        construction.check_schedule(density_schedule, schedule_steps, distribution, density, initial_density)
+        construction.check_score_init(score_init, None if self.accepts_score_init else self.method)
+        rule = (lr, base, step_size, base_options)
+        lr, base, self.step_size, base_options = settle_rule(self.method, self.has_default_rate, *rule)
         check_usable(classify(model, include, exclude))
         infos = masked(model, include, exclude)
-        norms = norm_parameters(model, exclude) if train_norms else {}
+        norms = construction.norm_parameters(model, exclude) if train_norms else {}
         self.masked_parameters: dict[str, nn.Parameter] = {info.name: info.tensor for info in infos}
         moved = {**self.masked_parameters, **norms}
-        check_free(moved)
-        tell_of_weights(model, infos, density, self.scaled_for(density))
-        freeze_the_rest(model, moved, infos, exclude)
+        claims.check_free(moved)
+        construction.tell_of_weights(model, infos, density, self.scaled_for(density))
+        construction.freeze_the_rest(model, moved, infos, exclude)
         self.model = unwrap(model)
         self.density = density
         self.distribution = distribution
@@ -134,20 +125,22 @@ class Search(Algorithm, Optimizer):
         self.steps, self._horizon = 0, schedule_steps
         self._owners = {name: module for name, _, module in owned_parameters(model) if name in moved}
         self.input_axes = {info.name: info.inputs for info in infos}
-        weights = {info.name: frozen_weight(info) for info in infos}
+        weights = {info.name: construction.frozen_weight(info) for info in infos}
         first = {info.name: self.initial_scores(info, weights[info.name]) for info in infos}
-        replace_scores(first, scores or {})
-        self.base = make_base(base, [*first.values(), *norms.values()], lr, base_options)
+        construction.replace_scores(first, scores or {})
+        self.base = construction.make_base(base, [*first.values(), *norms.values()], lr, base_options)
         group = {key: value for key, value in self.base.param_groups[0].items() if key != "params"}
         super().__init__([{"params": list(moved.values()), **group}], self.base.defaults)
         for name, parameter in self.masked_parameters.items():
             self.state[parameter] = {"score": first[name], "weight": weights[name]}
+            if self.step_size == "relative":
+                self.state[parameter]["sizes"] = first_sizes(first[name], weights[name])
         self.keep = self.counts(self.current_density)
         self.threshold_hints = ops.new_cuts(list(first.values()), together=distribution == "global")
         self.prepare()
         self.advance()
         self.write(self.select())
-        claim(self, moved.values())
+        claims.claim(self, moved.values())
         masks.warn_of_collapse(self.mask)
 
     # Its length, and what it is.
@@ -171,7 +164,7 @@ class Search(Algorithm, Optimizer):
 
     def identity(self) -> dict[str, Any]:
         """What a state must agree with to be continued here; a key that is absent has its default."""
-        return identity_of(self)
+        return states.identity_of(self)
 
     # The optimizer.
 
@@ -201,8 +194,8 @@ class Search(Algorithm, Optimizer):
         Raises:
             RuntimeError: The model has another parameter in the place of a masked one.
         """
-        check_owners(self._owners, self.masked_parameters)
-        share_options(self.param_groups, self.base.param_groups)
+        claims.check_owners(self._owners, self.masked_parameters)
+        states.share_options(self.param_groups, self.base.param_groups)
         self.steps += 1
         if self.density_schedule != "constant":
             self.keep = self.counts(self.current_density)
@@ -252,9 +245,12 @@ class Search(Algorithm, Optimizer):
         return {name: self.state[p]["mask"] for name, p in self.masked_parameters.items()}
 
     def gradients(self, parameters: Iterable[Tensor]) -> list[Tensor]:
-        """dL/dW_eff of parameters that have one, dense."""
-        grads = [p.grad for p in parameters if p.grad is not None]
-        return [grad if grad.layout == torch.strided else grad.to_dense() for grad in grads]
+        """dL/dW_eff of parameters that have one, dense, in units of their layers where steps are relative."""
+        given = [(p, p.grad) for p in parameters if p.grad is not None]
+        grads = [grad if grad.layout == torch.strided else grad.to_dense() for _, grad in given]
+        if self.step_size == "absolute":
+            return grads
+        return in_units_of_layers(grads, [self.state[p]["sizes"] for p, _ in given])
 
     @torch.no_grad()
     def write(self, mask: masks.Mask) -> None:
@@ -302,7 +298,7 @@ class Search(Algorithm, Optimizer):
         """Scores, frozen weights, masks, options, steps done and the base rule's state."""
         masks.check_cuts(self.scores, self.threshold_hints)
         own = {"base": self.base.state_dict(), "search": self.identity(), "steps": self.steps}
-        return gathered(self, super().state_dict, {**own, **self.get_extra_state()})
+        return states.gathered(self, super().state_dict, {**own, **self.get_extra_state()})
 
     @torch.no_grad()
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -312,15 +308,15 @@ class Search(Algorithm, Optimizer):
             ValueError: The state is of another search: other parameters, shapes, groups, options or frozen
                 weights. The search is as it was.
         """
-        state_dict = announced(self, state_dict)
+        state_dict = states.announced(self, state_dict)
         own = {name: self.state[parameter] for name, parameter in self.masked_parameters.items()}
         identity, groups = self.identity(), self.param_groups
-        entries = check_state(state_dict, identity, own, groups, weights_move=self.redraws_weights)
+        entries = states.check_state(state_dict, identity, own, groups, weights_move=self.redraws_weights)
         self.base.load_state_dict(state_dict["base"])
         for name, entry in entries.items():
             for key, tensor in own[name].items():
                 tensor.copy_(entry[key])
-        share_options(state_dict["param_groups"], groups)
+        states.share_options(state_dict["param_groups"], groups)
         self.threshold_hints.zero_()
         self.steps = state_dict["steps"]
         self.set_extra_state(state_dict)
@@ -330,11 +326,11 @@ class Search(Algorithm, Optimizer):
 
     def __getstate__(self) -> dict[str, Any]:
         # Optimizer's own list of attributes is closed; a deep copy needs ours too.
-        return {**super().__getstate__(), **own_attributes(self)}
+        return {**super().__getstate__(), **states.own_attributes(self)}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        claim(self, self.param_groups[0]["params"])
+        claims.claim(self, self.param_groups[0]["params"])
 
     # Plumbing.
 

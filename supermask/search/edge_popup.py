@@ -27,6 +27,8 @@ class EdgePopup(Search, graphable=True, fused=EDGE_POPUP_SGD):
         ranking: `magnitude` (|s|, the authors' code) or `raw` (s, the paper's equation 6).
     """
 
+    has_default_rate = True
+
     def __init__(self, model: nn.Module, *, ranking: str = "magnitude", **options: Any) -> None:
         self.ranking = ops.check_ranking(ranking)
         super().__init__(model, **options)

@@ -62,6 +62,8 @@ class Algorithm(ABC):
     """What scores are ranked by; see `ops.select`."""
     exact_density: bool = True
     """Whether every mask keeps exactly `keep` weights; otherwise the density emerges from the scores."""
+    has_default_rate: bool = False
+    """Whether relative steps without a learning rate were measured for it; otherwise `lr` is required."""
     accepts_score_init: bool = True
     """Whether first scores follow `score_init`; False where `initial_scores` has a way of its own."""
     redraws_weights: bool = False

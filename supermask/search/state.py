@@ -23,6 +23,7 @@ def identity_of(search: Any) -> dict[str, Any]:
         "ranking": search.ranking,
         "density_schedule": [search.density_schedule, search.schedule_steps, *start],
         "names": list(search.masked_parameters),
+        **({} if search.step_size == "absolute" else {"step_size": search.step_size}),
         **({"train_norms": True} if search.train_norms else {}),
     }
 
