@@ -4,7 +4,7 @@ The model's parameters hold the effective weights W ⊙ M, so to autograd the mo
 one. Frozen weights W, scores and masks live in the optimizer's state. `step()` turns dL/dW_eff into score
 gradients, lets a base rule (any `torch.optim` class) move the scores, selects the masks and writes W ⊙ M
 back. An algorithm says what a score gradient is and which mask follows from the scores.
-docs/searches.md shows how to write one.
+docs/new-search.md shows how to write one.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping

@@ -1,6 +1,6 @@
 """What a search algorithm decides: the members that one of its own declares, and what it may read.
 
-Only `score_gradients` must be written; docs/searches.md goes through the others. `Search` in `search.base` is
+Only `score_gradients` must be written; docs/new-search.md goes through the others. `Search` in `search.base` is
 the optimizer around them.
 """
 
