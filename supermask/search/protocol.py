@@ -1,7 +1,7 @@
 """What a search algorithm decides: the members that one of its own declares, and what it may read.
 
-Only `score_gradients` must be written; docs/new-search.md goes through the others. `Search` in `search.base` is
-the optimizer around them.
+Only `score_gradients` must be written; docs/new-search.md goes through the others. `Search` in `search.base`
+is the optimizer around them.
 """
 
 from abc import ABC, abstractmethod

@@ -194,6 +194,10 @@ class Execution:
         """Name → shape of the masked parameters."""
         return {info.name: tuple(info.tensor.shape) for info in masked(self.model)}
 
+    def input_axes(self) -> dict[str, int]:
+        """Name → axis of the masked parameters along which N:M masks group."""
+        return {info.name: info.inputs[0] for info in masked(self.model)}
+
     def fit(self, optimizer: Optimizer, mask: Mask) -> Progress:
         """Train by `optimizer` to the end of the schedule, with checkpoints, curves and snapshots."""
         synced = self.spec.task.sync_norms and self.environment.ranks.size > 1
