@@ -62,7 +62,7 @@ TOKEN_SPREAD = 0.02
 
 _LAYER_SCALES = ("gamma", "gamma_1", "gamma_2", "gamma1", "gamma2", "ls1", "ls2", "layer_scale")
 _TOKENS = frozenset(
-    "token tokens embed embeds embedding embeddings pos position positions positional table bias biases "
+    "token tokens embed embeds embedding embeddings pos position positions positional rel table bias biases "
     "latent latents prompt prompts anchor anchors prototype prototypes cls".split()
 )
 """Words in the names of parameters that are inputs of a network and no weights between its layers."""
