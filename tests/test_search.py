@@ -406,6 +406,7 @@ def test_a_schedule_needs_a_length_that_makes_sense(small_net, batch):
     ):
         with pytest.raises(ValueError, match=match):
             sm.EdgePopup(small_net, density=0.5, lr=0.1, **wrong)
+    sm.randomize_(small_net)
     search = sm.EdgePopup(small_net, density=0.5, lr=0.1, density_schedule="cubic", schedule_steps=9)
     with pytest.raises(ValueError, match="schedule_steps=9 is more than the 8 steps"):
         search.plan(8, 4)
