@@ -20,6 +20,7 @@ from supermask.search import claims, construction
 from supermask.search import state as states
 from supermask.search.protocol import Algorithm
 from supermask.search.relative_steps import first_sizes, in_units_of_layers, settle_rule
+from supermask.tickets.entry import check_storable
 from supermask.tickets.ticket import Ticket
 from supermask.weights.init import check_seed
 from supermask.weights.names import owned_parameters, unwrap
@@ -108,6 +109,7 @@ class Search(Algorithm, Optimizer):
         rule = (lr, base, step_size, base_options)
         lr, base, self.step_size, base_options = settle_rule(self.method, self.has_default_rate, *rule)
         check_usable(classify(model, include, exclude))
+        check_storable(model, values=False)
         infos = masked(model, include, exclude)
         norms = construction.norm_parameters(model, exclude) if train_norms else {}
         self.masked_parameters: dict[str, nn.Parameter] = {info.name: info.tensor for info in infos}
@@ -271,7 +273,7 @@ class Search(Algorithm, Optimizer):
             self.write(training)
 
     def ticket(self, provenance: Mapping[str, Any] | None = None) -> Ticket:
-        """The final network: a seed and one bit per weight, where the weights follow from a seed.
+        """The final network: a seed and at most one bit per weight, where the weights follow from a seed.
 
         Where training sees another network (a sample, open gates), the ticket is that of `evaluating`.
 
@@ -280,7 +282,7 @@ class Search(Algorithm, Optimizer):
         """
         facts = {"method": self.method, "density": self.current_density, "distribution": self.distribution}
         with self.evaluating():
-            return Ticket.of(self.model, self.mask, provenance={**facts, **(provenance or {})})
+            return Ticket.from_model(self.model, self.mask, provenance={**facts, **(provenance or {})})
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Clear the gradients of the whole model, also of parameters that the search does not move."""
