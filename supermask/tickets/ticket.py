@@ -35,7 +35,8 @@ from supermask.tickets.entry import Entry, TicketError, persistent_buffers
 from supermask.tickets.parse import parse
 from supermask.tickets.provenance import factory_of, plain_json, versions
 from supermask.weights.init import GENERATOR, Init
-from supermask.weights.roles import unwrap
+from supermask.weights.names import parameters_of, unwrap
+from supermask.weights.roles import fixed_names
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -251,7 +252,7 @@ class Ticket:
             TicketError: The model's parameters or buffers have other names, shapes or dtypes, or no values.
         """
         inner = unwrap(model)
-        parameters, buffers = dict(inner.named_parameters()), persistent_buffers(inner)
+        parameters, buffers = parameters_of(inner), persistent_buffers(inner)
         ours = {entry.name: f"{entry.shape} {entry.dtype}" for entry in self.entries}
         _compare("parameter", ours, {name: _kind_of(tensor) for name, tensor in parameters.items()})
         theirs = {name: _kind_of(tensor) for name, tensor in buffers.items()}
@@ -269,7 +270,8 @@ class Ticket:
                 buffers[name].copy_(buffer)
         draws = tuple(entry.draw for entry in self.entries if entry.draw is not None)
         if draws:
-            record = Init(self.init, self.seed, draws, self._last_generation())
+            fixed = tuple(sorted(fixed_names(inner)))
+            record = Init(self.init, self.seed, draws, self._last_generation(), fixed=fixed)
             inner.supermask_init = record  # type: ignore[assignment]
         return model
 
@@ -318,7 +320,7 @@ class Ticket:
 def dense_bytes(model: nn.Module) -> int:
     """Bytes of all parameters and persistent buffers of a model, stored plainly."""
     inner = unwrap(model)
-    tensors = [*dict(inner.named_parameters()).values(), *persistent_buffers(inner).values()]
+    tensors = [*parameters_of(inner).values(), *persistent_buffers(inner).values()]
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
