@@ -6,7 +6,7 @@ from types import MappingProxyType
 from typing import Any
 
 from supermask.experiments.errors import ConfigError
-from supermask.experiments.spec import MaskSource, Rule, RunSpec, Task, WeightSource
+from supermask.experiments.spec import MaskSource, OptimizerSpec, RunSpec, Task, WeightSource
 from supermask.masks import allocate, keep_count
 from supermask.prune import density_path
 from supermask.prune.controls import reinit_seed
@@ -49,7 +49,7 @@ def check_weights_left(name: str, densities: Iterable[float], infos: Sequence[Pa
             raise ConfigError(name, density, remedy)
 
 
-class Setting:
+class RunBuilder:
     """One seed of an experiment: it makes runs of one task and one rule, and remembers all that it made.
 
     Attributes:
@@ -61,7 +61,9 @@ class Setting:
         graph: Identifier → run, parents before children.
     """
 
-    def __init__(self, task: Task, infos: list[ParameterInfo], rule: Rule, init: str, seed: int) -> None:
+    def __init__(
+        self, task: Task, infos: list[ParameterInfo], rule: OptimizerSpec, init: str, seed: int
+    ) -> None:
         self.task, self.infos, self.rule, self.seed = task, infos, rule, seed
         self.weights = WeightSource(init=init, seed=seed)
         self.graph: dict[str, RunSpec] = {}
@@ -94,7 +96,7 @@ class Setting:
         *,
         kind: str = "train",
         weights: WeightSource | None = None,
-        rule: Rule | None = None,
+        rule: OptimizerSpec | None = None,
         mask: MaskSource | None = None,
         density: float = 1.0,
         seed: int | None = None,
@@ -161,7 +163,7 @@ class Setting:
 
 
 def search_run(
-    task: Task, method: str, rule: Rule, mask: MaskSource, weights: WeightSource, seed: int
+    task: Task, method: str, rule: OptimizerSpec, mask: MaskSource, weights: WeightSource, seed: int
 ) -> RunSpec:
     """One strong ticket."""
     return RunSpec(

@@ -9,8 +9,17 @@ from pkgutil import iter_modules
 from supermask.search.base import SEARCHES, Search, register_search
 from supermask.search.construction import BASES
 from supermask.search.edge_popup import EdgePopup
+from supermask.search.factory import create_search, list_searches
 
 for _module in iter_modules(__path__):
     import_module(f"{__name__}.{_module.name}")
 
-__all__ = ["BASES", "SEARCHES", "EdgePopup", "Search", "register_search"]
+__all__ = [
+    "BASES",
+    "SEARCHES",
+    "EdgePopup",
+    "Search",
+    "create_search",
+    "list_searches",
+    "register_search",
+]

@@ -54,7 +54,7 @@ class Environment:
     cuda_graphs: bool | None = None
     checkpoint_seconds: float = 30.0
     together: int | None = 0
-    """Runs trained as one program at most, see `teams`; None for as many as pay."""
+    """Runs trained as one program at most, see `batching`; None for as many as pay."""
     ranks: Ranks = field(default_factory=Ranks)
     """The processes that execute every run together, all of them the same graph in the same order."""
 
@@ -86,7 +86,7 @@ def network_of(task: Task, data: Dataset) -> nn.Module:
     )
 
 
-class Execution:
+class RunContext:
     """A run in progress.
 
     Attributes:
@@ -209,10 +209,10 @@ class Execution:
         share = Share.of(self.loader.batch_size, ranks)
 
         def step_done(step: int) -> None:
-            self.look(step, optimizer, mask)
+            self.save_snapshot(step, optimizer, mask)
             self._on_step(step - spec.start)
 
-        self.look(spec.start, optimizer, mask)
+        self.save_snapshot(spec.start, optimizer, mask)
         ranks.seed_generator(spec.seed)
         # Inside DDP: at what DDP does around a network the compiler gives up, and on the network with it.
         model: Any = torch.compile(self.model) if self.environment.compile else self.model
@@ -248,7 +248,7 @@ class Execution:
             "cuda_graphs": self.environment.cuda_graphs,
         }
 
-    def look(self, step: int, optimizer: Optimizer, mask: Mask) -> None:
+    def save_snapshot(self, step: int, optimizer: Optimizer, mask: Mask) -> None:
         """Save the weights for others to rewind to, if this is a step to do so."""
         if step in self.spec.snapshots and self.environment.ranks.main:
             with in_float32(self.model):

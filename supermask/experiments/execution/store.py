@@ -99,12 +99,12 @@ class Run:
         return self.folder / "checkpoint.safetensors"
 
     @property
-    def team(self) -> Path:
+    def ensemble(self) -> Path:
         """Who trains together with this run, the first of them, while they do; see `together`."""
         return self.folder / "together.json"
 
     @property
-    def team_checkpoint(self) -> Path:
+    def ensemble_checkpoint(self) -> Path:
         """The checkpoint of all of them."""
         return self.folder / "together.safetensors"
 
@@ -176,7 +176,7 @@ class Run:
             self._drop_checkpoints()
 
     def _drop_checkpoints(self) -> None:
-        for path in (self.checkpoint, self.team, self.team_checkpoint):
+        for path in (self.checkpoint, self.ensemble, self.ensemble_checkpoint):
             path.unlink(missing_ok=True)
 
     def lock(self) -> FileLock:
@@ -206,10 +206,10 @@ class Store:
             write_json(config, spec.as_dict())
         return run
 
-    def begun_together(self, ids: Sequence[str]) -> bool:
+    def begun_as_ensemble(self, ids: Sequence[str]) -> bool:
         """Whether just these runs, in this order, have begun to train together and not ended."""
-        team = self.run(ids[0]).team if ids else None
-        return team is not None and team.exists() and read_json(team) == list(ids)
+        ensemble = self.run(ids[0]).ensemble if ids else None
+        return ensemble is not None and ensemble.exists() and read_json(ensemble) == list(ids)
 
 
 def _fits(value: Any, kinds: tuple[type, ...]) -> bool:

@@ -8,17 +8,22 @@ from typing import TYPE_CHECKING
 from supermask.experiments.spec import RunSpec
 
 if TYPE_CHECKING:  # the configuration lists the methods, and a comparison knows the configuration
-    from supermask.experiments.compare.comparison import Comparison
+    from supermask.experiments.compare.comparison import ComparisonBuilder
 
-Rows = Callable[["Comparison"], Iterable[RunSpec]]
+Rows = Callable[["ComparisonBuilder"], Iterable[RunSpec]]
 METHODS: dict[str, Rows] = {}
 
 
 def register_method(name: str) -> Callable[[Rows], Rows]:
-    """Decorator for a function from a `Comparison` to the rows of the method, made by that comparison."""
+    """Decorator for a function from a `ComparisonBuilder` to the rows of the method, made by that builder."""
 
     def register(rows: Rows) -> Rows:
         METHODS[name] = rows
         return rows
 
     return register
+
+
+def list_methods() -> list[str]:
+    """Names of all methods that `supermask compare` can put side by side."""
+    return sorted(METHODS)

@@ -12,10 +12,10 @@ from supermask.experiments.spec import MaskSource, RunSpec
 from supermask.search import SEARCHES
 
 if TYPE_CHECKING:
-    from supermask.experiments.compare.comparison import Comparison
+    from supermask.experiments.compare.comparison import ComparisonBuilder
 
 
-def searched(name: str, comparison: Comparison) -> Iterator[RunSpec]:
+def searched(name: str, comparison: ComparisonBuilder) -> Iterator[RunSpec]:
     """The search `name` at every density, or at the one of its recipe."""
     densities = densities_of(comparison.config, name)
     comparison.check_search(name, densities)
@@ -27,7 +27,7 @@ for _name in SEARCHES:
     register_method(_name)(partial(searched, _name))
 
 
-def fine_tuned(name: str, comparison: Comparison) -> Iterator[RunSpec]:
+def fine_tuned(name: str, comparison: ComparisonBuilder) -> Iterator[RunSpec]:
     """The mask that the search found, and its weights trained under it from where they stood frozen."""
     comparison.check_search(name, comparison.config.densities)
     for density in comparison.config.densities:
@@ -41,7 +41,7 @@ for _name in ("gem-miner", "concrete"):
 
 
 @register_method(FROZEN_CONTROL)
-def random_mask_frozen(comparison: Comparison) -> Iterator[RunSpec]:
+def random_mask_frozen(comparison: ComparisonBuilder) -> Iterator[RunSpec]:
     """A random mask on the weights that edge-popup searches; nothing is trained."""
     comparison.check_search("edge-popup", comparison.config.densities)
     for density in comparison.config.densities:
