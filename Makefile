@@ -3,6 +3,9 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 OUT ?= runs/compare
+# Another torch than the pinned one: make setup CONSTRAINTS=/dev/null TORCH=torch==2.11.*
+CONSTRAINTS ?= constraints.txt
+TORCH ?= torch
 
 .PHONY: setup test check sanitize slow compare clean
 
@@ -12,7 +15,7 @@ setup: $(READY)
 # environment. The kernels are compiled against the torch that will load them, so torch
 # and the build tools come first and the package is built without isolation.
 UV := $(or $(shell command -v uv),$(BIN)/uv)
-INSTALL := PATH="$(CURDIR)/$(BIN):$$PATH" $(UV) pip install --python $(BIN)/python --constraint constraints.txt
+INSTALL := PATH="$(CURDIR)/$(BIN):$$PATH" $(UV) pip install --python $(BIN)/python --constraint $(CONSTRAINTS)
 NATIVE := CMakeLists.txt $(shell find csrc -type f)
 BUILD_TOOLS := scikit-build-core cmake ninja
 
@@ -21,8 +24,8 @@ $(READY): pyproject.toml constraints.txt $(NATIVE)
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv || \
 	  { rm -rf .venv; echo "Python's venv module does not work here. Remedy: install it (Debian: apt-get install python3-venv)."; exit 1; }
 	@test -x $(UV) || $(BIN)/python -m pip install --quiet --disable-pip-version-check uv
-	$(INSTALL) torch $(BUILD_TOOLS)
-	$(INSTALL) --no-build-isolation --editable '.[dev]'
+	$(INSTALL) '$(TORCH)' $(BUILD_TOOLS)
+	$(INSTALL) --no-build-isolation '$(TORCH)' --editable '.[dev]'
 	@touch $@
 
 check: setup

@@ -7,12 +7,13 @@ the same bytes; Pillow does the rest, and scales. Both let go of the interpreter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 
+from supermask import extras
 from supermask.data.errors import DamagedDataError, UnreadableImageError
 
 _JPEG_SUFFIXES = (".jpg", ".jpeg")
@@ -51,7 +52,7 @@ def size_of(path: Path) -> tuple[int, int]:
     Raises:
         UnreadableImageError: The file is no image.
     """
-    with _decoding(path), Image.open(path) as image:
+    with _decoding(path), _pillow().open(path) as image:
         width, height = image.size
     return height, width
 
@@ -61,7 +62,7 @@ def _decoding(path: Path) -> Iterator[None]:
     """Names the file in whatever a decoder raises; what the disk or the memory says passes as it is."""
     try:
         yield
-    except (DamagedDataError, MemoryError):
+    except (DamagedDataError, MemoryError, extras.MissingExtraError):
         raise
     except Exception as error:
         if isinstance(error, OSError) and error.errno is not None:
@@ -70,13 +71,17 @@ def _decoding(path: Path) -> Iterator[None]:
         raise _unreadable(path, error) from error
 
 
+def _pillow() -> Any:
+    return extras.load("PIL.Image", "data")
+
+
 def _read(path: Path) -> tuple[NDArray[np.uint8], str]:
     """Return the whole image as (H, W, 3) and Pillow's name of its mode."""
     if path.suffix.lower() in _JPEG_SUFFIXES:
         data = path.read_bytes()
         if data.startswith(_JPEG_START) and (found := _read_jpeg(data)) is not None:
             return found
-    with Image.open(path) as image:
+    with _pillow().open(path) as image:
         mode = image.mode
         # Pillow's modes of 16 and 32 bits; turning them into 8 would clip without a word.
         if mode.startswith(("I", "F")):
@@ -90,10 +95,10 @@ def _read(path: Path) -> tuple[NDArray[np.uint8], str]:
 
 def _read_jpeg(data: bytes) -> tuple[NDArray[np.uint8], str] | None:
     """Return image and mode, or None for what Pillow has to look at: inks, and what does not decode."""
-    from torchvision.io import ImageReadMode, decode_jpeg
-
+    io: Any = extras.load("torchvision.io", "data")
+    encoded = torch.frombuffer(bytearray(data), dtype=torch.uint8)
     try:
-        planes = decode_jpeg(torch.frombuffer(bytearray(data), dtype=torch.uint8), ImageReadMode.UNCHANGED)
+        planes = io.decode_jpeg(encoded, io.ImageReadMode.UNCHANGED)
     except RuntimeError:
         return None
     channels = len(planes)
@@ -112,7 +117,8 @@ def _cover(pixels: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
     if shorter == side:
         return pixels[top : top + side, left : left + side]
     box = (left, top, left + shorter, top + shorter)
-    scaled = Image.fromarray(pixels).resize((side, side), Image.Resampling.BILINEAR, box=box)
+    pillow = _pillow()
+    scaled = pillow.fromarray(pixels).resize((side, side), pillow.Resampling.BILINEAR, box=box)
     return np.asarray(scaled, dtype=np.uint8)
 
 

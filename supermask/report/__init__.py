@@ -1,10 +1,16 @@
 """Reports: one self-contained page and figures from a document of results."""
 
+# ruff: noqa: E402 (the missing extra is named before its modules are imported)
+
 from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
 from pkgutil import iter_modules
 from typing import Any
+
+from supermask import extras
+
+extras.require("report")
 
 from supermask.report import experiments
 from supermask.report.headline import headline as _headline
