@@ -2,13 +2,16 @@
 
 import torch
 
+from supermask.data import Dataset
 from supermask.distributed import Ranks, own_device
 from supermask.experiments.config import ConfigError, TaskConfig
 from supermask.experiments.engines import ENGINES, Engine
 from supermask.experiments.engines.local import jobs_here
 from supermask.experiments.engines.registry import Grid
-from supermask.experiments.execution import Environment
+from supermask.experiments.execution import Environment, network_of
+from supermask.experiments.plan import Plan
 from supermask.experiments.store import Store
+from supermask.training.memory_format import MemoryFormatError, check_channels_last
 from supermask.training.precision import PURE
 
 PLACES = (
@@ -67,6 +70,24 @@ def environment_of(config: TaskConfig, device: str, ranks: Ranks) -> tuple[Envir
         ranks=ranks,
     )
     return environment, jobs
+
+
+def check_memory_format(config: TaskConfig, plan: Plan, data: Dataset, device: str) -> None:
+    """Refuse channels_last, asked for by flag, for a network that the device cannot train in it.
+
+    Raises:
+        ConfigError: It is a CPU, and a layer is one that it computes wrongly.
+    """
+    if not config.channels_last:
+        return
+    networks = {(task.model, str(task.model_args)): task for task in (spec.task for spec in plan.graph)}
+    for task in networks.values():
+        with torch.device("meta"):
+            network = network_of(task, data)
+        try:
+            check_channels_last(network, torch.device(device).type)
+        except MemoryFormatError as error:
+            raise ConfigError("channels_last", True, f"leave it out: {error}") from None
 
 
 def engine_of(config: TaskConfig, store: Store, environment: Environment, jobs: int) -> Engine:

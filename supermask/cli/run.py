@@ -11,7 +11,7 @@ from rich.progress import Progress as RichProgress
 from rich.progress import Task as RichTask
 from rich.text import Text
 
-from supermask.cli.placement import PLACES, device_of, engine_of, environment_of
+from supermask.cli.placement import PLACES, check_memory_format, device_of, engine_of, environment_of
 from supermask.distributed import Ranks, joined
 from supermask.experiments import EXPERIMENTS
 from supermask.experiments.config import ConfigError, TaskConfig
@@ -58,6 +58,7 @@ def _run(
         )
     experiment = EXPERIMENTS[command]
     plan = experiment.plan(config, data)
+    check_memory_format(config, plan, data, environment.device)
     store = Store(out / "runs")
     engine = engine_of(config, store, environment, jobs)
     with ProgressWatcher(plan, console) as watcher:

@@ -24,6 +24,7 @@ from supermask.prune import put, signs
 from supermask.search import Search
 from supermask.tickets.ticket import Ticket
 from supermask.training.loop import Checkpoint, Objective, Progress, Schedule, evaluate, fit
+from supermask.training.memory_format import check_channels_last, unsafe_in_channels_last
 from supermask.training.precision import in_float32
 from supermask.weights.init import randomize_
 from supermask.weights.roles import masked
@@ -133,12 +134,21 @@ class Execution:
         source = self.spec.weights
         model = network_of(task, self.data)
         model = model.to(self.environment.device)
-        wanted = self.environment.channels_last
-        has_convolutions = any(parameter.dim() == 4 for parameter in model.parameters())
-        self._channels_last = has_convolutions if wanted is None else wanted
+        self._channels_last = self._takes_channels_last(model)
         if self._channels_last:
             model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         return randomize_(model, source.init, source.seed, density=source.rescale_by)
+
+    def _takes_channels_last(self, model: nn.Module) -> bool:
+        """What was asked for; by default wherever there are convolutions and the device can train them so."""
+        wanted, device_type = self.environment.channels_last, torch.device(self.environment.device).type
+        if wanted:
+            check_channels_last(model, device_type)
+        if wanted is not None:
+            return wanted
+        if device_type == "cpu" and unsafe_in_channels_last(model):
+            return False
+        return any(parameter.dim() == 4 for parameter in model.parameters())
 
     def load_weights(self) -> None:
         """Replace the drawn weights by those of the run that `spec.weights` names, if it names one."""

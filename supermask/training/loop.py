@@ -19,6 +19,7 @@ from supermask.training.checkpoint import Checkpoint as Checkpoint
 from supermask.training.checkpoint import Progress as Progress
 from supermask.training.checkpoint import restore, state_of
 from supermask.training.cuda_graphs import graphed, set_rates
+from supermask.training.memory_format import guarded
 from supermask.training.precision import AMP_DTYPES as AMP_DTYPES
 from supermask.training.precision import PURE, Bf16Weights, autocast, in_float32
 from supermask.training.schedule import SCHEDULES as SCHEDULES
@@ -82,6 +83,7 @@ def fit(
 
     Raises:
         ValueError: An unknown `amp`, or `cuda_graphs` where a graph cannot hold the step.
+        MemoryFormatError: A layer met channels_last that a CPU cannot train in it, see `memory_format`.
         DivergedError: The training loss became NaN or infinite.
         DamagedFileError: The checkpoint is not sound.
         RanksDifferError: Ranks that train together do not hold the same any more.
@@ -124,7 +126,8 @@ def fit(
 
     model.train()
     began = time.monotonic() - progress.seconds
-    with lowered or nullcontext(), graphed(train_on, model, optimizer, amp, cuda_graphs) as (step, plain):
+    graph = graphed(train_on, model, optimizer, amp, cuda_graphs)
+    with guarded(model), lowered or nullcontext(), graph as (step, plain):
         while progress.step < steps:
             factor = schedule(progress.step) if schedule else 1.0
             set_rates(optimizer, [rate * factor for rate in rates])
