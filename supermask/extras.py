@@ -11,9 +11,14 @@ from types import ModuleType
 EXTRAS = {
     "cli": ("rich", "yaml"),
     "data": ("filelock", "PIL", "rich", "sklearn", "torchvision"),
+    "hub": ("huggingface_hub",),
     "models": ("timm", "torchvision"),
+    "onnx": ("onnx", "onnxruntime", "onnxscript"),
     "report": ("jinja2", "matplotlib"),
     "structured": ("torch_pruning",),
+    "tensorboard": ("tensorboard",),
+    "trackio": ("trackio",),
+    "wandb": ("wandb",),
 }
 """Extra → the modules that it brings."""
 
