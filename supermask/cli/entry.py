@@ -20,6 +20,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from supermask.cli import sharing
 from supermask.cli.flags import FlagError, add_flags, read_config
 
 EXIT_FAILURE, EXIT_USAGE, EXIT_INTERRUPT = 1, 2, 130
@@ -149,6 +150,7 @@ def _parser() -> argparse.ArgumentParser:
         ("eval", "accuracy of a ticket on a data set", _run_eval, _add_eval),
         ("info", "what a ticket is", _run_info, _add_info),
         ("report", "write the report of a results folder again", _run_report, _add_report),
+        ("export", "write the network of a ticket as ONNX or .pt2", sharing.run_export, sharing.add_export),
     ):
         command = commands.add_parser(name, help=help, description=f"supermask {name}: {help}.")
         add(command)
@@ -305,9 +307,10 @@ def _add_info(parser: argparse.ArgumentParser) -> None:
 
 
 def _run_info(options: argparse.Namespace, _: list[str]) -> None:
+    from supermask.tickets.hub import local_file
     from supermask.tickets.ticket import Ticket
 
-    facts = Ticket.load(options.ticket).info() | {"bytes": os.path.getsize(options.ticket)}
+    facts = Ticket.load(options.ticket).info() | {"bytes": os.path.getsize(local_file(options.ticket))}
     if options.json:
         print(json.dumps(facts))
         return

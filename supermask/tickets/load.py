@@ -14,6 +14,7 @@ def load(path: str | os.PathLike[str], device: torch.device | str = "cpu") -> nn
 
     The network is built from the factory that the ticket names: one of this library's, timm's or
     torchvision's, and nothing else. For one that was built elsewhere use `Ticket.load(path).apply(model)`.
+    Of `hf://user/name[@revision]` the ticket is fetched from the Hugging Face Hub; see `Ticket.push_to_hub`.
 
     Raises:
         FileNotFoundError: There is no such file.

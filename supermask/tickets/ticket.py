@@ -20,8 +20,10 @@ from supermask import ops
 from supermask.io import DamagedFileError, load_tensors, save_tensors
 from supermask.tickets.derivation import derive, generation_numbers
 from supermask.tickets.entry import FORMAT, Entry, TicketError, entry_to_json, version_of
+from supermask.tickets.hub import local_file
 from supermask.tickets.parse import parse
 from supermask.tickets.provenance import factory_of, versions
+from supermask.tickets.sharing import Shared
 from supermask.weights.init import GENERATOR, Init, init_of
 from supermask.weights.roles import unwrap
 
@@ -30,7 +32,7 @@ MAX_PARAMETERS = 1 << 31
 
 
 @dataclass(frozen=True, eq=False)
-class Ticket:
+class Ticket(Shared):
     """A subnetwork as data.
 
     Attributes:
@@ -192,7 +194,7 @@ class Ticket:
         """Read and verify a ticket. Nothing in the file is executed, and no size in it is trusted.
 
         Args:
-            path: The file.
+            path: The file, or `hf://user/name[@revision]` for one on the Hugging Face Hub.
             max_parameters: Refuse a ticket that declares a larger network: constants and drawn
                 parameters take no bytes in the file, so a small file could ask for all memory.
 
@@ -200,6 +202,7 @@ class Ticket:
             FileNotFoundError: There is no such file.
             TicketError: The file is damaged, hostile or of a newer version; the message says how.
         """
+        path = local_file(path)
         try:
             tensors, header = load_tensors(path)
             ticket = cls(**parse(tensors, header, max_parameters))
