@@ -15,6 +15,8 @@ from torch.nn import functional as F
 from torch.optim import Optimizer
 
 from supermask.distributed import Pace, Ranks, RanksDifferError, Share
+from supermask.training.callbacks import Callback as Callback
+from supermask.training.callbacks import Callbacks as Callbacks
 from supermask.training.checkpoint import Checkpoint as Checkpoint
 from supermask.training.checkpoint import Progress as Progress
 from supermask.training.checkpoint import restore, state_of
@@ -51,6 +53,7 @@ def fit(
     evaluate_every: int = 0,
     on_step: Callable[[int], None] | None = None,
     on_record: Callable[[list[dict[str, float]]], None] | None = None,
+    callbacks: Iterable[Callback] = (),
     checkpoint: Checkpoint | None = None,
     cuda_graphs: bool | None = False,
     share: Share | None = None,
@@ -72,6 +75,7 @@ def fit(
         evaluation: Called every `evaluate_every` steps and at the end; its numbers go to the history.
         on_step: Called after each step with the number of steps done.
         on_record: Called with the whole history whenever it has grown.
+        callbacks: Told of the start, each step, each new entry of the history, and the end; see `Callback`.
         checkpoint: Where to save and resume.
         cuda_graphs: Replay whole steps from a CUDA graph, see `graphs`; None for wherever that is possible.
         share: What this rank trains on, where several train together: `batches` gives its rows, `model` is
@@ -127,7 +131,8 @@ def fit(
     model.train()
     began = time.monotonic() - progress.seconds
     graph = graphed(train_on, model, optimizer, amp, cuda_graphs)
-    with guarded(model), lowered or nullcontext(), graph as (step, plain):
+    watching = Callbacks(callbacks).watching({"step": progress.step, "steps": steps, "lr": rates[0]})
+    with watching as watch, guarded(model), lowered or nullcontext(), graph as (step, plain):
         while progress.step < steps:
             factor = schedule(progress.step) if schedule else 1.0
             set_rates(optimizer, [rate * factor for rate in rates])
@@ -136,12 +141,14 @@ def fit(
             progress.step += 1
             if on_step:
                 on_step(progress.step)
+            watch.on_step(progress.step)
             if progress.step == steps or (evaluate_every and progress.step % evaluate_every == 0):
                 share.check(model, optimizer, progress.step)
                 _record(progress, share.mean(loss_sum), evaluation)
                 loss_sum.zero_()
                 if on_record:
                     on_record(progress.history)
+                watch.on_record(progress.history[-1])
             if checkpoint and progress.step < steps and pace.due(progress.step, checkpoint):
                 progress.seconds, progress.loss_sum = time.monotonic() - began, float(loss_sum)
                 share.check(model, optimizer, progress.step)
