@@ -141,8 +141,10 @@ def arguments(description: str, parser: argparse.ArgumentParser | None = None) -
     parser = parser or argparse.ArgumentParser()
     parser.description = description
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where to run")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--seconds", type=float, default=10.0, help="time for each comparison")
+    parser.add_argument(
+        "--threads", type=int, default=torch.get_num_threads(), help="of torch, each on a core (all cores)"
+    )
+    parser.add_argument("--seconds", type=float, default=10.0, help="time for each comparison (10)")
     parser.add_argument("--out", type=Path, help="directory of the JSON file; printed only by default")
     parsed = parser.parse_args()
     torch.set_num_threads(parsed.threads)

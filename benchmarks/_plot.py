@@ -7,7 +7,7 @@ from typing import Any
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
-from supermask.report.canvas import INK, QUIET, WIDTH, style
+from supermask.report.figures.style import INK, QUIET, WIDTH, style
 
 
 def plot_timings(

@@ -162,9 +162,9 @@ def folder_of_results() -> Path:
 def main() -> int:
     """One step; exit code 1 if a command failed or was not reached."""
     parser = argparse.ArgumentParser(description="what waits for a GPU: tests, sanitizers, benchmarks")
-    parser.add_argument("step", choices=("tests", "sanitize", "benchmarks", "trainings"))
+    parser.add_argument("step", choices=("tests", "sanitize", "benchmarks", "trainings"), help="what to do")
     parser.add_argument("--out", type=Path, help="folder of the results; by default named after the GPU")
-    parser.add_argument("--minutes", type=float, default=9.0, help="when to start no further command")
+    parser.add_argument("--minutes", type=float, default=9.0, help="when to start no further command (9)")
     options = parser.parse_args()
     sys.path.insert(0, str(ROOT))
     out = (options.out or folder_of_results()).resolve()

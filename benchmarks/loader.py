@@ -11,7 +11,6 @@ that are kept from pass to pass.
 
 import argparse
 import os
-import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -146,15 +145,14 @@ def compare(setting: tuple[str, str, int, int, int], seconds: float, root: str, 
 
 def main() -> None:
     """Time every setting."""
-    own = argparse.ArgumentParser(add_help=False)
-    own.add_argument("--data-root", default=os.environ.get("SUPERMASK_DATA", "data"))
-    places, rest = own.parse_known_args()
-    sys.argv[1:] = rest
-    options = arguments("our loader against torchvision's; also takes --data-root")
+    parser = argparse.ArgumentParser()
+    root = os.environ.get("SUPERMASK_DATA", "data")
+    parser.add_argument("--data-root", default=root, help="where data sets lie (else $SUPERMASK_DATA)")
+    options = arguments("our loader against torchvision's", parser)
     if options.device != "cpu":
         raise SystemExit(f"this measures loading on a CPU, not on {options.device}; leave --device out")
     with tempfile.TemporaryDirectory() as cache:
-        rows = [compare(setting, options.seconds, places.data_root, cache) for setting in SETTINGS]
+        rows = [compare(setting, options.seconds, options.data_root, cache) for setting in SETTINGS]
     report("loader", options, rows)
 
 

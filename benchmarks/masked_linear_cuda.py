@@ -250,12 +250,25 @@ def write(rows: list[dict[str, Any]], about: dict[str, Any], path: Path) -> None
 def main() -> int:
     """Every shape and batch, cold and warm."""
     parser = argparse.ArgumentParser(description="a packed linear layer on a GPU against everything else")
-    parser.add_argument("--dtype", default="bfloat16", choices=("bfloat16", "float16", "float32"))
-    parser.add_argument("--density", type=float, default=0.5)
-    parser.add_argument("--batches", type=int, nargs="+", default=BATCHES)
-    parser.add_argument("--shapes", nargs="+", default=[f"{o}x{i}" for o, i in SHAPES], help="OUTPUTSxINPUTS")
-    parser.add_argument("--candidates", nargs="+", default=list(CANDIDATES), choices=list(CANDIDATES))
-    parser.add_argument("--rounds", type=int, default=50, help="replays of each graph")
+    parser.add_argument(
+        "--dtype",
+        default="bfloat16",
+        choices=("bfloat16", "float16", "float32"),
+        help="type of the inputs and outputs (bfloat16)",
+    )
+    parser.add_argument("--density", type=float, default=0.5, help="fraction of weights kept (0.5)")
+    parser.add_argument("--batches", type=int, nargs="+", default=BATCHES, help="numbers of inputs at a time")
+    parser.add_argument(
+        "--shapes", nargs="+", default=[f"{o}x{i}" for o, i in SHAPES], help="layers as OUTPUTSxINPUTS"
+    )
+    parser.add_argument(
+        "--candidates",
+        nargs="+",
+        default=list(CANDIDATES),
+        choices=list(CANDIDATES),
+        help="which forms of the layer to time (all)",
+    )
+    parser.add_argument("--rounds", type=int, default=50, help="replays of each graph (50)")
     parser.add_argument(
         "--out", type=Path, help="directory of the JSON file and the plot; printed only by default"
     )

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from _measure import arguments, interleave, ratio, report
 from _plot import plot_speedups
-from _tables import network_of
+from _tables.performance import network_of
 from torch import Tensor, nn
 
 import supermask as sm

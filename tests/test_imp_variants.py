@@ -17,7 +17,7 @@ from supermask.experiments.store import Store
 from supermask.models import create_model
 from supermask.prune import PRUNED, by_criterion, criterion_names, imp, round_counts
 from supermask.prune.criteria import WEIGHED
-from supermask.report.catalogue import LONGEST_LABEL, methods_of
+from supermask.report.methods.catalogue import LONGEST_LABEL, methods_of
 from supermask.weights.roles import masked
 
 from .test_criteria import FORMULAS

@@ -17,13 +17,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from supermask.report import formatting as wording
 from supermask.report import headline, summary_table, write_report
-from supermask.report import text as wording
-from supermask.report.canvas import keep_apart, themed
-from supermask.report.catalogue import methods_of
-from supermask.report.known import KNOWN
-from supermask.report.methods import DARK
-from supermask.report.summary import curves_of, lines_of
+from supermask.report.figures.line_names import keep_apart
+from supermask.report.figures.style import themed
+from supermask.report.methods.catalogue import methods_of
+from supermask.report.methods.method_table import KNOWN
+from supermask.report.methods.palette import DARK
+from supermask.report.results.rows import curves_of, summary_rows
 from supermask.search import SEARCHES
 
 DENSE_BYTES = 1_066_440
@@ -437,12 +438,12 @@ def test_curves_average_the_steps_that_all_seeds_have() -> None:
     assert (curve.steps, curve.mean, curve.low, curve.high) == ((2,), (0.5,), (0.4,), (0.6,))
 
 
-def test_lines_are_ordered_by_group_then_density() -> None:
+def test_rows_are_ordered_by_group_then_density() -> None:
     document = make_document()
     random.Random(0).shuffle(document["summary"])
-    groups = [line.method.group for line in lines_of(document)]
+    groups = [row.method.group for row in summary_rows(document)]
     assert groups == ["dense"] + ["strong"] * 3 + ["trained"] * 9 + ["control"] * 12
-    densities = [line.density for line in lines_of(document)]
+    densities = [row.density for row in summary_rows(document)]
     assert densities == [1.0] + [0.5, 0.3, 0.1] * 8
 
 

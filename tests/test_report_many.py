@@ -10,14 +10,15 @@ from PIL import Image
 
 from supermask.experiments.methods import METHODS
 from supermask.report import headline, summary_table, write_report
-from supermask.report.best import best_of
-from supermask.report.canvas import Drawing
-from supermask.report.catalogue import LONGEST_LABEL, methods_of
 from supermask.report.figures import draw_figures
-from supermask.report.known import KNOWN, UNZEROED
-from supermask.report.methods import DARK, GROUPS
-from supermask.report.panels import TOGETHER
-from supermask.report.summary import lines_of
+from supermask.report.figures.drawing import Drawing
+from supermask.report.methods.catalogue import LONGEST_LABEL, methods_of
+from supermask.report.methods.method import GROUPS, TOGETHER
+from supermask.report.methods.method_table import KNOWN, UNZEROED
+from supermask.report.methods.palette import DARK
+from supermask.report.results import Results
+from supermask.report.results.best import best_of
+from supermask.report.results.rows import summary_rows
 from supermask.search import SEARCHES
 from tests.test_report import DENSE_BYTES, Page, make_document
 
@@ -44,7 +45,7 @@ def report(document: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -
 
 @pytest.fixture(scope="module")
 def drawings(document: dict[str, Any]) -> dict[str, Drawing]:
-    return draw_figures(document)
+    return draw_figures(Results(document))
 
 
 # The catalogue.
@@ -124,22 +125,22 @@ def test_best_is_chosen_on_validation_and_shown_on_test() -> None:
     for row in made["rows"]:  # on test, IMP is better at both densities
         if row["density"] == 0.1:
             row["val_accuracy"] = 0.99 if row["method"] == "one-shot" else 0.5
-    best = best_of(lines_of(made))
+    best = best_of(summary_rows(made))
     assert best is not None and best.dense is not None and best.densities == [0.3, 0.1]
     found = best.groups[GROUPS["trained"]]
-    assert [line.method.name for line in found if line] == ["imp", "one-shot"]
-    assert [line.mean for line in found if line] == [0.979, 0.977]
+    assert [row.method.name for row in found if row] == ["imp", "one-shot"]
+    assert [row.mean for row in found if row] == [0.979, 0.977]
     assert list(best.groups) == [GROUPS["trained"], GROUPS["control"]]
-    assert best_of(lines_of(make_document(validation=False))) is None
+    assert best_of(summary_rows(make_document(validation=False))) is None
 
 
 def test_best_leaves_a_gap_where_a_group_has_no_ticket() -> None:
     made = make_document(methods=("imp",), densities=(0.3,), seeds=(0,))
     others = make_document(methods=("edge-popup",), densities=(0.1,), seeds=(0,))
     made = made | {key: made[key] + others[key] for key in ("rows", "summary", "curves")}
-    best = best_of(lines_of(made))
+    best = best_of(summary_rows(made))
     assert best is not None and best.dense is None
-    assert [line is None for line in best.groups[GROUPS["strong"]]] == [True, False]
+    assert [row is None for row in best.groups[GROUPS["strong"]]] == [True, False]
 
 
 def test_without_validation_there_is_no_best_table(tmp_path: Path) -> None:
@@ -183,7 +184,7 @@ def emerged(kept: float, method: str = "gem-miner") -> dict[str, Any]:
 
 def test_a_density_that_emerged_is_shown_as_it_is(tmp_path: Path) -> None:
     made = emerged(0.2)
-    line = lines_of(made)[1]
+    line = summary_rows(made)[1]
     assert line.emerged and line.true_density == pytest.approx(0.205) and line.density == 0.3
     assert summary_table(made)[1]["density"] == "0.3 (kept 0.205)"
     assert "at density 0.205" in headline(emerged(0.2, "edge-popup"))
@@ -196,11 +197,11 @@ def test_rounding_of_counts_is_not_another_density(tmp_path: Path) -> None:
     made = make_document(methods=("dense", "imp"), densities=(0.3,), seeds=(0,))
     for row in made["rows"]:
         row["kept_density"] = row["density"] * 0.995
-    assert lines_of(made)[1].true_density == 0.3
+    assert summary_rows(made)[1].true_density == 0.3
     assert summary_table(made)[1]["density"] == "0.3"
-    assert "kept" not in draw_figures(made)["accuracy-density"].caption
+    assert "kept" not in draw_figures(Results(made))["accuracy-density"].caption
     del made["rows"][1]["kept_density"]  # results of earlier versions
-    assert lines_of(made)[1].true_density == 0.3
+    assert summary_rows(made)[1].true_density == 0.3
 
 
 # The figures.
@@ -228,9 +229,9 @@ def test_many_methods_stand_in_a_panel_per_group(
 def test_ten_methods_still_stand_together() -> None:
     names = MANY[: TOGETHER + 1]
     few = make_document(methods=names[:TOGETHER], densities=(0.3,), seeds=(0,)) | {"curves": []}
-    assert not list(titles(draw_figures(few)["accuracy-density"].svg))
+    assert not list(titles(draw_figures(Results(few))["accuracy-density"].svg))
     more = make_document(methods=names, densities=(0.3,), seeds=(0,)) | {"curves": []}
-    assert list(titles(draw_figures(more)["accuracy-density"].svg))
+    assert list(titles(draw_figures(Results(more))["accuracy-density"].svg))
 
 
 def test_sizes_of_many_methods_are_medians_of_their_group(drawings: dict[str, Drawing]) -> None:
@@ -247,6 +248,6 @@ def test_a_group_at_the_bottom_shows_its_whole_range() -> None:
         if methods_of([entry["method"]])[entry["method"]].group == "control":
             for key in ("test_accuracy", "mean", "min", "max"):
                 entry[key] = 0.1
-    drawing = draw_figures(made)["accuracy-density"]
+    drawing = draw_figures(Results(made))["accuracy-density"]
     assert drawing.svg.count("(whole range)") == 1 and ">Controls (whole range)" in drawing.svg
     assert "except those that say so" in drawing.caption

@@ -17,7 +17,7 @@ from supermask.data import load_data
 from supermask.experiments.config import ConfigError
 from supermask.io import DamagedFileError
 from supermask.report import headline, write_report
-from supermask.report.experiments.theory import draw_figures, power_text, table
+from supermask.report.pages.theory import draw_figures, power_text, table
 from supermask.theory import CONSTRUCTIONS, TheoryConfig, attention, draws, orseau, run_theory
 from supermask.theory.attention import Attention, merged, prune_attention
 from supermask.theory.measure import measure

@@ -3,50 +3,86 @@
 # ruff: noqa: E402 (the missing extra is named before its modules are imported)
 
 from collections.abc import Mapping
-from importlib import import_module
 from pathlib import Path
-from pkgutil import iter_modules
 from typing import Any
 
 from supermask import extras
 
 extras.require("report")
 
-from supermask.report import experiments
-from supermask.report.headline import headline as _headline
-from supermask.report.html import write_report as _write_comparison
-from supermask.report.pages import PAGES as PAGES
-from supermask.report.pages import write_page
-from supermask.report.summary import summary_table as summary_table
-
-for _module in iter_modules(experiments.__path__):
-    import_module(f"{experiments.__name__}.{_module.name}")
+from supermask.io import write_bytes, write_text
+from supermask.report.formatting import (
+    bytes_text,
+    count_text,
+    density_text,
+    duration_text,
+    percent,
+    points,
+    ratio_text,
+)
+from supermask.report.pages import author_of
+from supermask.report.results import Results
 
 
 def write_report(document: Mapping[str, Any], out: Path) -> Path:
-    """Write `report.html` and the figures as PNG into `out`, and return the path of the page.
+    """Write `report.html` and the figures as PNG into `out`, which is made when missing.
 
-    The same document gives the same bytes.
+    The same document gives the same bytes. A figure that the document has no data for (learning curves of
+    runs that recorded none) is not written, and one of that name from an earlier report is removed.
 
     Args:
         document: What `results.json` of any experiment holds.
+        out: The folder.
+
+    Returns:
+        The path of the page.
 
     Raises:
         ValueError: The document is of no experiment known here, or has no rows.
         OSError: `out` cannot be written.
     """
-    command = _command(document)
-    if command in PAGES:
-        return write_page(document, command, out)
-    return _write_comparison(document, out)
+    page = author_of(document).render(document)
+    out.mkdir(parents=True, exist_ok=True)
+    for name in {*page.possible} - {drawing.name for drawing in page.drawings}:
+        (out / f"{name}.png").unlink(missing_ok=True)
+    for drawing in page.drawings:
+        write_bytes(out / f"{drawing.name}.png", drawing.png)
+    write_text(out / "report.html", page.html)
+    return out / "report.html"
 
 
 def headline(document: Mapping[str, Any]) -> str:
-    """What came out, in one or two sentences."""
-    command = _command(document)
-    return PAGES[command](document).headline if command in PAGES else _headline(document)
+    """What came out, in a few sentences.
+
+    Raises:
+        ValueError: The document is of no experiment known here, or has no rows.
+    """
+    return author_of(document).headline(document)
 
 
-def _command(document: Mapping[str, Any]) -> str:
-    parts = str(document.get("schema")).split("/")
-    return parts[1] if len(parts) == 3 else ""
+def summary_table(document: Mapping[str, Any]) -> list[dict[str, str]]:
+    """The results of compare, search or imp as text: a dict per row whose keys are the headings.
+
+    Raises:
+        ValueError: The document is not one of those, or has no rows.
+    """
+    return [
+        {
+            "method": row.method.name,
+            "density": density_text(row.density)
+            + (f" (kept {density_text(row.true_density)})" if row.emerged else ""),
+            "seeds": str(row.n),
+            "test accuracy %": percent(row.mean, 2),
+            "min–max": f"{percent(row.min, 2)}–{percent(row.max, 2)}",
+            "to dense": points(row.difference),
+            "steps": count_text(row.steps),
+            "total steps": count_text(row.total_steps),
+            "time": duration_text(row.seconds),
+            "ticket": bytes_text(row.ticket_bytes),
+            "smaller": ratio_text(row.ratio),
+        }
+        for row in Results(document).rows
+    ]
+
+
+__all__ = ["headline", "summary_table", "write_report"]

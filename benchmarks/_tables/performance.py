@@ -1,0 +1,198 @@
+"""Tables of timings, in the README and docs/performance.md."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from _tables.layout import markdown, where
+
+
+def steps(document: dict[str, Any], _: str) -> str:
+    """What a search step costs over a dense step."""
+    rows = [
+        [row["network"], *(f"{row[f'{name}/dense']:.3f}" for name in ("edge-popup", "parts", "sort"))]
+        for row in document["rows"]
+    ]
+    head = ["network", "edge-popup", "step in parts", "sort in every forward"]
+    return f"{where(document['machine'], 'training_step')}; batches of 128\n\n" + markdown(head, rows)
+
+
+def linear(document: dict[str, Any], _: str) -> str:
+    """Packed linear layers over the faster dense one."""
+    rows = []
+    for row in document["rows"]:
+        results = row["results"]
+        rows.append(
+            [
+                f"{row['outputs']}×{row['inputs']}",
+                "±σ" if row["init"] == "sign" else row["init"].replace("_", " "),
+                row["dtype"],
+                f"{row['density']:g}",
+                str(row["batch"]),
+                "memory" if row["rotated"] else "cache",
+                f"{results['packed']['median_ms']:.3f}",
+                *(f"{results[n]['median_ms']:.3f}" for n in ("eager", "onednn")),
+                f"{results['csr']['median_ms']:.3f}" if "csr" in results else "",
+                f"**{row['speedup']:.1f}×**",
+                f"{results['packed']['bits_per_weight']:.1f}",
+            ]
+        )
+    head = ["layer", "weights", "type", "density", "batch", "from", "packed, ms", "eager", "oneDNN", "CSR",
+            "over the faster dense", "bits per weight"]  # fmt: skip
+    return f"{where(document['machine'], 'masked_linear')}\n\n" + markdown(head, rows)
+
+
+def linear_gpu(document: dict[str, Any], _: str) -> str:
+    """A linear layer on a GPU: every way to compute it, over cuBLAS."""
+    first, machine = document["rows"][0], document["machine"]
+    names = list(dict.fromkeys(name for row in document["rows"] for name in row["candidates"]))
+    names = [name for name in names if name not in ("cublas", "again")]
+    rows = []
+    for row in document["rows"]:
+        found = row["candidates"]
+        speedups = [_times(found[name]["speedup"]) if name in found else "" for name in names]
+        start = [
+            str(row["batch"]),
+            "memory" if row["cold"] else "cache",
+            f"{found['cublas']['median_us']:.1f}",
+        ]
+        rows.append(start + speedups)
+    heading = (
+        f"{machine['gpu']}, torch {machine['torch']}, {first['outputs']}×{first['inputs']} weights ±σ and 0, "
+        f"density {first['density']:g}, {first['dtype']}: `python benchmarks/masked_linear_cuda.py`"
+    )
+    return f"{heading}\n\n" + markdown(["batch", "from", "cuBLAS, µs", *names], rows)
+
+
+def _times(factor: float) -> str:
+    return f"{factor:.2f}×" if factor >= 0.1 else f"{factor:.2g}×"
+
+
+def network_of(row: Mapping[str, Any]) -> str:
+    """The name of a row's network, with its weights where they are not signed constants."""
+    name = str(row["network"]).removeprefix("timm/")
+    init = row.get("init", "signed_constant")
+    return name if init == "signed_constant" else f"{name}, {init.replace('_', ' ')}"
+
+
+def networks(document: dict[str, Any], _: str) -> str:
+    """Packed networks over dense ones."""
+    rivals = ("dense", "compiled", "dense_bf16")
+    rows = [
+        [
+            network_of(row),
+            str(row["batch"]),
+            f"{row['packed']['median_ms']:.2f}",
+            *(f"{row['against'][rival]:.2f}×" if rival in row["against"] else "" for rival in rivals),
+            f"{row['bytes']['dense'] / row['bytes']['packed']:.1f}×",
+        ]
+        for row in document["rows"]
+    ]
+    head = ["network", "batch", "packed fp32, ms", "over eager fp32", "over compiled fp32", "over eager bf16",
+            "less memory"]  # fmt: skip
+    return f"{where(document['machine'], 'packed_models')}; density 0.3\n\n" + markdown(head, rows)
+
+
+def rounded(value: float) -> str:
+    """Three significant digits."""
+    return f"{float(f'{value:.3g}'):,g}"
+
+
+def throughput(document: dict[str, Any], _: str) -> str:
+    """Images per second of whole trainings, and the time of a figure of many."""
+    kinds = ("dense", "edge-popup", "imp", "sort", "dataloader")
+    rows = [
+        [
+            row["network"].removeprefix("torchvision/"),
+            str(row["image_size"]),
+            str(row["batch_size"]),
+            *(rounded(row[kind]["images_per_second"]) for kind in kinds),
+            f"{row['dataloader/dense']:.2f}×",
+            f"{row['sort/edge-popup']:.2f}×",
+        ]
+        for row in document["rows"]
+    ]
+    head = ["network", "pixels", "batch", "dense", "edge-popup", "IMP", "sort in every forward",
+            "dense, DataLoader", "dense over DataLoader", "edge-popup over sort"]  # fmt: skip
+    figure, machine = document["survey_figure_1"], document["machine"]
+    summary = (
+        f"{figure['rounds']} rounds of IMP with the reinit control of each, {figure['seeds']} seeds, "
+        f"{figure['network']}, CIFAR-10, {figure['epochs']} epochs: {figure['hours']:,.0f} hours, against "
+        f"{figure['hours_by_dataloader']:,.0f} by the plain loop (extrapolated from measured steps, "
+        f"{figure['steps']:,} in all, every round from its first step; without evaluations)."
+    )
+    script = where(machine, "throughput")
+    return f"{script}; amp {document['amp']}\n\n{markdown(head, rows)}\n\n{summary}"
+
+
+def selection(document: dict[str, Any], _: str) -> str:
+    """Selections over what peers call in every forward pass."""
+    rows = []
+    for row in document["rows"]:
+        ours = [name for name in ("cold", "warm", "2:4") if name in row]
+        rival = "topk" if "topk" in row else "kthvalue"
+        rows += [
+            [
+                row["what"],
+                name,
+                f"{row[name]['median_ms']:.2f}",
+                f"{row[f'{rival}/{name}']:.1f}× ({rival})",
+                f"{row[f'sort/{name}']:.1f}×",
+            ]
+            for name in ours
+        ]
+    head = ["scores", "selection", "ms", "over kthvalue or topk", "over sort"]
+    return f"{where(document['machine'], 'selection')}\n\n" + markdown(head, rows)
+
+
+def loaders(document: dict[str, Any], _: str) -> str:
+    """Our loader over torchvision's."""
+    rows = []
+    for row in document["rows"]:
+        rates, speedup = row["images_per_second"], row["speedup"]
+        rows.append(
+            [
+                row["data"],
+                row["augment"],
+                str(row["image_size"]),
+                *(
+                    f"{rates[which]:,.0f}"
+                    for which in ("files", "decoded", "resident", "mapped", "read ahead")
+                ),
+                f"**{speedup['read ahead/files']:.1f}×**",
+                f"{speedup['read ahead/decoded']:.1f}×",
+            ]
+        )
+    head = ["data", "augmentation", "pixels", "`ImageFolder`, images/s", "the same, decoded before",
+            "ours, resident", "mapped", "read ahead", "over `ImageFolder`", "over decoded"]  # fmt: skip
+    return f"{where(document['machine'], 'loader')}\n\n" + markdown(head, rows)
+
+
+def seeds(document: dict[str, Any], _: str) -> str:
+    """Network-steps per second of several seeds together, over one after another."""
+    cases: dict[tuple[str, int, int], dict[int, dict[str, Any]]] = {}
+    for row in document["rows"]:
+        case = row["network"], row["image_size"], row["batch_size"]
+        cases.setdefault(case, {})[row["seeds"]] = row
+    counts = sorted({row["seeds"] for row in document["rows"]})
+    rows = []
+    for (network, size, batch), by_count in cases.items():
+        for kind in ("dense", "edge-popup"):
+            cells = [
+                f"{by_count[count][f'{kind} together/alone']:.2f}×" if count in by_count else ""
+                for count in counts
+            ]
+            rows.append([f"{network}, {size} pixels", str(batch), kind, *cells])
+    head = ["network", "batch", "training", *(f"{count} seeds" for count in counts)]
+    return f"{where(document['machine'], 'seeds_together')}\n\n" + markdown(head, rows)
+
+
+KINDS = {
+    "steps": steps,
+    "linear": linear,
+    "linear_gpu": linear_gpu,
+    "networks": networks,
+    "throughput": throughput,
+    "selection": selection,
+    "loaders": loaders,
+    "seeds": seeds,
+}

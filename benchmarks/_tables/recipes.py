@@ -1,0 +1,59 @@
+"""Tables of docs/recipes.md: what `recipe_search.py` measured."""
+
+from typing import Any
+
+from _tables.layout import markdown
+
+# The recipe search: a grid over learning rate and weight decay, and single changes from `MIDDLE`.
+MIDDLE = {
+    "density": 0.3,
+    "lr": 0.2,
+    "weight_decay": 5e-4,
+    "optimizer": "sgd",
+    "init": "signed_constant",
+    "rescale": True,
+    "distribution": "uniform",
+    "nesterov": False,
+    "batch_size": 128,
+    "augment": "none",
+    "label_smoothing": 0.0,
+}
+
+
+def changed(row: dict[str, Any]) -> dict[str, Any]:
+    """Settings of a row that differ from the middle of the grid."""
+    return {key: row[key] for key, value in MIDDLE.items() if row[key] != value}
+
+
+def grid(document: dict[str, Any], _: str) -> str:
+    found = {}
+    for row in document["rows"]:
+        if changed(row).keys() <= {"density", "lr", "weight_decay"}:
+            found[row["density"], row["lr"], row["weight_decay"]] = f"{100 * row['val_accuracy']:.2f}"
+    decays = (0.0, 1e-4, 5e-4, 1e-3)
+    rows = [
+        [f"{density:g}", f"{lr:g}", *(found[density, lr, decay] for decay in decays)]
+        for density in (0.3, 0.5)
+        for lr in (0.1, 0.2, 0.4, 0.8)
+    ]
+    return markdown(["density", "lr", *(f"weight decay {decay:g}" for decay in decays)], rows)
+
+
+def changes(document: dict[str, Any], _: str) -> str:
+    rows = []
+    for row in document["rows"]:
+        change = changed(row)
+        plain_grid = change.keys() <= {"lr", "weight_decay"} or change.get("density") == 0.5
+        if not change or not plain_grid:
+            text = ", ".join(
+                f"{key} {value:g}" if type(value) is float else f"{key} {value}"
+                for key, value in change.items()
+            )
+            rows.append([text or "none", f"{100 * row['val_accuracy']:.2f}"])
+    return markdown(["change", "validation accuracy"], rows)
+
+
+KINDS = {
+    "grid": grid,
+    "changes": changes,
+}
