@@ -150,6 +150,7 @@ def _parser() -> argparse.ArgumentParser:
         ("eval", "accuracy of a ticket on a data set", _run_eval, _add_eval),
         ("info", "what a ticket is", _run_info, _add_info),
         ("report", "write the report of a results folder again", _run_report, _add_report),
+        ("diff", "what two tickets share and where they differ", sharing.run_diff, sharing.add_diff),
         ("export", "write the network of a ticket as ONNX or .pt2", sharing.run_export, sharing.add_export),
     ):
         command = commands.add_parser(name, help=help, description=f"supermask {name}: {help}.")

@@ -1,7 +1,12 @@
 """Commands that hand a ticket on: `export` to other formats, and `diff` of two."""
 
 import argparse
+import json
 from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
 
 from supermask.cli.flags import FlagError
 
@@ -37,3 +42,40 @@ def run_export(options: argparse.Namespace, _: list[str]) -> None:
     print(
         f"{options.file}: {Path(options.file).stat().st_size} bytes, input {tuple(example.shape[1:])} per row"
     )
+
+
+def add_diff(parser: argparse.ArgumentParser) -> None:
+    """Flags of `supermask diff`."""
+    parser.add_argument("ours", metavar="A", help="ticket file, or hf://user/name")
+    parser.add_argument("theirs", metavar="B", help="the other")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def run_diff(options: argparse.Namespace, _: list[str]) -> None:
+    """Print what two tickets share and where they differ."""
+    from supermask.tickets.difference import difference
+    from supermask.tickets.ticket import Ticket
+
+    found = difference(Ticket.load(options.ours), Ticket.load(options.theirs))
+    if options.json:
+        print(json.dumps(found))
+        return
+    console = Console()
+    console.print("the same network, bit for bit" if found["equal"] else "two networks", highlight=False)
+    facts = Table("recorded", "A", "B", box=None, header_style="bold")
+    for name, values in found["facts"].items():
+        facts.add_row(*(escape(str(value)) for value in (name, *values)))
+    layers = Table(
+        "layer", "kept in A", "in B", "in both", "overlap", "by chance", box=None, header_style="bold"
+    )
+    for layer in found["layers"]:
+        numbers = [*map(str, (*layer["kept"], layer["both"]))]
+        layers.add_row(
+            escape(layer["name"]), *numbers, f"{layer['overlap']:.3f}", f"{layer['by_chance']:.3f}"
+        )
+    for table in (facts, layers):
+        if table.row_count:
+            console.print(table)
+    for key, where in (("only_here", "A"), ("only_there", "B")):
+        if found[key]:
+            console.print(f"only in {where}: {', '.join(found[key])}", highlight=False, markup=False)

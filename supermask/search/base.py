@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from supermask import masks, ops
+from supermask.masks import summary
 from supermask.search.construction import (
     check_schedule,
     check_score_init,
@@ -328,6 +329,27 @@ class Search(Optimizer):
         facts = {"method": self.method, "density": self.current_density, "distribution": self.distribution}
         with self.evaluating():
             return Ticket.of(self.model, self.mask, provenance={**facts, **(provenance or {})})
+
+    def __repr__(self) -> str:
+        return summary.as_text(*self._summary())
+
+    def _repr_html_(self) -> str:
+        return summary.as_html(*self._summary())
+
+    def _summary(self) -> tuple[str, list[summary.LayerCount], list[str]]:
+        group = self.param_groups[0]
+        masks_now = {name: self.state[p]["mask"] for name, p in self._names.items()}
+        options = ", ".join(
+            f"{key} {group[key]:g}" for key in ("lr", "momentum", "weight_decay") if group.get(key)
+        )
+        return (
+            f"{type(self).__name__} of {type(self.model).__name__}, after {self._steps} steps",
+            summary.counts_of(masks_now),
+            [
+                f"asked for density {self.density:g}, {self.distribution}, {self.density_schedule}",
+                f"scores moved by {type(self.base).__name__}: {options}; drawn from seed {self.seed}",
+            ],
+        )
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Clear the gradients of the whole model, also of parameters that the search does not move."""

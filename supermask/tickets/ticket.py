@@ -31,7 +31,7 @@ MAX_PARAMETERS = 1 << 31
 """Largest network, in parameters, that `Ticket.load` rebuilds unless told otherwise."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Ticket(Shared):
     """A subnetwork as data.
 
