@@ -7,7 +7,7 @@ OUT ?= runs/compare
 CONSTRAINTS ?= constraints.txt
 TORCH ?= torch
 
-.PHONY: setup test check sanitize slow compare wheel newcomer clean
+.PHONY: setup test check sanitize slow compare catalogue wheel newcomer clean
 
 setup: $(READY)
 
@@ -50,6 +50,10 @@ slow: setup
 
 compare: setup
 	$(BIN)/supermask compare --out $(OUT)
+
+# What the command line says without torch: after a new command, flag, method, network or data set.
+catalogue: setup
+	$(BIN)/python -c 'from supermask.cli.catalogue import write; write()'
 
 # A wheel for Linux that needs no compiler, from the source archive, so that both are whole. It loads with glibc
 # 2.28 on; auditwheel is the judge. CUDA kernels come with an installation from source, where nvcc is.

@@ -7,6 +7,7 @@ or asked for at the door of the room that needs it, through `require`.
 import importlib
 import importlib.util
 from types import ModuleType
+from typing import Any
 
 EXTRAS = {
     "cli": ("rich", "yaml"),
@@ -52,6 +53,21 @@ def load(module: str, extra: str) -> ModuleType:
             raise  # it is there, and something that it needs is not
         raise missing(top, extra) from None
     return importlib.import_module(module)
+
+
+class _Lazy:
+    """Stands for a module, which is imported when something is first taken from it."""
+
+    def __init__(self, module: str, extra: str) -> None:
+        self._named = module, extra
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(load(*self._named), name)
+
+
+def lazily(module: str, extra: str) -> Any:
+    """A stand-in for a module that comes with an extra; `load` is called when it is first used."""
+    return _Lazy(module, extra)
 
 
 def missing(module: str, extra: str) -> MissingExtraError:

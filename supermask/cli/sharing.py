@@ -4,24 +4,12 @@ import argparse
 import json
 from pathlib import Path
 
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
-
 from supermask.cli.flags import FlagError
 
 FORMATS = (".onnx", ".pt2")
 
 
-def add_export(parser: argparse.ArgumentParser) -> None:
-    """Flags of `supermask export`."""
-    parser.add_argument("ticket", help="ticket file, or hf://user/name")
-    parser.add_argument("file", help="FILE.onnx, or FILE.pt2 for a program of torch.export")
-    help = "2bit: two bits per weight in linear layers of signed constants, ONNX only (default: float32)"
-    parser.add_argument("--weights", choices=("float32", "2bit"), default="float32", help=help)
-
-
-def run_export(options: argparse.Namespace, _: list[str]) -> None:
+def run_export(options: argparse.Namespace) -> None:
     """Write the network of a ticket in the format that the name of the file asks for."""
     from supermask.export import example_of, write_onnx, write_program
     from supermask.tickets.load import network_of
@@ -44,15 +32,12 @@ def run_export(options: argparse.Namespace, _: list[str]) -> None:
     )
 
 
-def add_diff(parser: argparse.ArgumentParser) -> None:
-    """Flags of `supermask diff`."""
-    parser.add_argument("ours", metavar="A", help="ticket file, or hf://user/name")
-    parser.add_argument("theirs", metavar="B", help="the other")
-    parser.add_argument("--json", action="store_true", help="print JSON")
-
-
-def run_diff(options: argparse.Namespace, _: list[str]) -> None:
+def run_diff(options: argparse.Namespace) -> None:
     """Print what two tickets share and where they differ."""
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
     from supermask.tickets.difference import difference
     from supermask.tickets.ticket import Ticket
 
