@@ -7,7 +7,7 @@ OUT ?= runs/compare
 CONSTRAINTS ?= constraints.txt
 TORCH ?= torch
 
-.PHONY: setup test check sanitize slow compare catalogue wheel newcomer clean
+.PHONY: setup test check sanitize slow compare catalogue integrations wheel newcomer clean
 
 setup: $(READY)
 
@@ -54,6 +54,11 @@ compare: setup
 # What the command line says without torch: after a new command, flag, method, network or data set.
 catalogue: setup
 	$(BIN)/python -c 'from supermask.cli.catalogue import write; write()'
+
+# A search in the loops of other frameworks, which are installed here.
+integrations: setup
+	$(INSTALL) '$(TORCH)' accelerate lightning transformers
+	$(BIN)/pytest -m integrations
 
 # A wheel for Linux that needs no compiler, from the source archive, so that both are whole. It loads with glibc
 # 2.28 on; auditwheel is the judge. CUDA kernels come with an installation from source, where nvcc is.
