@@ -91,7 +91,7 @@ class Journey:
 
     def ticket(self, folder: str) -> Path:
         """The ticket that a search left in its folder of results."""
-        (found,) = (self.folder / folder).rglob("final.ticket")
+        (found,) = (self.folder / folder).rglob("edge-popup-*/final.ticket")
         return found
 
 
@@ -103,7 +103,7 @@ def expect(held: bool, otherwise: str) -> None:
 
 @step(600)
 def install(journey: Journey) -> None:
-    journey.install("env", "supermask[cli]")
+    journey.install("env", "supermask[cli,onnx]")
     for compiler in ("c++", "g++", "clang++", "cc", "gcc"):
         expect(shutil.which(compiler, path=str(journey.bin())) is None, f"{compiler} is in the environment")
     said = journey.run("python", str(Path(__file__).with_name("check_kernels.py").resolve()))
@@ -112,7 +112,9 @@ def install(journey: Journey) -> None:
 
 @step(300)
 def compare(journey: Journey) -> None:
-    command = "supermask compare --epochs 2 --methods dense edge-popup --densities 0.5 --out compare"
+    command = (
+        "supermask compare --epochs 2 --methods dense edge-popup --densities 0.5 --seeds 0 --out compare"
+    )
     said = journey.run(*command.split())
     expect("report: compare/report.html" in said and "edge-popup" in said, said)
     results = json.loads((journey.folder / "compare/results.json").read_text())
@@ -188,6 +190,26 @@ def report(journey: Journey) -> None:
     expect("report.html" in said and page.read_bytes() == before, "the page made again is another one")
 
 
+@step(180)
+def export(journey: Journey) -> None:
+    ticket = journey.ticket("compare")
+    said = journey.run("supermask", "export", str(ticket), "network.onnx", "--weights", "2bit")
+    expect("network.onnx" in said, said)
+    journey.script(
+        f"""
+        import numpy as np, onnxruntime, torch, supermask as sm
+
+        images = torch.rand(64, 1, 8, 8, generator=torch.Generator().manual_seed(1))
+        with torch.no_grad():
+            expected = sm.load({str(ticket)!r})(images).numpy()
+        session = onnxruntime.InferenceSession("network.onnx", providers=["CPUExecutionProvider"])
+        (outputs,) = session.run(None, {{"input": images.numpy()}})
+        assert (outputs.argmax(1) == expected.argmax(1)).all()
+        assert np.allclose(outputs, expected, rtol=1e-3, atol=1e-4)
+        """
+    )
+
+
 @step(600)
 def load_elsewhere(journey: Journey) -> None:
     predictions = """
@@ -198,7 +220,7 @@ def load_elsewhere(journey: Journey) -> None:
         torch.set_num_threads(1)
         print(network(images).flatten().tolist())
         """
-    (ticket,) = (path for path in (journey.folder / "compare").rglob("final.ticket"))
+    ticket = journey.ticket("compare")
     elsewhere = journey.folder / "elsewhere"
     elsewhere.mkdir()
     shutil.copy(ticket, elsewhere)
