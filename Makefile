@@ -61,7 +61,9 @@ integrations: setup
 	$(BIN)/pytest -m integrations
 
 # A wheel for Linux that needs no compiler, from the source archive, so that both are whole. It loads with glibc
-# 2.28 on; auditwheel is the judge. CUDA kernels come with an installation from source, where nvcc is.
+# 2.28 on when gcc 12 or older makes it; auditwheel is the judge, and PLATFORM=auto takes what it says. CUDA kernels
+# come with an installation from source, where nvcc is.
+PLATFORM ?= manylinux_2_28_$(shell uname -m)
 WHEEL_TOOLS := build/wheel-tools
 wheel: setup
 	test -x $(WHEEL_TOOLS)/bin/auditwheel || $(PYTHON) -m venv $(WHEEL_TOOLS)
@@ -70,7 +72,7 @@ wheel: setup
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(UV) build --quiet --python $(BIN)/python --no-build-isolation --out-dir build/dist \
 	  -C cmake.define.SUPERMASK_CUDA=OFF -C cmake.define.SUPERMASK_PORTABLE=ON
 	mv build/dist/*.tar.gz dist
-	PATH="$(CURDIR)/$(WHEEL_TOOLS)/bin:$$PATH" auditwheel repair --plat manylinux_2_28_$$(uname -m) \
+	PATH="$(CURDIR)/$(WHEEL_TOOLS)/bin:$$PATH" auditwheel repair --plat $(PLATFORM) \
 	  --exclude 'libtorch*.so' --exclude 'libc10*.so' --wheel-dir dist build/dist/*.whl
 	rm -rf build/dist
 	$(BIN)/python tools/newcomer.py dist/*.whl --constraints $(CONSTRAINTS) --steps install compare
