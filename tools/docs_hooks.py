@@ -1,7 +1,7 @@
-"""Hooks of the documentation site: the README as its first page, and files of the repository that pages link to.
+"""Hooks of the documentation site: the README as its first page, and the files that pages link to.
 
-Pages of docs/ link to `../recipes/…`, `../examples/…` and pictures under `../benchmarks/`, as they must on a code
-host. Here every such file becomes a page or a picture of the site, so that a reader never leaves it.
+Pages of docs/ link to `../recipes/…`, `../examples/…` and pictures under `../benchmarks/`, as they must on a
+code host. Here every such file becomes a page or a picture of the site, so that a reader never leaves it.
 """
 
 import posixpath
@@ -28,9 +28,9 @@ def on_files(files: Files, config: Any) -> Files:
     for uri, text in pages:
         for target in LINK.findall(text):
             path = _in_repository(uri, target)
-            if path is None or not (root / path).exists() or files.get_file_from_path(_uri(root, path)):
-                continue
-            files.append(_generated(config, root, path))
+            there = path is not None and (root / path).exists()
+            if path is not None and there and not files.get_file_from_path(_uri(root, path)):
+                files.append(_generated(config, root, path))
     return files
 
 
@@ -48,7 +48,7 @@ def on_page_markdown(markdown: str, page: Page, config: Any, files: Files) -> st
 
 
 def _in_repository(uri: str, target: str) -> str | None:
-    """The path in the repository that a link of a page means; None where it stays among the pages of docs/."""
+    """The path in the repository that a link means; None where it stays among the pages of docs/."""
     whole = {page: source for source, page in WHOLE_PAGES.items()}
     if uri.startswith("repo/"):
         return None
