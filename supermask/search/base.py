@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from supermask import masks, ops
-from supermask.masks import summary
 from supermask.search.construction import (
     check_schedule,
     check_score_init,
@@ -27,6 +26,7 @@ from supermask.search.construction import (
     spread_of,
 )
 from supermask.search.relative_steps import first_sizes, in_units_of_layers, settle_rule
+from supermask.search.showing import Shown
 from supermask.tickets.ticket import Ticket
 from supermask.weights.init import check_seed
 from supermask.weights.roles import ParameterInfo, masked, unwrap
@@ -45,7 +45,7 @@ def register_search(name: str) -> Callable[[type["Search"]], type["Search"]]:
     return register
 
 
-class Search(Optimizer):
+class Search(Shown, Optimizer):
     """Base of all searches: frozen weights, one score per masked weight, an exact mask.
 
     `param_groups` hold the model's parameters and the base rule's options, so that learning-rate
@@ -341,27 +341,6 @@ class Search(Optimizer):
         facts = {"method": self.method, "density": self.current_density, "distribution": self.distribution}
         with self.evaluating():
             return Ticket.of(self.model, self.mask, provenance={**facts, **(provenance or {})})
-
-    def __repr__(self) -> str:
-        return summary.as_text(*self._summary())
-
-    def _repr_html_(self) -> str:
-        return summary.as_html(*self._summary())
-
-    def _summary(self) -> tuple[str, list[summary.LayerCount], list[str]]:
-        group = self.param_groups[0]
-        masks_now = {name: self.state[p]["mask"] for name, p in self._names.items()}
-        options = ", ".join(
-            f"{key} {group[key]:g}" for key in ("lr", "momentum", "weight_decay") if group.get(key)
-        )
-        return (
-            f"{type(self).__name__} of {type(self.model).__name__}, after {self._steps} steps",
-            summary.counts_of(masks_now),
-            [
-                f"asked for density {self.density:g}, {self.distribution}, {self.density_schedule}",
-                f"scores moved by {type(self.base).__name__}: {options}; drawn from seed {self.seed}",
-            ],
-        )
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Clear the gradients of the whole model, also of parameters that the search does not move."""

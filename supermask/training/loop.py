@@ -6,10 +6,11 @@ algorithm: a search is an optimizer, and a ticket is trained by an optimizer und
 
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -112,7 +113,8 @@ def fit(
     model.train()
     began = time.monotonic() - progress.seconds
     graph = graphed(train_on, model, optimizer, amp, cuda_graphs)
-    watching = Callbacks(callbacks).watching({"step": progress.step, "steps": steps, "lr": rates[0]})
+    told = Callbacks([_Functions(on_step, on_record, progress), *callbacks])
+    watching = told.watching({"step": progress.step, "steps": steps, "lr": rates[0]})
     with watching as watch, guarded(model), lowered or nullcontext(), graph as (step, plain):
         while progress.step < steps:
             factor = schedule(progress.step) if schedule else 1.0
@@ -120,26 +122,35 @@ def fit(
             loss_sum += step(*batches(progress.step))
             progress.loss_steps += 1
             progress.step += 1
-            if on_step:
-                on_step(progress.step)
             watch.on_step(progress.step)
             if progress.step == steps or (evaluate_every and progress.step % evaluate_every == 0):
                 share.check(model, optimizer, progress.step)
                 _record(progress, share.mean(loss_sum), evaluation)
                 loss_sum.zero_()
-                if on_record:
-                    on_record(progress.history)
                 watch.on_record(progress.history[-1])
             if checkpoint and progress.step < steps and pace.due(progress.step, checkpoint):
                 progress.seconds, progress.loss_sum = time.monotonic() - began, float(loss_sum)
-                share.check(model, optimizer, progress.step)
-                with in_float32(model):
-                    state = state_of(progress, model, optimizer, scaler, share)
-                    if share.ranks.main:
-                        checkpoint.save({**state, "optimizer": plain(state["optimizer"])})
+                _save(checkpoint, progress, model, optimizer, scaler, share, plain)
     set_rates(optimizer, rates)
     progress.seconds = time.monotonic() - began
     return progress
+
+
+@dataclass(frozen=True, eq=False)
+class _Functions(Callback):
+    """The functions that `fit` was given, as one of those it tells."""
+
+    step: Callable[[int], None] | None
+    record: Callable[[list[dict[str, float]]], None] | None
+    progress: Progress
+
+    def on_step(self, step: int) -> None:
+        if self.step:
+            self.step(step)
+
+    def on_record(self, record: Mapping[str, float]) -> None:
+        if self.record:
+            self.record(self.progress.history)
 
 
 @dataclass(frozen=True, eq=False)
@@ -175,6 +186,23 @@ class _Step:
 
 def _cross_entropy(model: nn.Module, inputs: Tensor, labels: Tensor, label_smoothing: float) -> Tensor:
     return F.cross_entropy(model(inputs), labels, label_smoothing=label_smoothing)
+
+
+def _save(
+    checkpoint: Checkpoint,
+    progress: Progress,
+    model: nn.Module,
+    optimizer: Optimizer,
+    scaler: torch.amp.GradScaler,
+    share: Share,
+    plain: Callable[[Any], Any],
+) -> None:
+    """Write a checkpoint from rank 0, once all ranks agree."""
+    share.check(model, optimizer, progress.step)
+    with in_float32(model):
+        state = state_of(progress, model, optimizer, scaler, share)
+        if share.ranks.main:
+            checkpoint.save({**state, "optimizer": plain(state["optimizer"])})
 
 
 def _begun(
