@@ -439,7 +439,7 @@ def test_a_diverged_search_says_so_where_its_mask_is_read():
             search.step()
     assert all(parameter.isfinite().all() for parameter in net.parameters())
     for read in (lambda: search.mask, search.ticket, search.state_dict):
-        with pytest.raises(sm.mask.NonFiniteScoreError, match=r"3\.weight"):
+        with pytest.raises(sm.masks.NonFiniteScoreError, match=r"3\.weight"):
             read()
     search.load_state_dict(good)
     assert int(search.mask["3.weight"].sum()) == search.keep["3.weight"]

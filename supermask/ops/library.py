@@ -51,9 +51,13 @@ _SCHEMAS = (
     "-> Tensor",
     "linear_from_codes(Tensor x, Tensor codes, SymInt outputs, float scale, Tensor? bias) -> Tensor",
     "linear_from_codes_wgmma(Tensor x, Tensor codes, SymInt outputs, float scale, Tensor? bias) -> Tensor",
+    "lists_of_weights_into(Tensor(a!) starts, Tensor(b!) entries, Tensor weights, float scale, "
+    "bool transposed) -> ()",
     "decode_codes(Tensor codes, SymInt outputs, SymInt inputs, float scale, ScalarType dtype) -> Tensor",
     "pack_mask(Tensor mask) -> Tensor",
     "unpack_mask(Tensor packed, SymInt numel) -> Tensor",
+    "encode_mask(Tensor mask) -> Tensor",
+    "decode_mask(Tensor coded, SymInt numel) -> Tensor",
 )
 
 _library = torch.library.Library("supermask", "DEF")
@@ -251,6 +255,11 @@ def _empty_images(
     return x.new_empty(x.shape[0], outputs, *sizes)
 
 
+@torch.library.register_fake("supermask::lists_of_weights_into", lib=_library)
+def _(starts: Tensor, entries: Tensor, weights: Tensor, scale: float, transposed: bool) -> None:
+    return None
+
+
 @torch.library.register_fake("supermask::decode_codes", lib=_library)
 def _(codes: Tensor, outputs: int, inputs: int, scale: float, dtype: torch.dtype) -> Tensor:
     return codes.new_empty(outputs, inputs, dtype=dtype)
@@ -264,6 +273,17 @@ def _(mask: Tensor) -> Tensor:
 @torch.library.register_fake("supermask::unpack_mask", lib=_library)
 def _(packed: Tensor, numel: int) -> Tensor:
     return torch.empty(numel, dtype=torch.bool, device=packed.device)
+
+
+@torch.library.register_fake("supermask::encode_mask", lib=_library)
+def _(mask: Tensor) -> Tensor:
+    length = torch.library.get_ctx().new_dynamic_size()
+    return torch.empty(length, dtype=torch.uint8, device=mask.device)
+
+
+@torch.library.register_fake("supermask::decode_mask", lib=_library)
+def _(coded: Tensor, numel: int) -> Tensor:
+    return torch.empty(numel, dtype=torch.bool, device=coded.device)
 
 
 # --- packed layers: shapes, and gradients to the input and the bias -----------------------------------

@@ -27,6 +27,7 @@ from supermask.search.construction import (
 )
 from supermask.search.relative_steps import first_sizes, in_units_of_layers, settle_rule
 from supermask.search.showing import Shown
+from supermask.tickets.entry import check_storable
 from supermask.tickets.ticket import Ticket
 from supermask.weights.init import check_seed
 from supermask.weights.roles import ParameterInfo, masked, unwrap
@@ -126,6 +127,7 @@ class Search(Shown, Optimizer):
         check_score_init(score_init, None if draws_like_all else self.method)
         rule = (lr, base, step_size, base_options)
         lr, base, self.step_size, base_options = settle_rule(self.method, self.has_default_rate, *rule)
+        check_storable(model, values=False)
         infos = masked(model, include, exclude)
         norms = norm_parameters(model) if train_norms else []
         freeze_the_rest(model, [info.tensor for info in infos], norms)
@@ -331,7 +333,7 @@ class Search(Shown, Optimizer):
         return None
 
     def ticket(self, provenance: Mapping[str, Any] | None = None) -> Ticket:
-        """The final network: a seed and one bit per weight, where the weights follow from a seed.
+        """The final network: a seed and at most one bit per weight, where the weights follow from a seed.
 
         Where training sees another network (a sample, open gates), the ticket is that of `evaluating`.
 
@@ -340,7 +342,7 @@ class Search(Shown, Optimizer):
         """
         facts = {"method": self.method, "density": self.current_density, "distribution": self.distribution}
         with self.evaluating():
-            return Ticket.of(self.model, self.mask, provenance={**facts, **(provenance or {})})
+            return Ticket.from_model(self.model, self.mask, provenance={**facts, **(provenance or {})})
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Clear the gradients of the whole model, also of parameters that the search does not move."""

@@ -76,12 +76,17 @@ class Shared(ABC):
     def _summary(self) -> tuple[str, list[summary.LayerCount], list[str]]:
         info = self.info()
         network = (self.factory or {}).get("name") or "a network built elsewhere"
+        weak = (
+            ""
+            if info["format_version"] >= 3
+            else f", format version {info['format_version']} (less protected)"
+        )
         made = {key: info["provenance"].get(key) for key in ("method", "data", "run")}
         recorded = ", ".join(f"{key} {value}" for key, value in made.items() if value is not None)
         return (
             f"Ticket ({info['kind']}) of {network}",
             summary.counts_of(self.mask()),
-            [f"init {self.init}, seed {self.seed}", recorded or "nothing recorded of its making"],
+            [f"init {self.init}, seed {self.seed}{weak}", recorded or "nothing recorded of its making"],
         )
 
     def push_to_hub(

@@ -196,7 +196,7 @@ class Superposition:
             return _objective(torch.func.functional_call(inner, weights, (inputs,)), objective, real_outputs)
 
     def save(self, folder: str | os.PathLike[str]) -> list[Path]:
-        """Write one ticket for each task into `folder`: the seed, and one bit for each weight.
+        """Write one ticket for each task into `folder`: the seed, and at most one bit for each weight.
 
         Raises:
             OSError: The folder cannot be made or written.

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from torch.optim import Optimizer
 
 from supermask.distributed import Pace, Ranks, RanksDifferError, Share
+from supermask.training.acceleration import accelerated
 from supermask.training.callbacks import Callback as Callback
 from supermask.training.callbacks import Callbacks as Callbacks
 from supermask.training.checkpoint import Checkpoint as Checkpoint
@@ -59,6 +60,7 @@ def fit(
     callbacks: Iterable[Callback] = (),
     checkpoint: Checkpoint | None = None,
     cuda_graphs: bool | None = False,
+    accelerate: bool = False,
     share: Share | None = None,
 ) -> Progress:
     """Train from step `start` to step `steps`, by cross-entropy unless told otherwise.
@@ -81,6 +83,8 @@ def fit(
         callbacks: Told of the start, each step, each new entry of the history, and the end; see `Callback`.
         checkpoint: Where to save and resume.
         cuda_graphs: Replay whole steps from a CUDA graph, see `graphs`; None for wherever that is possible.
+        accelerate: Let linear layers whose weights a search keeps sparse and of one magnitude multiply by
+            packed weights, see `acceleration`: the same numbers up to the order of sums.
         share: What this rank trains on, where several train together: `batches` gives its rows, `model` is
             wrapped in `DistributedDataParallel`, and rank 0 saves. None for a process alone.
 
@@ -105,7 +109,6 @@ def fit(
     pace = Pace(share.ranks, progress.step)
     loss_sum = torch.tensor(progress.loss_sum, dtype=torch.float64, device=device)
     lowered = Bf16Weights(model, optimizer) if amp == PURE else None
-
     objective = objective or partial(_cross_entropy, label_smoothing=label_smoothing)
     train_on = _Step(
         model, device, optimizer, objective, scaler, share, share.statistics(model), lowered, amp, clip
@@ -115,7 +118,8 @@ def fit(
     graph = graphed(train_on, model, optimizer, amp, cuda_graphs)
     told = Callbacks([_Functions(on_step, on_record, progress), *callbacks])
     watching = told.watching({"step": progress.step, "steps": steps, "lr": rates[0]})
-    with watching as watch, guarded(model), lowered or nullcontext(), graph as (step, plain):
+    faster = accelerated(model) if accelerate else nullcontext()
+    with watching as watch, guarded(model), lowered or nullcontext(), faster, graph as (step, plain):
         while progress.step < steps:
             factor = schedule(progress.step) if schedule else 1.0
             set_rates(optimizer, [rate * factor for rate in rates])

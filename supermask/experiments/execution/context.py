@@ -248,7 +248,11 @@ class Execution:
         """Save the weights for others to rewind to, if this is a step to do so."""
         if step in self.spec.snapshots and self.environment.ranks.main:
             with in_float32(self.model):
-                present = optimizer.ticket() if isinstance(optimizer, Search) else Ticket.of(self.model, mask)
+                present = (
+                    optimizer.ticket()
+                    if isinstance(optimizer, Search)
+                    else Ticket.from_model(self.model, mask)
+                )
                 present.save(self.run.ticket_path(step))
 
     def validation(self, optimizer: Optimizer) -> dict[str, float]:
