@@ -129,9 +129,8 @@ def fit(
             watch.on_step(progress.step)
             if progress.step == steps or (evaluate_every and progress.step % evaluate_every == 0):
                 share.check(model, optimizer, progress.step)
-                _record(progress, share.mean(loss_sum), evaluation)
+                _record(progress, share.mean(loss_sum), evaluation, watch)
                 loss_sum.zero_()
-                watch.on_record(progress.history[-1])
             if checkpoint and progress.step < steps and pace.due(progress.step, checkpoint):
                 progress.seconds, progress.loss_sum = time.monotonic() - began, float(loss_sum)
                 _save(checkpoint, progress, model, optimizer, scaler, share, plain)
@@ -271,7 +270,9 @@ def estimate_norm_statistics(model: nn.Module, batches: Batches, steps: int) -> 
         model(batches(step)[0])
 
 
-def _record(progress: Progress, loss_sum: float, evaluation: Callable[[], dict[str, float]] | None) -> None:
+def _record(
+    progress: Progress, loss_sum: float, evaluation: Callable[[], dict[str, float]] | None, watch: Callback
+) -> None:
     mean = loss_sum / max(progress.loss_steps, 1)
     if not math.isfinite(mean):
         raise DivergedError(
@@ -281,3 +282,4 @@ def _record(progress: Progress, loss_sum: float, evaluation: Callable[[], dict[s
     numbers = evaluation() if evaluation else {}
     progress.history.append({"step": progress.step, "train_loss": mean, **numbers})
     progress.loss_steps = 0
+    watch.on_record(progress.history[-1])
