@@ -20,6 +20,7 @@ from supermask.search import claims, construction
 from supermask.search import state as states
 from supermask.search.protocol import Algorithm
 from supermask.search.relative_steps import first_sizes, in_units_of_layers, settle_rule
+from supermask.search.showing import Shown
 from supermask.tickets.entry import check_storable
 from supermask.tickets.ticket import Ticket
 from supermask.weights.init import check_seed
@@ -40,7 +41,7 @@ def register_search(name: str) -> Callable[[type["Search"]], type["Search"]]:
     return register
 
 
-class Search(Algorithm, Optimizer):
+class Search(Shown, Algorithm, Optimizer):
     """Base of all searches: frozen weights, one score per masked weight, an exact mask.
 
     `param_groups` hold the model's parameters and the base rule's options, so that learning-rate

@@ -32,15 +32,17 @@ from supermask.tickets.container import (
 from supermask.tickets.contents import contents_of
 from supermask.tickets.derivation import generation_numbers
 from supermask.tickets.entry import Entry, TicketError, persistent_buffers
+from supermask.tickets.hub import local_file
 from supermask.tickets.parse import parse
 from supermask.tickets.provenance import factory_of, plain_json, versions
+from supermask.tickets.sharing import Shared
 from supermask.weights.init import GENERATOR, Init
 from supermask.weights.names import parameters_of, unwrap
 from supermask.weights.roles import fixed_names
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Ticket:
+class Ticket(Shared):
     """A subnetwork as data.
 
     Attributes:
@@ -103,12 +105,6 @@ class Ticket:
     def of(cls, model: nn.Module, mask: Mapping[str, Tensor], **facts: Any) -> Self:
         """Another name of `from_model`."""
         return cls.from_model(model, mask, **facts)
-
-    def __repr__(self) -> str:
-        weights = sum(entry.numel for entry in self.entries if entry.masked)
-        network = (self.factory or {}).get("name") or "a network built elsewhere"
-        weak = "" if self.version >= 3 else f", format version {self.version} (less protected)"
-        return f"<{self.kind} ticket of {network}: density {self.density:.4g} of {weights} weights{weak}>"
 
     @property
     def strong(self) -> bool:
@@ -222,7 +218,7 @@ class Ticket:
         """Read and verify a ticket. Nothing in the file is executed, and no size in it is trusted.
 
         Args:
-            path: The file.
+            path: The file, or `hf://user/name[@revision]` for one on the Hugging Face Hub.
             max_parameters: The largest network to accept. By default what the size of the file allows:
                 constants and drawn parameters take no bytes in it, so a small file could ask for all memory.
                 What `save` writes is within the default.
@@ -231,6 +227,7 @@ class Ticket:
             FileNotFoundError: There is no such file.
             TicketError: The file is damaged, hostile or of a newer version; the message says how.
         """
+        path = local_file(path)
         try:
             header, tensors = read_ticket(path)
             ticket = cls(**parse(tensors, header, max_parameters))
