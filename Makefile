@@ -30,8 +30,11 @@ check: setup
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
+# All tests with what this CPU has; those that train or touch kernels with AVX2; the kernels' own with none.
 test: check sanitize
 	$(BIN)/pytest -n 2
+	ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 $(BIN)/pytest -n 2 -m 'isa and not slow and not cuda'
+	ONEDNN_MAX_CPU_ISA=SSE41 ATEN_CPU_CAPABILITY=default $(BIN)/pytest -n 2 -m 'kernels and not slow and not cuda'
 
 # The inner loops of the kernels, without torch, under address and undefined-behaviour sanitizers.
 sanitize: setup

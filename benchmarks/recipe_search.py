@@ -14,11 +14,11 @@ from typing import Any
 
 from supermask.experiments import PlainEngine, SearchConfig
 from supermask.experiments.datasets import dataset
-from supermask.experiments.execution import Environment
+from supermask.experiments.execution.context import Environment
+from supermask.experiments.execution.store import Store
 from supermask.experiments.plan import plan_search
 from supermask.experiments.results import describe_machine
 from supermask.experiments.spec import RunSpec
-from supermask.experiments.store import Store
 from supermask.io import write_json
 
 RESULTS = Path(__file__).parent / "results"

@@ -12,6 +12,32 @@ _caches = tempfile.TemporaryDirectory(prefix="supermask-tests-")
 os.environ["SUPERMASK_CACHE"] = _caches.name
 
 
+KERNELS = {"codes", "init", "native", "ops", "packed", "packed_conv", "packed_placement"}
+"""Tests of the compiled kernels, which `make test` runs for every instruction set."""
+TRAINING = {
+    "compatibility",
+    "execution",
+    "memory_format",
+    "models",
+    "moving_masks",
+    "precision",
+    "prune",
+    "search",
+}
+TRAINING |= {"search_biprop", "search_gates", "search_signed_supermask", "search_zhou", "together", "train"}
+"""Tests that train, or choose by instruction set, which `make test` runs for AVX2 as well."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests that are run again for other instruction sets, by the names of their files."""
+    for item in items:
+        name = item.path.stem.removeprefix("test_")
+        if name in KERNELS:
+            item.add_marker(pytest.mark.kernels)
+        if name in KERNELS | TRAINING:
+            item.add_marker(pytest.mark.isa)
+
+
 class SmallNet(nn.Module):
     """Convolution, norm, linear: every kind of parameter of a small classifier."""
 

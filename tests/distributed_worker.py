@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import supermask as sm
-from supermask.cli.entry import entry as cli
+from supermask.cli import entry as cli
 from supermask.data import Images, iterate_eval
 from supermask.distributed import Ranks, RanksDifferError, Share, assert_same_masks, joined
 from supermask.distributed.sync_batchnorm import synced_norms

@@ -269,7 +269,7 @@ def test_an_interrupt_is_resumed_by_the_same_command(tmp_path, capsys, monkeypat
             raise KeyboardInterrupt
         return real(*arguments)
 
-    monkeypatch.setattr("supermask.experiments.execution.evaluate", interrupting)
+    monkeypatch.setattr("supermask.experiments.execution.context.evaluate", interrupting)
     assert run("search", *QUICK, "--out", tmp_path) == 130
     assert "the same command goes on" in capsys.readouterr().err
     assert run("search", *QUICK, "--out", tmp_path) == 0

@@ -10,10 +10,11 @@ import torch
 from supermask.data import Loader, Selection, iterate_eval, load_data
 from supermask.data.mapped import MappedImages
 from supermask.data.read_ahead import ReadAhead, place
-from supermask.experiments import SearchConfig, execution
-from supermask.experiments.execution import Environment, Execution
+from supermask.experiments import SearchConfig
+from supermask.experiments.execution import context
+from supermask.experiments.execution.context import Environment, Execution
+from supermask.experiments.execution.store import Store
 from supermask.experiments.plan import plan_search
-from supermask.experiments.store import Store
 from tests.test_data_cache import resident_copy, wait_for, write_folder
 
 
@@ -106,7 +107,7 @@ def test_a_run_puts_what_it_evaluates_on_the_device_once(
         lambda self, images, *rest, **more: read.append(len(images)) or ahead(self, images, *rest, **more),
     )
     counted = lambda model, batches, *_: {"images": sum(len(labels) for _, labels in batches)}  # noqa: E731
-    monkeypatch.setattr(execution, "evaluate", counted)
+    monkeypatch.setattr(context, "evaluate", counted)
     for _ in range(4):
         assert run.evaluate(run.val_split) == {"images": len(run.val_split)}
     assert run.evaluate(run.data.test) == {"images": 6}

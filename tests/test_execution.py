@@ -9,12 +9,12 @@ import torch
 from supermask.cli import main
 from supermask.data import DamagedDataError, load_data
 from supermask.experiments import CompareConfig, ImpConfig, SearchConfig
-from supermask.experiments.engines.schedule import in_order
-from supermask.experiments.execute import execute
-from supermask.experiments.execution import Environment
+from supermask.experiments.engines.ready_queue import in_order
+from supermask.experiments.execution.context import Environment
+from supermask.experiments.execution.run import execute
+from supermask.experiments.execution.store import Store
 from supermask.experiments.plan import plan_compare, plan_imp, plan_search
 from supermask.experiments.spec import RunSpec
-from supermask.experiments.store import Store
 from supermask.training.loop import Progress
 
 from .test_train import Stop
@@ -149,6 +149,6 @@ def test_convolutions_are_in_channels_last_unless_told_otherwise(
         seen.extend(not w.is_contiguous() for w in weights)
         return Progress(1)
 
-    monkeypatch.setattr("supermask.experiments.execution.fit", spy)
+    monkeypatch.setattr("supermask.experiments.execution.context.fit", spy)
     execute(spec, Store(tmp_path), Environment(channels_last=asked))
     assert any(seen) == expected

@@ -23,13 +23,13 @@ from supermask.experiments import (
     WorkerDied,
 )
 from supermask.experiments.config import DEFAULT_METHODS
-from supermask.experiments.engines.schedule import in_order
-from supermask.experiments.execute import execute
-from supermask.experiments.execution import Environment
+from supermask.experiments.engines.ready_queue import in_order
+from supermask.experiments.execution.context import Environment
+from supermask.experiments.execution.run import execute
+from supermask.experiments.execution.store import Store
 from supermask.experiments.plan import Plan, plan_compare, plan_imp, plan_search, task_of
 from supermask.experiments.results import summarize
 from supermask.experiments.spec import MaskSource, canonical_hash
-from supermask.experiments.store import Store
 from supermask.io import DamagedFileError
 from supermask.masks import distance
 from supermask.tickets.ticket import Ticket
@@ -123,7 +123,7 @@ def test_frozen_weights_are_rescaled_as_asked(comparison, digits):
 
 
 def test_a_run_trains_as_its_task_says(digits, tmp_path, monkeypatch):
-    from supermask.experiments import execution
+    from supermask.experiments.execution import context
 
     seen = {}
 
@@ -131,7 +131,7 @@ def test_a_run_trains_as_its_task_says(digits, tmp_path, monkeypatch):
         seen.update(options, model=model, optimizer=optimizer, batch=batches(0))
         return Progress(1)
 
-    monkeypatch.setattr(execution, "fit", spy)
+    monkeypatch.setattr(context, "fit", spy)
     config = ImpConfig(
         rounds=0,
         model="conv-2",

@@ -7,12 +7,13 @@ import torch
 from torch.nn import functional as F
 
 from supermask.data import load_data
-from supermask.experiments import CompareConfig, execution
+from supermask.experiments import CompareConfig
 from supermask.experiments.config import ConfigError, SearchConfig
-from supermask.experiments.execute import execute
-from supermask.experiments.execution import Environment
+from supermask.experiments.execution import context
+from supermask.experiments.execution.context import Environment
+from supermask.experiments.execution.run import execute
+from supermask.experiments.execution.store import Store
 from supermask.experiments.plan import plan_compare, plan_search
-from supermask.experiments.store import Store
 from supermask.models import create_model
 from supermask.training.loop import Progress
 
@@ -58,7 +59,7 @@ def test_the_rate_falls_by_the_decay_at_each_milestone(digits, tmp_path, monkeyp
         seen["factors"] = [schedule(step) for step in range(schedule.steps)]
         return Progress(1)
 
-    monkeypatch.setattr(execution, "fit", spy)
+    monkeypatch.setattr(context, "fit", spy)
     options = {"schedule": "multistep", "milestones": (1.0, 2.0), "decay": 0.9, "epochs": 3.0}
     (spec,) = plan_search(SearchConfig(out="x", **options), digits).rows
     execute(spec, Store(tmp_path), Environment())

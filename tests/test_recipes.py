@@ -14,13 +14,16 @@ import torch
 from supermask.cli.flags import read_config
 from supermask.data import Dataset
 from supermask.data.mapped import MappedImages
-from supermask.experiments import EXPERIMENTS, ImpConfig, execution, transfer
-from supermask.experiments.execute import execute
+from supermask.experiments import EXPERIMENTS, ImpConfig, transfer
+from supermask.experiments.execution import context
+from supermask.experiments.execution.run import execute
+from supermask.experiments.execution.store import Store
 from supermask.experiments.plan import plan_imp
 from supermask.experiments.spec import RunSpec
-from supermask.experiments.store import Store
 from supermask.models import list_models
 from supermask.theory.run import TheoryConfig
+
+from .test_samples import names_hash, read_sample
 
 ROOT = Path(__file__).parent.parent
 FOLDER = ROOT / "recipes"
@@ -58,8 +61,8 @@ def planned(path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[RunSpec, ...]:
     experiment = EXPERIMENTS[path.parent.name]
     config = read_config(experiment.config, Namespace(config=str(path)))
     monkeypatch.setattr(transfer, "dataset", lambda name, *_: stand_in(name, config.image_size))
-    monkeypatch.setattr(execution, "dataset", lambda *_: stand_in(config.data, config.image_size, count=40))
-    monkeypatch.setattr(execution, "EVALUATIONS", 1)
+    monkeypatch.setattr(context, "dataset", lambda *_: stand_in(config.data, config.image_size, count=40))
+    monkeypatch.setattr(context, "EVALUATIONS", 1)
     return experiment.plan(config, stand_in(config.data, config.image_size)).graph
 
 
@@ -72,7 +75,7 @@ def started(spec: RunSpec, store: Store, **model_args: float) -> None:
     task = dataclasses.replace(
         spec.task, data_hash=few, steps=steps, batch_size=batch, warmup_steps=0, model_args=arguments
     )
-    result = execute(dataclasses.replace(spec, task=task, snapshots=()), store, execution.Environment())
+    result = execute(dataclasses.replace(spec, task=task, snapshots=()), store, context.Environment())
     assert 0 <= result["test_accuracy"] <= 1 and result["steps"] == steps
 
 
@@ -86,6 +89,7 @@ def test_a_recipe_is_planned_and_its_searches_start(path, tmp_path, monkeypatch)
     first = graph[0]
     assert f"{path.parent.name} --config recipes/{path.relative_to(FOLDER)}" in path.read_text()
     assert not first.needs and len({spec.id for spec in graph}) == len(graph)
+    assert names_hash(graph) == read_sample()["recipes"][name_of(path)]
     if first.task.model in list_models():
         width = 0.125 * first.task.model_args.get("width", 1.0)
         searches = {spec.method: spec for spec in reversed(graph) if spec.kind == "search"}

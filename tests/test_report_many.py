@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from supermask.experiments.methods import METHODS
+from supermask.experiments.compare.methods import METHODS
 from supermask.report import headline, summary_table, write_report
 from supermask.report.figures import draw_figures
 from supermask.report.figures.drawing import Drawing

@@ -110,3 +110,13 @@ def test_importing_the_library_touches_no_gpu_and_nothing_heavy():
         "assert not heavy, heavy"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_the_map_in_contributing_is_of_these_rooms():
+    sys.path.insert(0, str(ROOT.parent / "tools"))
+    try:
+        tool = import_module("map_of_rooms")
+    finally:
+        sys.path.pop(0)
+    page = tool.PAGE.read_text()
+    assert tool.page_with_map(page) == page, "run python tools/map_of_rooms.py --write"

@@ -11,10 +11,10 @@ from supermask.analysis.connectivity import error_along_line, instability, line
 from supermask.cli import main
 from supermask.experiments import ConfigError, StabilityConfig
 from supermask.experiments.datasets import dataset
-from supermask.experiments.execute import execute
-from supermask.experiments.execution import Environment, Execution
+from supermask.experiments.execution.context import Environment, Execution
+from supermask.experiments.execution.run import execute
+from supermask.experiments.execution.store import Store
 from supermask.experiments.stability import plan_stability
-from supermask.experiments.store import Store
 from supermask.report import headline
 
 

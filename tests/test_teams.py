@@ -8,12 +8,12 @@ import torch
 
 from supermask.data import load_data
 from supermask.experiments import CompareConfig, LocalEngine, PlainEngine
+from supermask.experiments.engines.ready_queue import in_order
 from supermask.experiments.engines.registry import Grid
-from supermask.experiments.engines.schedule import in_order
-from supermask.experiments.execution import Environment
+from supermask.experiments.execution.batching import teams_of
+from supermask.experiments.execution.context import Environment
+from supermask.experiments.execution.store import Store
 from supermask.experiments.plan import Plan, plan_compare
-from supermask.experiments.store import Store
-from supermask.experiments.teams import teams_of
 from supermask.masks import distance
 
 from .watch import Watch
@@ -131,7 +131,7 @@ def files(store: Store) -> dict[str, object]:
 
 @pytest.mark.parametrize("place", ["training", "between", "finishing"])
 def test_an_interrupted_team_ends_with_the_same_bytes(plan, together, tmp_path, monkeypatch, place):
-    from supermask.experiments import together as module
+    from supermask.experiments.execution import ensemble as module
 
     searches = Plan(tuple(spec for spec in plan.graph if spec.method == "edge-popup"), ())
     calls = []

@@ -8,10 +8,11 @@ import torch
 
 from supermask.cli import main
 from supermask.data import load_data
-from supermask.experiments import ConfigError, TransferConfig, execution, transfer
-from supermask.experiments.execute import execute
-from supermask.experiments.execution import Environment
-from supermask.experiments.store import Store
+from supermask.experiments import ConfigError, TransferConfig, transfer
+from supermask.experiments.execution import context
+from supermask.experiments.execution.context import Environment
+from supermask.experiments.execution.run import execute
+from supermask.experiments.execution.store import Store
 from supermask.experiments.transfer import plan_transfer
 from supermask.report import headline
 
@@ -47,7 +48,7 @@ def test_layers_of_another_shape_take_a_random_mask(tmp_path, monkeypatch):
     }
     fewer = dataclasses.replace(digits, classes=digits.classes[:5], **parts)
     sets = {"digits": digits, "fewer": fewer}
-    for module in (transfer, execution):
+    for module in (transfer, context):
         monkeypatch.setattr(module, "dataset", lambda name, *_: sets[name])
     plan = plan_transfer(TransferConfig(places=("digits", "fewer"), **SHORT), digits)
     store, done = Store(tmp_path), {}

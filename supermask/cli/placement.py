@@ -8,9 +8,9 @@ from supermask.experiments.config import ConfigError, TaskConfig
 from supermask.experiments.engines import ENGINES, Engine
 from supermask.experiments.engines.local import jobs_here
 from supermask.experiments.engines.registry import Grid
-from supermask.experiments.execution import Environment, network_of
+from supermask.experiments.execution.context import Environment, network_of
+from supermask.experiments.execution.store import Store
 from supermask.experiments.plan import Plan
-from supermask.experiments.store import Store
 from supermask.training.memory_format import MemoryFormatError, check_channels_last
 from supermask.training.precision import PURE
 

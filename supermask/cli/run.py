@@ -16,10 +16,10 @@ from supermask.distributed import Ranks, joined
 from supermask.experiments import EXPERIMENTS
 from supermask.experiments.config import ConfigError, TaskConfig
 from supermask.experiments.datasets import dataset
+from supermask.experiments.execution.store import Store
 from supermask.experiments.plan import Plan
 from supermask.experiments.results import describe_machine, write_results
 from supermask.experiments.spec import RunSpec
-from supermask.experiments.store import Store
 from supermask.io import read_json, write_json
 from supermask.report import write_report
 from supermask.theory.run import TheoryConfig, run_theory

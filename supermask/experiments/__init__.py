@@ -11,7 +11,7 @@ from supermask.experiments.engines import EngineError as EngineError
 from supermask.experiments.engines import WorkerDied as WorkerDied
 from supermask.experiments.engines.local import LocalEngine as LocalEngine
 from supermask.experiments.engines.plain import PlainEngine as PlainEngine
-from supermask.experiments.engines.ray_cluster import RayEngine as RayEngine
+from supermask.experiments.engines.ray import RayEngine as RayEngine
 from supermask.experiments.engines.registry import Grid as Grid
 from supermask.experiments.registry import EXPERIMENTS as EXPERIMENTS
 from supermask.experiments.registry import Experiment as Experiment

@@ -9,10 +9,10 @@ from typing import Any, get_args
 from supermask.data import Selection
 from supermask.data.augment import Augmentation
 from supermask.data.selection import read_classes
+from supermask.experiments.compare.methods import METHODS
 from supermask.experiments.engines import ENGINES
 from supermask.experiments.engines.local import cores_here
 from supermask.experiments.errors import ConfigError as ConfigError
-from supermask.experiments.methods import METHODS
 from supermask.experiments.searches import (
     NOMINAL,
     RefusedError,

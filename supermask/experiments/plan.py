@@ -8,6 +8,7 @@ from functools import cache, partial
 import torch
 
 from supermask.data import Dataset
+from supermask.experiments.compare.methods import METHODS, NotApplicable
 from supermask.experiments.config import (
     CompareConfig,
     ConfigError,
@@ -17,8 +18,7 @@ from supermask.experiments.config import (
     refusals,
 )
 from supermask.experiments.datasets import split
-from supermask.experiments.execution import network_of
-from supermask.experiments.methods import METHODS, NotApplicable
+from supermask.experiments.execution.context import network_of
 from supermask.experiments.searches import asked, check_search, parse_arguments, rule_of
 from supermask.experiments.setting import Comparison, Setting, rescaling, search_run
 from supermask.experiments.spec import MaskSource, RunSpec, Task, WeightSource

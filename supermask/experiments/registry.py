@@ -10,9 +10,9 @@ from typing import Any
 
 from supermask.data import Dataset
 from supermask.experiments.config import CompareConfig, ImpConfig, SearchConfig, TaskConfig
+from supermask.experiments.execution.store import Store
 from supermask.experiments.plan import Plan, plan_compare, plan_imp, plan_search
 from supermask.experiments.results import describe_rows
-from supermask.experiments.store import Store
 
 Planner = Callable[[Any, Dataset], Plan]
 Describer = Callable[[Plan, Store, Path], dict[str, Any]]

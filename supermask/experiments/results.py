@@ -12,8 +12,8 @@ from typing import Any
 
 import torch
 
+from supermask.experiments.execution.store import Store
 from supermask.experiments.plan import Plan
-from supermask.experiments.store import Store
 from supermask.io import write_json, write_text
 
 ROW_KEYS = (

@@ -6,9 +6,9 @@ from functools import cached_property
 from types import MappingProxyType
 from typing import Any
 
+from supermask.experiments.compare.methods import NotApplicable
 from supermask.experiments.config import CompareConfig
 from supermask.experiments.errors import ConfigError
-from supermask.experiments.methods import NotApplicable
 from supermask.experiments.searches import RefusedError, check_search, compared, recipe_of, rule_of
 from supermask.experiments.spec import MaskSource, Rule, RunSpec, Task, WeightSource
 from supermask.masks import allocate, keep_count

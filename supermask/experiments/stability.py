@@ -22,12 +22,12 @@ from typing import Any
 from supermask.analysis.connectivity import POINTS, STABLE_BELOW, line
 from supermask.data import Dataset
 from supermask.experiments.config import ConfigError, RuleConfig, check_densities, check_distinct, option
+from supermask.experiments.execution.store import Store
 from supermask.experiments.plan import Plan, layers_of, task_of
 from supermask.experiments.registry import Experiment, register_experiment
 from supermask.experiments.searches import rule_of
 from supermask.experiments.setting import Setting
 from supermask.experiments.spec import MaskSource, RunSpec
-from supermask.experiments.store import Store
 from supermask.prune.magnitude import SCOPES
 from supermask.weights.init import INITS
 

@@ -16,13 +16,13 @@ from typing import Any
 from supermask.data import Dataset
 from supermask.experiments.config import ConfigError, RuleConfig, check_densities, check_distinct, option
 from supermask.experiments.datasets import dataset
+from supermask.experiments.execution.store import Store
 from supermask.experiments.plan import Plan, layers_of, task_of
 from supermask.experiments.registry import Experiment, register_experiment
 from supermask.experiments.results import describe_rows
 from supermask.experiments.searches import rule_of
 from supermask.experiments.setting import Setting
 from supermask.experiments.spec import MaskSource, Rule, RunSpec, Task
-from supermask.experiments.store import Store
 from supermask.prune.magnitude import SCOPES
 from supermask.search import BASES
 from supermask.weights.init import INITS

@@ -18,9 +18,7 @@ from typing import Any
 
 import torch
 
-from supermask.experiments.engines.drive import drive
-from supermask.experiments.engines.registry import Grid, Watcher, register_engine
-from supermask.experiments.engines.units import (
+from supermask.experiments.engines.jobs import (
     Advanced,
     Died,
     Outcome,
@@ -31,9 +29,11 @@ from supermask.experiments.engines.units import (
     self_contained,
     unpack,
 )
-from supermask.experiments.execution import Environment
+from supermask.experiments.engines.registry import Grid, Watcher, register_engine
+from supermask.experiments.engines.scheduler import drive
+from supermask.experiments.execution.context import Environment
+from supermask.experiments.execution.store import Store
 from supermask.experiments.spec import RunSpec
-from supermask.experiments.store import Store
 
 MAX_JOBS = 8
 """Processes on a machine without a GPU that nobody asked for by number."""

@@ -4,12 +4,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from supermask.experiments.engines.drive import drive
+from supermask.experiments.engines.jobs import Advanced, Outcome, Unit, perform
 from supermask.experiments.engines.registry import Grid, Watcher, register_engine
-from supermask.experiments.engines.units import Advanced, Outcome, Unit, perform
-from supermask.experiments.execution import Environment
+from supermask.experiments.engines.scheduler import drive
+from supermask.experiments.execution.context import Environment
+from supermask.experiments.execution.store import Store
 from supermask.experiments.spec import RunSpec
-from supermask.experiments.store import Store
 
 
 @register_engine("plain")

@@ -4,9 +4,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from supermask.experiments.execution import Environment
+from supermask.experiments.execution.context import Environment
+from supermask.experiments.execution.store import Store
 from supermask.experiments.spec import RunSpec
-from supermask.experiments.store import Store
 
 
 class Watcher(Protocol):

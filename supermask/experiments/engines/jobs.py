@@ -12,12 +12,12 @@ from typing import Any
 
 from supermask.data.cache import CACHE_VARIABLE
 from supermask.data.registry import ROOT_VARIABLE
-from supermask.experiments.execute import execute
-from supermask.experiments.execution import Environment
+from supermask.experiments.execution.batching import Teams
+from supermask.experiments.execution.context import Environment
+from supermask.experiments.execution.ensemble import execute_together
+from supermask.experiments.execution.run import execute
+from supermask.experiments.execution.store import Store
 from supermask.experiments.spec import RunSpec
-from supermask.experiments.store import Store
-from supermask.experiments.teams import Teams
-from supermask.experiments.together import execute_together
 
 Unit = tuple[RunSpec, ...]
 """Runs that one worker executes together; most often one."""

@@ -8,13 +8,13 @@ from collections.abc import Callable, Iterable
 from types import TracebackType
 from typing import Any, Protocol
 
+from supermask.experiments.engines.jobs import Advanced, Died, Done, Outcome, Unit, groups
+from supermask.experiments.engines.ready_queue import Schedule, in_order
 from supermask.experiments.engines.registry import Grid, Watcher, WorkerDied
-from supermask.experiments.engines.schedule import Schedule, in_order
-from supermask.experiments.engines.units import Advanced, Died, Done, Outcome, Unit, groups
-from supermask.experiments.execution import Environment
+from supermask.experiments.execution.batching import Teams, teams_of
+from supermask.experiments.execution.context import Environment
+from supermask.experiments.execution.store import Store
 from supermask.experiments.spec import RunSpec
-from supermask.experiments.store import Store
-from supermask.experiments.teams import Teams, teams_of
 
 
 class Workers(Protocol):

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from functools import partial
 from typing import TYPE_CHECKING
 
-from supermask.experiments.methods.registry import NotApplicable, register_method
+from supermask.experiments.compare.methods.registry import NotApplicable, register_method
 from supermask.experiments.spec import MaskSource, RunSpec
 from supermask.weights.init import is_norm_parameter
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from functools import partial
 from typing import TYPE_CHECKING
 
-from supermask.experiments.methods.registry import register_method
+from supermask.experiments.compare.methods.registry import register_method
 from supermask.experiments.searches import FINE_TUNED, FROZEN_CONTROL, densities_of
 from supermask.experiments.spec import MaskSource, RunSpec
 from supermask.search import SEARCHES

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from supermask.analysis.connectivity import error_along_line, instability
-from supermask.experiments.execution import Execution
-from supermask.experiments.mask_sources import final_weights, mask_of
+from supermask.experiments.execution.context import Execution
+from supermask.experiments.execution.mask_sources import final_weights, mask_of
 from supermask.experiments.searches import search_of
 from supermask.experiments.spec import RunSpec
 from supermask.masks import Mask

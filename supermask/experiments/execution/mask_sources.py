@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from supermask.experiments.execution import Execution
+from supermask.experiments.execution.context import Execution
 from supermask.masks import Mask, keep_count, random_mask
 from supermask.prune import (
     best,

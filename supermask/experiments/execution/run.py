@@ -8,10 +8,10 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any
 
-from supermask.experiments.execution import Environment, Execution
-from supermask.experiments.kinds import KINDS, Outcome
+from supermask.experiments.execution.context import Environment, Execution
+from supermask.experiments.execution.kinds import KINDS, Outcome
+from supermask.experiments.execution.store import Run, Store
 from supermask.experiments.spec import RunSpec
-from supermask.experiments.store import Run, Store
 from supermask.masks import density
 from supermask.tickets.ticket import Ticket, dense_bytes
 

@@ -16,8 +16,8 @@ from supermask.data.read_ahead import place
 from supermask.distributed import Ranks, Share
 from supermask.distributed.sync_batchnorm import synced_norms
 from supermask.experiments.datasets import dataset, split
+from supermask.experiments.execution.store import Run, Store
 from supermask.experiments.spec import RunSpec, Task, specified
-from supermask.experiments.store import Run, Store
 from supermask.masks import Mask
 from supermask.models import create_model
 from supermask.prune import put, signs

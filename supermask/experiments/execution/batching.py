@@ -11,9 +11,9 @@ from itertools import pairwise
 import torch
 from torch import nn
 
-from supermask.experiments.execution import Environment, data_of, network_of
+from supermask.experiments.execution.context import Environment, data_of, network_of
+from supermask.experiments.execution.store import Store
 from supermask.experiments.spec import RunSpec, Task, canonical_hash
-from supermask.experiments.store import Store
 from supermask.training.ensemble import is_perceptron, obstacle
 
 MOST = 8

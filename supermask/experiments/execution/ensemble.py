@@ -15,11 +15,11 @@ import torch
 from torch.optim import Optimizer
 
 from supermask.distributed import Share
-from supermask.experiments.execute import execute
-from supermask.experiments.execution import Environment, Execution
-from supermask.experiments.kinds import begin_training, optimizer_of, planned_search
+from supermask.experiments.execution.context import Environment, Execution
+from supermask.experiments.execution.kinds import begin_training, optimizer_of, planned_search
+from supermask.experiments.execution.run import execute
+from supermask.experiments.execution.store import Run, Store
 from supermask.experiments.spec import RunSpec
-from supermask.experiments.store import Run, Store
 from supermask.io import write_json
 from supermask.masks import Mask
 from supermask.prune import hold

@@ -21,10 +21,7 @@ from typing import Any
 
 import torch
 
-from supermask.experiments.engines.drive import drive
-from supermask.experiments.engines.local import cores_here, gpus_here
-from supermask.experiments.engines.registry import EngineError, Grid, Watcher, register_engine
-from supermask.experiments.engines.units import (
+from supermask.experiments.engines.jobs import (
     Advanced,
     Died,
     Failed,
@@ -36,9 +33,12 @@ from supermask.experiments.engines.units import (
     self_contained,
     unpack,
 )
-from supermask.experiments.execution import Environment
+from supermask.experiments.engines.local import cores_here, gpus_here
+from supermask.experiments.engines.registry import EngineError, Grid, Watcher, register_engine
+from supermask.experiments.engines.scheduler import drive
+from supermask.experiments.execution.context import Environment
+from supermask.experiments.execution.store import Run, Store
 from supermask.experiments.spec import RunSpec
-from supermask.experiments.store import Run, Store
 from supermask.io import DamagedFileError
 
 PATIENCE = 0.5

@@ -1,0 +1,1 @@
+"""`supermask compare`: dense, strong tickets, IMP tickets and controls, side by side."""
