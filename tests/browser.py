@@ -28,8 +28,8 @@ class Browser:
         assert program is not None
         read_commands, self._commands = os.pipe()
         self._answers, write_answers = os.pipe()
-        flags = ["--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--no-first-run",
-                 "--disable-dev-shm-usage", f"--user-data-dir={profile}", "--remote-debugging-pipe"]  # fmt: skip
+        flags = ["--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--no-first-run"]
+        flags += ["--disable-dev-shm-usage", "--remote-debugging-pipe", f"--user-data-dir={profile}"]
         # Chromium reads commands from file 3 and writes to file 4.
         line = 'exec 3<&"$1" 4>&"$2"; shift 2; exec "$@"'
         self._process = subprocess.Popen(
@@ -70,12 +70,18 @@ class Browser:
         result: dict[str, Any] = answer["result"]
         return result
 
-    def open(self, page: Path, width: int, height: int = 900, *, scripts: bool = True, dark: bool = False) -> None:
+    def open(
+        self, page: Path, width: int, height: int = 900, *, scripts: bool = True, dark: bool = False
+    ) -> None:
         """Show a file in a window of so many pixels."""
         self.errors.clear()
         self.send("Emulation.setScriptExecutionDisabled", value=not scripts)
         self.send(
-            "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False
+            "Emulation.setDeviceMetricsOverride",
+            width=width,
+            height=height,
+            deviceScaleFactor=1,
+            mobile=False,
         )
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.send("Emulation.setEmulatedMedia", features=[scheme])

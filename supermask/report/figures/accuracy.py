@@ -113,7 +113,8 @@ def _caption(rows: Sequence[SummaryRow], below: bool, *, panels: bool = False) -
             ", its band the spread over seeds." if averaged else "."
         )
     if below:
-        text += f" An arrow gives the mean of a line that ends below the {'panel' if panels else 'close-up'}."
+        text += f" An arrow gives the mean of a line that ends below the {'panel' if panels else 'close-up'},"
+        text += " a triangle at the foot marks a mean that lies there."
     return text
 
 

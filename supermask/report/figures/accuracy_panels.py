@@ -112,7 +112,10 @@ def draw_accuracies(
         for artist in bars.get_children():
             mark(artist, method)
         for x, row in points:
-            if limits[0] <= 100 * row.mean <= limits[1]:
+            if 100 * row.mean < limits[0]:
+                look = {"color": method.colour, "marker": "v", "ms": 3, "mew": 0, "clip_on": False}
+                mark(axes.plot([x], [limits[0]], **look)[0], method, value_of(row))
+            else:
                 say(axes, x, 100 * row.mean, method, value_of(row))
     axes.set_xscale(across.scale)
     axes.set_xlim(*across.limits)
