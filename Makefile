@@ -4,7 +4,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 OUT ?= runs/compare
 
-.PHONY: setup test check sanitize slow compare clean
+.PHONY: setup test check sanitize slow compare catalogue clean
 
 setup: $(READY)
 
@@ -47,6 +47,10 @@ slow: setup
 
 compare: setup
 	$(BIN)/supermask compare --out $(OUT)
+
+# What the command line says without torch: after a new command, flag, method, network or data set.
+catalogue: setup
+	$(BIN)/python -c 'from supermask.cli.catalogue import write; write()'
 
 clean:
 	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,26 +1,49 @@
 """Subnetworks that work without training: strong lottery tickets, and IMP tickets to compare with."""
 
+from typing import TYPE_CHECKING
+
 from supermask import _moved
-from supermask import distributed as distributed
-from supermask.models import create_model as create_model
-from supermask.models import list_models as list_models
-from supermask.packed import pack as pack
-from supermask.prune import hold as hold
-from supermask.prune import imp as imp
-from supermask.search import SEARCHES as SEARCHES
-from supermask.search import EdgePopup as EdgePopup
-from supermask.search import Search as Search
-from supermask.search import register_search as register_search
-from supermask.tickets.load import load as load
-from supermask.tickets.ticket import Ticket as Ticket
-from supermask.tickets.ticket import TicketError as TicketError
-from supermask.training.ensemble import SearchesTogether as SearchesTogether
-from supermask.training.ensemble import Together as Together
-from supermask.training.loop import evaluate as evaluate
-from supermask.training.loop import fit as fit
-from supermask.weights.init import INITS as INITS
-from supermask.weights.init import randomize_ as randomize_
+from supermask._lazy import lazy
+
+if TYPE_CHECKING:
+    from supermask import distributed as distributed
+    from supermask.models import create_model as create_model
+    from supermask.models import list_models as list_models
+    from supermask.packed import pack as pack
+    from supermask.prune.hold import hold as hold
+    from supermask.prune.imp import imp as imp
+    from supermask.search import SEARCHES as SEARCHES
+    from supermask.search import EdgePopup as EdgePopup
+    from supermask.search import Search as Search
+    from supermask.search import register_search as register_search
+    from supermask.tickets.load import load as load
+    from supermask.tickets.ticket import Ticket as Ticket
+    from supermask.tickets.ticket import TicketError as TicketError
+    from supermask.training.ensemble import SearchesTogether as SearchesTogether
+    from supermask.training.ensemble import Together as Together
+    from supermask.training.loop import evaluate as evaluate
+    from supermask.training.loop import fit as fit
+    from supermask.weights.init import INITS as INITS
+    from supermask.weights.init import randomize_ as randomize_
 
 __version__ = "0.1.0"
+
+_PUBLIC = {
+    **dict.fromkeys(("create_model", "list_models"), "models"),
+    "pack": "packed",
+    "hold": "prune.hold",
+    "imp": "prune.imp",
+    **dict.fromkeys(("SEARCHES", "EdgePopup", "Search", "register_search"), "search"),
+    "load": "tickets.load",
+    **dict.fromkeys(("Ticket", "TicketError"), "tickets.ticket"),
+    **dict.fromkeys(("SearchesTogether", "Together"), "training.ensemble"),
+    **dict.fromkeys(("evaluate", "fit"), "training.loop"),
+    **dict.fromkeys(("INITS", "randomize_"), "weights.init"),
+}
+"""Name → its module below this package; the imports above say the same to type checkers."""
+
+__all__ = ["__version__", "distributed", *_PUBLIC]
+
+__getattr__, __dir__ = lazy(__name__, _PUBLIC)
 
 _moved.install()

@@ -46,7 +46,12 @@ def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
-    write_bytes(path, text.encode())
+    """Write UTF-8.
+
+    What a file system calls by bytes that are no UTF-8 is written as an escape: in JSON, the one of a string
+    that is read back as it was.
+    """
+    write_bytes(path, text.encode(errors="backslashreplace"))
 
 
 def write_json(path: str | os.PathLike[str], value: Any) -> None:
@@ -61,7 +66,7 @@ def read_json(path: str | os.PathLike[str]) -> Any:
     """
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise DamagedFileError(
             f"{path} is not valid JSON ({error}); delete it to have it made again"
         ) from None

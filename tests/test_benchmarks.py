@@ -126,7 +126,7 @@ def found(entry: Any) -> list[dict[str, float]]:
 
 
 def test_every_variant_is_one_that_its_search_takes():
-    from supermask.cli.entry import _parser
+    from supermask.cli.entry import parse
     from supermask.cli.flags import read_config
     from supermask.experiments import SearchConfig
 
@@ -135,7 +135,7 @@ def test_every_variant_is_one_that_its_search_takes():
     assert len(set(keys)) == len(keys)
     for method, flags in keys:
         words = ["search", *module.COMMON, "--method", method, *flags.split(), "--out", "x"]
-        config = read_config(SearchConfig, _parser().parse_args(words))
+        config = read_config(SearchConfig, parse(words))
         assert config.method == method and config.epochs == 10
     plain = {method for method, flags in keys if not flags}
     assert plain == {method for method, _ in keys}, "a method's own recipe stands beside its options"

@@ -131,7 +131,7 @@ def test_an_image_folder_is_a_data_set(tmp_path, capsys):
 )
 def test_help_prints_every_flag_with_its_default(command, config, capsys):
     with pytest.raises(SystemExit) as caught:
-        run(command, "--help")
+        run(command, "--help-all")
     assert caught.value.code == 0
     text = " ".join(capsys.readouterr().out.split())
     for field in dataclasses.fields(config):

@@ -124,6 +124,12 @@ def test_without_shuffling_images_come_in_order_every_epoch() -> None:
     assert same(loader.batch(0), loader.batch(2))
 
 
+def gray_like(images: Images, **options: object) -> Loader:
+    """A loader whose batches are the bytes over 255."""
+    channels = images.shape[0]
+    return Loader(images, mean=[0.0] * channels, std=[1.0] * channels, **options)
+
+
 def naive_augmentation(images: Images, seed: int, step: int, crop: bool, flip: bool) -> list[np.ndarray]:
     """One image at a time: frame with zeros, cut a window, mirror."""
     count, channels, size, _ = images.pixels.shape
@@ -184,6 +190,40 @@ def test_crops_reach_every_offset_and_flips_are_half() -> None:
     assert abs(int((rows == 0).sum()) - 800) < 127
 
 
+def test_translations_mirror_the_border_and_flips_alternate() -> None:
+    images = make_images(30, 3, 32)
+    loader = gray_like(images, batch_size=30, seed=4, augment="translate-flip", shuffle=False)
+    first = [word >= 2**63 for word in raw_words(4, Stream.ALTERNATING_FLIP, 0, 30).tolist()]
+    assert 0 < sum(first) < 30
+    for epoch in range(3):
+        got = loader.batch(epoch)[0]  # one batch is an epoch
+        draws = raw_words(4, Stream.AUGMENTATION, epoch, 90).tolist()
+        for index, image in enumerate(images.pixels.numpy()):
+            framed = np.pad(image, ((0, 0), (2, 2), (2, 2)), mode="reflect")
+            top, left = draws[index] % 5, draws[30 + index] % 5
+            window = framed[:, top : top + 32, left : left + 32]
+            if first[index] ^ (epoch % 2 == 1):
+                window = window[:, :, ::-1]
+            np.testing.assert_allclose(got[index].numpy(), window / 255, rtol=1e-5, atol=1e-6)
+
+
+def test_an_image_is_mirrored_in_every_second_epoch_whatever_the_order() -> None:
+    pixels = torch.zeros(20, 1, 32, 32, dtype=torch.uint8)
+    pixels[..., :16] = 200
+    images = Images(pixels, torch.arange(20))
+    loader = gray_like(images, batch_size=5, seed=1, augment="translate-flip")
+    seen: list[dict[int, bool]] = []
+    for epoch in range(4):
+        batches = [loader.batch(step) for step in range(4 * epoch, 4 * epoch + 4)]
+        seen.append(
+            {int(n): bool(x[0, 5, 0] == 0) for xs, ns in batches for x, n in zip(xs, ns, strict=True)}
+        )
+    assert seen[0] == seen[2] and seen[1] == seen[3]
+    assert all(seen[0][number] != seen[1][number] for number in range(20))
+    some = loader.batch(6, slice(1, 3))  # rows of a rank
+    assert torch.equal(some[0], loader.batch(6)[0][1:3])
+
+
 @pytest.mark.parametrize(("size", "padding"), [(32, 4), (28, 3), (8, 1), (4, 1), (128, 16)])
 def test_crop_padding_follows_the_image_size(size: int, padding: int) -> None:
     assert crop_padding(size) == padding
@@ -200,7 +240,7 @@ def test_half_precision_is_rounded_once_from_single() -> None:
     ("arguments", "reason"),
     [
         ({"batch_size": 0}, "batch_size is at least 1, not 0"),
-        ({"augment": "mixup"}, "augment is one of none, flip, crop-flip, shift"),
+        ({"augment": "mixup"}, "augment is one of none, flip, crop-flip, translate-flip, shift"),
         ({"mean": [0.1, 0.2]}, "need 1 numbers"),
         ({"std": [0.0]}, "std is above 0"),
     ],

@@ -329,14 +329,14 @@ def test_corrupt_images_are_named_and_counted(folder: Path, caches: Path) -> Non
     assert np.array_equal(dataset.test.pixels[-1].permute(1, 2, 0).numpy(), last)
     assert dataset.fingerprint == resident_copy(dataset).fingerprint
     # What was allowed once is not allowed for ever.
-    with pytest.raises(DamagedDataError, match=r"3 corrupt images were left out .*train/ant/002"):
+    with pytest.raises(DamagedDataError, match=r"3 missing or corrupt images were left out .*train/ant/002"):
         load_data(str(folder), image_size=12)
 
 
 def test_a_class_with_nothing_but_corrupt_images_is_refused(folder: Path) -> None:
     for path in (folder / "val" / "bee").iterdir():
         path.write_bytes(b"nothing")
-    with pytest.raises(DamagedDataError, match="every image of the class bee in val/ is corrupt"):
+    with pytest.raises(DamagedDataError, match="every image of the class bee in val/ is missing or corrupt"):
         load_data(str(folder), image_size=12, selection=Selection(allow_corrupt=True))
 
 

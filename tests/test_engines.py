@@ -60,6 +60,14 @@ def run(name: str, *needs: RunSpec, steps: int = 10) -> RunSpec:
     )
 
 
+def result_of(spec: RunSpec) -> dict[str, object]:
+    """What a store takes for the result of a run."""
+    numbers = ("test_accuracy", "test_loss", "val_accuracy", "seconds", "density")
+    counts = ("steps", "total_steps", "dense_bytes")
+    result = dict.fromkeys(numbers, 1.0) | dict.fromkeys(counts, 1) | {"ticket_bytes": None}
+    return result | {"run": spec.id, "method": spec.method, "seed": spec.seed}
+
+
 class Watch:
     def __init__(self) -> None:
         self.steps, self.done = [], []
@@ -229,7 +237,7 @@ def test_runs_of_a_failed_team_are_tried_alone_before_they_are_lost(tmp_path, mo
 def test_nobody_is_called_when_all_is_done(tmp_path):
     spec = run("done")
     finished = Store(tmp_path).open(spec)
-    finished.finish({"test_accuracy": 1.0, "ticket_bytes": None})
+    finished.finish(result_of(spec))
 
     def nobody():
         raise AssertionError
@@ -268,7 +276,7 @@ def test_a_failure_says_in_which_run(tmp_path, capsys, monkeypatch):
 def test_progress_counts_no_step_twice_when_a_run_is_executed_again(graph):
     from rich.console import Console
 
-    from supermask.cli.run import ProgressWatcher
+    from supermask.cli.progress import ProgressWatcher
     from supermask.experiments.plan import Plan
 
     spec = graph[0]
@@ -323,7 +331,7 @@ def test_the_command_line_chooses_the_engine(tmp_path, capsys):
     with pytest.raises(ConfigError, match="--device 'cuda:1': take cpu or cuda with --engine ray"):
         chosen(engine="ray", device="cuda:1")
     assert main(["search", "--gpu-share", "2", "--out", str(tmp_path)]) == 2
-    assert "--gpu-share 2.0: take a fraction in (0, 1]" in capsys.readouterr().err
+    assert "--gpu-share 2.0: take a fraction from 0.01 to 1" in capsys.readouterr().err
     assert set(ENGINES) == {"plain", "local", "ray"}
 
 
@@ -339,9 +347,7 @@ def test_results_of_other_machines_are_waited_for(tmp_path, monkeypatch):
     spec, store = run("late"), Store(tmp_path)
     with pytest.raises(EngineError, match=f"{spec.id} still has no result here"):
         ray_cluster.await_results(store, [spec.id])
-    monkeypatch.setattr(ray_cluster.time, "sleep", lambda _: store.open(spec).finish(
-        {"test_accuracy": 1.0, "ticket_bytes": None}
-    ))  # fmt: skip
+    monkeypatch.setattr(ray_cluster.time, "sleep", lambda _: store.open(spec).finish(result_of(spec)))
     ray_cluster.await_results(store, [spec.id])
     token = tmp_path / "token"
     assert "does not see the folder" in ray_cluster._unshared(token)

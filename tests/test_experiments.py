@@ -478,3 +478,21 @@ def test_a_comparison_killed_at_twenty_moments_ends_with_the_same_bytes(tmp_path
             assert process.exitcode == 0 and outcome(out) == reference
             series += 1
     assert finish(tmp_path / f"killed-{series}") == reference
+
+
+def test_a_long_dense_training_costs_what_the_sparsest_imp_ticket_does(digits):
+    schedule = {"schedule": "multistep", "milestones": (0.5,), "warmup_epochs": 0.25}
+    config = CompareConfig(
+        densities=(0.5, 0.1), seeds=(0,), methods=("dense", "dense-long", "imp"), **{**SHORT, **schedule}
+    )
+    plan = plan_compare(config, digits)
+    (long,) = [spec for spec in plan.rows if spec.method == "dense-long"]
+    sparsest, cost = row(plan, "imp", 0.1), 0
+    while sparsest is not None:
+        cost += sparsest.steps
+        sparsest = next((spec for spec in plan.graph if spec.id == sparsest.mask.run), None)
+    dense, times = row(plan, "dense"), cost / row(plan, "dense").steps
+    assert long.steps == cost and times == int(times) > 5
+    assert long.task.milestones == tuple(times * step for step in dense.task.milestones)
+    assert long.task.warmup_steps == times * dense.task.warmup_steps
+    assert (long.density, long.mask.kind, long.needs) == (1.0, "none", ())

@@ -21,7 +21,9 @@ OWN = list_models()
 FACTORY = "supermask_factory"
 
 #: Smallest image: each network halves it (or cuts it) so often that below this nothing is left.
+FAMILIES = ("airbench", "lenet", "conv", "folded", "resnet", "vgg")
 LEAST_SIZE = {
+    "airbench": 9,
     "lenet-5": 16,
     "conv-2": 2,
     "conv-4": 4,
@@ -380,11 +382,11 @@ def test_what_others_cannot_build_is_a_clear_error(
 def test_families_are_listed() -> None:
     assert list_models("lenet") == ["lenet-5", "lenet-300-100"]
     assert list_models("resnet")[-2:] == ["resnet-56", "resnet-110"]
-    assert set(OWN) == {n for f in ("lenet", "conv", "folded", "resnet", "vgg") for n in list_models(f)}
+    assert set(OWN) == {n for f in FAMILIES for n in list_models(f)}
     assert "timm/resnet50" in list_models("timm")
     assert "torchvision/resnet50" in list_models("torchvision")
     assert "torchvision/fasterrcnn_resnet50_fpn" not in list_models("torchvision")
-    with pytest.raises(ValueError, match="no model family 'bert'; choose from conv, folded, lenet"):
+    with pytest.raises(ValueError, match="no model family 'bert'; choose from airbench, conv, folded, lenet"):
         list_models("bert")
 
 

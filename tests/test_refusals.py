@@ -60,7 +60,7 @@ SEARCH = (
     ("--method frozen --method-args ranking=raw", "leaves no room for ranking='raw'"),
     ("--method l0-gates --method-args gates=channel", "gates must be one of weight, neuron, not 'channel'"),
     ("--method concrete --method-args temperature=0 slack=1", "'temperature=0': temperature must be above 0"),
-    ("--method concrete --method-args objective=kl --label-smoothing 0.1", "leave label_smoothing=0.1 out"),
+    ("--method concrete --method-args objective=kl --label-smoothing 0.1", "leave --label-smoothing 0.1 out"),
     # Distributions.
     ("--method zhou --distribution erk", "--distribution 'erk': the density of zhou emerges"),
     ("--method gem-miner --distribution global", "--distribution 'global': the density of gem-miner emerges"),

@@ -4,7 +4,6 @@
 that is meant to give other numbers; test_recipes.py compares the runs of the recipes with it.
 """
 
-import argparse
 import hashlib
 import json
 import shlex
@@ -16,7 +15,8 @@ import pytest
 import torch
 
 from supermask.cli import main
-from supermask.cli.flags import add_flags, read_config
+from supermask.cli.entry import parse
+from supermask.cli.flags import read_config
 from supermask.data import load_data
 from supermask.experiments import EXPERIMENTS
 from supermask.experiments.execution.context import Environment
@@ -55,11 +55,10 @@ def read_sample() -> dict[str, Any]:
 
 def planned(line: str) -> tuple[RunSpec, ...]:
     """The runs of a command line, without its execution."""
-    command, *flags = shlex.split(line)
-    parser, config_type = argparse.ArgumentParser(), EXPERIMENTS[command].config
-    add_flags(parser, config_type)
-    config = read_config(config_type, parser.parse_args(flags))
-    return EXPERIMENTS[command].plan(config, load_data(config.data)).graph
+    options = parse(shlex.split(line))
+    experiment = EXPERIMENTS[options.command]
+    config = read_config(experiment.config, options)
+    return experiment.plan(config, load_data(config.data)).graph
 
 
 def names_hash(graph: tuple[RunSpec, ...]) -> str:

@@ -44,11 +44,14 @@ def test_schedules():
     assert [cosine(s) for s in (0, 4, 9)] == [0.1, 0.5, 1.0]
     assert cosine(10) == 1.0 and cosine(55) == pytest.approx(0.5) and cosine(100) == 0.0
     assert cosine(99) == pytest.approx(0.5 * (1 + math.cos(math.pi * 89 / 90)))
+    linear = Schedule("linear", 100, warmup=20)
+    assert [linear(s) for s in (0, 19, 20, 60)] == [0.05, 1, 1, 0.5]
+    assert [linear(s) for s in (99, 100, 500)] == pytest.approx([1 / 80, 0, 0])
     steps = Schedule("multistep", 160, milestones=(80, 120))
     assert [steps(s) for s in (0, 79, 80, 119, 120, 159)] == pytest.approx([1, 1, 0.1, 0.1, 0.01, 0.01])
     assert Schedule("constant", 5)(3) == 1.0
-    with pytest.raises(ValueError, match="'linear'"):
-        Schedule("linear", 5)
+    with pytest.raises(ValueError, match="'exponential'"):
+        Schedule("exponential", 5)
 
 
 @pytest.mark.parametrize("clip", [None, 0.05])

@@ -88,7 +88,23 @@ def anatomy(document: dict[str, Any], name: str) -> str:
     return f"{title(document, name)}\n\n" + markdown(head, rows)
 
 
+def scaling(document: dict[str, Any], name: str) -> str:
+    """A line per method and density, a column per width, and where it crosses the dense network."""
+    points = document["points"]
+    widths = sorted({point["width"] for point in points})
+    cells = {(p["method"], p["density"], p["width"]): cell(p) for p in points}
+    crossed = {(c["method"], c["density"]): c["widths"] for c in document["crossings"]}
+    rows = []
+    for method, density in dict.fromkeys((p["method"], p["density"]) for p in points):
+        found = crossed.get((method, density), [])
+        where = ", ".join("–" if width is None else f"{width:.2f}" for width in found)
+        rows.append([method, f"{density:g}", *(cells[method, density, width] for width in widths), where])
+    head = ["method", "density", *(f"width {width:g}" for width in widths), "crossing width, by seed"]
+    return f"{title(document, name)}\n\n" + markdown(head, rows)
+
+
 KINDS = {
+    "scaling": scaling,
     "rounds": rounds,
     "stability": stability,
     "transfer": transfer,

@@ -1,8 +1,8 @@
-"""Tables of docs/recipes.md: what `recipe_search.py` measured."""
+"""Tables of docs/recipes.md: what `recipe_search.py` and `score_steps.py` measured."""
 
 from typing import Any
 
-from _tables.layout import markdown
+from _tables.layout import cpu_and_torch, markdown
 
 # The recipe search: a grid over learning rate and weight decay, and single changes from `MIDDLE`.
 MIDDLE = {
@@ -53,7 +53,32 @@ def changes(document: dict[str, Any], _: str) -> str:
     return markdown(["change", "validation accuracy"], rows)
 
 
+def untuned(document: dict[str, Any], _: str) -> str:
+    """Searches without a learning rate beside grids of rates, by setting."""
+    default, found = document["default_rate"], {}
+    for run in document["runs"]:
+        accuracy = float("nan") if run["validation"] is None else run["validation"]
+        found.setdefault(run["setting"], {})[run["step_size"], run["lr"]] = accuracy
+    columns = sorted(
+        {rate for cells in found.values() for rate in cells}, key=lambda rate: (rate[0], rate[1])
+    )
+    columns.sort(key=lambda rate: rate[0] == "absolute")
+    rows = []
+    for setting, cells in found.items():
+        best = max(cells.values())
+        own = cells.get(("relative", default))
+        gap = "" if own is None else f"{own - best:+.1f}".replace("-", "−").replace("+0.0", "0.0")
+        shown = [f"{cells[rate]:.1f}" if rate in cells else "" for rate in columns]
+        rows.append([setting, *(f"**{x}**" if x and float(x) == round(best, 1) else x for x in shown), gap])
+    names = {"relative": "relative", "absolute": "SGD"}
+    head = ["setting", *(f"{names[size]} {lr:g}" for size, lr in columns), "default to best"]
+    return (
+        f"{cpu_and_torch(document['machine'])}: `python benchmarks/score_steps.py`\n\n{markdown(head, rows)}"
+    )
+
+
 KINDS = {
+    "untuned": untuned,
     "grid": grid,
     "changes": changes,
 }

@@ -1,10 +1,9 @@
-"""The command line: every registered experiment, and `eval`, `info` and `report`.
+"""The command line's entry: from words to a command, and from its errors to an exit code.
 
-Exit codes: 0 done, 2 a wrong call, 1 a failure, 130 an interrupt that the same command resumes.
+Nothing here imports torch before a command needs a tensor.
 """
 
 import argparse
-import json
 import os
 import shlex
 import signal
@@ -16,51 +15,172 @@ from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
+from supermask.cli.catalogue import Catalogue, catalogue
+from supermask.cli.errors import EXIT_INTERRUPT, exit_code, message_of
+from supermask.cli.flags import FlagError, read_config
+from supermask.cli.parser import ALL, Parser, check_known, parser_of, refuse_unknown
+from supermask.cli.streams import show_what_can_be_shown, use_utf8
+from supermask.cli.suggest import near
 
-from supermask.cli.flags import FlagError, add_flags, read_config
-
-EXIT_FAILURE, EXIT_USAGE, EXIT_INTERRUPT = 1, 2, 130
 GRACE = 3.0
 """Seconds that rank 0 has to name an error that all ranks meet, before another rank names its own."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command and return its exit code."""
-    from supermask.distributed import launched, rank
-
+    """Run a command and return its exit code; without arguments the process's own."""
+    if argv is None:
+        use_utf8()
+    show_what_can_be_shown()
     arguments = list(sys.argv[1:] if argv is None else argv)
+    found = catalogue()
     with _only_rank_0_speaks():
-        options = _parser().parse_args(arguments)
+        options = parse(arguments, found)
     try:
-        if launched() and options.run is not _run_experiment:
-            raise FlagError(f"{options.command} runs in one process; start it without torchrun")
         with _terminated_as_interrupted():
-            options.run(options, arguments)
+            _run(options, arguments, found)
+            sys.stdout.flush()
         return 0
     except KeyboardInterrupt:
-        if rank() == 0:
+        if _rank() == 0:
             _say("interrupted; what is finished is kept, and the same command goes on from there")
         return EXIT_INTERRUPT
+    except BrokenPipeError:
+        # Whoever read the output has seen enough, as `head` has; Python must not flush into it at the end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except Exception as error:
-        code = _exit_code(error)
-        if rank() > 0:
+        code = exit_code(error)
+        if _rank() > 0:
             time.sleep(GRACE)  # torchrun ends this process as soon as rank 0 has ended
         if code is None:
             raise
-        said = f"supermask{f' (rank {rank()})' if rank() else ''}: {_message(error)}"
+        said = f"supermask{f' (rank {_rank()})' if _rank() else ''}: {message_of(error)}"
         _say("\n".join([said, *getattr(error, "__notes__", ())]))
         return code
+
+
+def parse(arguments: Sequence[str], found: Catalogue | None = None) -> argparse.Namespace:
+    """The words of a call as options.
+
+    Raises:
+        SystemExit: With code 0 after help, and with code 2, said on the error stream, if the call is wrong.
+    """
+    found = found or catalogue()
+    parser: Parser = parser_of(found, everything=ALL in arguments)
+    check_known(parser, arguments, found)
+    options, unknown = parser.parse_known_args(arguments)
+    if unknown:
+        refuse_unknown(unknown, options.command, found)
+    return options
+
+
+def _run(options: argparse.Namespace, arguments: list[str], found: Catalogue) -> None:
+    if options.command in {command.name for command in found.commands}:
+        _check_names(options, found)
+        _run_configured(options, arguments)
+        return
+    if _launched():
+        raise FlagError(f"{options.command} runs in one process; start it without torchrun")
+    if options.command == "list":
+        from supermask.cli.listing import run_list
+
+        run_list(options, found)
+    elif options.command == "completion":
+        print(_completion(options.shell, found))
+    elif options.command == "report":
+        from supermask.cli.run import write_page_again
+
+        print(write_page_again(Path(options.folder)))
+    else:
+        from supermask.cli import ticket_commands
+
+        {"eval": ticket_commands.run_eval, "info": ticket_commands.run_info}[options.command](options)
+
+
+def _check_names(options: argparse.Namespace, found: Catalogue) -> None:
+    """Refuse a misspelt method or data set at once; whatever is less plain is left to those who know more."""
+    method = getattr(options, "method", None)
+    if method is not None and method not in found.searches and method not in found.methods:
+        if hint := near(method, found.searches):
+            raise FlagError(f"--method {method!r}: {hint} `supermask list methods` lists all")
+    data = getattr(options, "data", None)
+    if data and data not in found.data and len(Path(data).parts) == 1 and (hint := near(data, found.data)):
+        root = getattr(options, "data_root", None) or os.environ.get("SUPERMASK_DATA") or "data"
+        if not any(path.exists() for path in (Path(data).expanduser(), Path(root).expanduser() / data)):
+            raise FlagError(
+                f"--data: there is no data set {data!r}, and no folder of that name here or in {root}; "
+                f"{hint} `supermask list data` lists all"
+            )
+
+
+def _completion(shell: str, found: Catalogue) -> str:
+    try:
+        import shtab
+    except ImportError:
+        raise FlagError(
+            "completion needs shtab, which is not installed: pip install 'supermask[completion]'"
+        ) from None
+    script: str = shtab.complete(parser_of(found, everything=True), shell)
+    return script
+
+
+def _run_configured(options: argparse.Namespace, arguments: list[str]) -> None:
+    from supermask.cli.run import configuration, print_summary, run_command, run_theory_command
+
+    console = _console()
+    if options.command == "theory":
+        if _launched():
+            raise FlagError("theory runs in one process; start it without torchrun")
+        theory = read_config(configuration(options.command), options)
+        document: dict[str, Any] = run_theory_command(theory, _line(arguments), console)
+        print_summary(document, Path(theory.out))
+        return
+    config = read_config(configuration(options.command), options)
+    if not config.out:
+        raise FlagError("--out is missing: name a folder for the results")
+    document = run_command(options.command, config, _line(arguments), console)
+    if _rank() == 0:
+        print_summary(document, Path(config.out))
+
+
+def _line(arguments: list[str]) -> str:
+    """The command line that was given, with torchrun where it started this process as one of several."""
+    if not _launched():
+        return shlex.join(["supermask", *arguments])
+    size = int(os.environ["WORLD_SIZE"])
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", size))
+    nodes = [f"--nnodes={size // here}"] if here < size else []
+    return shlex.join(["torchrun", *nodes, f"--nproc-per-node={here}", "-m", "supermask", *arguments])
+
+
+def _console() -> Any:
+    """Progress goes to the error stream."""
+    from rich.console import Console
+
+    return Console(stderr=True, force_terminal=False if _rank() else None)
+
+
+def _launched() -> bool:
+    """Whether torchrun started this process as one of several; without its variable torch is not asked."""
+    if "RANK" not in os.environ:
+        return False
+    from supermask.distributed import launched
+
+    return launched()
+
+
+def _rank() -> int:
+    if "RANK" not in os.environ:
+        return 0
+    from supermask.distributed import rank
+
+    return rank()
 
 
 @contextmanager
 def _only_rank_0_speaks() -> Iterator[None]:
     """Of several processes one prints help and wrong flags."""
-    from supermask.distributed import rank
-
-    if rank() == 0:
+    if _rank() == 0:
         yield
         return
     try:
@@ -88,251 +208,8 @@ def _terminated_as_interrupted() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _exit_code(error: Exception) -> int | None:
-    """The code of an error that a user can mend; None for a defect of ours, which deserves a traceback."""
-    from supermask.data import DamagedDataError, DataError
-    from supermask.distributed import RankLostError, RanksDifferError
-    from supermask.experiments import ConfigError, EngineError
-    from supermask.io import DamagedFileError
-    from supermask.models import UnknownModelError
-    from supermask.training.loop import DivergedError
-
-    if isinstance(error, FlagError | ConfigError | UnknownModelError | FileNotFoundError):
-        return EXIT_USAGE
-    if isinstance(error, DataError) and not isinstance(error, DamagedDataError):
-        return EXIT_USAGE
-    failures = (DamagedFileError, DamagedDataError, DivergedError, EngineError, OSError, ValueError)
-    ranks_failed = isinstance(error, RankLostError | RanksDifferError)
-    return EXIT_FAILURE if ranks_failed or isinstance(error, failures) else None
-
-
-def _message(error: Exception) -> str:
-    from supermask.data import DataError
-    from supermask.models import UnknownModelError
-
-    if isinstance(error, UnknownModelError):
-        return f"--model: {error}"
-    if isinstance(error, DataError):
-        return f"--data: {error}"
-    if isinstance(error, OSError) and error.strerror:
-        where = error.filename or "writing a file"
-        return f"{where}: {error.strerror}. Choose another --out or --cache, or make room or access there"
-    return str(error)
-
-
 def _say(text: str) -> None:
     print(text, file=sys.stderr)
-
-
-def _parser() -> argparse.ArgumentParser:
-    # The experiment modules import torch; they come in only when a command line is really parsed.
-    from supermask.experiments import EXPERIMENTS
-    from supermask.theory.run import TheoryConfig
-
-    parser = argparse.ArgumentParser(
-        prog="supermask",
-        description="Find subnetworks that work without training, and compare them with IMP tickets.",
-    )
-    commands = parser.add_subparsers(dest="command", required=True, metavar="command")
-    for experiment in EXPERIMENTS.values():
-        description = f"supermask {experiment.name}: {experiment.help}."
-        command = commands.add_parser(experiment.name, help=experiment.help, description=description)
-        add_flags(command, experiment.config)
-        command.set_defaults(run=_run_experiment, config_type=experiment.config)
-    help = "strong tickets by construction: random networks pruned into trained ones"
-    command = commands.add_parser("theory", help=help, description=f"supermask theory: {help}.")
-    add_flags(command, TheoryConfig)
-    command.set_defaults(run=_run_theory, config_type=TheoryConfig)
-    for name, help, run, add in (
-        ("eval", "accuracy of a ticket on a data set", _run_eval, _add_eval),
-        ("info", "what a ticket is", _run_info, _add_info),
-        ("report", "write the report of a results folder again", _run_report, _add_report),
-    ):
-        command = commands.add_parser(name, help=help, description=f"supermask {name}: {help}.")
-        add(command)
-        command.set_defaults(run=run)
-    return parser
-
-
-# experiments ----------------------------------------------------------------------------------------
-
-
-def _run_experiment(options: argparse.Namespace, arguments: list[str]) -> None:
-    from supermask.cli.run import run_command
-    from supermask.distributed import rank
-
-    config = read_config(options.config_type, options)
-    if not config.out:
-        raise FlagError("--out is missing: name a folder for the results")
-    document = run_command(options.command, config, _line(arguments), _console())
-    if rank() == 0:
-        _print_summary(document, Path(config.out))
-
-
-def _line(arguments: list[str]) -> str:
-    """The command line that was given, with torchrun where it started this process as one of several."""
-    from supermask.distributed import launched
-
-    if not launched():
-        return shlex.join(["supermask", *arguments])
-    size = int(os.environ["WORLD_SIZE"])
-    here = int(os.environ.get("LOCAL_WORLD_SIZE", size))
-    nodes = [f"--nnodes={size // here}"] if here < size else []
-    return shlex.join(["torchrun", *nodes, f"--nproc-per-node={here}", "-m", "supermask", *arguments])
-
-
-def _run_theory(options: argparse.Namespace, arguments: list[str]) -> None:
-    from supermask.cli.run import run_theory_command
-
-    config = read_config(options.config_type, options)
-    document = run_theory_command(config, shlex.join(["supermask", *arguments]), _console())
-    _print_summary(document, Path(config.out))
-
-
-def _print_summary(document: dict[str, Any], out: Path) -> None:
-    from supermask.report import headline
-
-    console = Console()
-    if "summary" in document and "curves" in document:
-        console.print(_summary_table(document))
-    console.print(headline(document), highlight=False)
-    console.print(f"report: {out / 'report.html'}", highlight=False, soft_wrap=True)
-
-
-def _summary_table(document: dict[str, Any]) -> Table:
-    table = Table(box=None, header_style="bold")
-    for title in ("method", "density", "test accuracy %", "min", "max", "seeds"):
-        table.add_column(title, justify="left" if title == "method" else "right")
-    for entry in document["summary"]:
-        numbers = [f"{100 * entry[key]:.2f}" for key in ("mean", "min", "max")]
-        table.add_row(entry["method"], f"{entry['density']:.4g}", *numbers, str(entry["n"]))
-    return table
-
-
-def _console() -> Console:
-    """Progress goes to the error stream, of rank 0; rich shows none when that is not a terminal."""
-    from supermask.distributed import rank
-
-    return Console(stderr=True, force_terminal=False if rank() else None)
-
-
-# eval, info and report -------------------------------------------------------------------------------
-
-
-def _add_eval(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("ticket", help="ticket file")
-    parser.add_argument("--data", help="data set; by default the one the ticket was made on")
-    parser.add_argument("--data-root", help="where data sets lie (else $SUPERMASK_DATA, else ./data)")
-    parser.add_argument("--image-size", type=int, help="pixels a side of the images that the network sees")
-    parser.add_argument("--stored-size", type=int, help="pixels a side that a folder's images are stored at")
-    parser.add_argument("--classes", nargs="+", help="classes of a folder: names, or files that list them")
-    parser.add_argument("--allow-corrupt", action="store_true", help="leave out images that are corrupt")
-    parser.add_argument(
-        "--cache", help="where decoded images lie (else $SUPERMASK_CACHE, else ~/.cache/supermask)"
-    )
-    parser.add_argument("--batch-size", type=int, default=500, help="images at a time (default: 500)")
-    parser.add_argument("--device", default="cpu", help="cpu, cuda, … (default: cpu)")
-    parser.add_argument("--json", action="store_true", help="print JSON")
-
-
-def _run_eval(options: argparse.Namespace, _: list[str]) -> None:
-    from supermask.data import iterate_eval, load_data
-    from supermask.tickets.load import network_of
-    from supermask.tickets.ticket import Ticket
-    from supermask.training.loop import evaluate
-
-    ticket = Ticket.load(options.ticket)
-    name = options.data or ticket.provenance.get("data")
-    if not isinstance(name, str):
-        raise FlagError("--data is missing, and the ticket does not record the data set it was made on")
-    recorded = ticket.provenance.get("image_size")
-    size = options.image_size or (recorded if isinstance(recorded, int) else None)
-    own = name == ticket.provenance.get("data")
-    selection = _selection(options, ticket.provenance.get("selection") if own else None)
-    data = load_data(name, options.data_root, size, selection=selection, cache=options.cache)
-    _check_fit(ticket.factory, data)
-    batches = iterate_eval(
-        data.test, options.batch_size, data.mean, data.std, options.device, image_size=data.image_size
-    )
-    result = evaluate(network_of(ticket, options.device), batches)
-    if options.json:
-        print(json.dumps({"data": name, "images": len(data.test), **result}))
-    else:
-        print(f"{100 * result['accuracy']:.2f} % of {len(data.test)} test images of {name}", end="")
-        print(f", mean loss {result['loss']:.4f}")
-
-
-def _selection(options: argparse.Namespace, recorded: Any) -> Any:
-    """What is taken of a folder of images: what the ticket records, and what flags say instead.
-
-    Of another data set than the ticket's, flags alone count.
-    """
-    from supermask.data import Selection
-    from supermask.data.selection import read_classes
-
-    chosen = dict(recorded) if isinstance(recorded, dict) else {}
-    if options.stored_size:
-        chosen["stored_size"] = options.stored_size
-    if options.classes:
-        chosen["classes"] = read_classes(options.classes)
-    if options.allow_corrupt:
-        chosen["allow_corrupt"] = True
-    if "classes" in chosen:
-        chosen["classes"] = tuple(chosen["classes"])
-    try:
-        return Selection(**chosen)
-    except TypeError:
-        raise FlagError(f"{options.ticket} records a selection of images that is not understood") from None
-
-
-def _check_fit(factory: dict[str, Any] | None, data: Any) -> None:
-    """Refuse a data set whose images or classes the network was not built for."""
-    arguments = (factory or {}).get("args")
-    for key in ("num_classes", "in_channels", "image_size"):
-        built = arguments.get(key) if isinstance(arguments, dict) else None
-        if built is not None and built != getattr(data, key):
-            raise FlagError(
-                f"--data {data.name}: its {key} is {getattr(data, key)}, and the ticket's network was built "
-                f"for {built}; name the data set it was made on, or set --image-size"
-            )
-
-
-def _add_info(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("ticket", help="ticket file")
-    parser.add_argument("--json", action="store_true", help="print JSON")
-
-
-def _run_info(options: argparse.Namespace, _: list[str]) -> None:
-    from supermask.tickets.ticket import Ticket
-
-    facts = Ticket.load(options.ticket).info() | {"bytes": os.path.getsize(options.ticket)}
-    if options.json:
-        print(json.dumps(facts))
-        return
-    layers = facts.pop("layers")
-    console = Console()
-    for key, value in facts.items():
-        shown = json.dumps(value, ensure_ascii=False) if isinstance(value, dict) else value
-        console.print(f"{key.replace('_', ' ')}: {shown}", highlight=False, soft_wrap=True, markup=False)
-    table = Table("layer", "shape", "kept", "density", box=None, header_style="bold")
-    for layer in layers:
-        shape = "×".join(map(str, layer["shape"]))
-        table.add_row(escape(layer["name"]), shape, str(layer["kept"]), f"{layer['density']:.4g}")
-    console.print(table)
-
-
-def _add_report(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("folder", help="folder that holds results.json")
-
-
-def _run_report(options: argparse.Namespace, _: list[str]) -> None:
-    from supermask.io import read_json
-    from supermask.report import write_report
-
-    folder = Path(options.folder)
-    if not (folder / "results.json").is_file():
-        raise FlagError(f"{folder} holds no results.json; give the --out folder of an experiment")
-    print(write_report(read_json(folder / "results.json"), folder))
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ import contextlib
 import dataclasses
 import difflib
 import re
+import reprlib
 import tomllib
 import types
 import typing
@@ -12,33 +13,104 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
-
 T = TypeVar("T")
+FEW_CHOICES = 8
+"""Values that help names one by one in front of a flag's text."""
 
 
 class FlagError(ValueError):
     """A flag or a configuration key is wrong; the message names it, the value and the remedy."""
 
 
-def add_flags(parser: argparse.ArgumentParser, config_type: type[Any]) -> None:
-    """Add `--config` and a flag for each field of a dataclass made with `option`.
+@dataclasses.dataclass(frozen=True)
+class Flag:
+    """A field of a configuration as a flag.
+
+    Attributes:
+        name: Of the field; the flag has hyphens where it has underscores.
+        kind: `text`, `integer`, `number`, `switch` or `pairs` (key=value).
+        many: Whether it takes several values; pairs always do.
+        default: As help shows it.
+        help: What it does.
+        choices: The only values there are, or nothing.
+    """
+
+    name: str
+    kind: str
+    many: bool
+    default: str
+    help: str
+    choices: tuple[str, ...] = ()
+
+    @classmethod
+    def from_json(cls, about: dict[str, Any]) -> "Flag":
+        """A flag from its fields as JSON gives them."""
+        return cls(**{**about, "choices": tuple(about.get("choices", ()))})
+
+    @property
+    def spelled(self) -> str:
+        """As it is written on the command line."""
+        return f"--{self.name.replace('_', '-')}"
+
+
+_KINDS: dict[Any, str] = {str: "text", int: "integer", float: "number", bool: "switch"}
+_TYPES: dict[str, Callable[[str], Any]] = {"text": str, "integer": int, "number": float}
+
+
+def flags_of(config_type: type[Any]) -> tuple[Flag, ...]:
+    """The flags of a dataclass whose fields are made with `option`."""
+    hints = typing.get_type_hints(config_type)
+    flags = []
+    for field in dataclasses.fields(config_type):
+        default = field.default if field.default is not dataclasses.MISSING else None
+        origin, kind = _without_none(hints[field.name])
+        shown = "auto" if hints[field.name] == bool | None else _shown(default)
+        flags.append(
+            Flag(
+                name=field.name,
+                kind="pairs" if origin is dict else _KINDS[kind],
+                many=origin is tuple,
+                default=shown,
+                help=field.metadata["help"],
+                choices=tuple(field.metadata["choices"]),
+            )
+        )
+    return tuple(flags)
+
+
+def add_flag(group: Any, flag: Flag, *, hidden: bool = False) -> None:
+    """Add a flag to a parser or to a group of its flags.
 
     A flag that is not given leaves no trace, so that a configuration file can come between.
     """
-    parser.add_argument("--config", metavar="FILE", help="YAML or TOML file with the same names; flags win")
-    hints = typing.get_type_hints(config_type)
-    for field in dataclasses.fields(config_type):
-        default = field.default if field.default is not dataclasses.MISSING else None
-        kind = hints[field.name]
-        options: dict[str, Any] = {"dest": field.name, "default": argparse.SUPPRESS}
-        shown = "auto" if kind == bool | None else _shown(default)
-        options["help"] = f"{field.metadata['help']} (default: {shown})".replace("%", "%%")
-        if kind in (bool, bool | None):
-            options["action"] = argparse.BooleanOptionalAction
-        else:
-            options |= _value_options(kind, field.metadata["choices"])
-        parser.add_argument(f"--{field.name.replace('_', '-')}", **options)
+    options: dict[str, Any] = {"dest": flag.name, "default": argparse.SUPPRESS}
+    options["help"] = f"{flag.help} (default: {flag.default})".replace("%", "%%")
+    if hidden:
+        options["help"] = argparse.SUPPRESS
+    if flag.kind == "switch":
+        options["action"] = argparse.BooleanOptionalAction
+    elif flag.kind == "pairs":
+        options |= {"nargs": "*", "type": _pair, "metavar": "KEY=VALUE"}
+    else:
+        options |= {"type": _TYPES[flag.kind], "metavar": _metavar(flag)}
+        options |= {"nargs": "+"} if flag.many else {}
+        options |= {"choices": flag.choices} if flag.choices else {}
+    group.add_argument(flag.spelled, **options)
+
+
+def _metavar(flag: Flag) -> str:
+    if not flag.choices:
+        return {"text": "TEXT", "integer": "N", "number": "X"}[flag.kind]
+    # Long lists are told in the text, or by `supermask list`.
+    return "{" + ",".join(flag.choices) + "}" if len(flag.choices) <= FEW_CHOICES else "NAME"
+
+
+def _without_none(kind: Any) -> tuple[Any, Any]:
+    """The container of a type, if it is one, and the type of its items; None as a member is passed over."""
+    origin, members = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (types.UnionType, typing.Union):
+        return _without_none(next(member for member in members if member is not type(None)))
+    return (origin, members[0]) if members else (None, kind)
 
 
 def read_config(config_type: type[T], options: argparse.Namespace) -> T:
@@ -65,19 +137,6 @@ def _shown(default: Any) -> str:
     return " ".join(map(str, default)) if isinstance(default, tuple) else str(default)
 
 
-def _value_options(kind: Any, choices: tuple[str, ...]) -> dict[str, Any]:
-    options: dict[str, Any] = {"choices": choices} if choices else {}
-    origin, members = typing.get_origin(kind), typing.get_args(kind)
-    if origin in (types.UnionType, typing.Union):
-        kind = next(member for member in members if member is not type(None))
-        origin, members = typing.get_origin(kind), typing.get_args(kind)
-    if origin is dict:
-        return {"nargs": "*", "type": _pair, "metavar": "KEY=VALUE"}
-    if origin is tuple:
-        return {**options, "nargs": "+", "type": members[0]}
-    return {**options, "type": kind}
-
-
 def _pair(text: str) -> tuple[str, str]:
     key, equals, value = text.partition("=")
     if not equals or not re.fullmatch(r"[\w.*?\[\]-]+", key):
@@ -90,6 +149,8 @@ def _is_mapping(config_type: type[Any], name: str) -> bool:
 
 
 def _read_file(path: Path, config_type: type[Any]) -> dict[str, Any]:
+    import yaml  # help needs none
+
     readers: Mapping[str, Callable[[str], Any]] = {
         ".toml": tomllib.loads,
         ".yaml": yaml.safe_load,
@@ -101,7 +162,7 @@ def _read_file(path: Path, config_type: type[Any]) -> dict[str, Any]:
         values = readers[path.suffix](path.read_text(encoding="utf-8"))
     except OSError as error:
         raise FlagError(f"--config {path}: {error.strerror}; give the path of a readable file") from None
-    except (tomllib.TOMLDecodeError, yaml.YAMLError, UnicodeDecodeError) as error:
+    except (ValueError, yaml.YAMLError, RecursionError) as error:
         raise FlagError(f"--config {path} is not valid {path.suffix[1:].upper()}: {error}") from None
     if not isinstance(values, dict):
         raise FlagError(f"--config {path} holds no key-value pairs")
@@ -119,31 +180,40 @@ def _read_file(path: Path, config_type: type[Any]) -> dict[str, Any]:
 
 def _checked(path: Path, name: str, value: Any, kind: Any, config_type: type[Any]) -> Any:
     """`value` as the type of its field, or FlagError."""
-    origin, members = typing.get_origin(kind), typing.get_args(kind)
-    if origin in (types.UnionType, typing.Union):
-        if value is None:
-            return None
-        kind = next(member for member in members if member is not type(None))
-        origin, members = typing.get_origin(kind), typing.get_args(kind)
+    if value is None and type(None) in typing.get_args(kind):
+        return None
+    origin, item_kind = _without_none(kind)
     choices = {f.name: f.metadata["choices"] for f in dataclasses.fields(config_type)}[name]
     if origin is tuple:
         items = value if isinstance(value, list) else [value]
-        return tuple(_scalar(path, name, item, members[0], choices) for item in items)
+        return tuple(_scalar(path, name, item, item_kind, choices) for item in items)
     if origin is dict:
         if not isinstance(value, dict):
-            raise FlagError(f"--config {path}: {name} takes key-value pairs, not {value!r}")
+            raise FlagError(f"--config {path}: {name} takes key-value pairs, not {_short(value)}")
+        for key, item in value.items():
+            for scalar in item if isinstance(item, list) else [item]:
+                if not isinstance(key, str) or not isinstance(scalar, bool | int | float | str | None):
+                    raise FlagError(
+                        f"--config {path}: {name} takes names with numbers, text or lists of them, not "
+                        f"{_short(key)} with {_short(item)}"
+                    )
         return value
-    return _scalar(path, name, value, kind, choices)
+    return _scalar(path, name, value, item_kind, choices)
 
 
 def _scalar(path: Path, name: str, value: Any, kind: type[Any], choices: tuple[str, ...]) -> Any:
-    if kind is float and type(value) is int:
+    if kind is float and type(value) is int and abs(value) < 1 << 1023:
         value = float(value)
     if kind is float and type(value) is str and path.suffix != ".toml":
         with contextlib.suppress(ValueError):
             value = float(value)  # PyYAML reads 5e-4 as text
     if type(value) is not kind:
-        raise FlagError(f"--config {path}: {name} takes a {kind.__name__}, not {value!r}")
+        raise FlagError(f"--config {path}: {name} takes a {kind.__name__}, not {_short(value)}")
     if choices and value not in choices:
-        raise FlagError(f"--config {path}: {name} {value!r}: choose from {', '.join(choices)}")
+        raise FlagError(f"--config {path}: {name} {_short(value)}: choose from {', '.join(choices)}")
     return value
+
+
+def _short(value: Any) -> str:
+    """A value for a message; a file of a few lines can hold one that takes gigabytes to print."""
+    return reprlib.repr(value)

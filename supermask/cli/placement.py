@@ -34,7 +34,7 @@ def device_of(config: TaskConfig) -> str:
         if device not in ("cpu", "cuda"):
             raise ConfigError("device", device, f"take cpu or cuda with --engine {config.engine}")
     else:
-        device = _own(device)
+        device = check_device(device)
     if config.cuda_graphs and torch.device(device).type != "cuda":
         raise ConfigError("cuda_graphs", True, f"leave it out on {device}; graphs need a GPU")
     if config.cuda_graphs and config.amp == "fp16":
@@ -115,7 +115,12 @@ def _elsewhere(config: TaskConfig) -> bool:
     return config.engine in ENGINES and ENGINES[config.engine].elsewhere
 
 
-def _own(device: str) -> str:
+def check_device(device: str) -> str:
+    """A device of this process, by its full name.
+
+    Raises:
+        ConfigError: There is none of that name.
+    """
     try:
         device = own_device(device)
         torch.empty(0, device=device)

@@ -1,27 +1,23 @@
 """A command from its configuration to its folder of results."""
 
 import dataclasses
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-from rich.progress import Progress as RichProgress
-from rich.progress import Task as RichTask
-from rich.text import Text
+from rich.table import Table
 
+from supermask.cli.flags import FlagError
 from supermask.cli.placement import PLACES, check_memory_format, device_of, engine_of, environment_of
+from supermask.cli.progress import ProgressWatcher, task_progress
 from supermask.distributed import Ranks, joined
 from supermask.experiments import EXPERIMENTS
 from supermask.experiments.config import ConfigError, TaskConfig
 from supermask.experiments.datasets import dataset
 from supermask.experiments.execution.store import Store
-from supermask.experiments.plan import Plan
 from supermask.experiments.results import describe_machine, write_results
-from supermask.experiments.spec import RunSpec
-from supermask.io import read_json, write_json
-from supermask.report import write_report
+from supermask.io import DamagedFileError, read_json, write_json
+from supermask.report import headline, write_report
 from supermask.theory.run import TheoryConfig, run_theory
 
 
@@ -34,7 +30,7 @@ def run_command(command: str, config: TaskConfig, line: str, console: Console) -
         command: Name of a registered experiment.
         config: Its configuration; `config.out` is the folder.
         line: The command line, to be shown in the report.
-        console: Where progress is shown, if it is a terminal.
+        console: Where progress is shown: a bar on a terminal, a line now and then elsewhere.
 
     Raises:
         ConfigError: A value does not fit the data or the network.
@@ -61,7 +57,7 @@ def _run(
     check_memory_format(config, plan, data, environment.device)
     store = Store(out / "runs")
     engine = engine_of(config, store, environment, jobs)
-    with ProgressWatcher(plan, console) as watcher:
+    with ProgressWatcher(plan, console, store, quiet=not ranks.main) as watcher:
         engine.run(plan.graph, watcher)
     recorded = {key: value for key, value in dataclasses.asdict(config).items() if key not in PLACES}
     machine = describe_machine(environment.device, environment.threads, jobs)
@@ -88,16 +84,8 @@ def run_theory_command(config: TheoryConfig, line: str, console: Console) -> dic
     out = Path(config.out)
     out.mkdir(parents=True, exist_ok=True)
     _check_folder(out, "theory")
-    with RichProgress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        console=console,
-        disable=not console.is_terminal,
-    ) as bar:
-        task = bar.add_task("theory", total=len(config.cases))
-        document = run_theory(config, lambda row, done, _: bar.update(task, completed=done))
+    with task_progress("theory", len(config.cases), console) as told:
+        document = run_theory(config, lambda row, done, _: told(done))
     document["command"] = line
     write_json(out / "results.json", document)
     write_report(document, out)
@@ -116,58 +104,49 @@ def _check_folder(out: Path, command: str) -> None:
         )
 
 
-class _End(TimeRemainingColumn):
-    """When the work will end, or how long it took."""
+def write_page_again(folder: Path) -> Path:
+    """Write the report of a folder of results; returns the page.
 
-    def render(self, task: RichTask) -> Text:
-        if task.finished and task.finished_time is not None:
-            return Text(f"steps in {timedelta(seconds=round(task.finished_time))}")
-        return Text("steps, ends in ").append_text(super().render(task))
+    Raises:
+        FlagError: It holds no results.
+        DamagedFileError: What it holds are none of an experiment.
+        OSError: It cannot be written.
+    """
+    path = folder / "results.json"
+    if not path.is_file():
+        raise FlagError(f"{folder} holds no results.json; give the --out folder of an experiment")
+    document = read_json(path)
+    try:
+        return write_report(document, folder)
+    except OSError:
+        raise
+    except Exception as error:
+        # Of other content anything may be missing; where in the report it is missed is kept as the cause.
+        raise DamagedFileError(
+            f"{path} does not hold the results of an experiment ({type(error).__name__}: {error}); run the "
+            "command again that made it"
+        ) from error
 
 
-class ProgressWatcher:
-    """One bar for the whole graph, in steps, with what runs and when it will end."""
+def configuration(command: str) -> type[Any]:
+    """The configuration of a command."""
+    return TheoryConfig if command == "theory" else EXPERIMENTS[command].config
 
-    def __init__(self, plan: Plan, console: Console) -> None:
-        self._left = {spec.id: spec.steps for spec in plan.graph}
-        self._active: dict[str, int] = {}
-        self._bar = RichProgress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            _End(),
-            console=console,
-            disable=not console.is_terminal,
-            speed_estimate_period=60,
-        )
-        self._runs, self._done = len(self._left), 0
-        self._task = self._bar.add_task("planning", total=sum(self._left.values()))
 
-    def __enter__(self) -> "ProgressWatcher":
-        self._bar.start()
-        return self
+def print_summary(document: dict[str, Any], out: Path) -> None:
+    """Print what came out, on standard output."""
+    console = Console()
+    if "summary" in document and "curves" in document:
+        console.print(_summary_table(document))
+    console.print(headline(document), highlight=False)
+    console.print(f"report: {out / 'report.html'}", highlight=False, soft_wrap=True)
 
-    def __exit__(self, *_: object) -> None:
-        self._bar.stop()
 
-    def advanced(self, spec: RunSpec, step: int) -> None:
-        before = self._active.get(spec.id, 0)
-        self._active[spec.id] = max(step, before)  # one that is executed again starts at its checkpoint
-        self._bar.update(self._task, advance=max(step - before, 0), description=self._describe())
-
-    def finished(self, spec: RunSpec, result: dict[str, Any]) -> None:
-        self._done += 1
-        counted = self._active.pop(spec.id, None)
-        if counted is None:
-            # It was finished before this command, or too short to be seen: not part of the speed.
-            total = self._bar.tasks[0].total or 0
-            self._bar.update(self._task, total=total - self._left[spec.id])
-        else:
-            self._bar.update(self._task, advance=self._left[spec.id] - counted)
-        self._bar.update(self._task, description=self._describe())
-
-    def _describe(self) -> str:
-        if self._done == self._runs:
-            return f"{self._runs} runs done"
-        names = ", ".join(id.rpartition("-")[0] for id in self._active) or "…"
-        return f"run {self._done + len(self._active)} of {self._runs}: {names}"
+def _summary_table(document: dict[str, Any]) -> Table:
+    table = Table(box=None, header_style="bold")
+    for title in ("method", "density", "test accuracy %", "min", "max", "seeds"):
+        table.add_column(title, justify="left" if title == "method" else "right")
+    for entry in document["summary"]:
+        numbers = [f"{100 * entry[key]:.2f}" for key in ("mean", "min", "max")]
+        table.add_row(entry["method"], f"{entry['density']:.4g}", *numbers, str(entry["n"]))
+    return table

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from supermask.data.cache import Cache, Header, header_bytes, open_cache, pack_header
 from supermask.data.dataset import level_counts, statistics_of
 from supermask.data.decode import decode
+from supermask.data.entries import shown
 from supermask.data.errors import DamagedDataError, UnreadableImageError
 from supermask.data.listing import Listing
 from supermask.data.progress import progress
@@ -56,11 +57,11 @@ def build_cache(
         classes: Names of the classes, by label, as the data set shows them.
         size: Height and width of the stored images.
         fit: Bring images to that size, where they otherwise must have it.
-        allow_corrupt: Leave out images that cannot be decoded.
+        allow_corrupt: Leave out images that are missing or cannot be decoded.
 
     Raises:
-        DamagedDataError: Images are corrupt and that is not allowed, or none of a class is left; or an image
-            has another size or depth.
+        DamagedDataError: Images are missing or corrupt and that is not allowed, or none of a class is left;
+            or an image has another size.
         OSError: The file cannot be written, or does not fit on the disk.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -119,7 +120,7 @@ class _Builder:
         advance: Callable[[int], object],
     ) -> tuple[bool, dict[int, str]]:
         """Decode every file to its place; returns whether all are gray, and what is wrong with which file."""
-        files, root = self._listing.files, self._listing.root
+        files, root, missing = self._listing.files, self._listing.root, self._listing.missing
         length = self._image_bytes(3)
         corrupt: dict[int, str] = {}
 
@@ -127,6 +128,9 @@ class _Builder:
             all_gray = True
             window = range(first, min(first + _RUN, len(files)))
             for index in window:
+                if index in missing:
+                    corrupt[index] = f"{shown(root / files[index])} {missing[index]}"
+                    continue
                 try:
                     pixels, gray = one(root / files[index])
                 except UnreadableImageError as error:
@@ -151,16 +155,19 @@ class _Builder:
         reasons = list(corrupt.values())
         more = f"; and {len(reasons) - _SHOWN} more" if len(reasons) > _SHOWN else ""
         if not allowed:
-            raise DamagedDataError(
-                f"{len(reasons)} of {len(self._listing.files)} images are corrupt: "
-                f"{'; '.join(reasons[:_SHOWN])}{more}. {REMEDY}"
-            )
+            missing = len(self._listing.missing)
+            total = len(self._listing.files)
+            numbers = ((missing, "missing"), (len(reasons) - missing, "corrupt"))
+            what = " and ".join(f"{n} of {total} images are {how}" for n, how in numbers if n)
+            raise DamagedDataError(f"{what}: {'; '.join(reasons[:_SHOWN])}{more}. {REMEDY}")
         split_ends = np.cumsum([0, *map(sum, self._listing.counts)])
         for split, counts in enumerate(self._counts(corrupt)):
             for name, left in zip(self._listing.classes, counts, strict=True):
                 if left == 0:
                     where = Path(self._listing.files[split_ends[split]]).parts[0]
-                    raise DamagedDataError(f"every image of the class {name} in {where}/ is corrupt")
+                    raise DamagedDataError(
+                        f"every image of the class {name} in {where}/ is missing or corrupt"
+                    )
 
     def _counts(self, corrupt: dict[int, str]) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """Images of each class without the corrupt ones."""

@@ -22,6 +22,7 @@ class Stream(IntEnum):
     RESIZED_CROP = 5
     COLOUR = 6
     CLASS_FRACTION = 7
+    ALTERNATING_FLIP = 8
 
 
 def raw_words(seed: int, stream: Stream, index: int, count: int) -> NDArray[np.uint64]:

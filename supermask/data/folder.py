@@ -6,7 +6,7 @@ when the files it was made from have changed.
 
 import hashlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -16,8 +16,9 @@ from supermask.data.build import REMEDY, build_cache
 from supermask.data.cache import FORMAT, Cache, cache_folder, open_cache
 from supermask.data.dataset import Dataset
 from supermask.data.decode import size_of
+from supermask.data.entries import name_of
 from supermask.data.errors import DamagedDataError, UnreadableImageError
-from supermask.data.listing import list_folder
+from supermask.data.listing import Listing, list_folder
 from supermask.data.mapped import MappedImages
 from supermask.data.selection import Selection
 
@@ -50,36 +51,38 @@ def load_folder(
     Raises:
         ValueError: `image_size` is above the stored size.
         MissingDataError: A split or a class is not there.
-        DamagedDataError: A split or a class is empty, the splits have different classes, an image
-            cannot be read, or sizes differ.
+        DamagedDataError: A split or a class is empty, the splits have different classes, an image is
+            missing or cannot be read, sizes differ, or the name of a folder is no UTF-8.
         OSError: The cache cannot be written.
     """
     stored = selection.stored_size or image_size
     if stored and image_size and image_size > stored:
         raise ValueError(f"image_size {image_size} is above the stored size {stored}; store larger images")
+    name_of(path)  # tickets and results record it, and they are UTF-8
     listing = list_folder(path, selection)
     classes = [(titles or {}).get(entry, entry) for entry in listing.classes]
     file = cache_folder(cache) / f"{name}-{stored or 'whole'}-{_key(path, stored, selection, classes)}.images"
     opened = open_cache(file, listing.fingerprint)
     if opened is None:
-        size = (stored, stored) if stored else _first_size(path, listing.files)
+        size = (stored, stored) if stored else _first_size(listing)
         fit, corrupt = stored is not None, selection.allow_corrupt
         opened = build_cache(file, listing, classes, size, fit=fit, allow_corrupt=corrupt)
     header = opened.header
     if header.left_out and not selection.allow_corrupt:
         raise DamagedDataError(
-            f"{header.left_out} corrupt images were left out of the decoded images of {path}: "
+            f"{header.left_out} missing or corrupt images were left out of the decoded images of {path}: "
             f"{', '.join(header.left_out_names[:10])}. {REMEDY}"
         )
     return _dataset(name, opened, image_size if image_size != stored else None)
 
 
-def _first_size(root: Path, files: Sequence[str]) -> tuple[int, int]:
-    """Of the first image that has one; the build counts and names the others."""
-    for file in files:
-        with suppress(UnreadableImageError):
-            return size_of(root / file)
-    raise DamagedDataError(f"none of the {len(files)} images of {root} can be read. {REMEDY}")
+def _first_size(listing: Listing) -> tuple[int, int]:
+    """Of the first image that can be read; the build counts and names the others."""
+    for index, file in enumerate(listing.files):
+        if index not in listing.missing:
+            with suppress(UnreadableImageError):
+                return size_of(listing.root / file)
+    raise DamagedDataError(f"none of the {len(listing.files)} images of {listing.root} can be read. {REMEDY}")
 
 
 def _key(path: Path, stored: int | None, selection: Selection, classes: list[str]) -> str:

@@ -2,16 +2,19 @@
 
 import hashlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from supermask.data.errors import DamagedDataError, MissingDataError
+from supermask.data.entries import Entry, broken_link, shown
+from supermask.data.errors import DamagedDataError, DataError, MissingDataError
 from supermask.data.selection import Selection, check_known
+from supermask.data.splits import Split, open_split
 
 TRAIN_FOLDER = "train"
 TEST_FOLDERS = ("test", "val", "validation")
-_SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
+#: Part of the fingerprint of every folder: with another way to decode, every cache is made again.
+_DECODING = b"turned as EXIF says\n"
 
 
 @dataclass(frozen=True)
@@ -20,10 +23,11 @@ class Listing:
 
     Attributes:
         root: The folder.
-        classes: Names of the class folders, sorted; a label is a place in here.
+        classes: Names of the classes, sorted; a label is a place in here.
         files: Paths below the root, of the training split and then of the test split, class by class.
         counts: Images of each class, of the training split and of the test split.
         fingerprint: Hash of the paths, sizes and times of change of the files.
+        missing: Index of a file → why there is no image of that name.
     """
 
     root: Path
@@ -31,101 +35,103 @@ class Listing:
     files: tuple[str, ...]
     counts: tuple[tuple[int, ...], tuple[int, ...]]
     fingerprint: str
+    missing: Mapping[int, str]
 
 
 def list_folder(root: Path, selection: Selection) -> Listing:
     """List the selected files of a folder of images.
 
-    Files that are not images by their suffix and hidden folders are passed over. Where ``test/``, ``val/``
-    and ``validation/`` exist together, the first of them is the test split.
+    Files that are not images by their suffix, and whatever is hidden, are passed over; links are followed.
+    Where ``test/``, ``val/`` and ``validation/`` exist together, the first of them that has labels, as class
+    folders or as ImageNet's published files, is the test split.
 
     Raises:
         MissingDataError: A split or a selected class is not there.
-        DamagedDataError: A split or a class is empty, or the splits have different classes.
+        DamagedDataError: A split or a class is empty, the splits have different classes, images of a split
+            have no labels, a link leads nowhere or back, or a name is no UTF-8.
     """
-    splits = _split_paths(root)
-    names = [_class_names(split) for split in splits]
+    splits = _splits(root)
+    classes: Sequence[str]
     if selection.classes:
-        for split, present in zip(splits, names, strict=True):
-            check_known(selection.classes, present, split)
-        classes: Sequence[str] = selection.classes
+        for split in splits:
+            check_known(selection.classes, split.classes, split.path)
+        classes = selection.classes
     else:
-        _check_same_classes(names[0], splits[0], names[1], splits[1])
-        classes = names[0]
-    digest = hashlib.sha256()
-    files: list[str] = []
+        _check_same_classes(*splits)
+        classes = splits[0].classes
+    entries: list[Entry] = []
     counts = []
     for split in splits:
         count = []
         for name in classes:
-            found = _images_of(split / name)
+            found = split.images(name)
             if split is splits[0]:
                 found = selection.thinned(name, found)
             count.append(len(found))
-            for path, status in found:
-                relative = f"{split.name}/{name}/{path}"
-                digest.update(
-                    f"{relative}\0{status.st_size}\0{status.st_mtime_ns}\n".encode(errors="surrogateescape")
-                )
-                files.append(relative)
+            entries += [Entry(f"{split.path.name}/{e.path}", e.size, e.changed, e.missing) for e in found]
         counts.append(tuple(count))
-    return Listing(root, tuple(classes), tuple(files), (counts[0], counts[1]), digest.hexdigest())
+    return Listing(
+        root=root,
+        classes=tuple(classes),
+        files=tuple(entry.path for entry in entries),
+        counts=(counts[0], counts[1]),
+        fingerprint=_fingerprint(entries),
+        missing={index: entry.missing for index, entry in enumerate(entries) if entry.missing},
+    )
 
 
-def _split_paths(root: Path) -> tuple[Path, Path]:
+def _fingerprint(entries: Iterable[Entry]) -> str:
+    digest = hashlib.sha256(_DECODING)
+    for entry in entries:
+        digest.update(os.fsencode(entry.path) + f"\0{entry.size}\0{entry.changed}\n".encode())
+    return digest.hexdigest()
+
+
+def _splits(root: Path) -> tuple[Split, Split]:
+    for name in (TRAIN_FOLDER, *TEST_FOLDERS):
+        if reason := broken_link(str(root / name)):
+            raise DamagedDataError(f"{shown(root / name)} {reason}; fetch what it names, or remove the link")
     train = root / TRAIN_FOLDER
-    test = next((root / split for split in TEST_FOLDERS if (root / split).is_dir()), None)
-    if not train.is_dir() or test is None:
+    tests = [root / split for split in TEST_FOLDERS if (root / split).is_dir()]
+    if not train.is_dir() or not tests:
         lacking = f"{TRAIN_FOLDER}/" if not train.is_dir() else "any of test/, val/, validation/"
         raise MissingDataError(
             f"{root} is not a folder of images: it lacks {lacking}. It needs train/ and one of "
             "test/, val/, validation/, each with one folder of images for each class"
         )
-    return train, test
+    opened = open_split(train)
+    return opened, _test_split(tests, opened)
 
 
-def _class_names(split: Path) -> list[str]:
-    names = sorted(
-        entry.name for entry in os.scandir(split) if entry.is_dir() and not entry.name.startswith(".")
-    )
-    if not names:
-        raise DamagedDataError(
-            f"{split} has no class folders; put the images of each class into a folder of its own "
-            f"there, such as {split / 'cat'}"
-        )
-    return names
+def _test_split(folders: Sequence[Path], train: Split) -> Split:
+    """The first of several folders that has labels and a class of the training split."""
+    strange: list[Split] = []
+    refused: list[DataError] = []
+    for folder in folders:
+        try:
+            split = open_split(folder)
+        except DataError as error:
+            refused.append(error)
+            continue
+        if not set(split.classes).isdisjoint(train.classes):
+            return split
+        strange.append(split)
+    if strange:
+        return strange[0]
+    if len(refused) == 1:
+        raise refused[0]
+    raise DamagedDataError("; ".join(map(str, refused)))
 
 
-def _check_same_classes(train: Sequence[str], train_path: Path, test: Sequence[str], test_path: Path) -> None:
-    if train == test:
-        return
+def _check_same_classes(train: Split, test: Split) -> None:
     differences = []
-    for here, there, path in ((train, test, test_path), (test, train, train_path)):
-        lacking = sorted(set(here) - set(there))
+    for here, there in ((train, test), (test, train)):
+        lacking = sorted(set(here.classes) - set(there.classes))
         if lacking:
             more = f" and {len(lacking) - 5} more" if len(lacking) > 5 else ""
-            differences.append(f"{path} lacks {', '.join(lacking[:5])}{more}")
-    raise DamagedDataError(
-        f"the splits have different classes: {'; '.join(differences)}. Give both the same class folders, or "
-        "name the classes to take"
-    )
-
-
-def _images_of(folder: Path) -> list[tuple[str, os.stat_result]]:
-    """Paths below the folder of a class, in order, and what the file system knows of each."""
-    found = sorted(_walk(str(folder), ""), key=lambda entry: entry[0].split("/"))
-    if not found:
+            differences.append(f"{there.path} lacks {', '.join(lacking[:5])}{more}")
+    if differences:
         raise DamagedDataError(
-            f"the class folder {folder} has no images ({' '.join(sorted(_SUFFIXES))}); fill it, "
-            "or remove it from every split"
+            f"the splits have different classes: {'; '.join(differences)}. Give both the same class folders, "
+            "or name the classes to take"
         )
-    return found
-
-
-def _walk(folder: str, prefix: str) -> Iterator[tuple[str, os.stat_result]]:
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if entry.is_dir(follow_symlinks=False):
-                yield from _walk(entry.path, f"{prefix}{entry.name}/")
-            elif os.path.splitext(entry.name)[1].lower() in _SUFFIXES and entry.is_file():
-                yield prefix + entry.name, entry.stat()

@@ -18,6 +18,7 @@ from torch import Tensor
 from supermask.data.augment import (
     RESIZED_CROPS,
     Augmentation,
+    alternating_flips,
     check_augmentation,
     crop_and_flip,
     crop_padding,
@@ -47,7 +48,8 @@ class Loader:
         mean: Mean of each channel, of pixel values in [0, 1].
         std: Standard deviation of each channel, likewise.
         augment: ``"none"``, ``"flip"`` (mirror images), ``"shift"`` (random crops with a black frame of one
-            eighth of the image), ``"crop-flip"`` (both), ``"resized-crop"`` (a random box of the image,
+            eighth of the image), ``"crop-flip"`` (both), ``"translate-flip"`` (smaller moves with a mirrored
+            border, and mirror images in every second epoch), ``"resized-crop"`` (a random box of the image,
             scaled, and mirror images), or ``"resized-crop-colour"`` (with random brightness, contrast and
             saturation).
         image_size: Height and width of the images in a batch, by default and at most those of ``images``. A
@@ -124,12 +126,15 @@ class Loader:
             raise ValueError(f"steps count from 0, and {step} is below it")
         indices = self._indices(step)[rows]
         drawn = {"seed": self._seed, "step": step, "count": self.batch_size}
-        padding = crop_padding(self._image_size)
+        padding = crop_padding(self._image_size, self._augment)
         draws = np.empty((0, self.batch_size), dtype=np.int64)
         if self._augment in RESIZED_CROPS:
             draws = draw_boxes(side=self._stored, **drawn)
         elif self._augment != "none":
             draws = draw_augmentation(self._augment, padding=padding, **drawn)
+        if self._augment == "translate-flip":
+            epoch = step // self.steps_per_epoch
+            draws[2, rows] = alternating_flips(self._seed, epoch, indices, len(self._labels))
         # One copy to the device for everything that was drawn.
         decisions = self._to_device(np.concatenate([indices[None], draws[:, rows]]))
         places, draws_there = decisions[0], decisions[1:]
@@ -139,7 +144,7 @@ class Loader:
         else:
             pixels = self._middle(self._chosen(step, rows, places))
             if self._augment != "none":
-                pixels = crop_and_flip(pixels, draws_there, padding)
+                pixels = crop_and_flip(pixels, draws_there, padding, self._augment)
         if self._augment != "resized-crop-colour":
             return self._normalize(pixels), labels
         factors = self._to_device(np.ascontiguousarray(draw_colours(**drawn)[:, rows]))

@@ -1,6 +1,7 @@
 """Names of data sets and the functions that read them."""
 
 import os
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -11,7 +12,7 @@ from typing import Any, TypeVar
 from supermask.data.dataset import Dataset
 from supermask.data.errors import MissingDataError, UnknownDataError
 from supermask.data.folder import EVERYTHING, load_folder
-from supermask.data.selection import Selection
+from supermask.data.selection import MOST_PIXELS, Selection
 
 #: Called with the root folder and the wanted image size (None: as the set has it), and, if it keeps a cache,
 #: with the folder of caches (None: the usual one).
@@ -135,8 +136,8 @@ def load_data(
         ValueError: ``image_size`` is not a positive number or above the stored size, or there is a selection
             from what is no folder.
     """
-    if image_size is not None and not 1 <= image_size <= 4096:
-        raise ValueError(f"image_size is a number of pixels from 1 to 4096, not {image_size}")
+    if image_size is not None and not 1 <= image_size <= MOST_PIXELS:
+        raise ValueError(f"image_size is a number of pixels from 1 to {MOST_PIXELS}, not {image_size}")
     base = Path(root or os.environ.get(ROOT_VARIABLE) or _DEFAULT_ROOT).expanduser()
     reader = _READERS.get(name)
     if reader is None:
@@ -174,3 +175,13 @@ def _find_folder(name: str, base: Path) -> Path:
         f"there is no data set {name!r}{hint}, and no folder of that name here or in {base}. Give one "
         f"of {', '.join(list_data())}, or the path of a folder with train/ and test/"
     )
+
+
+def describe_data() -> dict[str, str]:
+    """Name → the first sentence about the module of each registered data set."""
+    found = {**_READERS, **{name: folder.find for name, folder in _FOLDERS.items()}}
+    return {name: _first_line(sys.modules[found[name].__module__].__doc__) for name in list_data()}
+
+
+def _first_line(text: str | None) -> str:
+    return (text or "").strip().partition("\n")[0].rstrip(".")

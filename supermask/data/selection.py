@@ -14,6 +14,8 @@ from supermask.data.draws import Stream, permutation
 from supermask.data.errors import DamagedDataError, MissingDataError
 
 T = TypeVar("T")
+MOST_PIXELS = 4096
+"""Height and width that images can have."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +28,7 @@ class Selection:
         classes: Names of the class folders, or none for all.
         per_class_fraction: Share of each class of the training split, chosen at random but always the
             same; at least one image. A smaller share is part of a larger one.
-        allow_corrupt: Leave out images that cannot be decoded, where they would be an error.
+        allow_corrupt: Leave out images that are missing or cannot be decoded, where they would be an error.
 
     Raises:
         ValueError: A value is out of range.
@@ -40,8 +42,10 @@ class Selection:
     def __post_init__(self) -> None:
         if not 0 < self.per_class_fraction <= 1:
             raise ValueError(f"per_class_fraction is in (0, 1], not {self.per_class_fraction}")
-        if self.stored_size is not None and not 1 <= self.stored_size <= 4096:
-            raise ValueError(f"stored_size is a number of pixels from 1 to 4096, not {self.stored_size}")
+        if self.stored_size is not None and not 1 <= self.stored_size <= MOST_PIXELS:
+            raise ValueError(
+                f"stored_size is a number of pixels from 1 to {MOST_PIXELS}, not {self.stored_size}"
+            )
 
     def thinned(self, name: str, files: Sequence[T]) -> list[T]:
         """The files of a class that belong to the fraction, in their order."""

@@ -16,5 +16,6 @@ from supermask.experiments.engines.registry import Grid as Grid
 from supermask.experiments.registry import EXPERIMENTS as EXPERIMENTS
 from supermask.experiments.registry import Experiment as Experiment
 from supermask.experiments.registry import register_experiment as register_experiment
+from supermask.experiments.scaling import ScalingConfig as ScalingConfig
 from supermask.experiments.stability import StabilityConfig as StabilityConfig
 from supermask.experiments.transfer import TransferConfig as TransferConfig

@@ -8,7 +8,7 @@ from typing import Any, get_args
 
 from supermask.data import Selection
 from supermask.data.augment import Augmentation
-from supermask.data.selection import read_classes
+from supermask.data.selection import MOST_PIXELS, read_classes
 from supermask.experiments.compare.methods import METHODS
 from supermask.experiments.engines import ENGINES
 from supermask.experiments.engines.local import cores_here
@@ -43,10 +43,15 @@ def option(default: Any, help: str, *, choices: tuple[str, ...] = ()) -> Any:
 
 STREAMS = ("auto", "always", "never")
 """Whether images are read batch by batch from their file."""
+OVERSUBSCRIBED = 32
+"""Threads and jobs that can be asked for on each core; a system that is out of threads ends the process."""
+MOST_ROUNDS = 1000
+"""Rounds of iterative pruning on the way to the lowest density."""
 
 _FRACTION = (lambda value: 0 <= value < 1, "take a fraction in [0, 1)")
 _POSITIVE = (lambda value: value > 0, "take a positive number")
 _NOT_NEGATIVE = (lambda value: value >= 0, "take a number that is not negative")
+_PIXELS = (lambda value: 1 <= value <= MOST_PIXELS, f"take a number of pixels from 1 to {MOST_PIXELS}")
 _RANGES: dict[str, tuple[Callable[[float], bool], str]] = {
     "val_fraction": _FRACTION,
     "label_smoothing": _FRACTION,
@@ -54,13 +59,14 @@ _RANGES: dict[str, tuple[Callable[[float], bool], str]] = {
     **dict.fromkeys(
         ("per_class_fraction", "decay"), (lambda value: 0 < value <= 1, "take a fraction in (0, 1]")
     ),
-    **dict.fromkeys(("epochs", "batch_size", "clip", "image_size", "stored_size"), _POSITIVE),
+    **dict.fromkeys(("epochs", "batch_size", "clip"), _POSITIVE),
+    **dict.fromkeys(("image_size", "stored_size"), _PIXELS),
     **dict.fromkeys(
         ("threads", "jobs", "together", "warmup_epochs", "milestones", "checkpoint_seconds"), _NOT_NEGATIVE
     ),
     **dict.fromkeys(("lr", "weight_decay", "search_lr", "search_weight_decay"), _NOT_NEGATIVE),
     "retries": _NOT_NEGATIVE,
-    "gpu_share": (lambda value: 0 < value <= 1, "take a fraction in (0, 1]"),
+    "gpu_share": (lambda value: 0.01 <= value <= 1, "take a fraction from 0.01 to 1"),
     **dict.fromkeys(("seed", "seeds"), (lambda value: 0 <= value < 1 << 63, "take an integer from 0 on")),
 }
 """Field → which values fit, and what to do about others."""
@@ -79,7 +85,9 @@ class TaskConfig:
     )
     classes: tuple[str, ...] = option((), "classes of a folder: names, or files with a name on each line")
     per_class_fraction: float = option(1.0, "share of each class's training images that is used")
-    allow_corrupt: bool = option(False, "leave out images that cannot be decoded, where they are an error")
+    allow_corrupt: bool = option(
+        False, "leave out images that are missing or cannot be decoded, where they are an error"
+    )
     cache: str | None = option(
         None, "where decoded images lie (else $SUPERMASK_CACHE, else ~/.cache/supermask)"
     )
@@ -139,6 +147,11 @@ class TaskConfig:
             for value in given if isinstance(given, tuple) else (given,):
                 if value is not None and not (math.isfinite(value) and fits(value)):
                     raise ConfigError(name, value, remedy)
+        for name in ("threads", "jobs"):
+            most = OVERSUBSCRIBED * self.cores
+            if getattr(self, name) > most and self.engine in ("auto", "plain", "local"):
+                remedy = f"take at most {most}, {OVERSUBSCRIBED} for each of the {self.cores} cores here"
+                raise ConfigError(name, getattr(self, name), remedy)
         if self.stored_size is not None and (self.image_size or 0) > self.stored_size:
             raise ConfigError(
                 "stored_size", self.stored_size, f"take at least --image-size {self.image_size}"
@@ -332,8 +345,6 @@ class CompareConfig(RuleConfig):
         for density in self.densities:
             _check_distribution(self.distribution, density)
         check_distinct(self, "methods", "densities", "seeds")
-        if not 0 < self.rate < 1:
-            raise ConfigError("rate", self.rate, "take a fraction in (0, 1)")
         check_used(self)
         self._check_filters()
         for method in () if self.everything else self.methods:
@@ -393,9 +404,16 @@ def check_distinct(config: TaskConfig, *names: str) -> None:
 
 
 def check_densities(config: Any) -> None:
-    """Refuse densities out of range."""
+    """Refuse densities out of range, and a way to the lowest of more than `MOST_ROUNDS` rounds of pruning."""
     for density in config.densities:
         _check_density("densities", density)
+    if not 0 < config.rate < 1:
+        raise ConfigError("rate", config.rate, "take a fraction in (0, 1)")
+    lowest = min(config.densities, default=1.0)
+    least = 1 - lowest ** (1 / MOST_ROUNDS)
+    if config.rate < least:
+        remedy = f"take at least {least:.2g}: the way to density {lowest:g} has {MOST_ROUNDS} rounds at most"
+        raise ConfigError("rate", config.rate, remedy)
 
 
 def _check_density(name: str, value: float) -> None:

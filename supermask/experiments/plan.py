@@ -1,11 +1,13 @@
 """Plans: the graph of runs behind each command, and which of them make rows of its table."""
 
+import copy
 import dataclasses
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache, partial
 
 import torch
+from torch import nn
 
 from supermask.data import Dataset
 from supermask.experiments.compare.methods import METHODS, NotApplicable
@@ -20,10 +22,16 @@ from supermask.experiments.config import (
 from supermask.experiments.datasets import split
 from supermask.experiments.execution.context import network_of
 from supermask.experiments.searches import asked, check_search, parse_arguments, rule_of
-from supermask.experiments.setting import Comparison, Setting, rescaling, search_run
+from supermask.experiments.setting import Comparison, Setting, check_weights_left, rescaling, search_run
 from supermask.experiments.spec import MaskSource, RunSpec, Task, WeightSource
+from supermask.models import UnknownModelError
 from supermask.prune import FilterLayer, filter_layers, round_counts
 from supermask.weights.roles import ParameterInfo, classify, masked
+
+SMALL = 64
+"""Pixels a side from which on images are large enough for any network."""
+MOST_STEPS = 10**12
+"""Steps of a training; at a microsecond each they take eleven days."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +52,14 @@ class Plan:
 def task_of(config: TaskConfig, data: Dataset) -> Task:
     """The task that a configuration means on this data set: epochs become steps."""
     per_epoch = steps_per_epoch(config, data)
-    steps = max(1, round(config.epochs * per_epoch))
+    steps = round(config.epochs * per_epoch)
+    if not 1 <= steps <= MOST_STEPS:
+        remedy = (
+            f"take at least {1 / per_epoch:.2g}: an epoch has {per_epoch} steps of {config.batch_size} images"
+        )
+        if steps > 1:
+            remedy = f"take at most {MOST_STEPS / per_epoch:.2g}, which are {MOST_STEPS:.0e} steps"
+        raise ConfigError("epochs", config.epochs, remedy)
     warmup = round(config.warmup_epochs * per_epoch)
     if warmup > steps:
         raise ConfigError("warmup_epochs", config.warmup_epochs, f"stay below --epochs {config.epochs}")
@@ -71,15 +86,73 @@ def task_of(config: TaskConfig, data: Dataset) -> Task:
 
 
 def steps_per_epoch(config: TaskConfig, data: Dataset) -> int:
-    """Steps that see every training image once."""
+    """Steps that see every training image once.
+
+    Raises:
+        ConfigError: There are fewer images than a batch has.
+    """
     train, _ = split(data, config.val_fraction)
-    return max(1, len(train) // config.batch_size)
+    if config.batch_size > len(train):
+        remedy = f"take at most {len(train)}, the training images"
+        if config.val_fraction:
+            remedy += f" that --val-fraction {config.val_fraction:g} leaves"
+        raise ConfigError("batch_size", config.batch_size, remedy)
+    return len(train) // config.batch_size
 
 
 def layers_of(task: Task, data: Dataset) -> list[ParameterInfo]:
-    """The masked parameters of the task's network, built without memory for them."""
-    with torch.device("meta"):
-        return masked(network_of(task, data))
+    """The masked parameters of the task's network; see `planned_network`."""
+    return masked(planned_network(task, data))
+
+
+def planned_network(task: Task, data: Dataset) -> nn.Module:
+    """The task's network without memory for its parameters, once it has taken images of the data set's size.
+
+    Raises:
+        ConfigError: The network cannot be built with its arguments, or fails on such images.
+        UnknownModelError: There is no network of that name.
+    """
+    try:
+        with torch.device("meta"):
+            model = network_of(task, data).eval()
+    except UnknownModelError:
+        raise
+    except Exception as error:
+        # Networks of other libraries raise nearly anything for an argument that they do not have.
+        given = " ".join(f"{name}={value}" for name, value in task.model_args.items())
+        name, value = ("model_args", given) if given else ("model", task.model)
+        raise ConfigError(name, value, f"the network cannot be built: {_line(error)}") from None
+    if data.image_size < SMALL and (failure := _failure(task, data, model)):
+        size = f"{data.image_size}x{data.image_size}"
+        remedy = (
+            f"take another --image-size or network; it fails on images of {size} pixels: {_line(failure)}"
+        )
+        raise ConfigError("model", task.model, remedy)
+    return model
+
+
+@torch.no_grad()
+def _failure(task: Task, data: Dataset, model: nn.Module) -> Exception | None:
+    """What a network raises for two images, if it does: one of zeros, and then also one that is drawn.
+
+    Zeros cost next to nothing, but what a network keeps beside parameters and buffers has no values here.
+    """
+    images = torch.zeros(2, data.in_channels, data.image_size, data.image_size)
+    zeros = copy.deepcopy(model).to_empty(device="cpu")
+    for tensor in (*zeros.parameters(), *zeros.buffers()):
+        tensor.zero_()
+    try:
+        zeros(images)
+    except Exception:
+        try:
+            network_of(task, data).eval()(images)
+        except Exception as error:
+            return error
+    return None
+
+
+def _line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def filter_layers_of(task: Task, data: Dataset) -> dict[str, FilterLayer]:
@@ -92,6 +165,7 @@ def plan_search(config: SearchConfig, data: Dataset) -> Plan:
     """One strong ticket."""
     task = task_of(config, data)
     rule, mask, infos = rule_of(config), asked(config), layers_of(task, data)
+    check_weights_left("density", (config.density,), infos)
     with refusals("method_args"):
         check_search(
             config.method,
@@ -196,10 +270,11 @@ def plan_compare(config: CompareConfig, data: Dataset) -> Plan:
     """Every method at every density with every seed."""
     task = task_of(config, data)
     rewind_to = max(1, round(0.05 * task.steps)) if config.rewind_to is None else config.rewind_to
-    if not 0 < rewind_to < task.steps:
-        raise ConfigError("rewind_to", rewind_to, f"take a step between 1 and {task.steps - 1}")
-    with torch.device("meta"):
-        parameters = classify(network_of(task, data))
+    if config.rewind_to is not None and not 0 < rewind_to < task.steps:
+        remedy = f"take a step from 1 to {task.steps - 1}" if task.steps > 1 else "leave it out"
+        raise ConfigError("rewind_to", rewind_to, f"{remedy}: a training has {task.steps} steps")
+    parameters = classify(planned_network(task, data))
+    check_weights_left("densities", config.densities, [info for info in parameters if info.role == "masked"])
     filters = cache(partial(filter_layers_of, task, data))
     per_epoch = steps_per_epoch(config, data)
     parts = [

@@ -34,6 +34,24 @@ def rescaling(method: str, infos: list[ParameterInfo], mask: MaskSource) -> floa
     return {info.name: own[info.name] / info.tensor.numel() for info in infos}
 
 
+def check_weights_left(name: str, densities: Iterable[float], infos: Sequence[ParameterInfo]) -> None:
+    """Refuse densities at which fewer weights are left than there are layers, of which each keeps one.
+
+    Args:
+        name: The field that they come from.
+        densities: Fractions of all masked weights.
+        infos: The masked parameters.
+
+    Raises:
+        ConfigError: It names the first of them.
+    """
+    layers, weights = len(infos), sum(info.tensor.numel() for info in infos)
+    for density in densities:
+        if round(density * weights) < layers:
+            remedy = f"take at least {layers / weights:.2g}: each of {layers} layers keeps a weight"
+            raise ConfigError(name, density, remedy)
+
+
 class Setting:
     """One seed of an experiment: it makes runs of one task and one rule, and remembers all that it made.
 
@@ -61,12 +79,8 @@ class Setting:
         Raises:
             ConfigError: In all they are fewer than there are layers, of which each keeps one.
         """
-        if scope != "global":
-            return self.counts(density)
-        if (count := keep_count(self.weight_count, density)) < (layers := len(self.infos)):
-            least = f"take at least {layers / self.weight_count:.2g}"
-            raise ConfigError("densities", density, f"{least}: each of {layers} layers keeps a weight")
-        return count
+        check_weights_left("densities", (density,), self.infos)
+        return self.counts(density) if scope != "global" else keep_count(self.weight_count, density)
 
     @property
     def weight_count(self) -> int:
@@ -246,8 +260,25 @@ class Comparison(Setting):
         """The trained dense network, with its early weights kept for rewinding."""
         return self.train("dense", snapshots=(self.rewind_to,))
 
+    @cached_property
+    def dense_long(self) -> RunSpec:
+        """The control of IMP's cost: the dense network in one training of all steps of the sparsest ticket.
+
+        The schedule is stretched to them, its milestones and warm-up with it.
+        """
+        times, task = 1 + len(density_path(self.densities, self.config.rate)), self.task
+        stretched = dataclasses.replace(
+            task,
+            steps=times * task.steps,
+            warmup_steps=times * task.warmup_steps,
+            milestones=tuple(times * step for step in task.milestones),
+        )
+        return self.add(dataclasses.replace(self.dense, method="dense-long", task=stretched, snapshots=()))
+
     def pruned(self, method: str = "imp") -> dict[float, RunSpec]:
         """Density → ticket of iterative magnitude pruning; `imp`, `imp-rewind` or `lr-rewind`."""
+        if method == "imp-rewind" and self.rewind_to >= self.task.steps:
+            raise NotApplicable("a training of one step has no earlier one to rewind to; take more --epochs")
         if method not in self._paths:
             self._paths[method] = self.prune_iteratively(
                 method,

@@ -26,12 +26,14 @@ from supermask.experiments.execution.store import Store
 from supermask.experiments.plan import Plan, layers_of, task_of
 from supermask.experiments.registry import Experiment, register_experiment
 from supermask.experiments.searches import rule_of
-from supermask.experiments.setting import Setting
+from supermask.experiments.setting import Setting, check_weights_left
 from supermask.experiments.spec import MaskSource, RunSpec
 from supermask.prune.magnitude import SCOPES
 from supermask.weights.init import INITS
 
 STARTS = (0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
+MOST_POINTS = 1000
+"""Copies of a network, and points on a line, that can be asked for."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,16 +58,15 @@ class StabilityConfig(RuleConfig):
             if not 0 <= start < 1:
                 raise ConfigError("starts", start, "take fractions of the training in [0, 1)")
         for name in ("orders", "points"):
-            if getattr(self, name) < 2:
-                raise ConfigError(name, getattr(self, name), "take at least 2")
-        if not 0 < self.rate < 1:
-            raise ConfigError("rate", self.rate, "take a fraction in (0, 1)")
+            if not 2 <= getattr(self, name) <= MOST_POINTS:
+                raise ConfigError(name, getattr(self, name), f"take from 2 to {MOST_POINTS}")
 
 
 def plan_stability(config: StabilityConfig, data: Dataset) -> Plan:
     """Networks first, then the lines between them, which are the rows."""
     task = task_of(config, data)
     infos = layers_of(task, data)
+    check_weights_left("densities", config.densities, infos)
     starts = sorted({round(start * task.steps) for start in config.starts})
     graph: list[RunSpec] = []
     rows: list[RunSpec] = []

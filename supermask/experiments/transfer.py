@@ -21,7 +21,7 @@ from supermask.experiments.plan import Plan, layers_of, task_of
 from supermask.experiments.registry import Experiment, register_experiment
 from supermask.experiments.results import describe_rows
 from supermask.experiments.searches import rule_of
-from supermask.experiments.setting import Setting
+from supermask.experiments.setting import Setting, check_weights_left
 from supermask.experiments.spec import MaskSource, Rule, RunSpec, Task
 from supermask.prune.magnitude import SCOPES
 from supermask.search import BASES
@@ -64,8 +64,6 @@ class TransferConfig(RuleConfig):
         for density in self.densities:
             if density == 1:
                 raise ConfigError("densities", density, "stay below 1; the dense network is there anyway")
-        if not 0 < self.rate < 1:
-            raise ConfigError("rate", self.rate, "take a fraction in (0, 1)")
         if self.rewind_to < 0:
             raise ConfigError("rewind_to", self.rewind_to, "take a step from 0 on")
 
@@ -131,7 +129,9 @@ def _place(config: TransferConfig, place: str) -> tuple[Task, list[ParameterInfo
     task = task_of(dataclasses.replace(config, data=name), data)
     if config.rewind_to >= task.steps:
         raise ConfigError("rewind_to", config.rewind_to, f"stay below the {task.steps} steps on {name}")
-    return task, layers_of(task, data), rule
+    infos = layers_of(task, data)
+    check_weights_left("densities", config.densities, infos)
+    return task, infos, rule
 
 
 def _tickets(config: TransferConfig, setting: Setting, dense: RunSpec) -> dict[float, RunSpec]:

@@ -3,7 +3,9 @@
 ``create_model(name, ...)`` builds an untrained network, ``list_models()`` says which names there
 are, and ``@register_model(name)`` adds one. A built network carries ``supermask_factory``, a
 small JSON value from which ``build`` makes the same structure again; that is how a ticket file
-can name its network without holding any code.
+can name its network without holding any code. A network with layers that follow from data, and not
+from training, has a method ``look_at(images)``: commands show it training images, normalized, before
+anything is trained.
 
 Every module of this package is imported here, so that a new family is one new file.
 """

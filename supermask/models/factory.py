@@ -51,7 +51,8 @@ def create_model(
         **options: Options of the network: numbers, text, bools and short lists of those. Of the
             library's own: ``width`` (multiplier of the hidden widths), ``bias`` (LeNet, Conv-n),
             ``affine`` (batch norms have a scale and a shift; ResNet, VGG, Conv-n), ``batch_norm``
-            (VGG, Conv-n), ``elu`` (ELUs for ReLUs; Conv-n). Of every network:
+            (VGG, Conv-n), ``elu`` (ELUs for ReLUs; Conv-n), ``shift`` (batch norms have a shift;
+            airbench), ``logit_scale`` (factor of the outputs; airbench). Of every network:
             ``binary_activations``, which makes each activation the sign of its input.
 
     Raises:
@@ -113,9 +114,9 @@ def list_models(family: str | None = None) -> list[str]:
     """Return the names that ``create_model`` takes.
 
     Args:
-        family: None for all of the library's own networks; ``"lenet"``, ``"conv"``, ``"resnet"``,
-            ``"folded"`` or ``"vgg"`` for one family (the part before the first hyphen); ``"timm"`` or
-            ``"torchvision"`` for theirs.
+        family: None for all of the library's own networks; ``"airbench"``, ``"lenet"``, ``"conv"``,
+            ``"resnet"``, ``"folded"`` or ``"vgg"`` for one family (the part before the first hyphen);
+            ``"timm"`` or ``"torchvision"`` for theirs.
 
     Raises:
         ValueError: There is no such family.

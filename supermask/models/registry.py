@@ -2,6 +2,7 @@
 
 import inspect
 import re
+import sys
 from collections.abc import Callable, Mapping
 from typing import TypeVar
 
@@ -80,3 +81,13 @@ def option_defaults(factory: Factory) -> dict[str, object]:
 def _natural_order(name: str) -> list[tuple[int, str]]:
     # resnet-20 before resnet-110: digits compare as numbers, everything else as text.
     return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]
+
+
+def describe_models() -> dict[str, str]:
+    """Name → the first line about each registered network, or else about the module of its factory."""
+    found = {}
+    for name in registered_names():
+        factory = _FACTORIES[name]
+        text = factory.__doc__ or sys.modules[factory.__module__].__doc__ or ""
+        found[name] = text.strip().partition("\n")[0].rstrip(".")
+    return found

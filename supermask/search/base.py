@@ -25,6 +25,7 @@ from supermask.search.construction import (
     replace_scores,
     spread_of,
 )
+from supermask.search.relative_steps import first_sizes, in_units_of_layers, settle_rule
 from supermask.tickets.ticket import Ticket
 from supermask.weights.init import check_seed
 from supermask.weights.roles import ParameterInfo, masked, unwrap
@@ -53,8 +54,12 @@ class Search(Optimizer):
         model: The network; its masked weights at this moment are the frozen W. Call `randomize_` first
             if the ticket is to be a seed and one bit per weight.
         density: Fraction of weights kept, in (0, 1].
-        lr: Learning rate of the scores.
-        base: `sgd`, `adam`, `adamw` or any `torch.optim.Optimizer` class; it moves the scores.
+        lr: Learning rate of the scores. Without it they take relative steps by SGD with Nesterov momentum,
+            where that was measured for the method.
+        base: `sgd` (the default), `adam`, `adamw` or any `torch.optim.Optimizer` class; it moves the scores.
+        step_size: `absolute`, the published rule: the base rule moves scores by their gradients. `relative`:
+            by gradients in units of each layer's first scores, of which `lr` is a share; see
+            `relative_steps`. By default the first where there is an `lr`, the second where there is none.
         distribution: How the density spreads over layers: `uniform`, `global`, `erk`, `epl`, or N:M such
             as `2:4`: N of every M weights along the input dimension (`ops.select_n_of_m`).
         density_schedule: `constant`, or `cubic`: from `initial_density` to `density` by (1 - t/T)³, see
@@ -84,6 +89,8 @@ class Search(Optimizer):
     """What scores are ranked by; see `ops.select`."""
     exact_density: bool = True
     """Whether every mask keeps exactly `keep` weights; otherwise the density emerges from the scores."""
+    has_default_rate: bool = False
+    """Whether relative steps without a learning rate were measured for it; otherwise `lr` is required."""
     graphable: bool = False
     """Whether a step launches the same kernels with the same arguments every time; see `graph_obstacle`."""
     recipe: ClassVar[Mapping[str, Any]] = {}
@@ -94,8 +101,9 @@ class Search(Optimizer):
         model: nn.Module,
         *,
         density: float,
-        lr: float,
-        base: str | type[Optimizer] = "sgd",
+        lr: float | None = None,
+        base: str | type[Optimizer] | None = None,
+        step_size: str | None = None,
         distribution: str = "uniform",
         density_schedule: str = "constant",
         schedule_steps: int | None = None,
@@ -115,6 +123,8 @@ class Search(Optimizer):
         check_schedule(density_schedule, schedule_steps, distribution, density, initial_density)
         draws_like_all = type(self).initial_scores is Search.initial_scores
         check_score_init(score_init, None if draws_like_all else self.method)
+        rule = (lr, base, step_size, base_options)
+        lr, base, self.step_size, base_options = settle_rule(self.method, self.has_default_rate, *rule)
         infos = masked(model, include, exclude)
         norms = norm_parameters(model) if train_norms else []
         freeze_the_rest(model, [info.tensor for info in infos], norms)
@@ -135,6 +145,8 @@ class Search(Optimizer):
         super().__init__([{"params": [*self._names.values(), *norms], **group}], self.base.defaults)
         for name, parameter in self._names.items():
             self.state[parameter] = {"score": first[name], "weight": weights[name]}
+            if self.step_size == "relative":
+                self.state[parameter]["sizes"] = first_sizes(first[name], weights[name])
         self.keep = self._counts(self.current_density)
         self._cuts = ops.new_cuts(list(first.values()), together=distribution == "global")
         self._write(self.select())
@@ -357,6 +369,7 @@ class Search(Optimizer):
             "ranking": self.ranking,
             "density_schedule": [self.density_schedule, self.schedule_steps, *self._start()],
             "names": list(self._names),
+            **({} if self.step_size == "absolute" else {"step_size": self.step_size}),
         }
 
     @torch.no_grad()
@@ -367,8 +380,8 @@ class Search(Optimizer):
             ValueError: The state is of another search: other parameters, shapes or groups.
         """
         theirs, names = state_dict.get("search", {}), list(self._names)
-        for key, ours in self._identity().items():
-            if theirs.get(key) != ours:
+        for key in {**self._identity(), **theirs}:
+            if theirs.get(key) != (ours := self._identity().get(key)):
                 what = "other parameters" if key == "names" else f"another {key}"
                 raise ValueError(f"the state is of {what} ({theirs.get(key)}) than this search's ({ours})")
         entries = [state_dict["state"][index] for index in range(len(names))]
@@ -405,7 +418,7 @@ class Search(Optimizer):
 
     def _step_in_parts(self) -> None:
         received = [self.state[p] for p in self._names.values() if p.grad is not None]
-        grads = [p.grad for p in self._names.values() if p.grad is not None]
+        grads = self.gradients([p for p in self._names.values() if p.grad is not None])
         scores = [state["score"] for state in received]
         weights = [state["weight"] for state in received]
         for score, grad in zip(scores, self.score_gradients(grads, weights, scores), strict=True):
@@ -414,6 +427,14 @@ class Search(Optimizer):
         for score in scores:
             score.grad = None
         self._write(self.select())
+
+    def gradients(self, parameters: Iterable[Tensor]) -> list[Tensor]:
+        """dL/dW_eff of parameters that have one, in units of their layers where steps are relative."""
+        given = list(parameters)
+        grads: list[Any] = [p.grad for p in given]
+        if self.step_size == "absolute":
+            return grads
+        return in_units_of_layers(grads, [self.state[p]["sizes"] for p in given])
 
     def _frozen_weight(self, info: ParameterInfo) -> Tensor:
         dtype = torch.promote_types(info.tensor.dtype, torch.float32)

@@ -27,7 +27,7 @@ class EdgePopup(Search):
         ranking: `magnitude` (|s|, the authors' code) or `raw` (s, the paper's equation 6).
     """
 
-    graphable = True
+    graphable = has_default_rate = True
 
     def __init__(self, model: nn.Module, *, ranking: str = "magnitude", **options: Any) -> None:
         self.ranking = ops.check_ranking(ranking)

@@ -36,23 +36,24 @@ def sgd_steps(searches: Sequence[Search], cuts: Tensor) -> bool:
         return False
     parameters = [p for search in searches for p in search._names.values()]
     states = [search.state[p] for search in searches for p in search._names.values()]
-    scores, grads = [state["score"] for state in states], [p.grad for p in parameters]
+    scores = [state["score"] for state in states]
     velocities: list[Tensor] | None = []
     if given[0]["momentum"] != 0:
         velocities = _velocities(searches)
-    if velocities is None or not all(map(_fits, scores, grads)):
+    if velocities is None or not all(map(_fits, scores, [p.grad for p in parameters])):
         return False
     # A cut over all tensors needs a kernel that knows of it, as that of rank_into does.
     if together and not ops.is_native("rank_into", scores[0].device):
         return False
     keep = [count for search in searches for count in _counts(search)]
     weights = [state["weight"] for state in states]
+    grads = [grad for search in searches for grad in search.gradients(search._names.values())]
     try:
         selected = ops.edge_popup_sgd(
             parameters,
             scores,
             velocities,
-            grads,  # type: ignore[arg-type]  # none is None: _fits
+            grads,
             weights,
             keep,
             cuts,

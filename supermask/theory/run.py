@@ -28,6 +28,8 @@ from supermask.theory.target import Target, train_attention, train_perceptron
 
 FORMAT = 1
 """Part of a case's name: raised when the same options would give other numbers."""
+SIZES = ("accuracy", "kept_weights", "random_weights")
+TARGET = ("target_accuracy", "target_weights", "mean_output_norm")
 ERRORS = ("mean_weight_error", "max_weight_error", "mean_output_error", "max_output_error")
 
 
@@ -151,9 +153,9 @@ def summarize(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         for key in ERRORS:
             values = [row[key] for row in members]
             entry[key] = {"mean": statistics.fmean(values), "min": min(values), "max": max(values)}
-        for key in ("accuracy", "kept_weights", "random_weights"):
+        for key in SIZES:
             entry[key] = statistics.fmean(row[key] for row in members)
-        for key in ("target_accuracy", "target_weights", "mean_output_norm"):
+        for key in TARGET:
             entry[key] = members[0][key]
         summary.append(entry)
     return summary
@@ -211,9 +213,20 @@ def _finished(path: Path) -> dict[str, Any] | None:
     if not path.exists():
         return None
     row = read_json(path)
-    if not isinstance(row, dict) or not {"construction", "n", "seed", "accuracy", *ERRORS} <= row.keys():
+    if not isinstance(row, dict) or not _is_case(row, path):
         raise DamagedFileError(f"{path} is damaged; delete it to have it made again")
     return row
+
+
+def _is_case(row: dict[str, Any], path: Path) -> bool:
+    """Whether a row is that of the case that a file is named after, with a number for everything else."""
+    named = f"{row.get('construction')}-{row.get('n')}-{row.get('seed')}-"
+    numbers = [value for key, value in row.items() if key != "construction"]
+    return (
+        {*ERRORS, *SIZES, *TARGET} <= row.keys()
+        and all(type(value) in (int, float) and math.isfinite(value) for value in numbers)
+        and path.name.startswith(named)
+    )
 
 
 def _csv(rows: Sequence[dict[str, Any]]) -> str:

@@ -21,18 +21,35 @@ class Checkpoint:
     Attributes:
         path: The file; it is replaced atomically.
         seconds: Least time between two saves.
+        training: Name of what is trained. A file of another name is refused, one without any is not.
     """
 
     path: Path
     seconds: float = 30.0
+    training: str | None = None
     _saved_at: float = field(default_factory=time.monotonic)
 
     def load(self) -> dict[str, Any] | None:
-        """The saved state, or None. Raises DamagedFileError when the file is not sound."""
+        """The saved state, or None.
+
+        Raises:
+            DamagedFileError: The file is not sound, or of another training.
+        """
+        if not self.path.exists():
+            return None
         try:
-            return load_tree(self.path) if self.path.exists() else None
+            saved = load_tree(self.path)
         except DamagedFileError as error:
-            raise DamagedFileError(f"{error}. Delete it to begin this training again") from None
+            raise self.damaged(str(error)) from None
+        if not isinstance(saved, dict):
+            raise self.damaged(f"{self.path} is no checkpoint of a training")
+        if self.training and saved.get("training", self.training) != self.training:
+            raise self.damaged(f"{self.path} is of {saved['training']!r:.200} and not of {self.training!r}")
+        return saved
+
+    def damaged(self, what: str) -> DamagedFileError:
+        """The error for a file that cannot be used."""
+        return DamagedFileError(f"{what}. Delete it to begin this training again")
 
     @property
     def elapsed(self) -> float:
@@ -40,7 +57,7 @@ class Checkpoint:
         return time.monotonic() - self._saved_at
 
     def save(self, state: dict[str, Any]) -> None:
-        save_tree(self.path, state)
+        save_tree(self.path, state if self.training is None else {"training": self.training, **state})
         self._saved_at = time.monotonic()
 
 
@@ -75,18 +92,58 @@ def state_of(
     }
 
 
-def restore(
+def resume(
+    checkpoint: Checkpoint,
+    model: nn.Module,
+    optimizer: Optimizer,
+    scaler: torch.amp.GradScaler,
+    share: Share,
+    steps: range,
+) -> Progress:
+    """Put a saved training, if there is one, in place of the present one; returns how far it was.
+
+    Args:
+        checkpoint: Where it may be.
+        model: Takes the saved weights and buffers.
+        optimizer: Takes its saved state.
+        scaler: Likewise.
+        share: What this rank trains on.
+        steps: From the first step to the last.
+
+    Raises:
+        DamagedFileError: The file is not sound, or does not hold the state of this training.
+    """
+    if (saved := checkpoint.load()) is None:
+        return Progress(steps.start)
+    try:
+        progress = _restore(saved, model, optimizer, scaler, share)
+    except Exception as error:
+        # Other content makes model, optimizer and generators raise nearly anything.
+        reason = (str(error).splitlines() or [""])[0]
+        raise checkpoint.damaged(
+            f"{checkpoint.path} does not hold the state of this training ({type(error).__name__}: {reason})"
+        ) from error
+    if not steps.start <= progress.step <= steps.stop:
+        raise checkpoint.damaged(
+            f"{checkpoint.path} is at step {progress.step} of a training from step {steps.start} to "
+            f"{steps.stop}"
+        )
+    return progress
+
+
+def _restore(
     saved: dict[str, Any],
     model: nn.Module,
     optimizer: Optimizer,
     scaler: torch.amp.GradScaler,
     share: Share,
 ) -> Progress:
-    """Put a saved training in place of the present one; returns how far it was."""
+    progress = Progress(**saved["progress"])
+    if type(progress.step) is not int or not isinstance(progress.history, list):
+        raise ValueError("its progress is none")
     unwrap(model).load_state_dict(saved["model"])
     optimizer.load_state_dict(saved["optimizer"])
     if saved["scaler"]:
         scaler.load_state_dict(saved["scaler"])
-    progress = Progress(**saved["progress"])
     progress.loss_sum = share.restore(saved, progress.loss_sum, next(model.parameters()).device)
     return progress

@@ -17,7 +17,7 @@ from torch.optim import Optimizer
 from supermask.distributed import Pace, Ranks, RanksDifferError, Share
 from supermask.training.checkpoint import Checkpoint as Checkpoint
 from supermask.training.checkpoint import Progress as Progress
-from supermask.training.checkpoint import restore, state_of
+from supermask.training.checkpoint import resume, state_of
 from supermask.training.cuda_graphs import graphed, set_rates
 from supermask.training.memory_format import guarded
 from supermask.training.precision import AMP_DTYPES as AMP_DTYPES
@@ -85,7 +85,7 @@ def fit(
         ValueError: An unknown `amp`, or `cuda_graphs` where a graph cannot hold the step.
         MemoryFormatError: A layer met channels_last that a CPU cannot train in it, see `memory_format`.
         DivergedError: The training loss became NaN or infinite.
-        DamagedFileError: The checkpoint is not sound.
+        DamagedFileError: The checkpoint is not sound, or of another training.
         RanksDifferError: Ranks that train together do not hold the same any more.
     """
     if amp not in AMP_DTYPES:
@@ -94,8 +94,8 @@ def fit(
     device = next(model.parameters()).device
     scaler = torch.amp.GradScaler(device.type, enabled=amp == "fp16")
     progress, share = Progress(start), share or Share()
-    if checkpoint and (saved := checkpoint.load()) is not None:
-        progress = restore(saved, model, optimizer, scaler, share)
+    if checkpoint:
+        progress = resume(checkpoint, model, optimizer, scaler, share, range(start, steps))
     if (first := share.ranks.from_main(lambda: progress.step)) != progress.step:
         raise RanksDifferError(
             f"rank {share.ranks.rank} goes on from step {progress.step}, rank 0 from step {first}: they read "

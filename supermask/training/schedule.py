@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 
-SCHEDULES = ("cosine", "constant", "multistep")
+SCHEDULES = ("cosine", "linear", "constant", "multistep")
 
 
 @dataclass(frozen=True)
@@ -11,8 +11,8 @@ class Schedule:
     """Learning-rate factor of each step, a pure function of the step number.
 
     Attributes:
-        kind: `cosine` (to zero at the last step), `constant`, or `multistep` (× `decay` at each
-            milestone).
+        kind: `cosine` or `linear` (to zero after the last step), `constant`, or `multistep` (× `decay`
+            at each milestone).
         steps: Length of the whole schedule.
         warmup: Steps of linear warm-up, from 1/warmup to 1.
         milestones: Steps at which `multistep` decays.
@@ -32,9 +32,9 @@ class Schedule:
     def __call__(self, step: int) -> float:
         if step < self.warmup:
             return (step + 1) / self.warmup
-        if self.kind == "cosine":
-            progress = (step - self.warmup) / max(self.steps - self.warmup, 1)
-            return 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
+        if self.kind in ("cosine", "linear"):
+            progress = min((step - self.warmup) / max(self.steps - self.warmup, 1), 1.0)
+            return 0.5 * (1 + math.cos(math.pi * progress)) if self.kind == "cosine" else 1 - progress
         if self.kind == "multistep":
             return self.decay ** sum(step >= milestone for milestone in self.milestones)
         return 1.0

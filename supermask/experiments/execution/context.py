@@ -32,6 +32,8 @@ from supermask.weights.roles import masked
 EVALUATIONS = 20
 """Points of a learning curve."""
 EVAL_BATCH = 500
+LOOKED_AT = 5000
+"""Training images that are shown to a network that has `look_at`."""
 
 
 @dataclass(frozen=True)
@@ -113,6 +115,7 @@ class Execution:
         self._stream = {"always": True, "never": False}.get(environment.stream)
         self._placed: dict[Images, tuple[Images, bool]] = {}
         self.model = self._model(task)
+        self._show_images()
         self.loader = self._loader(task)
         self.initial_weights = self.masked_weights()
 
@@ -138,6 +141,14 @@ class Execution:
         if self._channels_last:
             model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         return randomize_(model, source.init, source.seed, density=source.rescale_by)
+
+    def _show_images(self) -> None:
+        """Let a network that has `look_at` see training images, the same ones in every run of a data set."""
+        if look_at := getattr(self.model, "look_at", None):
+            shown = self.train_split.take(torch.arange(min(LOOKED_AT, len(self.train_split))))
+            about = (self.data.mean, self.data.std, self.environment.device)
+            batches = iterate_eval(shown, EVAL_BATCH, *about, image_size=self.data.image_size)
+            look_at(torch.cat([images for images, _ in batches]))
 
     def _takes_channels_last(self, model: nn.Module) -> bool:
         """What was asked for; by default wherever there are convolutions and the device can train them so."""
@@ -209,7 +220,7 @@ class Execution:
             objective=self._objective(optimizer),
             on_step=step_done,
             on_record=self.run.write_history if ranks.main else None,
-            checkpoint=Checkpoint(self.run.checkpoint, self.environment.checkpoint_seconds),
+            checkpoint=Checkpoint(self.run.checkpoint, self.environment.checkpoint_seconds, spec.id),
             share=share,
             **self.training(),
         )

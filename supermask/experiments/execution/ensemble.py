@@ -108,7 +108,9 @@ class _Team:
                 evaluation=self._measure,
                 on_step=self._step_done,
                 on_record=self._write_histories,
-                checkpoint=Checkpoint(first.team_checkpoint, self.seconds),
+                checkpoint=Checkpoint(
+                    first.team_checkpoint, self.seconds, " ".join(spec.id for spec in self.specs)
+                ),
                 **settings,
             )
         except DivergedError as error:
@@ -168,4 +170,4 @@ class _Team:
         )
         scaler = torch.amp.GradScaler(enabled=False)
         state = state_of(alone, model, optimizer, scaler, Share())
-        Checkpoint(self.runs[index].checkpoint).save(state)
+        Checkpoint(self.runs[index].checkpoint, training=self.specs[index].id).save(state)

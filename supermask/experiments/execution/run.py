@@ -63,6 +63,7 @@ def _finish(
     parents = [execution.store.run(id).result or {} for id in spec.needs]
     return run.finish(
         {
+            "run": spec.id,
             "method": spec.method,
             "density": density(outcome.mask) if outcome.mask else 1.0,
             "seed": spec.seed,

@@ -6,16 +6,35 @@ run goes on, and `result.json`, which is written last.
 """
 
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from filelock import FileLock
+from torch import Tensor
 
 from supermask.experiments.spec import RunSpec
 from supermask.io import DamagedFileError, load_tree, read_json, save_tree, write_json, write_text
 from supermask.masks import Mask
 from supermask.tickets.ticket import Ticket
+
+NUMBER = (int, float)
+RESULT: dict[str, tuple[type, ...]] = {
+    "method": (str,),
+    "density": NUMBER,
+    "seed": (int,),
+    "test_accuracy": (*NUMBER, type(None)),
+    "test_loss": (*NUMBER, type(None)),
+    "val_accuracy": (*NUMBER, type(None)),
+    "steps": (int,),
+    "total_steps": (int,),
+    "seconds": NUMBER,
+    "ticket_bytes": (int, type(None)),
+    "dense_bytes": (int,),
+}
+"""What every result has, and the types of it."""
 
 
 class Run:
@@ -31,12 +50,23 @@ class Run:
         if not path.exists():
             return None
         result = read_json(path)
-        sound = isinstance(result, dict) and "test_accuracy" in result and "ticket_bytes" in result
+        sound = self._is_mine(result)
         if not sound or (result["ticket_bytes"] is not None and not self.ticket_path().exists()):
             raise DamagedFileError(
                 f"{path} or its ticket is damaged; delete {self.folder} to have it made again"
             )
         return result
+
+    def _is_mine(self, result: Any) -> bool:
+        """Whether what was read is the result of this run, as far as its name tells."""
+        if not isinstance(result, dict) or not all(
+            key in result and _fits(result[key], kinds) for key, kinds in RESULT.items()
+        ):
+            return False
+        named = f"{result['method']}-d", f"-s{result['seed']}-"
+        return result.get("run", self.folder.name) == self.folder.name and (
+            self.folder.name.startswith(named[0]) and named[1] in self.folder.name
+        )
 
     @property
     def checkpoint(self) -> Path:
@@ -76,9 +106,12 @@ class Run:
         if not self._mask_path.exists():
             return self.ticket().mask()
         try:
-            return load_tree(self._mask_path)
+            mask = load_tree(self._mask_path)
+            if not isinstance(mask, dict) or not all(_is_mask(own) for own in mask.values()):
+                raise DamagedFileError(f"{self._mask_path} holds no mask")
         except DamagedFileError as error:
             raise DamagedFileError(f"{error}. Delete {self.folder} to have the run made again") from None
+        return mask
 
     def write_mask(self, mask: Mask) -> None:
         """Keep a mask that the ticket does not tell, because its weights are not zero outside."""
@@ -93,8 +126,11 @@ class Run:
         if not path.exists():
             return []
         try:
-            return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-        except ValueError:
+            entries = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+            if not all(_is_record(entry) for entry in entries):
+                raise ValueError("no learning curve")
+            return entries
+        except (ValueError, RecursionError):
             raise DamagedFileError(f"{path} is damaged; delete {self.folder} to have it made again") from None
 
     def write_history(self, history: Sequence[dict[str, float]]) -> None:
@@ -148,3 +184,17 @@ class Store:
         """Whether just these runs, in this order, have begun to train together and not ended."""
         team = self.run(ids[0]).team if ids else None
         return team is not None and team.exists() and read_json(team) == list(ids)
+
+
+def _fits(value: Any, kinds: tuple[type, ...]) -> bool:
+    """Whether a value read from JSON is of one of some types, and finite if it is a number."""
+    return type(value) in kinds and (not isinstance(value, float) or math.isfinite(value))
+
+
+def _is_record(entry: Any) -> bool:
+    """Whether an entry is one of a learning curve: numbers by name, the step among them."""
+    return isinstance(entry, dict) and "step" in entry and all(type(v) in NUMBER for v in entry.values())
+
+
+def _is_mask(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.dtype == torch.bool

@@ -166,6 +166,10 @@ ACTIONS = (
 
 CONTROLS = (
     Method(
+        "dense-long", "dense, as many steps as IMP", "control", "#15191e", "o",
+        "Every weight, trained once for as many steps as all rounds of IMP take together.", (0, (2, 1.2)),
+    ),
+    Method(
         "reinit", "reinit", "control", "#59636e", "v",
         "The mask of the IMP ticket on newly drawn weights, trained.", (0, (4, 1.6)),
     ),

@@ -1,5 +1,6 @@
 """Which results to speak of, chosen without looking at the test split."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -29,7 +30,8 @@ class Picks:
     Attributes:
         dense: The dense network.
         strong: The strong ticket: the best on the validation split.
-        trained: The trained ticket: the sparsest that matches dense on validation, else the best there.
+        trained: The trained ticket: the one at the density of the strong ticket. Where there is none of
+            those: the sparsest that matches dense on validation, else the best there.
     """
 
     dense: SummaryRow | None
@@ -40,8 +42,9 @@ class Picks:
     def among(cls, rows: Sequence[SummaryRow]) -> "Picks":
         """Choose among `rows`."""
         dense = next((row for row in rows if row.method.group == "dense"), None)
-        strong = [row for row in rows if row.method.group == "strong"]
-        return cls(dense, best_row(strong) if strong else None, _trained_pick(rows, dense))
+        found = [row for row in rows if row.method.group == "strong"]
+        strong = best_row(found) if found else None
+        return cls(dense, strong, _trained_pick(rows, dense, strong))
 
 
 def best_row(rows: Sequence[SummaryRow]) -> SummaryRow:
@@ -71,13 +74,18 @@ def _best(rows: Sequence[SummaryRow]) -> SummaryRow | None:
     return max(rows, key=lambda row: row.val_accuracy or 0.0, default=None)
 
 
-def _trained_pick(rows: Sequence[SummaryRow], dense: SummaryRow | None) -> SummaryRow | None:
+def _trained_pick(
+    rows: Sequence[SummaryRow], dense: SummaryRow | None, strong: SummaryRow | None
+) -> SummaryRow | None:
     """Only the first trained method of the table is considered, which is IMP where there is IMP: the best of
     several methods would be no finding about any of them."""
     trained = [row for row in rows if row.method.is_trained]
     candidates = [row for row in trained if row.method == trained[0].method]
     if not candidates:
         return None
+    if strong is not None:
+        # One density for all: elsewhere a method would be set against its own best or worst point.
+        return min(candidates, key=lambda row: abs(math.log(row.true_density / strong.true_density)))
     if dense is not None and dense.val_accuracy is not None:
         goal = dense.val_accuracy
         matching = [row for row in candidates if row.val_accuracy is not None and row.val_accuracy >= goal]

@@ -7,6 +7,7 @@ from supermask.report.formatting import bytes_text, density_text, percent, print
 from supermask.report.results.best import best_row
 from supermask.report.results.model import Results
 from supermask.report.results.rows import SummaryRow
+from supermask.report.results.verdict import verdict
 
 
 def headline_of(results: Results) -> str:
@@ -18,6 +19,8 @@ def headline_of(results: Results) -> str:
         sentences.append(_strong_sentence(rows, picks.strong, say))
     if picks.dense:
         sentences.append(f"The trained dense network reaches {say(picks.dense)}.")
+    if picks.dense and picks.strong and (decided := verdict(rows, results.runs, picks.strong, picks.dense)):
+        sentences.append(decided)
     if picks.trained:
         # Only `compare --methods imp` promises that the control has the very mask of the ticket.
         own_control = picks.trained.method.name == "imp" or results.command == "imp"

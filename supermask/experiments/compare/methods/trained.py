@@ -18,6 +18,12 @@ def dense(comparison: Comparison) -> Iterable[RunSpec]:
     return [comparison.dense]
 
 
+@register_method("dense-long")
+def dense_long(comparison: Comparison) -> Iterable[RunSpec]:
+    """Every weight, trained for as many steps as all that stands behind the sparsest IMP ticket."""
+    return [comparison.dense_long]
+
+
 @register_method("imp")
 def imp(comparison: Comparison) -> Iterable[RunSpec]:
     """Rewound to initialization."""

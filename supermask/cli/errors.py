@@ -1,0 +1,62 @@
+"""What a command says of an error, and the code that it exits with.
+
+Exit codes: 0 done, 2 a wrong call, 1 a failure, 130 an interrupt that the same command resumes.
+"""
+
+import re
+
+from supermask.cli.flags import FlagError
+
+EXIT_FAILURE, EXIT_USAGE, EXIT_INTERRUPT = 1, 2, 130
+_ARGUMENTS = re.compile(
+    r"(?<![\w/.-])(image_size|stored_size|per_class_fraction|allow_corrupt|val_fraction|batch_size"
+    r"|label_smoothing|channels_last|cuda_graphs|root(?==))\b(=\b)?=?"
+)
+"""Arguments of the library that its errors name, with an equals sign or without."""
+
+
+def exit_code(error: Exception) -> int | None:
+    """The code of an error that a user can mend; None for a defect of ours, which deserves a traceback."""
+    if isinstance(error, FlagError):  # before anything heavy is imported
+        return EXIT_USAGE
+    from supermask.data import DamagedDataError, DataError
+    from supermask.distributed import RankLostError, RanksDifferError
+    from supermask.experiments import ConfigError, EngineError
+    from supermask.io import DamagedFileError
+    from supermask.models import UnknownModelError
+    from supermask.training.loop import DivergedError
+
+    if isinstance(error, ConfigError | UnknownModelError | FileNotFoundError):
+        return EXIT_USAGE
+    if isinstance(error, DataError) and not isinstance(error, DamagedDataError):
+        return EXIT_USAGE
+    failures = (DamagedFileError, DamagedDataError, DivergedError, EngineError, OSError, ValueError)
+    ranks_failed = isinstance(error, RankLostError | RanksDifferError)
+    return EXIT_FAILURE if ranks_failed or isinstance(error, failures) else None
+
+
+def message_of(error: Exception) -> str:
+    """One line: the flag at fault, if there is one, what is wrong with it, and the remedy."""
+    if isinstance(error, FlagError):
+        return str(error)
+    from supermask.data import DataError
+    from supermask.models import UnknownModelError
+
+    if isinstance(error, UnknownModelError):
+        return f"--model: {error}"
+    if isinstance(error, DataError):
+        return f"--data: {with_flags(str(error))}"
+    if isinstance(error, OSError) and error.strerror:
+        where = error.filename or "writing a file"
+        return f"{where}: {error.strerror}. Choose another --out or --cache, or make room or access there"
+    return with_flags(str(error))
+
+
+def with_flags(text: str) -> str:
+    """The same text with flags where the library names its arguments."""
+
+    def flag(found: re.Match[str]) -> str:
+        name = "data-root" if found[1] == "root" else found[1].replace("_", "-")
+        return f"--{name} " if found[2] else f"--{name}"
+
+    return _ARGUMENTS.sub(flag, text)

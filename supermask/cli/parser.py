@@ -1,0 +1,193 @@
+"""The command line's grammar: commands, their flags in groups, help, and errors in one line."""
+
+import argparse
+from collections.abc import Iterable, Sequence
+from typing import Any, NoReturn
+
+import supermask
+from supermask.cli.catalogue import Catalogue, Command
+from supermask.cli.flags import Flag, add_flag
+from supermask.cli.suggest import near
+
+GROUPS: dict[str, tuple[str, ...]] = {
+    "data": (
+        *("data", "data_root", "image_size", "stored_size", "classes", "per_class_fraction"),
+        *("allow_corrupt", "cache", "stream", "val_fraction", "augment"),
+    ),
+    "network": ("model", "model_args", "init", "search_init", "rescale"),
+    "training": (
+        *("epochs", "batch_size", "optimizer", "lr", "momentum", "nesterov", "weight_decay", "schedule"),
+        *("warmup_epochs", "milestones", "decay", "label_smoothing", "clip", "amp", "sync_norms"),
+    ),
+    "execution": (
+        *("out", "device", "jobs", "threads", "engine", "retries", "keep_going", "gpu_share", "ray_address"),
+        *("together", "channels_last", "compile", "cuda_graphs", "checkpoint_seconds"),
+    ),
+}
+"""Title → flags; all others are what the command itself is about."""
+COMMON = frozenset(
+    "data data_root image_size model model_args epochs batch_size optimizer lr augment out device jobs seed "
+    "seeds method methods density densities rounds rate rewind_to starts places constructions".split()
+)
+"""Flags that `--help` shows; `--help-all` shows all."""
+ALL = "--help-all"
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser that says what is wrong in one line, and what was perhaps meant."""
+
+    def error(self, message: str) -> NoReturn:
+        """Exit with code 2; the line names the flag as it was given."""
+        text = message.removeprefix("argument ")
+        self.exit(2, f"{self.prog}: {text}\n`{self.prog} --help` lists what there is\n")
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if action.choices is not None and value not in action.choices:
+            choices = list(map(str, action.choices))
+            hint = near(str(value), choices)
+            text = f"{value!r} is not one of {', '.join(choices)}" + (f"; {hint}" if hint else "")
+            raise argparse.ArgumentError(action, text)
+
+
+def parser_of(found: Catalogue, everything: bool = False) -> Parser:
+    """The parser of all commands.
+
+    Args:
+        found: What there is.
+        everything: Show all flags in help, not the common ones alone.
+    """
+    parser = Parser(
+        prog="supermask",
+        usage="supermask COMMAND [FLAG ...]",
+        description="Find subnetworks that work without training, and compare them with IMP tickets.",
+        epilog="`supermask COMMAND --help` explains a command.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"supermask {supermask.__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", title="commands")
+    for command in found.commands:
+        _add_experiment(commands, command, everything)
+    for name, help, add in OTHERS:
+        other = _add(commands, name, help)
+        add(other)
+        if everything:  # they show all their flags either way
+            other.add_argument(ALL, action="help", help=argparse.SUPPRESS)
+    return parser
+
+
+def check_known(parser: Parser, arguments: Sequence[str], found: Catalogue) -> None:
+    """Refuse an unknown command before anything else is said about the call."""
+    names = command_names(found)
+    word = next((word for word in arguments if not word.startswith("-")), None)
+    if word is not None and arguments[0] == word and word not in names:
+        hint = near(word, names)
+        parser.error(f"there is no command {word!r}; {hint or 'it is one of ' + ', '.join(names)}")
+
+
+def refuse_unknown(arguments: Sequence[str], command: str, found: Catalogue) -> NoReturn:
+    """Exit with code 2 over words that no flag takes, with the nearest flag."""
+    flags = [flag.spelled for entry in found.commands if entry.name == command for flag in entry.flags]
+    word = next((word for word in arguments if word.startswith("-")), arguments[0]).partition("=")[0]
+    hint = near(word, [*flags, "--config", "--help", ALL]) if word.startswith("-") else ""
+    what = f"there is no flag {word}" if word.startswith("-") else f"{word!r} belongs to no flag"
+    Parser(prog=f"supermask {command}").error(f"{what}; {hint}" if hint else what)
+
+
+def command_names(found: Catalogue) -> list[str]:
+    """All commands, in the order of help."""
+    return [*(command.name for command in found.commands), *(name for name, _, _ in OTHERS)]
+
+
+def _add(commands: Any, name: str, help: str, flags: str = "[FLAG ...]") -> Parser:
+    parser: Parser = commands.add_parser(
+        name,
+        help=help,
+        description=f"supermask {name}: {help}.",
+        prog=f"supermask {name}",
+        usage=f"supermask {name} {flags}",
+        allow_abbrev=False,
+    )
+    return parser
+
+
+def _add_experiment(commands: Any, command: Command, everything: bool) -> None:
+    parser = _add(commands, command.name, command.help, "[FLAG ...] --out FOLDER")
+    parser.add_argument("--config", metavar="FILE", help="YAML or TOML file with the same names; flags win")
+    hidden = 0
+    for title, flags in _grouped(command):
+        shown = [flag for flag in flags if everything or flag.name in COMMON]
+        hidden += len(flags) - len(shown)
+        group = parser.add_argument_group(title)
+        for flag in flags:
+            add_flag(group, flag, hidden=flag not in shown)
+    parser.add_argument(ALL, action="help", help=f"show {hidden or 'all'} further flags and exit")
+
+
+def _grouped(command: Command) -> Iterable[tuple[str, list[Flag]]]:
+    """Titles and their flags: the command's own first, common flags in front in each group."""
+    elsewhere = {name for names in GROUPS.values() for name in names}
+    by_name = {flag.name: flag for flag in command.flags}
+    own = [flag for flag in command.flags if flag.name not in elsewhere]
+    for title, flags in (
+        (command.name, own),
+        *((title, [by_name[name] for name in names if name in by_name]) for title, names in GROUPS.items()),
+    ):
+        if flags:
+            yield title, sorted(flags, key=lambda flag: flag.name not in COMMON)
+
+
+def _add_eval(parser: Parser) -> None:
+    parser.usage = "supermask eval TICKET [FLAG ...]"
+    parser.add_argument("ticket", metavar="TICKET", help="ticket file")
+    parser.add_argument("--data", help="data set; by default the one the ticket was made on")
+    parser.add_argument("--data-root", help="where data sets lie (else $SUPERMASK_DATA, else ./data)")
+    parser.add_argument("--image-size", type=int, help="pixels a side of the images that the network sees")
+    parser.add_argument("--stored-size", type=int, help="pixels a side that a folder's images are stored at")
+    parser.add_argument("--classes", nargs="+", help="classes of a folder: names, or files that list them")
+    parser.add_argument(
+        "--allow-corrupt", action="store_true", help="leave out images that are missing or corrupt"
+    )
+    parser.add_argument(
+        "--cache", help="where decoded images lie (else $SUPERMASK_CACHE, else ~/.cache/supermask)"
+    )
+    parser.add_argument("--batch-size", type=int, default=500, help="images at a time (default: 500)")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, … (default: cpu)")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def _add_info(parser: Parser) -> None:
+    parser.usage = "supermask info TICKET [--json]"
+    parser.add_argument("ticket", metavar="TICKET", help="ticket file")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def _add_report(parser: Parser) -> None:
+    parser.usage = "supermask report FOLDER"
+    parser.add_argument("folder", metavar="FOLDER", help="folder that holds results.json")
+
+
+LISTS = ("methods", "models", "data", "recipes", "tickets")
+
+
+def _add_list(parser: Parser) -> None:
+    parser.usage = f"supermask list {{{','.join(LISTS)}}} [FOLDER] [--json]"
+    parser.add_argument("what", choices=LISTS, metavar="WHAT", help=f"one of {', '.join(LISTS)}")
+    parser.add_argument(
+        "folder", nargs="?", metavar="FOLDER", help="where recipes or tickets lie (else ./recipes, ./runs)"
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def _add_completion(parser: Parser) -> None:
+    parser.usage = "supermask completion SHELL"
+    parser.add_argument("shell", choices=("bash", "zsh", "tcsh"), help="bash, zsh or tcsh")
+
+
+OTHERS = (
+    ("eval", "accuracy of a ticket on a data set", _add_eval),
+    ("info", "what a ticket is", _add_info),
+    ("report", "write the report of a results folder again", _add_report),
+    ("list", "methods, networks, data sets, recipes or tickets", _add_list),
+    ("completion", "print a script that completes commands and flags in a shell", _add_completion),
+)
+"""Commands without a configuration: name, help, and what adds their flags."""

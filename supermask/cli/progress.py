@@ -1,0 +1,175 @@
+"""How far a command is, on the error stream: a bar on a terminal, and elsewhere a line now and then."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as RichProgress
+from rich.progress import Task as RichTask
+from rich.text import Text
+
+from supermask.experiments.execution.store import Store
+from supermask.experiments.plan import Plan
+from supermask.experiments.spec import RunSpec
+from supermask.io import DamagedFileError
+
+FIRST, BETWEEN = 5.0, 30.0
+"""Seconds to the first line, and between two lines."""
+LOOK = 2.0
+"""Seconds between two looks at the learning curve of a run."""
+
+
+@contextmanager
+def task_progress(name: str, total: int, console: Console) -> Iterator[Callable[[int], None]]:
+    """Show how many parts of some work are done; yields what is told their number."""
+    bar = RichProgress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        disable=not console.is_terminal,
+    )
+    lines = _Lines(console)
+    with bar:
+        task = bar.add_task(name, total=total)
+
+        def told(done: int) -> None:
+            bar.update(task, completed=done)
+            lines.say(lambda: f"{name}: {done} of {total}")
+
+        yield told
+
+
+class _Lines:
+    """Lines on what is no terminal, at most one every `BETWEEN` seconds."""
+
+    def __init__(self, console: Console, quiet: bool = False) -> None:
+        self._console, self._quiet = console, quiet or console.is_terminal
+        self._next = time.monotonic() + FIRST
+
+    def say(self, text: Callable[[], str], *, now: bool = False) -> None:
+        """Say how far things are, if it is time or must be said now."""
+        if self._quiet or (not now and time.monotonic() < self._next):
+            return
+        if not now:
+            self._next = time.monotonic() + BETWEEN
+        self._console.print(text(), highlight=False, soft_wrap=True, markup=False)
+
+
+class _End(TimeRemainingColumn):
+    """When the work will end, or how long it took."""
+
+    def render(self, task: RichTask) -> Text:
+        if task.finished and task.finished_time is not None:
+            return Text(f"steps in {timedelta(seconds=round(task.finished_time))}")
+        return Text("steps, ends in ").append_text(super().render(task))
+
+
+class ProgressWatcher:
+    """Steps of the whole graph: what runs, its validation accuracy, and when all will end.
+
+    Args:
+        plan: The runs.
+        console: A terminal has a bar, anything else gets lines.
+        store: Where the runs lie, for their checkpoints and learning curves; None leaves both out.
+        quiet: Say nothing, as ranks but the first do.
+    """
+
+    def __init__(
+        self, plan: Plan, console: Console, store: Store | None = None, *, quiet: bool = False
+    ) -> None:
+        self._left = {spec.id: spec.steps for spec in plan.graph}
+        self._active: dict[str, int] = {}
+        self._accuracy: dict[str, tuple[float, str]] = {}
+        self._store, self._console, self._quiet = store, console, quiet
+        self._lines = _Lines(console, quiet)
+        self._bar = RichProgress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            _End(),
+            console=console,
+            disable=not console.is_terminal or quiet,
+            speed_estimate_period=60,
+        )
+        self._runs, self._done = len(self._left), 0
+        self._task = self._bar.add_task("planning", total=sum(self._left.values()))
+
+    def __enter__(self) -> "ProgressWatcher":
+        self._began = time.monotonic()
+        if self._store is not None and not self._quiet:
+            steps = sum(self._left.values())
+            runs = f"{self._runs} runs" if self._runs != 1 else "1 run"
+            about = f"{runs} of {steps} steps together" if self._runs != 1 else f"{runs} of {steps} steps"
+            self._say(f"{about}; results go to {self._store.root.parent}")
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+        if self._done == self._runs:
+            took = timedelta(seconds=round(time.monotonic() - self._began))
+            self._lines.say(lambda: f"{self._describe()} in {took}", now=True)
+
+    def advanced(self, spec: RunSpec, step: int) -> None:
+        if spec.id not in self._active:
+            self._say_resumed(spec, step)
+        before = self._active.get(spec.id, 0)
+        self._active[spec.id] = max(step, before)  # one that is executed again starts at its checkpoint
+        self._bar.update(self._task, advance=max(step - before, 0), description=self._describe())
+        self._lines.say(self._line)
+
+    def finished(self, spec: RunSpec, result: dict[str, Any]) -> None:
+        self._done += 1
+        counted = self._active.pop(spec.id, None)
+        if counted is None:
+            # It was finished before this command, or too short to be seen: not part of the speed.
+            total = self._bar.tasks[0].total or 0
+            self._bar.update(self._task, total=total - self._left[spec.id])
+        else:
+            self._bar.update(self._task, advance=self._left[spec.id] - counted)
+        self._bar.update(self._task, description=self._describe())
+        self._lines.say(self._line)
+
+    def _say_resumed(self, spec: RunSpec, step: int) -> None:
+        """What is told first of a run is the step after its checkpoint."""
+        if step > 1 and self._store is not None and self._store.run(spec.id).checkpoint.exists():
+            self._say(f"{spec.id}: resuming from step {spec.start + step - 1}")
+
+    def _say(self, text: str) -> None:
+        if not self._quiet:
+            self._console.print(text, highlight=False, soft_wrap=True, markup=False)
+
+    def _describe(self) -> str:
+        if self._done == self._runs:
+            return f"{self._runs} runs done"
+        names = ", ".join(id.rpartition("-")[0] + self._accuracy_of(id) for id in self._active) or "…"
+        return f"run {self._done + len(self._active)} of {self._runs}: {names}"
+
+    def _line(self) -> str:
+        task = self._bar.tasks[0]
+        text = f"{self._describe()}; step {task.completed:.0f} of {task.total:.0f}"
+        done, passed = task.completed, time.monotonic() - self._began
+        if done and task.total and done < task.total:
+            left = timedelta(seconds=round(passed / done * (task.total - done)))
+            text += f", ends in about {left}"
+        return text
+
+    def _accuracy_of(self, id: str) -> str:
+        """The last validation accuracy of a run, as it is added to its name."""
+        looked, text = self._accuracy.get(id, (-LOOK, ""))
+        if self._store is None or time.monotonic() - looked < LOOK:
+            return text
+        try:
+            history = self._store.run(id).history()
+        except (DamagedFileError, OSError):
+            history = []
+        value = history[-1].get("val_accuracy") if history else None
+        text = "" if value is None else f" ({100 * value:.1f} % val)"
+        self._accuracy[id] = time.monotonic(), text
+        return text

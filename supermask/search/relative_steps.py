@@ -1,0 +1,105 @@
+"""Steps of scores that do not feel the scale of the loss: one step size for each layer.
+
+The gradient of a score is W · dL/dW_eff. It is as large as the loss, the logits and the weights make it, and
+no norm layer takes that out, while a mask depends on the order of scores whose size was fixed at the start.
+So a learning rate with which plain SGD finds a subnetwork of one network lets the scores of another stand
+still.
+
+With relative steps the gradient of each layer is divided by its own running size and multiplied by the size
+of the layer's first scores. A learning rate is then a share of the scores' first size per step, in any
+network, under any loss and at any batch size.
+
+Sources. Ginsburg et al., "Stochastic Gradient Methods with Layer-wise Adaptive Moments for Training of Deep
+Networks" (NovoGrad, arXiv:1905.11286), algorithm 1: a second moment that is one number a layer, and momentum
+over gradients divided by its root. You et al., "Large Batch Training of Convolutional Networks" (LARS,
+arXiv:1708.03888), equation 6: a step in proportion to the size of the layer.
+
+Deviations. The size of a layer is that of its first scores and not of the present ones: scores grow in a
+search, and steps that grow with them never settle. The second moment is a mean over entries; it starts from
+0 and is divided by 1 - β₂ᵗ, as in Adam, where NovoGrad's starts at the first gradient. The size of
+W · dL/dW_eff is taken as the root mean square of W times that of dL/dW_eff, which is exact for signed
+constants and spares a pass over the weights.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+STEP_SIZES = ("absolute", "relative")
+"""The base rule moves scores by their gradients, or by gradients in units of the layer."""
+DEFAULT_RATE = 0.01
+DEFAULT_MOMENTUM: dict[str, Any] = {"momentum": 0.9, "nesterov": True}
+"""What a search takes that is given no learning rate."""
+BETA2 = 0.95
+_TINY = 1e-30
+
+
+def settle_rule(
+    method: str,
+    measured: bool,
+    lr: float | None,
+    base: str | Callable[..., Optimizer] | None,
+    step_size: str | None,
+    options: dict[str, Any],
+) -> tuple[float, Any, str, dict[str, Any]]:
+    """Learning rate, base rule, step size and options of the rule, from what a search was given.
+
+    A learning rate alone means plain SGD by it, as published. No learning rate means relative steps at
+    `DEFAULT_RATE`.
+
+    Args:
+        method: Name of the search, for errors.
+        measured: Whether the defaults were measured for it.
+        lr, base, step_size, options: What the user said; None for nothing.
+
+    Raises:
+        ValueError: Nothing stands in for the missing learning rate, or an unknown step size.
+    """
+    if step_size is not None and step_size not in STEP_SIZES:
+        raise ValueError(f"step_size must be one of {', '.join(STEP_SIZES)}, not {step_size!r}")
+    if lr is not None:
+        return lr, base or "sgd", step_size or "absolute", options
+    if not measured:
+        raise ValueError(f"{method} has no default learning rate; give lr=")
+    if step_size == "absolute" or base not in (None, "sgd", torch.optim.SGD):
+        raise ValueError(
+            "without lr= a search takes relative steps of SGD; give lr= with another base or with "
+            "step_size='absolute'"
+        )
+    given = {**DEFAULT_MOMENTUM, **options}
+    if not given["momentum"] and "nesterov" not in options:
+        given["nesterov"] = False
+    return DEFAULT_RATE, "sgd", "relative", given
+
+
+def first_sizes(score: Tensor, weight: Tensor) -> Tensor:
+    """What relative steps remember of a layer, float32, (4,).
+
+    The size of its first scores; that of its weights; the running sum of squared gradients; the sum of
+    its coefficients. Scores that all start at 0 count as of size 1.
+    """
+    sizes = [float(t.double().square().mean().sqrt()) if t.numel() else 0.0 for t in (score, weight)]
+    return torch.tensor([sizes[0] or 1.0, sizes[1], 0.0, 0.0], device=score.device)
+
+
+def in_units_of_layers(grads: Sequence[Tensor], sizes: Sequence[Tensor]) -> list[Tensor]:
+    """Gradients in units of their layers, such that those of the scores are about as large as first scores.
+
+    Args:
+        grads: dL/dW_eff of some layers.
+        sizes: What `first_sizes` made of each; this step is counted in them.
+    """
+    scaled: list[Tensor] = []
+    if not grads:
+        return scaled
+    for grad, norm, known in zip(grads, torch._foreach_norm(list(grads)), sizes, strict=True):
+        score_size, weight_size, square, count = known.unbind()
+        mean_square = (norm.float() * weight_size).square() / max(grad.numel(), 1)
+        square.mul_(BETA2).add_(mean_square, alpha=1 - BETA2)
+        count.mul_(BETA2).add_(1 - BETA2)
+        root = (square / count).sqrt_().clamp_(min=_TINY)
+        scaled.append(grad.to(torch.promote_types(grad.dtype, torch.float32)) * (score_size / root))
+    return scaled

@@ -1,0 +1,158 @@
+"""Relative steps of scores: no scale of the loss is felt, and the arithmetic is that of a plain loop."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+import supermask as sm
+from supermask.search.relative_steps import BETA2, DEFAULT_RATE
+
+
+def net() -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(1, 4, 3, bias=False),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(144, 20, bias=False),
+        nn.ReLU(),
+        nn.Linear(20, 5, bias=False),
+    )
+
+
+def batches(count: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    generator = torch.Generator().manual_seed(0)
+    return [
+        (torch.randn(16, 1, 8, 8, generator=generator), torch.randint(5, (16,), generator=generator))
+        for _ in range(count)
+    ]
+
+
+def trained(factor: float, init: str = "signed_constant", steps: int = 12, **options) -> sm.EdgePopup:
+    model = sm.randomize_(net(), init, seed=1)
+    search = sm.EdgePopup(model, density=0.4, **options)
+    for x, y in batches(steps):
+        (factor * F.cross_entropy(model(x), y)).backward()
+        search.step()
+        search.zero_grad()
+    return search
+
+
+@pytest.mark.parametrize("power", [-12, -1, 3, 12])
+def test_a_power_of_two_on_the_loss_changes_no_bit(power):
+    plain, scaled = trained(1.0), trained(2.0**power)
+    for name, score in plain.scores.items():
+        assert torch.equal(score, scaled.scores[name])
+        assert torch.equal(plain.mask[name], scaled.mask[name])
+
+
+@pytest.mark.parametrize("init", ["signed_constant", "kaiming_normal"])
+def test_any_factor_on_the_loss_changes_scores_by_rounding_alone(init):
+    plain, scaled = trained(1.0, init), trained(1 / 9, init)
+    for name, score in plain.scores.items():
+        torch.testing.assert_close(score, scaled.scores[name], rtol=1e-3, atol=1e-5)
+    absolute = [trained(factor, init, lr=0.1) for factor in (1.0, 1 / 9)]  # the published rule feels it
+    name = "3.weight"
+    assert (absolute[0].scores[name] - absolute[1].scores[name]).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("init", ["signed_constant", "kaiming_normal"])
+def test_steps_are_those_of_a_plain_loop_in_float64(init):
+    model = sm.randomize_(net(), init, seed=1)
+    search = sm.EdgePopup(model, density=0.4, lr=0.02, step_size="relative", momentum=0.8, weight_decay=0.01)
+    weights = {name: w.double().numpy() for name, w in search.weights.items()}
+    scores = {name: s.double().numpy() for name, s in search.scores.items()}
+    rms = {name: np.sqrt((s**2).mean()) for name, s in scores.items()}
+    squares, velocities = dict.fromkeys(scores, 0.0), dict.fromkeys(scores, 0.0)
+    for step, (x, y) in enumerate(batches(6), start=1):
+        F.cross_entropy(model(x), y).backward()
+        for name, parameter in search.masked_parameters.items():
+            grad, weight = parameter.grad.double().numpy(), weights[name]
+            mean = (grad**2).mean() * (weight**2).mean()
+            squares[name] = BETA2 * squares[name] + (1 - BETA2) * mean
+            root = np.sqrt(squares[name] / (1 - BETA2**step))
+            moved = np.sign(scores[name]) * weight * grad * rms[name] / root + 0.01 * scores[name]
+            velocities[name] = 0.8 * velocities[name] + moved if step > 1 else moved
+            scores[name] = scores[name] - 0.02 * velocities[name]
+        search.step()
+        search.zero_grad()
+    for name, score in search.scores.items():
+        np.testing.assert_allclose(score.numpy(), scores[name], rtol=2e-4, atol=2e-6)
+
+
+def test_a_first_step_is_a_share_of_the_first_scores():
+    search = trained(1.0, steps=1, lr=0.05, step_size="relative")
+    fresh = sm.EdgePopup(sm.randomize_(net(), seed=1), density=0.4).scores
+    for name, score in search.scores.items():
+        share = (score - fresh[name]).norm() / fresh[name].norm()
+        assert float(share) == pytest.approx(0.05, rel=1e-4)
+
+
+def test_a_given_rate_means_what_it_always_meant_and_none_means_relative_steps():
+    by_rate = sm.EdgePopup(sm.randomize_(net()), density=0.4, lr=0.3)
+    assert by_rate.step_size == "absolute" and by_rate.param_groups[0]["momentum"] == 0
+    assert "sizes" not in next(iter(by_rate.state.values()))
+    untuned = sm.EdgePopup(sm.randomize_(net()), density=0.4)
+    group = untuned.param_groups[0]
+    assert untuned.step_size == "relative" and group["lr"] == DEFAULT_RATE
+    assert group["momentum"] == 0.9 and group["nesterov"] is True
+    assert sm.EdgePopup(net(), density=0.4, momentum=0.0).param_groups[0]["nesterov"] is False
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"step_size": "relativ"}, "absolute, relative"),
+        ({"base": "adam"}, "give lr="),
+        ({"step_size": "absolute"}, "give lr="),
+    ],
+)
+def test_what_has_no_default_asks_for_a_rate(options, reason):
+    with pytest.raises(ValueError, match=reason):
+        sm.EdgePopup(net(), density=0.4, **options)
+    with pytest.raises(ValueError, match="zhou has no default learning rate"):
+        sm.SEARCHES["zhou"](net(), density=0.4, lr=None)
+
+
+def test_the_fused_step_leaves_the_bits_of_the_parts(monkeypatch):
+    fused = trained(1.0, "kaiming_normal", weight_decay=1e-3)
+    monkeypatch.setattr(sm.EdgePopup, "fused_step", lambda self: False)
+    parts = trained(1.0, "kaiming_normal", weight_decay=1e-3)
+    for name, score in fused.scores.items():
+        assert torch.equal(score, parts.scores[name])
+
+
+def test_a_state_goes_on_bit_for_bit_and_refuses_the_other_step_size():
+    search = trained(1.0)
+    state = copy.deepcopy(search.state_dict())
+    again = sm.EdgePopup(sm.randomize_(net(), seed=1), density=0.4)
+    again.load_state_dict(state)
+    for one in (search, again):
+        for x, y in batches(3):
+            F.cross_entropy(one.model(x), y).backward()
+            one.step()
+            one.zero_grad()
+    for name, score in search.scores.items():
+        assert torch.equal(score, again.scores[name])
+    published = sm.EdgePopup(sm.randomize_(net(), seed=1), density=0.4, lr=0.1)
+    with pytest.raises(ValueError, match="another step_size"):
+        published.load_state_dict(state)
+
+
+def test_scores_that_start_at_zero_and_layers_without_gradient_can_move_later():
+    model = sm.randomize_(net(), seed=1)
+    first = {name: torch.zeros_like(p) for name, p in model.named_parameters()}
+    search = sm.EdgePopup(model, density=0.4, ranking="raw", scores=first)
+    for p in model.parameters():
+        p.grad = torch.zeros_like(p)
+    search.step()
+    assert all(not score.any() for score in search.scores.values())
+    search.zero_grad()
+    search.step()  # no gradient at all
+    x, y = batches(1)[0]
+    F.cross_entropy(model(x), y).backward()
+    search.step()
+    assert all(score.isfinite().all() and score.any() for score in search.scores.values())
