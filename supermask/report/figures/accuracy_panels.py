@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
@@ -113,7 +114,13 @@ def draw_accuracies(
             mark(artist, method)
         for x, row in points:
             if 100 * row.mean < limits[0]:
-                look = {"color": method.colour, "marker": "v", "ms": 3, "mew": 0, "clip_on": False}
+                look: dict[str, Any] = {
+                    "color": method.colour,
+                    "marker": "v",
+                    "ms": 3,
+                    "mew": 0,
+                    "clip_on": False,
+                }
                 mark(axes.plot([x], [limits[0]], **look)[0], method, value_of(row))
             else:
                 say(axes, x, 100 * row.mean, method, value_of(row))
