@@ -16,8 +16,8 @@ from supermask.experiments import PlainEngine, SearchConfig
 from supermask.experiments.datasets import dataset
 from supermask.experiments.execution.context import Environment
 from supermask.experiments.execution.store import Store
-from supermask.experiments.plan import plan_search
 from supermask.experiments.results import describe_machine
+from supermask.experiments.search import plan_search
 from supermask.experiments.spec import RunSpec
 from supermask.io import write_json
 

@@ -259,7 +259,7 @@ def label(row: Mapping[str, Any]) -> str:
 
 
 def main() -> None:
-    """Measure the networks of the README's table."""
+    """Measure the networks of the table in docs/performance.md."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--batch", type=int, help="images a step, in place of each network's own")
     parser.add_argument("--workers", type=int, help="processes of the DataLoader; one for each thread")

@@ -113,7 +113,7 @@ def compare(name: str, batch_size: int, seconds: float, device: str) -> dict[str
 
 
 def main() -> None:
-    """Time the networks of the README's table."""
+    """Time the networks of the table in docs/performance.md."""
     options = arguments("a training step of edge-popup against a dense one")
     rows = [compare(name, 128, options.seconds, options.device) for name in NETWORKS]
     report("training_step", options, rows, lambda row: f"{row['network']}, batch {row['batch_size']}")

@@ -19,9 +19,9 @@ from supermask.cli.errors import with_flags
 from supermask.cli.parser import COMMON, GROUPS
 from supermask.cli.suggest import near
 from supermask.data import load_data
-from supermask.experiments.config import SearchConfig
 from supermask.experiments.execution.store import Store
-from supermask.experiments.plan import Plan, plan_search
+from supermask.experiments.plan import Plan
+from supermask.experiments.search import SearchConfig, plan_search
 
 ROOT = Path(__file__).parent.parent
 

@@ -10,7 +10,7 @@ from PIL import Image
 from supermask.cli import main
 from supermask.data import load_data
 from supermask.experiments import ConfigError, SearchConfig
-from supermask.experiments.plan import plan_search
+from supermask.experiments.search import plan_search
 from supermask.tickets.ticket import Ticket
 
 SMALL = {"model": "lenet-300-100", "epochs": 1, "batch_size": 4, "val_fraction": 0.25, "out": "unused"}

@@ -14,7 +14,7 @@ from supermask.experiments import SearchConfig
 from supermask.experiments.execution import context
 from supermask.experiments.execution.context import Environment, Execution
 from supermask.experiments.execution.store import Store
-from supermask.experiments.plan import plan_search
+from supermask.experiments.search import plan_search
 from tests.test_data_cache import resident_copy, wait_for, write_folder
 
 

@@ -34,7 +34,7 @@ from supermask.distributed import (
 from supermask.distributed import process_group as ranks_module
 from supermask.distributed.consistency import checksum
 from supermask.distributed.process_group import meet
-from supermask.experiments.config import EVERYTHING
+from supermask.experiments.compare.command import EVERYTHING
 from supermask.io import load_tree
 from supermask.training.loop import DivergedError, evaluate
 from tests import distributed_worker as worker

@@ -15,6 +15,7 @@ import pytest
 from supermask.cli import main
 from supermask.data import load_data
 from supermask.experiments import CompareConfig, EngineError, Grid, LocalEngine, PlainEngine, WorkerDied
+from supermask.experiments.compare.command import plan_compare
 from supermask.experiments.config import ConfigError
 from supermask.experiments.engines import ENGINES, drive, local, ray_cluster, units
 from supermask.experiments.engines.jobs import Died, Done, Failed, pack, unpack
@@ -22,7 +23,6 @@ from supermask.experiments.engines.local import Place, places
 from supermask.experiments.engines.ready_queue import Schedule, chain_lengths
 from supermask.experiments.execution.context import Environment
 from supermask.experiments.execution.store import Store
-from supermask.experiments.plan import plan_compare
 from supermask.experiments.spec import MaskSource, Rule, RunSpec, Task, WeightSource
 from supermask.training.loop import DivergedError
 

@@ -8,10 +8,10 @@ ray = pytest.importorskip("ray")
 
 from supermask.data import load_data  # noqa: E402
 from supermask.experiments import CompareConfig, Grid, PlainEngine, RayEngine  # noqa: E402
+from supermask.experiments.compare.command import plan_compare  # noqa: E402
 from supermask.experiments.engines import ray_cluster  # noqa: E402
 from supermask.experiments.execution.context import Environment  # noqa: E402
 from supermask.experiments.execution.store import Store  # noqa: E402
-from supermask.experiments.plan import plan_compare  # noqa: E402
 
 from .watch import Watch  # noqa: E402
 

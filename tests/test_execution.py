@@ -9,11 +9,13 @@ import torch
 from supermask.cli import main
 from supermask.data import DamagedDataError, load_data
 from supermask.experiments import CompareConfig, ImpConfig, SearchConfig
+from supermask.experiments.compare.command import plan_compare
 from supermask.experiments.engines.ready_queue import in_order
 from supermask.experiments.execution.context import Environment
 from supermask.experiments.execution.run import execute
 from supermask.experiments.execution.store import Store
-from supermask.experiments.plan import plan_compare, plan_imp, plan_search
+from supermask.experiments.imp import plan_imp
+from supermask.experiments.search import plan_search
 from supermask.experiments.spec import RunSpec
 from supermask.training.loop import Progress
 

@@ -22,13 +22,16 @@ from supermask.experiments import (
     SearchConfig,
     WorkerDied,
 )
-from supermask.experiments.config import DEFAULT_METHODS
+from supermask.experiments.compare.command import plan_compare
+from supermask.experiments.compare.options import DEFAULT_METHODS
 from supermask.experiments.engines.ready_queue import in_order
 from supermask.experiments.execution.context import Environment
 from supermask.experiments.execution.run import execute
 from supermask.experiments.execution.store import Store
-from supermask.experiments.plan import Plan, plan_compare, plan_imp, plan_search, task_of
+from supermask.experiments.imp import plan_imp
+from supermask.experiments.plan import Plan, task_of
 from supermask.experiments.results import summarize
+from supermask.experiments.search import plan_search
 from supermask.experiments.spec import MaskSource, canonical_hash
 from supermask.io import DamagedFileError
 from supermask.masks import distance

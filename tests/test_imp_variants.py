@@ -12,8 +12,9 @@ import supermask as sm
 from supermask.cli import main
 from supermask.data import load_data
 from supermask.experiments import CompareConfig, ConfigError, ImpConfig
+from supermask.experiments.compare.command import plan_compare
 from supermask.experiments.execution.store import Store
-from supermask.experiments.plan import plan_compare, plan_imp
+from supermask.experiments.imp import plan_imp
 from supermask.models import create_model
 from supermask.prune import PRUNED, by_criterion, criterion_names, imp, round_counts
 from supermask.prune.criteria import WEIGHED

@@ -9,11 +9,10 @@ import torch
 
 from supermask.cli import main
 from supermask.data import load_data
-from supermask.experiments.config import SearchConfig
 from supermask.experiments.execution.context import Environment
 from supermask.experiments.execution.run import execute
 from supermask.experiments.execution.store import Run, Store
-from supermask.experiments.plan import plan_search
+from supermask.experiments.search import SearchConfig, plan_search
 from supermask.experiments.spec import RunSpec
 from supermask.io import DamagedFileError, load_tree, read_json, save_tree, write_json, write_text
 from supermask.models import create_model

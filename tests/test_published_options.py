@@ -8,12 +8,13 @@ from torch.nn import functional as F
 
 from supermask.data import load_data
 from supermask.experiments import CompareConfig
-from supermask.experiments.config import ConfigError, SearchConfig
+from supermask.experiments.compare.command import plan_compare
+from supermask.experiments.config import ConfigError
 from supermask.experiments.execution import context
 from supermask.experiments.execution.context import Environment
 from supermask.experiments.execution.run import execute
 from supermask.experiments.execution.store import Store
-from supermask.experiments.plan import plan_compare, plan_search
+from supermask.experiments.search import SearchConfig, plan_search
 from supermask.models import create_model
 from supermask.training.loop import Progress
 

@@ -14,6 +14,7 @@ from supermask.io import read_json
 ROOT = Path(__file__).parent.parent
 TEXT = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
+NEW_SEARCH = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "new-search.md").read_text(), re.DOTALL)
 
 
 def batches(channels: int, size: int, count: int = 3) -> list[tuple[torch.Tensor, torch.Tensor]]:
@@ -45,7 +46,7 @@ def test_the_new_search_algorithm_learns(small_net, batch, monkeypatch):
 
     monkeypatch.setattr("supermask.search.base.SEARCHES", dict(sm.SEARCHES))
     scope: dict = {}
-    exec(BLOCKS[3], scope)
+    exec(NEW_SEARCH[0], scope)
     sm.randomize_(small_net, seed=0, density=0.5)
     search = scope["RawScore"](small_net, density=0.5, lr=0.1, momentum=0.9)
     losses = train(small_net, search, batch, 60)
@@ -58,7 +59,11 @@ def test_the_new_search_algorithm_learns(small_net, batch, monkeypatch):
 
 
 def test_there_are_no_other_code_blocks():
-    assert len(BLOCKS) == 4
+    assert len(BLOCKS) == 3 and len(NEW_SEARCH) == 1
+
+
+def test_the_readme_can_be_read_in_one_sitting():
+    assert len(TEXT.splitlines()) <= 180
 
 
 PAGES = [
@@ -108,6 +113,10 @@ def test_published_claims_hold_in_the_committed_results():
     assert all(row["mean"] < 0.02 for row in rows)  # LeNet is stable from step 0 on
     (first,) = (row for row in results("stability/cifar10-resnet-20")["stability"] if row["step"] == 0)
     assert first["mean"] > 0.1  # ResNet-20 is not
+    lenet = {(r["method"], r["density"]): r["mean"] for r in results("mnist-lenet-300-100")["summary"]}
+    gaps = {d: 100 * (lenet["dense", 1.0] - lenet["edge-popup", d]) for d in (0.5, 0.3)}
+    assert round(gaps[0.5], 1) == 0.5 and round(gaps[0.3], 1) == 0.3
+    assert all(100 * (lenet["dense", 1.0] - mean) < 0.1 for (m, _), mean in lenet.items() if m == "imp")
     means = {(row["method"], row["density"]): row["mean"] for row in results("mnist-searches")["summary"]}
     assert means["zhou", 0.8] >= 0.965
     assert means["signed-supermask", 0.3] > means["edge-popup", 0.3]

@@ -18,7 +18,7 @@ from supermask.experiments import EXPERIMENTS, ImpConfig, transfer
 from supermask.experiments.execution import context
 from supermask.experiments.execution.run import execute
 from supermask.experiments.execution.store import Store
-from supermask.experiments.plan import plan_imp
+from supermask.experiments.imp import plan_imp
 from supermask.experiments.spec import RunSpec
 from supermask.models import list_models
 from supermask.theory.run import TheoryConfig

@@ -10,13 +10,14 @@ from supermask.cli import main
 from supermask.cli import run as commands
 from supermask.data import load_data
 from supermask.experiments import CompareConfig, ConfigError, SearchConfig
-from supermask.experiments.config import EVERYTHING
+from supermask.experiments.compare.command import EVERYTHING, plan_compare
+from supermask.experiments.errors import RefusedError
 from supermask.experiments.execution.context import Environment
 from supermask.experiments.execution.run import execute
 from supermask.experiments.execution.store import Store
-from supermask.experiments.plan import plan_compare, plan_search
-from supermask.experiments.searches import RefusedError, check_search
-from supermask.experiments.setting import rescaling
+from supermask.experiments.runs import rescaling
+from supermask.experiments.search import plan_search
+from supermask.experiments.searches import check_search
 from supermask.experiments.spec import MaskSource, Rule
 from supermask.masks import allocate
 from supermask.search import SEARCHES

@@ -76,9 +76,6 @@ def test_a_circle_is_found_where_there_is_one():
     assert circles({"a": {"b"}, "b": set(), "c": {"a", "b"}}) == []
 
 
-@pytest.mark.xfail(
-    reason="experiments/ stands in a circle until its configuration is parted from its engines"
-)
 def test_imports_never_run_in_a_circle():
     assert [sorted(circle) for circle in circles(graph())] == []
 

@@ -14,10 +14,10 @@ import supermask as sm
 from supermask.cli.flags import read_config
 from supermask.data import load_data
 from supermask.experiments import CompareConfig, ConfigError
+from supermask.experiments.compare.command import plan_compare
 from supermask.experiments.execution.context import Environment
 from supermask.experiments.execution.run import execute
 from supermask.experiments.execution.store import Store
-from supermask.experiments.plan import plan_compare
 from supermask.masks import Mask, density, select
 from supermask.prune import (
     apply_mask,

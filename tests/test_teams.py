@@ -8,12 +8,13 @@ import torch
 
 from supermask.data import load_data
 from supermask.experiments import CompareConfig, LocalEngine, PlainEngine
+from supermask.experiments.compare.command import plan_compare
 from supermask.experiments.engines.ready_queue import in_order
 from supermask.experiments.engines.registry import Grid
 from supermask.experiments.execution.batching import teams_of
 from supermask.experiments.execution.context import Environment
 from supermask.experiments.execution.store import Store
-from supermask.experiments.plan import Plan, plan_compare
+from supermask.experiments.plan import Plan
 from supermask.masks import distance
 
 from .watch import Watch

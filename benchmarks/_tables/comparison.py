@@ -1,4 +1,4 @@
-"""Tables of comparisons, in the README and docs/methods.md."""
+"""Tables of comparisons, in docs/results.md and docs/methods.md."""
 
 from statistics import fmean
 from typing import Any

@@ -1,4 +1,4 @@
-"""Tables of timings, in the README and docs/performance.md."""
+"""Tables of timings, in docs/performance.md."""
 
 from collections.abc import Mapping
 from typing import Any

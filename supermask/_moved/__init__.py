@@ -27,6 +27,7 @@ MOVED = {
     "experiments.kinds": "experiments.execution.kinds",
     "experiments.mask_sources": "experiments.execution.mask_sources",
     "experiments.methods": "experiments.compare.methods",
+    "experiments.setting": "experiments.runs",
     "experiments.store": "experiments.execution.store",
     "experiments.teams": "experiments.execution.batching",
     "experiments.together": "experiments.execution.ensemble",

@@ -17,10 +17,11 @@ from torch import Tensor
 
 from supermask.analysis import masks as anatomy
 from supermask.data import Dataset
+from supermask.experiments.compare.command import CompareConfig, plan_compare
 from supermask.experiments.compare.methods import METHODS
-from supermask.experiments.config import CompareConfig, ConfigError, option
+from supermask.experiments.config import ConfigError, option
 from supermask.experiments.execution.store import Store
-from supermask.experiments.plan import Plan, plan_compare
+from supermask.experiments.plan import Plan
 from supermask.experiments.registry import Experiment, register_experiment
 from supermask.experiments.results import describe_rows
 from supermask.experiments.spec import RunSpec

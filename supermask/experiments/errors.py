@@ -1,4 +1,4 @@
-"""What a command says of a wrong value."""
+"""What a command says of a wrong value, and what a search or a method says to a command."""
 
 from typing import Any
 
@@ -8,3 +8,20 @@ class ConfigError(ValueError):
 
     def __init__(self, name: str, value: Any, remedy: str) -> None:
         super().__init__(f"--{name.replace('_', '-')} {value!r}: {remedy}")
+
+
+class RefusedError(ValueError):
+    """A search does not take what it was given.
+
+    Attributes:
+        field: Of its `MaskSource`, what is at fault; or `method`, where that cannot be told.
+        value: What was given.
+    """
+
+    def __init__(self, field: str, value: Any, message: str) -> None:
+        self.field, self.value = field, value
+        super().__init__(message)
+
+
+class NotApplicable(ValueError):
+    """A method has no meaning for the network at hand; the message says why."""

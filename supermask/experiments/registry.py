@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from supermask.data import Dataset
-from supermask.experiments.config import CompareConfig, ImpConfig, SearchConfig, TaskConfig
+from supermask.experiments.config import TaskConfig
 from supermask.experiments.execution.store import Store
-from supermask.experiments.plan import Plan, plan_compare, plan_imp, plan_search
+from supermask.experiments.plan import Plan
 from supermask.experiments.results import describe_rows
 
 Planner = Callable[[Any, Dataset], Plan]
@@ -52,15 +52,3 @@ def register_experiment(experiment: Experiment) -> Experiment:
     """Make an experiment known to the command line."""
     EXPERIMENTS[experiment.name] = experiment
     return experiment
-
-
-register_experiment(
-    Experiment(
-        "compare",
-        "dense, strong tickets, IMP tickets and controls, side by side",
-        CompareConfig,
-        plan_compare,
-    )
-)
-register_experiment(Experiment("search", "find one strong ticket", SearchConfig, plan_search))
-register_experiment(Experiment("imp", "iterative magnitude pruning, a ticket per round", ImpConfig, plan_imp))

@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from supermask.data import Dataset
-from supermask.experiments.config import CompareConfig, ConfigError, option
+from supermask.experiments.compare.command import CompareConfig, plan_compare
+from supermask.experiments.config import ConfigError, option
 from supermask.experiments.execution.store import Store
-from supermask.experiments.plan import Plan, plan_compare
+from supermask.experiments.plan import Plan
 from supermask.experiments.registry import Experiment, register_experiment
 from supermask.experiments.results import describe_rows
 from supermask.experiments.spec import RunSpec

@@ -5,8 +5,6 @@ depends on the layers of the real network, or on the number of steps, is asked o
 runs are planned.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import difflib
 import inspect
@@ -14,19 +12,17 @@ import math
 import typing
 import warnings
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import nn
 
-from supermask.experiments.errors import ConfigError
+from supermask.experiments.errors import ConfigError, RefusedError
 from supermask.experiments.spec import MaskSource, Rule
 from supermask.masks import LayerCollapseWarning
 from supermask.search import BASES, SEARCHES, Search
 from supermask.weights.init import randomize_
-
-if TYPE_CHECKING:  # the configuration tries the searches
-    from supermask.experiments.config import CompareConfig, RuleConfig, SearchConfig
 
 WIDTH = 32
 """Inputs and outputs of both layers of the stand-in. Over two layers of one shape every distribution is the
@@ -39,21 +35,6 @@ INTERNAL = ("params", "foreach", "maximize", "capturable", "differentiable", "fu
 PLAIN = (bool, int, float, str)
 """Classes whose values a command can write; what is declared as another comes from a subclass."""
 PYTHON = ("model", "scores", "include", "exclude", "train_norms")
-FINE_TUNED = "-fine-tuned"
-FROZEN_CONTROL = "random-mask-frozen"
-
-
-class RefusedError(ValueError):
-    """A search does not take what it was given.
-
-    Attributes:
-        field: Of its `MaskSource`, what is at fault; or `method`, where that cannot be told.
-        value: What was given.
-    """
-
-    def __init__(self, field: str, value: Any, message: str) -> None:
-        self.field, self.value = field, value
-        super().__init__(message)
 
 
 def search_of(model: nn.Module, method: str, rule: Rule, source: MaskSource, seed: int) -> Search:
@@ -135,101 +116,31 @@ def _stand_in() -> nn.Module:
     return randomize_(model)
 
 
-# What a command asks of its searches.
+@contextmanager
+def refusals(arguments: str, method: str | None = None) -> Iterator[None]:
+    """Turn what a search refuses inside this context into a ConfigError.
 
-
-def rule_of(config: RuleConfig) -> Rule:
-    """The rule that a command moves by: scores in a search, weights otherwise."""
-    return Rule(
-        optimizer=config.optimizer,
-        lr=config.lr,
-        momentum=config.momentum,
-        nesterov=config.nesterov,
-        weight_decay=config.weight_decay,
-    )
-
-
-def asked(config: SearchConfig) -> MaskSource:
-    """What `supermask search` looks for.
-
-    Raises:
-        ConfigError: An argument that the method does not have, or of another type.
+    Args:
+        arguments: The field that holds further arguments of searches.
+        method: The method of `compare` that needs the search.
     """
-    return MaskSource(
-        kind="search",
-        density=config.density,
-        distribution=config.distribution,
-        options=search_arguments(config.method, config.method_args, "method_args", config.optimizer),
-    )
+    try:
+        yield
+    except RefusedError as error:
+        name = {"options": arguments, "density": "densities" if method else "density"}.get(
+            error.field, error.field
+        )
+        if method is None:
+            raise ConfigError(name, error.value, str(error)) from None
+        if error.field == "method":
+            raise ConfigError("methods", method, f"leave it out: {error}") from None
+        raise ConfigError(name, error.value, f"{error}. Or leave {method} out of --methods") from None
 
 
-def compared(config: CompareConfig, method: str, density: float) -> tuple[Rule, MaskSource]:
-    """Rule and mask of a search of `compare`: its own recipe, where it has one and the user wants it.
-
-    A distribution that the user chose goes before the recipe's.
-
-    Raises:
-        ConfigError: An argument that the method does not have, or of another type.
-    """
-    recipe = recipe_of(config, method)
-    rule = Rule(
-        optimizer=recipe.get("optimizer", config.search_optimizer),
-        lr=recipe.get("lr", config.search_lr),
-        momentum=recipe.get("momentum", config.momentum),
-        nesterov=recipe.get("nesterov", config.nesterov),
-        weight_decay=recipe.get("weight_decay", config.search_weight_decay),
-    )
-    own = recipe.get("distribution", "uniform")
-    given = _search_args(config, method, config.search_args)
-    mask = MaskSource(
-        kind="search",
-        density=density,
-        distribution=own if config.distribution == "uniform" else config.distribution,
-        options={**recipe.get("method_args", {}), **given},
-    )
-    return rule, mask
-
-
-def check_used(config: CompareConfig) -> None:
-    """Refuse an argument that none of the searches of `compare` has.
-
-    Raises:
-        ConfigError: With what the last of them says.
-    """
-    searches = [search for method in config.methods if (search := search_behind(method))]
-    for name, value in config.search_args.items():
-        refused = ConfigError("search_args", f"{name}={value}", "leave it out: none of --methods is a search")
-        for search in searches:
-            try:
-                _search_args(config, search, {name: value})
-                break
-            except ConfigError as error:
-                refused = error
-        else:
-            raise refused
-
-
-def recipe_of(config: CompareConfig, method: str) -> Mapping[str, Any]:
-    """A search's own recipe, where the user wants it."""
-    return SEARCHES[method].recipe if config.own_recipes else {}
-
-
-def _search_args(config: CompareConfig, method: str, given: Mapping[str, Any]) -> dict[str, Any]:
-    """What `--search-args` hands to one of the searches."""
-    optimizer = recipe_of(config, method).get("optimizer", config.search_optimizer)
-    return search_arguments(method, given, "search_args", optimizer)
-
-
-def densities_of(config: CompareConfig, method: str) -> tuple[float, ...]:
-    """Those of the comparison, or the one of the search's recipe: there it is where the scores start."""
-    own = recipe_of(config, method).get("density")
-    return config.densities if own is None else (own,)
-
-
-def search_behind(method: str) -> str | None:
-    """The search that a method of `compare` needs, if it needs one."""
-    name = "edge-popup" if method == FROZEN_CONTROL else method.removesuffix(FINE_TUNED)
-    return name if name in SEARCHES else None
+def nominal_length(epochs: float, label_smoothing: float) -> dict[str, Any]:
+    """How long a search is, as far as that is known without data."""
+    steps = max(1, round(epochs * NOMINAL))
+    return {"steps": steps, "steps_per_epoch": NOMINAL, "label_smoothing": label_smoothing}
 
 
 def parse_arguments(arguments: Mapping[str, Any]) -> dict[str, Any]:

@@ -25,8 +25,7 @@ from supermask.experiments.config import ConfigError, RuleConfig, check_densitie
 from supermask.experiments.execution.store import Store
 from supermask.experiments.plan import Plan, layers_of, task_of
 from supermask.experiments.registry import Experiment, register_experiment
-from supermask.experiments.searches import rule_of
-from supermask.experiments.setting import Setting, check_weights_left
+from supermask.experiments.runs import Setting, check_weights_left
 from supermask.experiments.spec import MaskSource, RunSpec
 from supermask.prune.magnitude import SCOPES
 from supermask.weights.init import INITS
@@ -71,7 +70,7 @@ def plan_stability(config: StabilityConfig, data: Dataset) -> Plan:
     graph: list[RunSpec] = []
     rows: list[RunSpec] = []
     for seed in config.seeds:
-        setting = Setting(task, infos, rule_of(config), config.init, seed)
+        setting = Setting(task, infos, config.rule, config.init, seed)
         dense = setting.train("dense", snapshots=tuple(start for start in starts if start))
         for start in starts:
             rows += _lines(setting, config, dense, dense, start)

@@ -20,8 +20,7 @@ from supermask.experiments.execution.store import Store
 from supermask.experiments.plan import Plan, layers_of, task_of
 from supermask.experiments.registry import Experiment, register_experiment
 from supermask.experiments.results import describe_rows
-from supermask.experiments.searches import rule_of
-from supermask.experiments.setting import Setting, check_weights_left
+from supermask.experiments.runs import Setting, check_weights_left
 from supermask.experiments.spec import MaskSource, Rule, RunSpec, Task
 from supermask.prune.magnitude import SCOPES
 from supermask.search import BASES
@@ -121,7 +120,7 @@ def _label(source: str, target: str) -> dict[str, str]:
 def _place(config: TransferConfig, place: str) -> tuple[Task, list[ParameterInfo], Rule]:
     """Task, masked parameters and rule of a data set with, after a colon, an optimizer."""
     name, _, optimizer = place.partition(":")
-    rule = rule_of(config)
+    rule = config.rule
     if optimizer:
         lr = config.adaptive_lr if optimizer in ADAPTIVE else config.lr
         rule = dataclasses.replace(rule, optimizer=optimizer, lr=lr)

@@ -10,7 +10,7 @@ from supermask.experiments.compare.methods.registry import register_method
 from supermask.experiments.spec import MaskSource, RunSpec
 
 if TYPE_CHECKING:
-    from supermask.experiments.setting import Comparison
+    from supermask.experiments.compare.comparison import Comparison
 
 
 def pruned_at_init(name: str, comparison: Comparison) -> Iterator[RunSpec]:

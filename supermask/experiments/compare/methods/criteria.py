@@ -16,7 +16,7 @@ from supermask.experiments.spec import MaskSource, RunSpec
 from supermask.prune import PRUNED, criterion_names
 
 if TYPE_CHECKING:
-    from supermask.experiments.setting import Comparison
+    from supermask.experiments.compare.comparison import Comparison
 
 
 def pruned_once(

@@ -6,12 +6,13 @@ from collections.abc import Iterator
 from functools import partial
 from typing import TYPE_CHECKING
 
-from supermask.experiments.compare.methods.registry import NotApplicable, register_method
+from supermask.experiments.compare.methods.registry import register_method
+from supermask.experiments.errors import NotApplicable
 from supermask.experiments.spec import MaskSource, RunSpec
 from supermask.weights.init import is_norm_parameter
 
 if TYPE_CHECKING:
-    from supermask.experiments.setting import Comparison
+    from supermask.experiments.compare.comparison import Comparison
 
 
 def rewired(rule: str, comparison: Comparison) -> Iterator[RunSpec]:

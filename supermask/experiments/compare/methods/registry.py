@@ -8,14 +8,10 @@ from typing import TYPE_CHECKING
 from supermask.experiments.spec import RunSpec
 
 if TYPE_CHECKING:  # the configuration lists the methods, and a comparison knows the configuration
-    from supermask.experiments.setting import Comparison
+    from supermask.experiments.compare.comparison import Comparison
 
 Rows = Callable[["Comparison"], Iterable[RunSpec]]
 METHODS: dict[str, Rows] = {}
-
-
-class NotApplicable(ValueError):
-    """A method has no meaning for the network at hand; the message says why."""
 
 
 def register_method(name: str) -> Callable[[Rows], Rows]:

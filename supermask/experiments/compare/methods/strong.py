@@ -7,12 +7,12 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from supermask.experiments.compare.methods.registry import register_method
-from supermask.experiments.searches import FINE_TUNED, FROZEN_CONTROL, densities_of
+from supermask.experiments.compare.recipes import FINE_TUNED, FROZEN_CONTROL, densities_of
 from supermask.experiments.spec import MaskSource, RunSpec
 from supermask.search import SEARCHES
 
 if TYPE_CHECKING:
-    from supermask.experiments.setting import Comparison
+    from supermask.experiments.compare.comparison import Comparison
 
 
 def searched(name: str, comparison: Comparison) -> Iterator[RunSpec]:

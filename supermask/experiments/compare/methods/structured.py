@@ -17,7 +17,7 @@ from supermask.experiments.compare.methods.registry import register_method
 from supermask.experiments.spec import MaskSource, RunSpec, WeightSource
 
 if TYPE_CHECKING:
-    from supermask.experiments.setting import Comparison
+    from supermask.experiments.compare.comparison import Comparison
 
 
 def pruned_filters(name: str, comparison: Comparison, weights: WeightSource) -> Iterator[RunSpec]:

@@ -9,7 +9,7 @@ from supermask.experiments.compare.methods.registry import register_method
 from supermask.experiments.spec import MaskSource, RunSpec
 
 if TYPE_CHECKING:
-    from supermask.experiments.setting import Comparison
+    from supermask.experiments.compare.comparison import Comparison
 
 
 @register_method("dense")

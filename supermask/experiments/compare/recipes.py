@@ -1,0 +1,82 @@
+"""What a comparison asks of a search: its own recipe, where it has one and the user wants it."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from supermask.experiments.compare.options import CompareOptions
+from supermask.experiments.errors import ConfigError
+from supermask.experiments.searches import search_arguments
+from supermask.experiments.spec import MaskSource, Rule
+from supermask.search import SEARCHES
+
+FINE_TUNED = "-fine-tuned"
+FROZEN_CONTROL = "random-mask-frozen"
+
+
+def compared(config: CompareOptions, method: str, density: float) -> tuple[Rule, MaskSource]:
+    """Rule and mask of a search of `compare`: its own recipe, where it has one and the user wants it.
+
+    A distribution that the user chose goes before the recipe's.
+
+    Raises:
+        ConfigError: An argument that the method does not have, or of another type.
+    """
+    recipe = recipe_of(config, method)
+    rule = Rule(
+        optimizer=recipe.get("optimizer", config.search_optimizer),
+        lr=recipe.get("lr", config.search_lr),
+        momentum=recipe.get("momentum", config.momentum),
+        nesterov=recipe.get("nesterov", config.nesterov),
+        weight_decay=recipe.get("weight_decay", config.search_weight_decay),
+    )
+    own = recipe.get("distribution", "uniform")
+    given = _search_args(config, method, config.search_args)
+    mask = MaskSource(
+        kind="search",
+        density=density,
+        distribution=own if config.distribution == "uniform" else config.distribution,
+        options={**recipe.get("method_args", {}), **given},
+    )
+    return rule, mask
+
+
+def check_used(config: CompareOptions) -> None:
+    """Refuse an argument that none of the searches of `compare` has.
+
+    Raises:
+        ConfigError: With what the last of them says.
+    """
+    searches = [search for method in config.methods if (search := search_behind(method))]
+    for name, value in config.search_args.items():
+        refused = ConfigError("search_args", f"{name}={value}", "leave it out: none of --methods is a search")
+        for search in searches:
+            try:
+                _search_args(config, search, {name: value})
+                break
+            except ConfigError as error:
+                refused = error
+        else:
+            raise refused
+
+
+def recipe_of(config: CompareOptions, method: str) -> Mapping[str, Any]:
+    """A search's own recipe, where the user wants it."""
+    return SEARCHES[method].recipe if config.own_recipes else {}
+
+
+def _search_args(config: CompareOptions, method: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """What `--search-args` hands to one of the searches."""
+    optimizer = recipe_of(config, method).get("optimizer", config.search_optimizer)
+    return search_arguments(method, given, "search_args", optimizer)
+
+
+def densities_of(config: CompareOptions, method: str) -> tuple[float, ...]:
+    """Those of the comparison, or the one of the search's recipe: there it is where the scores start."""
+    own = recipe_of(config, method).get("density")
+    return config.densities if own is None else (own,)
+
+
+def search_behind(method: str) -> str | None:
+    """The search that a method of `compare` needs, if it needs one."""
+    name = "edge-popup" if method == FROZEN_CONTROL else method.removesuffix(FINE_TUNED)
+    return name if name in SEARCHES else None

@@ -1,0 +1,95 @@
+"""`supermask search`: one strong ticket."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from supermask.data import Dataset
+from supermask.experiments.compare.methods import METHODS
+from supermask.experiments.config import (
+    ConfigError,
+    RuleConfig,
+    check_density_field,
+    check_distribution_field,
+    option,
+)
+from supermask.experiments.plan import Plan, layers_of, steps_per_epoch, task_of
+from supermask.experiments.registry import Experiment, register_experiment
+from supermask.experiments.runs import check_weights_left, rescaling, search_run
+from supermask.experiments.searches import check_search, nominal_length, refusals, search_arguments
+from supermask.experiments.spec import MaskSource, WeightSource
+from supermask.search import SEARCHES
+from supermask.weights.init import INITS
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchConfig(RuleConfig):
+    """`supermask search`: one strong ticket."""
+
+    method: str = option("edge-popup", f"search algorithm: {', '.join(SEARCHES)}")
+    method_args: dict[str, str] = option({}, "further arguments of the search, as key=value")  # noqa: RUF009
+    density: float = option(0.3, "fraction of weights kept")
+    distribution: str = option("uniform", "uniform, global, erk, epl or N:M: how the density spreads")
+    init: str = option("signed_constant", "distribution of the frozen weights", choices=INITS)
+    rescale: bool = option(True, "scale the frozen weights by 1/√density")
+    seed: int = option(0, "seed of the weights, the scores and the data order")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.method not in SEARCHES:
+            known = f"take one of {', '.join(SEARCHES)}"
+            elsewhere = "this is no search over frozen weights; `supermask compare --methods {}` runs it"
+            remedy = elsewhere.format(self.method) if self.method in METHODS else known
+            raise ConfigError("method", self.method, remedy)
+        check_density_field("density", self.density)
+        check_distribution_field(self.distribution, self.density)
+        if self.rescale and SEARCHES[self.method].scaled_for(self.density) is None:
+            raise ConfigError("rescale", True, f"leave it out: {self.method} scales its layers by itself")
+        with refusals("method_args"):
+            check_search(
+                self.method, self.rule, self.mask_source, **nominal_length(self.epochs, self.label_smoothing)
+            )
+
+    @property
+    def mask_source(self) -> MaskSource:
+        """What the search looks for.
+
+        Raises:
+            ConfigError: An argument that the method does not have, or of another type.
+        """
+        return MaskSource(
+            kind="search",
+            density=self.density,
+            distribution=self.distribution,
+            options=search_arguments(self.method, self.method_args, "method_args", self.optimizer),
+        )
+
+    @classmethod
+    def defaults(cls, given: Mapping[str, Any]) -> Mapping[str, Any]:
+        """What the chosen method recommends instead of the general defaults."""
+        method = SEARCHES.get(given.get("method", "edge-popup"))
+        return {} if method is None else method.recipe
+
+
+def plan_search(config: SearchConfig, data: Dataset) -> Plan:
+    """One strong ticket."""
+    task = task_of(config, data)
+    rule, mask, infos = config.rule, config.mask_source, layers_of(task, data)
+    check_weights_left("density", (config.density,), infos)
+    with refusals("method_args"):
+        check_search(
+            config.method,
+            rule,
+            mask,
+            steps=task.steps,
+            steps_per_epoch=steps_per_epoch(config, data),
+            label_smoothing=config.label_smoothing,
+            shapes={info.name: tuple(info.tensor.shape) for info in infos},
+        )
+    rescale_by = rescaling(config.method, infos, mask) if config.rescale else 1.0
+    weights = WeightSource(init=config.init, seed=config.seed, rescale_by=rescale_by)
+    spec = search_run(task, config.method, rule, mask, weights, config.seed)
+    return Plan((spec,), (spec,))
+
+
+register_experiment(Experiment("search", "find one strong ticket", SearchConfig, plan_search))
