@@ -22,10 +22,10 @@ from supermask.report import headline, summary_table, write_report
 from supermask.report.figures.line_names import keep_apart
 from supermask.report.figures.style import themed
 from supermask.report.methods.catalogue import methods_of
-from supermask.report.methods.method_table import KNOWN
 from supermask.report.methods.palette import DARK
 from supermask.report.results.rows import curves_of, summary_rows
-from supermask.search import SEARCHES
+from supermask.search import SEARCHES, register_search
+from supermask.search.description import DESCRIPTIONS
 
 DENSE_BYTES = 1_066_440
 STEPS = 1170
@@ -411,7 +411,7 @@ def test_same_document_same_bytes_whatever_the_settings(tmp_path: Path) -> None:
 
 
 def test_colours_follow_the_theme() -> None:
-    assert all(method.colour in DARK for method in KNOWN)
+    assert all(method.colour in DARK for method in methods_of(DESCRIPTIONS).values())
     assert themed("#0072b2") == "var(--c-0072b2, #0072b2)"
     assert themed("#123456") == "#123456"
 
@@ -427,7 +427,10 @@ def test_unlisted_methods_get_a_look_and_a_place() -> None:
 
 
 def test_a_new_search_is_a_strong_ticket(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(SEARCHES, "brand-new", object)
+    monkeypatch.setattr("supermask.search.base._watchers", [])
+    monkeypatch.setattr("supermask.search.base.SEARCHES", {})
+    monkeypatch.setitem(DESCRIPTIONS, "brand-new", DESCRIPTIONS["zhou"])  # taken away again
+    register_search("brand-new")(type("BrandNew", (), {}))
     assert methods_of(["brand-new"])["brand-new"].group == "strong"
 
 

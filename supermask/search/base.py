@@ -25,6 +25,7 @@ from supermask.search.construction import (
     replace_scores,
     spread_of,
 )
+from supermask.search.description import describe
 from supermask.search.relative_steps import first_sizes, in_units_of_layers, settle_rule
 from supermask.tickets.ticket import Ticket
 from supermask.weights.init import check_seed
@@ -33,15 +34,35 @@ from supermask.weights.roles import ParameterInfo, masked, unwrap
 SEARCHES: dict[str, type["Search"]] = {}
 
 
-def register_search(name: str) -> Callable[[type["Search"]], type["Search"]]:
-    """Class decorator: make a search known by name to the command line and the contract tests."""
+def register_search(name: str, **description: Any) -> Callable[[type["Search"]], type["Search"]]:
+    """Class decorator: make a search known by name to commands, `compare`, reports and contract tests.
+
+    Args:
+        name: As in commands and results.
+        description: Fields of `Description`: label, sentence and look. By default a search is a strong ticket
+            called by its name.
+    """
 
     def register(cls: type["Search"]) -> type["Search"]:
         SEARCHES[name] = cls
         cls.method = name
+        about = "A mask searched over frozen random weights; the weights are never trained."
+        describe(name, **{"about": about, "group": "strong", "search": name, **description})
+        for call in _watchers:
+            call(name)
         return cls
 
     return register
+
+
+def for_every_search(call: Callable[[str], object]) -> None:
+    """Call with the name of every search: those there are now, and those that are registered later."""
+    for name in SEARCHES:
+        call(name)
+    _watchers.append(call)
+
+
+_watchers: list[Callable[[str], object]] = []
 
 
 class Search(Optimizer):

@@ -27,7 +27,12 @@ from supermask import masks, ops
 from supermask.search.base import Search, register_search
 
 
-@register_search("biprop")
+@register_search(
+    "biprop",
+    about="A mask over the signs of frozen weights, with one scale per layer: a binary network.",
+    colour="green",
+    marker="^",
+)
 class Biprop(Search):
     """Multi-prize tickets; see `Search` for the arguments."""
 

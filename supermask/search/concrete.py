@@ -37,7 +37,13 @@ SMOOTHING = 0.01
 """Weight of the newest ratio in the moving average of GradBalance."""
 
 
-@register_search("concrete")
+@register_search(
+    "concrete",
+    label="concrete tickets",
+    about="A binary concrete gate for each frozen weight, with the density as a balanced second objective.",
+    colour="indigo",
+    marker="d",
+)
 class ConcreteTicketSearch(GatedSearch):
     """Concrete ticket search; see `GatedSearch` and `Search` for the other arguments.
 

@@ -19,7 +19,12 @@ from supermask.search.base import Search, register_search
 from supermask.search.fused import sgd_steps
 
 
-@register_search("edge-popup")
+@register_search(
+    "edge-popup",
+    about="A mask searched over frozen random weights: scores are learned, weights never are.",
+    colour="vermilion",
+    marker="o",
+)
 class EdgePopup(Search):
     """Edge-popup as an optimizer; see `Search` for the other arguments.
 

@@ -31,7 +31,13 @@ from supermask.search.edge_popup import EdgePopup
 LAYOUTS = ("uniform", "erk", "epl")
 
 
-@register_search("frozen")
+@register_search(
+    "frozen",
+    label="partially frozen",
+    about="edge-popup where a random part of the mask follows from the seed, and only the rest is searched.",
+    colour="brown",
+    marker="X",
+)
 class Frozen(EdgePopup):
     """Edge-popup on the weights that a random pattern leaves open; see `Search` for the other arguments.
 

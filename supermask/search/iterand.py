@@ -29,7 +29,13 @@ PERIOD = 300
 SHARE = 100
 
 
-@register_search("iterand")
+@register_search(
+    "iterand",
+    label="IteRand",
+    about="edge-popup that now and then draws some of the weights outside the mask anew.",
+    colour="olive",
+    marker="v",
+)
 class IteRand(EdgePopup):
     """Edge-popup with iterative randomization; see `Search` for the other arguments.
 

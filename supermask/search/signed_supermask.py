@@ -26,7 +26,13 @@ from supermask.weights.init import derive_key
 from supermask.weights.roles import ParameterInfo
 
 
-@register_search("signed-supermask")
+@register_search(
+    "signed-supermask",
+    label="signed supermask",
+    about="A mask of −1, 0 and 1 over frozen weights: the search also decides which signs to flip.",
+    colour="wine",
+    marker="D",
+)
 class SignedSupermask(Search):
     """Masks that keep, drop or invert weights; see `Search` for the other arguments.
 

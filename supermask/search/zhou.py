@@ -30,7 +30,13 @@ from supermask.weights.init import derive_key
 from supermask.weights.roles import ParameterInfo
 
 
-@register_search("zhou")
+@register_search(
+    "zhou",
+    label="Zhou's supermask",
+    about="A random mask over frozen weights: the probability of each weight to be kept is learned.",
+    colour="orange",
+    marker="s",
+)
 class Zhou(Search):
     """Supermasks as Bernoulli draws; see `Search` for the other arguments.
 

@@ -8,7 +8,6 @@ from supermask.report.figures import FIGURES, draw_figures
 from supermask.report.formatting import bytes_text, density_text, percent
 from supermask.report.methods.catalogue import methods_of
 from supermask.report.methods.method import GROUPS, Method
-from supermask.report.methods.method_table import UNZEROED
 from supermask.report.pages.registry import Rendered, register_page
 from supermask.report.pages.template import render_template
 from supermask.report.results import Results
@@ -57,7 +56,7 @@ def _values(results: Results) -> dict[str, Any]:
         "crowded": results.crowded,
         "best": results.best if results.crowded else None,
         "pairs": results.pairs,
-        "unzeroed": [method.label for method in methods if method.name.endswith(UNZEROED)],
+        "unzeroed": [method.label for method in methods if method.holds_pruned],
         "emerged": any(row.emerged for row in rows),
         "impatient": _impatient(results),
         "skipped": _skipped(document),
