@@ -1,20 +1,30 @@
 """A linear layer with a masked weight: packed against every dense and sparse form that torch has on a CPU.
 
+Beside them stand the layers of other packages that are installed (`_rivals.py`), and ours with inputs rounded
+to int8; each result says what it rounds. The packed layer has been tuned on its inputs (`sm.packed.tune`).
+
 `resident` rows call each candidate on one copy of its weights, which stay in the cache if they fit; `rotated`
 ones go round copies that together exceed it. Errors are relative to float64. The roofline of a candidate is
 the time that its weights take from memory (rotated) or the dense multiply-adds take, whichever is longer, at
 the bandwidth and the rate measured in the same run; packed layers, which look products up, may exceed it.
 
-python benchmarks/masked_linear.py [--threads 2] [--out DIR]
+python benchmarks/masked_linear.py [--threads 1] [--out DIR]
+
+AVX2 on a machine that has AVX-512, where other packages go on using it:
+ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 python benchmarks/masked_linear.py [--threads 1] [--out DIR]
 """
 
+import argparse
 import copy
+import functools
 import itertools
+import os
 import time
 import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
+import _rivals
 import torch
 from _measure import arguments, interleave, report
 from _plot import plot_speedups
@@ -22,7 +32,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils import mkldnn as mkldnn_utils
 
-from supermask.packed import PackedLinear
+from supermask import ops
+from supermask.packed import PackedLinear, tune
+from supermask.packed.linear import LAYOUTS
 
 SIGMA = 0.02
 CACHE_BYTES = 64 << 20  # more than the last cache of the machines we know
@@ -46,7 +58,15 @@ CASES: list[tuple[tuple[int, int], str, float, int, torch.dtype, bool]] = [
     ((300, 784), "sign", 0.3, 128, FLOAT, False),
     ((256, 256), "sign", 0.3, 1, FLOAT, False),
 ]
-Candidate = tuple[Callable[[Tensor], Tensor], int]  # a layer, and the bytes of its weights
+
+
+class Candidate(NamedTuple):
+    """A form of the layer: what makes one, bytes of its weights, what it rounds, the kernel that serves."""
+
+    make: Callable[[], Callable[[Tensor], Any]]
+    size: float
+    rounds: str = "nothing"
+    kernel: str | None = None
 
 
 def draw(shape: tuple[int, int], init: str, density: float) -> Tensor:
@@ -63,66 +83,104 @@ def dense(weights: Tensor, dtype: torch.dtype) -> nn.Linear:
     return layer
 
 
-def candidates(weights: Tensor, init: str, dtype: torch.dtype, x: Tensor) -> dict[str, Candidate]:
-    """Every form of the layer; a candidate of float32 when `dtype` is, and of bfloat16 otherwise."""
-    scaled = weights * SIGMA
-    packed = PackedLinear(weights.to(torch.int8), SIGMA) if init == "sign" else PackedLinear(scaled.to(dtype))
-    packed_bytes = sum(buffer.nbytes for buffer in packed.buffers())
-    if packed.operator_for(x) == "linear_from_triples":
-        packed_bytes = packed.get_buffer("codes").nbytes
+def packed_form(layer: PackedLinear, x: Tensor, rounds: str = "nothing") -> Candidate:
+    """A packed layer, tuned on `x`; a kernel reads the buffers of its own layout alone."""
+    tune(layer, x)
+    kernel = layer.kernel(x)
+    names = LAYOUTS.get(kernel)
+    size = layer.weight(x).nbytes if names is None else sum(layer.get_buffer(name).nbytes for name in names)
+    return Candidate(functools.partial(copy.deepcopy, layer), size, rounds, kernel)
+
+
+def candidates(
+    weights: Tensor, init: str, dtype: torch.dtype, x: Tensor, threads: int
+) -> dict[str, Candidate]:
+    """Every form of the layer that can be copied."""
+    scaled, signs = weights * SIGMA, weights.to(torch.int8) if init == "sign" else None
     layer = dense(scaled, dtype)
-    forms: dict[str, Candidate] = {"packed": (packed, packed_bytes), "eager": (layer, layer.weight.nbytes)}
-    one = mkldnn_utils.to_mkldnn(dense(scaled, FLOAT), dtype)
-    forms["onednn"] = (one, layer.weight.nbytes)
-    if dtype == FLOAT:
-        # As eager edge-popup computes it, and compiled; the mask is of floats, like the scores it came from.
-        whole, mask = layer.weight.clone(), (weights != 0).float()
-        masked = lambda x: F.linear(x, whole * mask)  # noqa: E731
-        compiled = torch.compile(lambda x, w, m: F.linear(x, w * m))
-        forms["w*m"] = (masked, 2 * whole.nbytes)
-        forms["w*m compiled"] = (lambda x: compiled(x, whole, mask), 2 * whole.nbytes)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # sparse CSR is in beta
-            wide = scaled.to_sparse_csr()  # with indices of 64 bits, where MKL computes with 32
-            parts = (wide.crow_indices().int(), wide.col_indices().int(), wide.values())
-            sparse = torch.sparse_csr_tensor(*parts, size=weights.shape)
-        forms["csr"] = (lambda x: (sparse @ x.t()).t(), sum(part.nbytes for part in parts))
+    size = layer.weight.nbytes
+    packed = PackedLinear(scaled.to(dtype)) if signs is None else PackedLinear(signs, SIGMA)
+    forms = {
+        "packed": packed_form(packed, x),
+        "eager": Candidate(lambda: copy.deepcopy(layer), size),
+        "onednn": Candidate(lambda: mkldnn_utils.to_mkldnn(dense(scaled, FLOAT), dtype), size),
+    }
+    if signs is not None:
+        rounded = PackedLinear(signs, SIGMA, activations="int8")
+        forms["packed int8"] = packed_form(rounded, x, "inputs, int8")
+        for name, rival in _rivals.installed(weights.shape[1]).items() if dtype == FLOAT else ():
+            make = functools.partial(rival.make, signs, SIGMA, threads)
+            forms[name] = Candidate(make, rival.bits * weights.numel() / 8, rival.rounds)
     return forms
 
 
-def rotating(layer: Callable[[Tensor], Tensor], bytes_each: int) -> Callable[[Tensor], Tensor]:
+def resident_forms(weights: Tensor) -> dict[str, Candidate]:
+    """More forms of the layer in float32: they are measured on one copy of their weights only."""
+    scaled = weights * SIGMA
+    # As eager edge-popup computes it, and compiled; the mask is of floats, like the scores it came from.
+    whole, mask = scaled.clone(), (weights != 0).float()
+    compiled = torch.compile(lambda x, w, m: F.linear(x, w * m))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # sparse CSR is in beta
+        wide = scaled.to_sparse_csr()  # with indices of 64 bits, where MKL computes with 32
+        parts = (wide.crow_indices().int(), wide.col_indices().int(), wide.values())
+        sparse = torch.sparse_csr_tensor(*parts, size=weights.shape)
+    return {
+        "w*m": Candidate(lambda: lambda x: F.linear(x, whole * mask), 2 * whole.nbytes),
+        "w*m compiled": Candidate(lambda: lambda x: compiled(x, whole, mask), 2 * whole.nbytes),
+        "csr": Candidate(lambda: lambda x: (sparse @ x.t()).t(), sum(part.nbytes for part in parts)),
+    }
+
+
+def rotates(outputs: int, inputs: int) -> bool:
+    """Whether so few copies of a layer exceed the cache that making them takes no time."""
+    return outputs * inputs >= 1 << 22
+
+
+def rotating(form: Candidate) -> Callable[[Tensor], Any]:
     """Calls the next of as many copies as exceed the cache."""
-    copies = itertools.cycle([copy.deepcopy(layer) for _ in range(-(-2 * CACHE_BYTES // bytes_each))])
+    copies = itertools.cycle([form.make() for _ in range(-int(-2 * CACHE_BYTES // form.size))])
     return lambda x: next(copies)(x)
 
 
+def result_of(call: Callable[[Tensor], Any], x: Tensor) -> Tensor:
+    """What a candidate computes, in float64."""
+    result = torch.as_tensor(call(x))
+    return (result.to_dense() if result.is_mkldnn else result).double()
+
+
 def compare(
-    case: tuple[tuple[int, int], str, float, int, torch.dtype, bool], limits: dict[str, float], seconds: float
+    case: tuple[tuple[int, int], str, float, int, torch.dtype, bool],
+    limits: dict[str, float],
+    seconds: float,
+    threads: int = 1,
 ) -> dict[str, Any]:
     """One row."""
     shape, init, density, batch, dtype, cold = case
     weights = draw(shape, init, density)
     x = torch.randn(batch, shape[1], generator=torch.Generator().manual_seed(1)).to(dtype)
-    forms = candidates(weights, init, dtype, x)
-    if cold:  # the forms that a closure holds cannot be copied
-        forms = {name: form for name, form in forms.items() if name in ("packed", "eager", "onednn")}
+    forms = candidates(weights, init, dtype, x, threads)
+    if not cold and dtype == FLOAT:
+        forms |= resident_forms(weights)
     inputs = {name: x.to_mkldnn() if name == "onednn" else x for name in forms}
-    calls = {name: rotating(*form) if cold else form[0] for name, form in forms.items()}
+    calls = {name: rotating(form) if cold else form.make() for name, form in forms.items()}
     exact = x.double() @ (weights.double() * SIGMA).t()
-    results: dict[str, dict[str, float]] = interleave(
+    results: dict[str, dict[str, Any]] = interleave(
         {name: (lambda n=name: calls[n](inputs[n])) for name in forms}, seconds, turn=0.02
     )
     operations = 2 * batch * weights.numel()
-    for name, (layer, size) in forms.items():
-        result = layer(inputs[name])
-        result = result.to_dense() if result.is_mkldnn else result
-        bound = max(size / limits["bytes_per_s"] * cold, operations / limits[f"{dtype}"[6:] + "_per_s"])
+    for name, form in forms.items():
+        error = (result_of(calls[name], inputs[name]) - exact).abs().max()
+        bound = max(form.size / limits["bytes_per_s"] * cold, operations / limits[f"{dtype}"[6:] + "_per_s"])
         results[name] |= {
-            "error": float((result.double() - exact).abs().max() / exact.abs().max()),
-            "bits_per_weight": 8 * size / weights.numel(),
+            "error": float(error / exact.abs().max()),
+            "rounds": form.rounds,
+            "bits_per_weight": 8 * form.size / weights.numel(),
             "roofline": 1e3 * bound / results[name]["median_ms"],
             "speedup_of_packed": results[name]["median_ms"] / results["packed"]["median_ms"],
         }
+        if form.kernel:
+            results[name]["kernel"] = form.kernel
     best = min(("eager", "onednn"), key=lambda name: results[name]["median_ms"])
     return {
         "outputs": shape[0],
@@ -170,14 +228,53 @@ def label(row: dict[str, Any]) -> str:
     )
 
 
+def parser() -> argparse.ArgumentParser:
+    """The flags of this benchmark; without any of them it measures `CASES`."""
+    own = argparse.ArgumentParser()
+    own.add_argument("--shapes", nargs="+", help="OUTPUTSxINPUTS, of layers with weights ±σ and 0")
+    own.add_argument("--densities", type=float, nargs="+", help="weights kept")
+    own.add_argument(
+        "--batches",
+        type=int,
+        nargs="+",
+        help="inputs; a single one meets the weights of a large layer from memory",
+    )
+    own.add_argument("--dtypes", nargs="+", choices=("float32", "bfloat16"), help="type of the inputs")
+    return own
+
+
+def cases(options: argparse.Namespace) -> list[tuple[tuple[int, int], str, float, int, torch.dtype, bool]]:
+    """All combinations of what the flags say; where one says nothing, of its default."""
+    given = [getattr(options, name, None) for name in ("shapes", "densities", "batches", "dtypes")]
+    if not any(given):
+        return CASES
+    defaults = (["4096x4096"], [0.5], [1, 8, 64], ["float32"])
+    shapes, *rest = (own or default for own, default in zip(given, defaults, strict=True))
+    sizes = [tuple(int(size) for size in shape.split("x")) for shape in shapes]
+    return [
+        (
+            (outputs, inputs),
+            "sign",
+            density,
+            batch,
+            getattr(torch, dtype),
+            batch == 1 and rotates(outputs, inputs),
+        )
+        for (outputs, inputs), density, batch, dtype in itertools.product(sizes, *rest)
+    ]
+
+
 def main() -> None:
-    """All cases; about three minutes."""
-    options = arguments("a packed linear layer against dense and sparse ones")
+    """All cases; about five minutes."""
+    options = arguments("a packed linear layer against dense and sparse ones", parser())
     with torch.no_grad():
         limits = machine_limits()
         print(limits)
-        rows = [compare(case, limits, 0.6 * options.seconds) for case in CASES]
-    report("masked_linear", options, rows, limits=limits)
+        rows = [compare(case, limits, 0.6 * options.seconds, options.threads) for case in cases(options)]
+    instructions = ops.instruction_set()
+    name = "masked_linear_avx2" if instructions == "avx2" else "masked_linear"
+    more = {"instructions": instructions, "onednn_limit": os.environ.get("ONEDNN_MAX_CPU_ISA")}
+    report(name, options, rows, limits=limits, rivals=_rivals.versions(), **more)
     if options.out:
         speedups = {
             label(row): {
@@ -187,9 +284,7 @@ def main() -> None:
             }
             for row in rows
         }
-        plot_speedups(
-            speedups, "speed-up of the packed linear layer over …", options.out / "masked_linear.png"
-        )
+        plot_speedups(speedups, "speed-up of the packed linear layer over …", options.out / f"{name}.png")
 
 
 if __name__ == "__main__":

@@ -47,12 +47,21 @@ def bytes_of(model: nn.Module) -> int:
     """Bytes of all that the network keeps between calls."""
     kept = [*model.parameters(), *model.buffers()]
     kept += [m._dense for m in model.modules() if isinstance(getattr(m, "_dense", None), Tensor)]
+    kept += [
+        m._prepacked.weights
+        for m in model.modules()
+        if hasattr(m, "_prepacked") and m._prepacked.weights is not None
+    ]
     return sum(tensor.numel() * tensor.element_size() for tensor in kept)
 
 
 def kernels_of(model: nn.Module, dtype: torch.dtype) -> Counter[str]:
     """How many layers compute from lists, from bits and so on."""
-    return Counter(m.kernels[dtype] for m in model.modules() if hasattr(m, "kernels"))
+    convolutions = [m.kernels[dtype] for m in model.modules() if hasattr(m, "kernels")]
+    linear = [m.tuned.items() for m in model.modules() if hasattr(m, "tuned")]
+    return Counter(
+        convolutions + [kernel for items in linear for (kind, _), kernel in items if kind == dtype]
+    )
 
 
 def compare(name: str, batch: int, init: str, seconds: float) -> dict[str, Any]:

@@ -12,7 +12,7 @@ _caches = tempfile.TemporaryDirectory(prefix="supermask-tests-")
 os.environ["SUPERMASK_CACHE"] = _caches.name
 
 
-KERNELS = {"codes", "init", "native", "ops", "packed", "packed_conv", "packed_placement"}
+KERNELS = {"codes", "init", "native", "ops", "packed", "packed_conv", "packed_int8", "packed_placement"}
 """Tests of the compiled kernels, which `make test` runs for every instruction set."""
 TRAINING = {
     "compatibility",

@@ -57,6 +57,15 @@ def test_eval_measures_what_the_search_reported(searched, capsys):
     assert measured["accuracy"] == document["rows"][0]["test_accuracy"] and measured["images"] == 360
 
 
+@pytest.mark.parametrize("packed", ["exact", "int8"])
+def test_eval_measures_packed_networks(searched, capsys, packed, monkeypatch):
+    monkeypatch.setattr("supermask.packed.linear.SMALLEST_SIGNS", 1)
+    assert run("eval", ticket_of(searched), "--packed", packed, "--json") == 0
+    measured = json.loads(capsys.readouterr().out)
+    reported = json.loads((searched / "results.json").read_text())["rows"][0]["test_accuracy"]
+    assert measured["packed"] == packed and abs(measured["accuracy"] - reported) <= 0.02
+
+
 def test_eval_refuses_data_that_does_not_fit(searched, capsys):
     assert run("eval", ticket_of(searched), "--image-size", 16) == 2
     assert "image_size is 16" in capsys.readouterr().err

@@ -4,12 +4,14 @@ import ast
 import io
 import json
 import os
+import pickle
 import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 from rich.console import Console
 
 import supermask
@@ -19,6 +21,8 @@ from supermask.cli.errors import with_flags
 from supermask.cli.parser import COMMON, GROUPS
 from supermask.cli.suggest import near
 from supermask.data import load_data
+from supermask.experiments import plan
+from supermask.experiments.errors import ConfigError
 from supermask.experiments.execution.store import Store
 from supermask.experiments.plan import Plan
 from supermask.experiments.search import SearchConfig, plan_search
@@ -138,6 +142,14 @@ def test_every_group_and_common_flag_is_one_of_a_command() -> None:
     assert len(set(grouped)) == len(grouped)
 
 
+def test_long_lists_of_choices_can_be_printed() -> None:
+    from supermask.cli.flags import FEW_CHOICES
+    from supermask.cli.parser import LISTS
+
+    long = {flag.name for c in live().commands for flag in c.flags if len(flag.choices) > FEW_CHOICES}
+    assert long == {"methods"} and long <= set(LISTS)
+
+
 def test_help_shows_common_flags_first_and_all_on_request(capsys: pytest.CaptureFixture[str]) -> None:
     assert call("search", "--help") == 0
     short = capsys.readouterr().out
@@ -165,16 +177,20 @@ def test_help_shows_common_flags_first_and_all_on_request(capsys: pytest.Capture
         (["search", "--epoch", "3"], "there is no flag --epoch; did you mean --epochs?"),
         (["search", "0.3"], "supermask search: '0.3' belongs to no flag"),
         (["search", "--method", "Edge_Popup"], "--method 'Edge_Popup': did you mean edge-popup?"),
-        (["compare", "--methods", "imp", "dens"], "--methods: 'dens' is not one of"),
-        (["compare", "--methods", "imp", "dens"], "did you mean dense?"),
+        (["compare", "--methods", "imp", "dens"], "--methods: there is no 'dens'; did you mean dense"),
+        (["compare", "--methods", "xyz"], "--methods: 'xyz' is not one of all, snip,"),
         (
             ["search", "--data", "mnits"],
             "no data set 'mnits', and no folder of that name here or in data; did",
         ),
         (["search", "--epochs", "ten"], "supermask search: --epochs: invalid float value: 'ten'"),
         (["search", "--model-args", "width"], "--model-args: 'width' is not key=value"),
+        (
+            ["eval", "t", "--batchsize", "3"],
+            "supermask eval: there is no flag --batchsize; did you mean --batch-size",
+        ),
         (["eval"], "the following arguments are required: TICKET"),
-        (["list", "method"], "'method' is not one of methods, models, data, recipes, tickets; did you mean"),
+        (["list", "method"], "there is no 'method'; did you mean methods?"),
         (["list", "data", "somewhere"], "`supermask list data` takes no folder"),
     ],
 )
@@ -222,13 +238,20 @@ COMPARE = ["compare", "--methods", "dense", "imp", "--seeds", "0"]
             [*SEARCH, "--epochs", "1e-9"],
             "--epochs 1e-09: take at least 0.1: an epoch has 10 steps of 128 images",
         ),
-        ([*SEARCH, "--epochs", "1e300"], "--epochs 1e+300: take at most 1e+11, which are 1e+12 steps"),
+        ([*SEARCH, "--epochs", "1e300"], "--epochs 1e+300: take a positive number, at most 1e+09"),
+        ([*SEARCH, "--lr", "1e39"], "--lr 1e+39: take a number that is not negative, at most 1e+30"),
+        ([*SEARCH, "--lr", "-1e-3"], "--lr -0.001: take a number that is not negative"),
+        (
+            [*SEARCH, "--val-fraction", "0.99999"],
+            "--val-fraction 0.99999: take less: it leaves none",
+        ),
+        (["transfer", "--adaptive-lr", "-1"], "--adaptive-lr -1.0: take a number that is not negative"),
         ([*SEARCH, "--batch-size", "5000"], "--batch-size 5000: take at most 1293, the training images that"),
         (
             [*SEARCH, "--density", "1e-300"],
-            "--density 1e-300: take at least 1.9e-05: each of 3 layers keeps a",
+            "--density 1e-300: take at least 6e-05: each of 3 layers keeps a",
         ),
-        ([*COMPARE, "--densities", "0.5", "1e-9"], "--densities 1e-09: take at least 1.9e-05"),
+        ([*COMPARE, "--densities", "0.5", "1e-9"], "--densities 1e-09: take at least 6e-05"),
         (
             [*COMPARE, "--rate", "1e-9"],
             "--rate 1e-09: take at least 0.0035: the way to density 0.03 has 1000",
@@ -239,7 +262,7 @@ COMPARE = ["compare", "--methods", "dense", "imp", "--seeds", "0"]
         ([*SEARCH, "--image-size", "5000"], "--image-size 5000: take a number of pixels from 1 to 4096"),
         ([*SEARCH, "--stored-size", "0"], "--stored-size 0: take a number of pixels from 1 to 4096"),
         ([*SEARCH, "--seed", str(1 << 63)], "--seed 9223372036854775808: take an integer"),
-        ([*SEARCH, "--model", "conv-2", "--image-size", "1"], "it fails on images of 1x1 pixels"),
+        ([*SEARCH, "--model", "conv-2", "--image-size", "1"], "needs images of at least 2x2 pixels"),
         ([*SEARCH, "--model-args", "width=many"], "--model-args 'width=many': the network cannot be built"),
         ([*SEARCH, "--model-args", "wdth=2"], "--model-args 'wdth=2': the network cannot be built"),
         (["stability", "--orders", "1000000000"], "--orders 1000000000: take from 2 to 1000"),
@@ -261,6 +284,52 @@ def test_numbers_that_cannot_be_meant_name_the_flag(
     out = [] if words[0] == "eval" else ["--out", str(tmp_path)]
     assert call(*words, *out) == 2
     assert message in capsys.readouterr().err
+
+
+def test_images_that_memory_cannot_hold_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("supermask.data.registry.available_memory", lambda: 2**30)
+    assert call(*SEARCH, "--image-size", "1024", "--out", tmp_path) == 2
+    said = capsys.readouterr().err
+    assert "--data: the 1797 images of 'digits' take 1.8 GiB at --image-size 1024, and 1.0 GiB" in said
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("[enforce fail] can't allocate memory: 9")])
+def test_memory_that_runs_out_is_a_failure(
+    error: Exception, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr("supermask.cli.run.dataset", full)
+    assert call(*SEARCH, "--out", tmp_path) == 1
+    assert "memory ran out" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_a_network_that_fails_on_the_images_is_refused_before_it_is_trained(
+    kept: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a network keeps beside its parameters has no values on the meta device: no fault of its own."""
+
+    class Odd(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.last = torch.nn.Linear(64 if kept else 100, 10)
+            self.order = torch.arange(10)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.last(x.flatten(1))[:, self.order]
+
+    monkeypatch.setattr(plan, "network_of", lambda task, data: Odd())
+    planned = plan_search(SearchConfig(epochs=1, out="x"), load_data("digits")) if kept else None
+    if planned:
+        assert len(planned.graph) == 1
+        return
+    assert call(*SEARCH, "--out", tmp_path) == 2
+    said = capsys.readouterr().err
+    assert "--model 'lenet-300-100': take another --image-size or network; it fails on images of 8x8" in said
 
 
 def test_a_training_of_one_step_is_compared(tmp_path: Path) -> None:
@@ -289,6 +358,14 @@ def test_odd_configuration_files_are_refused_in_few_words(
     assert call("search", "--config", tmp_path / "c.yaml", "--out", tmp_path / "out") == 2
     said = capsys.readouterr().err
     assert message in said and len(said) < 2000
+
+
+def test_a_wrong_value_that_a_worker_finds_stays_one() -> None:
+    error = ConfigError("jobs", 3, "take less")
+    error.add_note("in run x")
+    copied = pickle.loads(pickle.dumps(error))
+    assert type(copied) is ConfigError and str(copied) == "--jobs 3: take less"
+    assert copied.__notes__ == ["in run x"]
 
 
 # Locales.
@@ -374,18 +451,18 @@ def test_recipes_are_listed_as_calls(capsys: pytest.CaptureFixture[str]) -> None
 
 
 def watched(terminal: bool, tmp_path: Path) -> tuple[progress.ProgressWatcher, io.StringIO, Plan, Store]:
-    plan = plan_search(SearchConfig(epochs=2, out="x"), load_data("digits"))
+    planned = plan_search(SearchConfig(epochs=2, out="x"), load_data("digits"))
     store, said = Store(tmp_path / "runs"), io.StringIO()
     console = Console(file=said, force_terminal=terminal, width=200)
-    return progress.ProgressWatcher(plan, console, store), said, plan, store
+    return progress.ProgressWatcher(planned, console, store), said, planned, store
 
 
 def test_without_a_terminal_a_line_says_now_and_then_how_far_it_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(progress, "FIRST", 0.0)
-    watcher, said, plan, store = watched(False, tmp_path)
-    (spec,) = plan.graph
+    watcher, said, planned, store = watched(False, tmp_path)
+    (spec,) = planned.graph
     store.open(spec).checkpoint.write_bytes(b"")
     store.run(spec.id).write_history([{"step": 8, "train_loss": 1.0, "val_accuracy": 0.625}])
     with watcher:
@@ -403,8 +480,8 @@ def test_without_a_terminal_a_line_says_now_and_then_how_far_it_is(
 
 
 def test_on_a_terminal_the_accuracy_of_the_run_stands_beside_its_bar(tmp_path: Path) -> None:
-    watcher, said, plan, store = watched(True, tmp_path)
-    (spec,) = plan.graph
+    watcher, said, planned, store = watched(True, tmp_path)
+    (spec,) = planned.graph
     store.open(spec).write_history([{"step": 8, "train_loss": 1.0, "val_accuracy": 0.625}])
     with watcher:
         watcher.advanced(spec, 1)
@@ -412,9 +489,9 @@ def test_on_a_terminal_the_accuracy_of_the_run_stands_beside_its_bar(tmp_path: P
 
 
 def test_other_ranks_say_nothing(tmp_path: Path) -> None:
-    plan = plan_search(SearchConfig(epochs=2, out="x"), load_data("digits"))
+    planned = plan_search(SearchConfig(epochs=2, out="x"), load_data("digits"))
     said = io.StringIO()
-    with progress.ProgressWatcher(plan, Console(file=said), Store(tmp_path), quiet=True) as watcher:
-        watcher.advanced(plan.graph[0], 5)
-        watcher.finished(plan.graph[0], {})
+    with progress.ProgressWatcher(planned, Console(file=said), Store(tmp_path), quiet=True) as watcher:
+        watcher.advanced(planned.graph[0], 5)
+        watcher.finished(planned.graph[0], {})
     assert said.getvalue() == ""

@@ -4,6 +4,7 @@ import io
 import os
 import pickle
 import struct
+import unicodedata
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,7 @@ from PIL import Image
 
 from supermask.data import DamagedDataError, DataError, MissingDataError, Selection, load_data
 from supermask.data.decode import decode
+from supermask.data.selection import read_classes
 
 
 @pytest.fixture(autouse=True)
@@ -124,6 +126,18 @@ def test_names_that_are_no_utf8_name_the_folder(folder: Path) -> None:
     whole = write_folder(named(folder, b"p\xebts"))
     with pytest.raises(DamagedDataError, match=r"pets/p\\xebts is not valid UTF-8"):
         load_data(str(whole))
+
+
+def test_names_of_macos_are_the_same_names(folder: Path) -> None:
+    together, apart = unicodedata.normalize("NFC", "chäté"), unicodedata.normalize("NFD", "chäté")
+    (folder / "train/cat").rename(folder / "train" / apart)
+    (folder / "val/cat").rename(folder / "val" / together)
+    assert load_data(str(folder)).classes == (together, "dog")
+    chosen = Selection(classes=read_classes([apart]))
+    assert load_data(str(folder), selection=chosen).classes == (together,)
+    write_image(folder / "train" / together / "0.png")
+    with pytest.raises(DamagedDataError, match="has two folders whose names look the same"):
+        load_data(str(folder))
 
 
 def test_names_of_files_are_bytes(folder: Path) -> None:

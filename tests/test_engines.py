@@ -17,7 +17,8 @@ from supermask.data import load_data
 from supermask.experiments import CompareConfig, EngineError, Grid, LocalEngine, PlainEngine, WorkerDied
 from supermask.experiments.compare.command import plan_compare
 from supermask.experiments.config import ConfigError
-from supermask.experiments.engines import ENGINES, drive, local, ray_cluster, units
+from supermask.experiments.engines import ENGINES, jobs, local, scheduler
+from supermask.experiments.engines import ray as ray_engine
 from supermask.experiments.engines.jobs import Died, Done, Failed, pack, unpack
 from supermask.experiments.engines.local import Place, places
 from supermask.experiments.engines.ready_queue import Schedule, chain_lengths
@@ -122,7 +123,7 @@ class Crew:
 
 def go(graph, crew, tmp_path, **grid):
     watch = Watch()
-    results = drive.drive(graph, Store(tmp_path), Environment(), Grid(**grid), crew, watch)
+    results = scheduler.drive(graph, Store(tmp_path), Environment(), Grid(**grid), crew, watch)
     return results, watch
 
 
@@ -152,7 +153,7 @@ def test_the_longest_chain_goes_first_and_the_graph_decides_among_equals(imp, tm
     two = Crew(lanes=2)
     results, watch = go(imp, two, tmp_path)
     assert two.log == ["dense", "search", "imp-1", "imp-2", "control-1", "control-2"]
-    assert list(results) == [spec.id for spec in drive.in_order(imp)] and two.ended
+    assert list(results) == [spec.id for spec in scheduler.in_order(imp)] and two.ended
     assert sorted(watch.done) == sorted(spec.method for spec in imp) and ("dense", 1) in watch.steps
 
 
@@ -181,7 +182,7 @@ def test_grouped_runs_are_handed_out_as_one_and_tried_again_as_one(imp, tmp_path
     def pairs(ready, *_):
         return [tuple(ready[i : i + 2]) for i in range(0, len(ready), 2)]
 
-    monkeypatch.setattr(drive, "groups", pairs)
+    monkeypatch.setattr(scheduler, "groups", pairs)
     crew = Crew(fates={"dense": ["killed"]})
     results, watch = go(imp, crew, tmp_path)
     assert crew.log == ["dense+search", "dense+search", "imp-1", "imp-2+control-1", "control-2"]
@@ -189,7 +190,7 @@ def test_grouped_runs_are_handed_out_as_one_and_tried_again_as_one(imp, tmp_path
 
 
 def test_runs_without_a_team_are_handed_out_alone(imp):
-    assert units.groups(imp, lambda id: True, {}) == [(spec,) for spec in imp]
+    assert jobs.groups(imp, lambda id: True, {}) == [(spec,) for spec in imp]
 
 
 # Deaths and failures.
@@ -227,7 +228,7 @@ def test_runs_that_do_not_need_a_failed_one_can_go_on(imp, tmp_path):
 
 
 def test_runs_of_a_failed_team_are_tried_alone_before_they_are_lost(tmp_path, monkeypatch):
-    monkeypatch.setattr(drive, "groups", lambda ready, *_: [tuple(ready)] if ready else [])
+    monkeypatch.setattr(scheduler, "groups", lambda ready, *_: [tuple(ready)] if ready else [])
     crew = Crew(fates={"sick": [DivergedError("nan"), DivergedError("nan")]})
     with pytest.raises(DivergedError, match="nan"):
         go([run("sick"), run("sound")], crew, tmp_path, keep_going=True)
@@ -267,7 +268,7 @@ def test_a_failure_says_in_which_run(tmp_path, capsys, monkeypatch):
     def diverging(*_):
         raise DivergedError("the training loss is nan")
 
-    monkeypatch.setattr(units, "execute", diverging)
+    monkeypatch.setattr(jobs, "execute", diverging)
     assert main(["search", "--epochs", "1", "--out", str(tmp_path)]) == 1
     message = capsys.readouterr().err
     assert "supermask: the training loss is nan" in message and "in run edge-popup-d0.3-s0-" in message
@@ -336,27 +337,25 @@ def test_the_command_line_chooses_the_engine(tmp_path, capsys):
 
 
 def test_without_ray_the_remedy_is_named(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(ray_cluster.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(ray_engine.importlib.util, "find_spec", lambda name: None)
     assert main(["search", "--engine", "ray", "--out", str(tmp_path)]) == 1
     assert "pip install 'supermask[ray]'" in capsys.readouterr().err
 
 
 def test_results_of_other_machines_are_waited_for(tmp_path, monkeypatch):
-    monkeypatch.setattr(ray_cluster, "PATIENCE", 0.01)
-    monkeypatch.setattr(ray_cluster, "SHARED_FOLDER", 0.05)
+    monkeypatch.setattr(ray_engine, "PATIENCE", 0.01)
+    monkeypatch.setattr(ray_engine, "SHARED_FOLDER", 0.05)
     spec, store = run("late"), Store(tmp_path)
     with pytest.raises(EngineError, match=f"{spec.id} still has no result here"):
-        ray_cluster.await_results(store, [spec.id])
-    monkeypatch.setattr(ray_cluster.time, "sleep", lambda _: store.open(spec).finish(result_of(spec)))
-    ray_cluster.await_results(store, [spec.id])
+        ray_engine.await_results(store, [spec.id])
+    monkeypatch.setattr(ray_engine.time, "sleep", lambda _: store.open(spec).finish(result_of(spec)))
+    ray_engine.await_results(store, [spec.id])
     token = tmp_path / "token"
-    assert "does not see the folder" in ray_cluster._unshared(token)
+    assert "does not see the folder" in ray_engine._unshared(token)
     token.write_text("token")
-    assert ray_cluster._unshared(token) == ""
-    own = ray_cluster._versions()
-    assert ray_cluster._look(token, own) == "" and "torch" in ray_cluster._look(
-        token, {**own, "torch": "1.0"}
-    )
+    assert ray_engine._unshared(token) == ""
+    own = ray_engine._versions()
+    assert ray_engine._look(token, own) == "" and "torch" in ray_engine._look(token, {**own, "torch": "1.0"})
 
 
 # Real processes.

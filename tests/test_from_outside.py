@@ -1,4 +1,4 @@
-"""A search or a method is one file, also outside the package: commands, comparison, page and tables find it."""
+"""A search or a method is one file, also outside the package: commands, comparison, page and docs find it."""
 
 import json
 import subprocess

@@ -1,5 +1,8 @@
 """Layers that compute from packed masks: the same function as the dense ones, from fewer bits."""
 
+import copy
+import itertools
+import pickle
 import subprocess
 import sys
 
@@ -19,9 +22,10 @@ needs_native = pytest.mark.skipif(
     reason="no compiled library; `make setup` builds it",
 )
 native = torch.ops.supermask
-OPERATORS = tuple(layouts.LINEAR_LAYOUTS)
+OPERATORS = tuple(name for name in layouts.LINEAR_LAYOUTS if name != "linear_int8")  # which rounds
 PACK = {
     "linear_from_triples": lambda weights: (layouts.triples_of_signs(weights),),
+    "linear_from_planes": lambda weights: (layouts.planes_of_signs(weights),),
     "linear_from_lists": layouts.lists_of_signs,
     "linear_from_values": lambda weights: layouts.values_of_weights(weights.float()),
 }
@@ -51,7 +55,9 @@ batches = st.sampled_from([0, 1, 2, 3, 4, 5, 8, 15, 16, 17, 32, 33, 64, 65, 130]
 @given(outputs=sizes, inputs=sizes, density=st.floats(0, 1), seed=st.integers(0, 9))
 def test_layouts_hold_every_weight(outputs, inputs, density, seed):
     signs, weights = draw_signs(outputs, inputs, density, seed), draw_weights(outputs, inputs, density, seed)
-    for operator, unpack in layouts.LINEAR_LAYOUTS.items():
+    assert torch.equal(layouts.signs_of_fields(layouts.fields_of_signs(signs), outputs, inputs), signs)
+    for operator in OPERATORS:
+        unpack = layouts.LINEAR_LAYOUTS[operator]
         expected = weights if operator == "linear_from_values" else signs
         packed = layouts.values_of_weights(weights) if expected is weights else PACK[operator](signs)
         assert torch.equal(unpack(*packed, outputs, inputs), expected)
@@ -156,6 +162,7 @@ def test_wrong_arguments_raise_and_name_themselves():
         ("x must", lambda: triples(x.long(), codes, 5, 1.0, None)),
         ("x must", lambda: triples(torch.ones(()), codes, 5, 1.0, None)),
         ("codes", lambda: triples(x, codes[3:], 5, 1.0, None)),
+        ("planes must", lambda: native.linear_from_planes(x, codes, 5, 1.0, None)),
         ("codes", lambda: triples(x, codes.long(), 5, 1.0, None)),
         ("codes", lambda: triples(torch.ones(2, 19), codes, 5, 1.0, None)),
         ("outputs", lambda: triples(x, codes, -1, 1.0, None)),
@@ -179,6 +186,8 @@ def test_damaged_layouts_read_nothing_outside():
     signs, x = draw_signs(5, 200, 0.5), torch.ones(2, 200)
     (codes,), (starts, entries) = PACK["linear_from_triples"](signs), PACK["linear_from_lists"](signs)
     masks, firsts, values = PACK["linear_from_values"](signs)
+    (planes,) = PACK["linear_from_planes"](signs)
+    native.linear_from_planes(x, torch.full_like(planes, -1), 5, 1.0, None)
     native.linear_from_triples(x, torch.full_like(codes, -1), 5, 1.0, None)
     native.linear_from_lists(x, starts, torch.full_like(entries, 255), 5, 1.0, None)
     for first in (-(1 << 62), 0, 1 << 62):
@@ -221,20 +230,65 @@ def test_a_packed_layer_is_its_dense_layer(scheme, density, shape, dtype):
 
 @needs_native
 @pytest.mark.parametrize("scheme", ["sign", "normal"])
-def test_each_number_of_inputs_has_its_operator(scheme, monkeypatch):
-    monkeypatch.setattr(linear.ops, "instruction_set", lambda: "avx512")
+@pytest.mark.parametrize(("instructions", "few"), [("avx512", "triples"), ("avx2", "planes")])
+def test_each_number_of_inputs_has_its_operator(scheme, instructions, few, monkeypatch):
+    monkeypatch.setattr(linear.ops, "instruction_set", lambda: instructions)
     monkeypatch.setattr(linear, "_limits", {})
     layer = make_layer(scheme, 0.1, 512, 600)
-    names = [layer.operator_for(torch.empty(inputs, 600)) for inputs in (1, 4, 5, 64)]
+    names = [layer.kernel(torch.empty(inputs, 600)) for inputs in (1, 4, 5, 64)]
     if scheme == "sign":
-        assert names == ["linear_from_triples"] * 3 + ["linear_from_lists"]
+        assert names == [f"linear_from_{few}"] * 3 + ["linear_from_lists"]
     else:
-        assert names == ["linear_from_values"] * 2 + [None] * 2
+        assert names == ["linear_from_values"] * 2 + ["dense"] * 2
+
+
+@needs_native
+@pytest.mark.parametrize("scheme", ["sign", "normal"])
+def test_tuning_measures_everything_that_may_serve(scheme, monkeypatch):
+    measured = []
+
+    def choose(candidates):
+        for call in candidates.values():
+            call()
+        measured.append(list(candidates))
+        return "prepacked"
+
+    monkeypatch.setattr(linear, "fastest", choose)
+    layer, x = make_layer(scheme, 0.3, 512, 600), torch.randn(64, 600)
+    dense = nn.functional.linear(x, layer.weight(x), layer.bias)
+    by_rule = layer.kernel(x)
+    sm.packed.tune(nn.Sequential(layer), x)
+    assert measured == [[*layer.operators, "dense", "prepacked"]]
+    assert layer.kernel(x) == "prepacked" and layer.kernel(x[:1]) != "prepacked"
+    for inputs in (x, x.view(2, 32, 600), x.t().contiguous().t()):
+        assert torch.allclose(layer(inputs).view(64, -1), dense, atol=1e-4)
+    for again in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
+        assert torch.equal(again(x), layer(x))
+    x.requires_grad_()
+    assert layer.kernel(x) == by_rule, "a gradient is not asked of oneDNN"
+    layer(x).sum().backward()
+    assert torch.allclose(x.grad, layer.weight(x).sum(0).expand(64, -1), atol=1e-4)
+
+
+@pytest.mark.parametrize("density", [0.1, 0.5])
+def test_a_state_loads_whatever_instructions_the_other_machine_has(density, monkeypatch):
+    x, layers = torch.randn(3, 600), {}
+    for instructions in ("avx512", "avx2", "baseline"):
+        monkeypatch.setattr(linear.ops, "instruction_set", lambda name=instructions: name)
+        layers[instructions] = make_layer("sign", density, 520, 600)
+    for one, other in itertools.product(layers.values(), repeat=2):
+        loaded = copy.deepcopy(one)
+        for buffer in loaded.buffers():
+            buffer.zero_()
+        loaded.load_state_dict(other.state_dict())
+        assert loaded.layout == one.layout
+        assert torch.equal(loaded.unpacked(), one.unpacked()) and torch.equal(loaded.bias, one.bias)
+        assert torch.allclose(loaded(x), one(x), atol=1e-4)
 
 
 def test_values_in_half_precision_are_computed_densely():
     layer, x = make_layer("normal", 0.3).half(), torch.randn(2, 300).half()
-    assert layer.operator_for(x) is None
+    assert layer.kernel(x) == "dense"
     assert torch.equal(layer(x), nn.functional.linear(x, layer.weight(x), layer.bias))
 
 
@@ -253,6 +307,7 @@ def test_gradients_reach_the_input_and_the_bias(scheme, batch):
 @needs_native
 @pytest.mark.parametrize("scheme", ["sign", "normal"])
 def test_layers_compile_whole(scheme):
+    torch.compiler.reset()  # what other tests compiled counts towards the limit of recompilations
     layer, x = make_layer(scheme, 0.3), torch.randn(3, 300)
     compiled = torch.compile(nn.Sequential(layer, nn.ReLU()), fullgraph=True, backend="aot_eager")
     for inputs in (x, x[:1], torch.randn(60, 300)):

@@ -156,3 +156,33 @@ def test_scores_that_start_at_zero_and_layers_without_gradient_can_move_later():
     F.cross_entropy(model(x), y).backward()
     search.step()
     assert all(score.isfinite().all() and score.any() for score in search.scores.values())
+
+
+def test_searches_trained_together_move_as_each_does_alone():
+    together = sm.Together([sm.randomize_(net(), seed=1), sm.randomize_(net(), seed=1)])
+    searches = [
+        sm.EdgePopup(member, density=d) for member, d in zip(together.members, (0.4, 0.2), strict=True)
+    ]
+    both = sm.SearchesTogether(together, searches)
+    for x, y in batches(5):
+        together.losses(torch.stack([x, x]), torch.stack([y, y])).sum().backward()
+        both.step()
+        both.zero_grad()
+    alone = trained(1.0, steps=5)
+    for name, score in alone.scores.items():
+        torch.testing.assert_close(searches[0].scores[name], score, rtol=1e-3, atol=1e-5)
+
+
+def test_a_signed_search_takes_relative_steps_too():
+    searches = []
+    for factor in (1.0, 2.0**-6):
+        model = sm.randomize_(net(), seed=1)
+        options = {"density": 0.4, "lr": 0.01, "step_size": "relative", "momentum": 0.9}
+        search = sm.SEARCHES["signed-supermask"](model, **options)
+        for x, y in batches(6):
+            (factor * F.cross_entropy(model(x), y)).backward()
+            search.step()
+            search.zero_grad()
+        searches.append(search)
+    for name, score in searches[0].scores.items():
+        assert torch.equal(score, searches[1].scores[name])

@@ -2,10 +2,12 @@
 
 import pytest
 
-from supermask.report import headline
+from supermask.report import headline, write_report
+from supermask.report.figures.training_cost import draw_training_cost, has_unequal_costs
+from supermask.report.results import Results
 from supermask.report.results.rows import summary_rows
 from supermask.report.results.verdict import nothing_learned
-from tests.test_report import make_document
+from tests.test_report import STEPS, make_document
 
 
 def with_gaps(*gaps: float, steps: float = 1.0) -> dict:
@@ -75,3 +77,17 @@ def test_methods_are_compared_at_one_density():
             row["val_accuracy"] = 0.999
     text = headline(document)
     assert "subnetwork at density 0.3" in text and "IMP at density 0.3 reaches 98.1 %" in text
+
+
+def test_a_page_shows_what_methods_cost_where_they_cost_unequally(tmp_path):
+    document = make_document(methods=("dense", "edge-popup", "imp"), densities=(0.5,))
+    results = Results(document)  # IMP took six times the steps of the others
+    assert has_unequal_costs(results)
+    drawing = draw_training_cost(results)
+    assert f"IMP at density 0.5 with {6 * STEPS:,} steps" in drawing.alt
+    assert "What it cost" in write_report(document, tmp_path).read_text()
+    assert (tmp_path / "training-cost.png").exists()
+    equal = make_document(methods=("dense", "edge-popup", "random-mask-frozen"), densities=(0.5,))
+    assert not has_unequal_costs(Results(equal))
+    write_report(equal, tmp_path)
+    assert not (tmp_path / "training-cost.png").exists()

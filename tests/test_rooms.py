@@ -117,3 +117,19 @@ def test_the_map_in_contributing_is_of_these_rooms():
         sys.path.pop(0)
     page = tool.PAGE.read_text()
     assert tool.page_with_map(page) == page, "run python tools/map_of_rooms.py --write"
+
+
+SOURCES = sorted(
+    path for room in ("supermask", "benchmarks", "tools") for path in (ROOT.parent / room).rglob("*.py")
+)
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.relative_to(ROOT.parent).as_posix())
+def test_files_and_functions_can_be_seen_at_once(path):
+    text = path.read_text()
+    assert len(text.splitlines()) <= 350, "part the file"
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            documented = len((ast.get_docstring(node, clean=False) or "").splitlines())
+            lines = node.end_lineno - node.lineno + 1 - documented
+            assert lines <= 60, f"{node.name} has {lines} lines besides its docstring; part it"

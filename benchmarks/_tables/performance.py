@@ -38,7 +38,44 @@ def linear(document: dict[str, Any], _: str) -> str:
         )
     head = ["layer", "weights", "type", "density", "batch", "from", "packed, ms", "eager", "oneDNN", "CSR",
             "over the faster dense", "bits per weight"]  # fmt: skip
-    return f"{where(document['machine'], 'masked_linear')}\n\n" + markdown(head, rows)
+    return f"{_where_linear(document)}\n\n" + markdown(head, rows)
+
+
+def _where_linear(document: dict[str, Any]) -> str:
+    place = where(document["machine"], "masked_linear")
+    limit = " with ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2, which other packages do not heed"
+    return place + (limit if document["instructions"] == "avx2" else "")
+
+
+EXACT = ("eager", "onednn")
+ROUNDING = ("onnxruntime 2 bits", "openvino 4 bits", "torch 4 bits")
+
+
+def linear_rivals(document: dict[str, Any], _: str) -> str:
+    """Packed linear layers of signed constants beside those of other packages: times and errors."""
+    rows = []
+    for row in document["rows"]:
+        results = row["results"]
+        if not all(name in results for name in ROUNDING):
+            continue
+        names = ("packed", *EXACT, "packed int8", *ROUNDING)
+        fastest = {
+            own: min(results[name]["median_ms"] for name in others) / results[own]["median_ms"]
+            for own, others in (("packed", EXACT), ("packed int8", ROUNDING))
+        }
+        cells = [f"{results[n]['median_ms']:.3f} ({results[n]['error']:.0e})" for n in names]
+        cells.insert(3, f"**{fastest['packed']:.1f}×**")
+        cells.append(f"**{fastest['packed int8']:.1f}×**")
+        layer = f"{row['outputs']}×{row['inputs']}"
+        source = "memory" if row["rotated"] else "cache"
+        rows.append([layer, f"{row['density']:g}", str(row["batch"]), source, *cells])
+    head = ["layer", "density", "batch", "from", "packed", "eager", "oneDNN", "packed over the faster",
+            "packed int8", *(name.replace("2 bits", "2-bit").replace("4 bits", "4-bit") for name in ROUNDING),
+            "packed int8 over the fastest"]  # fmt: skip
+    packages = ", ".join(
+        f"{name} {version}" for name, version in document["rivals"].items() if name != "torch"
+    )
+    return f"{_where_linear(document)}; {packages}\n\n" + markdown(head, rows)
 
 
 def linear_gpu(document: dict[str, Any], _: str) -> str:
@@ -190,6 +227,7 @@ KINDS = {
     "steps": steps,
     "linear": linear,
     "linear_gpu": linear_gpu,
+    "linear_rivals": linear_rivals,
     "networks": networks,
     "throughput": throughput,
     "selection": selection,

@@ -53,6 +53,10 @@ def changes(document: dict[str, Any], _: str) -> str:
     return markdown(["change", "validation accuracy"], rows)
 
 
+ENOUGH = 4
+"""Rates that a setting was searched with, from which on there is a best among them."""
+
+
 def untuned(document: dict[str, Any], _: str) -> str:
     """Searches without a learning rate beside grids of rates, by setting."""
     default, found = document["default_rate"], {}
@@ -65,6 +69,8 @@ def untuned(document: dict[str, Any], _: str) -> str:
     columns.sort(key=lambda rate: rate[0] == "absolute")
     rows = []
     for setting, cells in found.items():
+        if len(cells) < ENOUGH:
+            continue
         best = max(cells.values())
         own = cells.get(("relative", default))
         gap = "" if own is None else f"{own - best:+.1f}".replace("-", "−").replace("+0.0", "0.0")

@@ -46,13 +46,19 @@ class Batch {
 
   int64_t count() const { return count_; }
   int64_t features() const { return features_; }
+  float scale() const { return scale_; }
   const float* row(int64_t input) const { return rows_ + input * features_; }
   Tensor result() const { return result_; }
 
   // Outputs [first, first + count) of one input, `count` at most kPanel.
   void write(int64_t input, int64_t first, int64_t count, const float* sums) const {
+    write(input, first, count, sums, scale_);
+  }
+
+  // The same with a scale of this input's own instead of the layer's.
+  void write(int64_t input, int64_t first, int64_t count, const float* sums, float scale) const {
     float values[kPanel];
-    for (int64_t i = 0; i < count; ++i) values[i] = sums[i] * scale_;
+    for (int64_t i = 0; i < count; ++i) values[i] = sums[i] * scale;
     if (bias_)
       for (int64_t i = 0; i < count; ++i) values[i] += bias_[first + i];
     const int64_t place = input * outputs_ + first;

@@ -9,6 +9,7 @@ namespace supermask {
 extern const Kernels kernels_baseline;
 #if defined(SUPERMASK_X86)
 extern const Kernels kernels_avx2, kernels_avx512;
+extern const Int8Kernels int8_kernels_vnni;
 #endif
 
 namespace {
@@ -28,10 +29,22 @@ const Kernels& choose() {
   return kernels_baseline;
 }
 
+const Int8Kernels& choose_int8() {
+#if defined(SUPERMASK_X86)
+  if (&kernels() == &kernels_avx512 && __builtin_cpu_supports("avx512vnni")) return int8_kernels_vnni;
+#endif
+  return kernels().int8;
+}
+
 }  // namespace
 
 const Kernels& kernels() {
   static const Kernels& chosen = choose();
+  return chosen;
+}
+
+const Int8Kernels& int8_kernels() {
+  static const Int8Kernels& chosen = choose_int8();
   return chosen;
 }
 

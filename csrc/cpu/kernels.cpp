@@ -2,8 +2,10 @@
 // of the standard library is used here, for the linker would merge its copies across instruction sets.
 #include "kernels_conv.h"
 #include "kernels_generator.h"
+#include "kernels_int8.h"
 #include "kernels_lists.h"
 #include "kernels_packed.h"
+#include "kernels_planes.h"
 #include "kernels_select.h"
 #include "kernels_tile.h"
 #include "kernels_values.h"
@@ -55,9 +57,13 @@ const Kernels SUPERMASK_TABLE = {
     .triple_sums = triple_sums,
     .look_up_1 = look_up<1>,
     .look_up_4 = look_up<4>,
+    .subset_sums = subset_sums,
+    .add_planes_1 = add_planes<1>,
+    .add_planes_4 = add_planes<4>,
     .add_listed = {add_listed<1>, add_listed<2>, add_listed<3>, add_listed<4>},
     .values_float32 = value_kernels<float>,
     .values_bfloat16 = value_kernels<BFloat16>,
+    .int8 = {{multiply_int8<1>, multiply_int8<2>, multiply_int8<3>, multiply_int8<4>}, round_to_int8},
     .pad_row = pad_row,
     .pack_panel = pack_panel,
     .scale_rows = scale_rows,

@@ -65,6 +65,23 @@ struct ValueKernels {
                           int64_t rows, float* sums);
 };
 
+// A row of inputs is scale · rounded inputs; `sum` is theirs.
+struct RoundedRow {
+  float scale;
+  int32_t sum;
+};
+
+// Products of rounded inputs, kernels_int8.h; the layout of the weights is `fields_of_signs` of supermask/layouts.py.
+struct Int8Kernels {
+  // sums[input][group][16] of 1 to 4 inputs and up to four groups of 16 outputs. The inputs lie as
+  // [block][quarter][input][4], padded to whole blocks of 16 with zeros.
+  void (*multiply[4])(const uint8_t* fields, int64_t blocks, int64_t groups, const int8_t* inputs,
+                      const int32_t* sum_of_inputs, float* sums);
+  // Inputs as integers from -127 to 127, ties to even, times their largest magnitude / 127; all 0 times NaN if
+  // one of them is not finite.
+  RoundedRow (*round)(const float* inputs, int64_t count, int8_t* rounded);
+};
+
 struct Kernels {
   const char* name;
 
@@ -92,12 +109,20 @@ struct Kernels {
   // out[input][group][16] of up to four groups of 16 outputs, for one input and for four.
   void (*look_up_1)(const uint32_t* codes, int64_t words, int64_t groups, const float* tables, float* out);
   void (*look_up_4)(const uint32_t* codes, int64_t words, int64_t groups, const float* tables, float* out);
+  // Tables of the 8 sums of some of three inputs each.
+  void (*subset_sums)(const float* inputs, int64_t triples, float* tables);
+  // out[input][group][16] += the sums that planes of bits name, of one input or four, whose tables are `apart`.
+  void (*add_planes_1)(const uint32_t* planes, int64_t words, int64_t groups, const float* tables, int64_t apart,
+                       float* out);
+  void (*add_planes_4)(const uint32_t* planes, int64_t words, int64_t groups, const float* tables, int64_t apart,
+                       float* out);
   // sums[row] += listed rows of the panel, -= others listed; 16, 32, 48 and 64 columns. There must be an entry,
   // listed or not.
   void (*add_listed[4])(const float* panel, const uint8_t* entries, const int32_t* starts, int64_t rows,
                         float* sums);
   ValueKernels<float> values_float32;
   ValueKernels<BFloat16> values_bfloat16;
+  Int8Kernels int8;
 
   // Packed convolutions, packed_conv.cpp. to[i] = row[i · step + first], or 0 where the row has no such value.
   void (*pad_row)(const float* row, int64_t width, int64_t first, int64_t step, int64_t count, float* to);
@@ -112,6 +137,9 @@ struct Kernels {
 // The best table for this machine. ATEN_CPU_CAPABILITY (avx512, avx2 or default), which limits torch's own
 // kernels, limits ours too, so that both round alike.
 const Kernels& kernels();
+
+// Those of the table, or faster ones where the machine has instructions beyond the table's.
+const Int8Kernels& int8_kernels();
 
 template <class Float>
 inline const SelectKernels<Float>& kernels_for();

@@ -38,6 +38,8 @@ Tensor linear_from_lists(Tensor x, Tensor starts, Tensor entries, int64_t output
                          std::optional<Tensor> bias);
 Tensor linear_from_values(Tensor x, Tensor masks, Tensor starts, Tensor values, int64_t outputs, double scale,
                           std::optional<Tensor> bias);
+Tensor linear_from_planes(Tensor x, Tensor planes, int64_t outputs, double scale, std::optional<Tensor> bias);
+Tensor linear_int8(Tensor x, Tensor fields, int64_t outputs, double scale, std::optional<Tensor> bias);
 Tensor conv_from_lists(Tensor x, Tensor starts, Tensor entries, int64_t outputs, Counts kernel, Counts stride,
                        Counts padding, Counts dilation, int64_t groups, double scale,
                        std::optional<Tensor> bias);

@@ -20,6 +20,8 @@ STABLE_TORCH_LIBRARY_IMPL(supermask, CPU, m) {
   m.impl("linear_from_triples", TORCH_BOX(&op::linear_from_triples));
   m.impl("linear_from_lists", TORCH_BOX(&op::linear_from_lists));
   m.impl("linear_from_values", TORCH_BOX(&op::linear_from_values));
+  m.impl("linear_from_planes", TORCH_BOX(&op::linear_from_planes));
+  m.impl("linear_int8", TORCH_BOX(&op::linear_int8));
   m.impl("decode_codes", TORCH_BOX(&op::decode_codes));
   m.impl("pack_mask", TORCH_BOX(&op::pack_mask));
   m.impl("unpack_mask", TORCH_BOX(&op::unpack_mask));

@@ -242,6 +242,35 @@ void test_look_up(int64_t groups, int64_t words) {
     }
 }
 
+// The same from planes of bits, in two goes where there are two words or more.
+void test_planes(int64_t groups, int64_t words) {
+  const int64_t outputs = 16 * groups, features = 30 * words, apart = 80 * words, half = words / 2;
+  std::vector<uint32_t> planes(2 * outputs * words);
+  for (int64_t row = 0; row < outputs; ++row)
+    for (int64_t f = 0; f < features; ++f)
+      for (int plane = 0; plane < 2; ++plane)
+        if (small_sign(row * features + f) == 1 - 2 * plane)
+          planes[(f / 30 * 2 + plane) * outputs + row] |= 1u << (f % 30);
+  std::vector<float> inputs(4 * features), tables(4 * apart), one(outputs, 2.0f), four(4 * outputs, 2.0f);
+  for (int64_t i = 0; i < 4 * features; ++i) inputs[i] = static_cast<float>(small_input(i));
+  kernels().subset_sums(inputs.data(), 4 * words * 10, tables.data());
+  for (const int64_t from : {int64_t{0}, half}) {
+    const int64_t some = from ? words - half : half ? half : words;
+    const uint32_t* start = planes.data() + 2 * outputs * from;
+    kernels().add_planes_1(start, some, groups, tables.data() + 80 * from, apart, one.data());
+    kernels().add_planes_4(start, some, groups, tables.data() + 80 * from, apart, four.data());
+    if (half == 0) break;
+  }
+  for (int64_t input = 0; input < 4; ++input)
+    for (int64_t row = 0; row < outputs; ++row) {
+      int sum = 2;
+      for (int64_t f = 0; f < features; ++f)
+        sum += small_sign(row * features + f) * small_input(input * features + f);
+      expect(four[input * outputs + row] == static_cast<float>(sum), "four inputs by planes");
+      if (input == 0) expect(one[row] == static_cast<float>(sum), "one input by planes");
+    }
+}
+
 // One output of 32 · words weights, of which all or those with small_sign != 0 are kept.
 template <class Value>
 void test_kept_values(const ValueKernels<Value>& kernel, int64_t words, bool full) {
@@ -304,7 +333,10 @@ int main() {
     test_generator(count);
   }
   for (int64_t groups = 1; groups <= 4; ++groups)
-    for (const int64_t words : {0, 1, 2, 7}) test_look_up(groups, words);
+    for (const int64_t words : {0, 1, 2, 7}) {
+      test_look_up(groups, words);
+      test_planes(groups, words);
+    }
   for (const int64_t words : {0, 1, 2, 9})
     for (const bool full : {false, true}) {
       test_kept_values(kernels().values_float32, words, full);

@@ -70,7 +70,7 @@ def parse(arguments: Sequence[str], found: Catalogue | None = None) -> argparse.
     check_known(parser, arguments, found)
     options, unknown = parser.parse_known_args(arguments)
     if unknown:
-        refuse_unknown(unknown, options.command, found)
+        refuse_unknown(parser, unknown, options.command)
     return options
 
 

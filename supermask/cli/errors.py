@@ -30,9 +30,20 @@ def exit_code(error: Exception) -> int | None:
         return EXIT_USAGE
     if isinstance(error, DataError) and not isinstance(error, DamagedDataError):
         return EXIT_USAGE
+    if is_out_of_memory(error):
+        return EXIT_FAILURE
     failures = (DamagedFileError, DamagedDataError, DivergedError, EngineError, OSError, ValueError)
     ranks_failed = isinstance(error, RankLostError | RanksDifferError)
     return EXIT_FAILURE if ranks_failed or isinstance(error, failures) else None
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether memory of the machine or of a GPU ran out."""
+    import torch
+
+    # The allocator for CPUs raises no class of its own.
+    told = isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    return told or isinstance(error, MemoryError | torch.OutOfMemoryError)
 
 
 def message_of(error: Exception) -> str:
@@ -44,10 +55,14 @@ def message_of(error: Exception) -> str:
 
     if isinstance(error, UnknownModelError):
         return f"--model: {error}"
+    if is_out_of_memory(error):
+        reason = (str(error).splitlines() or ["no more was told"])[0]
+        remedy = "take a smaller --batch-size, --image-size or network, or fewer --jobs"
+        return f"memory ran out ({reason}); {remedy}"
     if isinstance(error, DataError):
         return f"--data: {with_flags(str(error))}"
     if isinstance(error, OSError) and error.strerror:
-        where = error.filename or "writing a file"
+        where = error.filename2 or error.filename or "writing a file"
         return f"{where}: {error.strerror}. Choose another --out or --cache, or make room or access there"
     return with_flags(str(error))
 

@@ -84,7 +84,10 @@ def add_flag(group: Any, flag: Flag, *, hidden: bool = False) -> None:
     A flag that is not given leaves no trace, so that a configuration file can come between.
     """
     options: dict[str, Any] = {"dest": flag.name, "default": argparse.SUPPRESS}
-    options["help"] = f"{flag.help} (default: {flag.default})".replace("%", "%%")
+    help = flag.help
+    if len(flag.choices) > FEW_CHOICES:
+        help += f"; `supermask list {flag.name}` lists them"
+    options["help"] = f"{help} (default: {flag.default})".replace("%", "%%")
     if hidden:
         options["help"] = argparse.SUPPRESS
     if flag.kind == "switch":

@@ -1,6 +1,7 @@
 """The command line's grammar: commands, their flags in groups, help, and errors in one line."""
 
 import argparse
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any, NoReturn
 
@@ -27,14 +28,26 @@ GROUPS: dict[str, tuple[str, ...]] = {
 """Title → flags; all others are what the command itself is about."""
 COMMON = frozenset(
     "data data_root image_size model model_args epochs batch_size optimizer lr augment out device jobs seed "
-    "seeds method methods density densities rounds rate rewind_to starts places constructions".split()
+    "seeds method methods density densities widths rounds rate rewind_to starts places "
+    "constructions".split()
 )
 """Flags that `--help` shows; `--help-all` shows all."""
 ALL = "--help-all"
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser that says what is wrong in one line, and what was perhaps meant."""
+    """A parser that says what is wrong in one line, and what was perhaps meant.
+
+    Attributes:
+        of_command: Command → its own parser.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.of_command: dict[str, Parser] = {}
+        # argparse takes -1e-3 for a flag.
+        number = r"-((\d+\.?\d*|\.\d+)(e[+-]?\d+)?|inf|nan)$"
+        self._negative_number_matcher = re.compile(number, re.IGNORECASE)
 
     def error(self, message: str) -> NoReturn:
         """Exit with code 2; the line names the flag as it was given."""
@@ -45,8 +58,8 @@ class Parser(argparse.ArgumentParser):
         if action.choices is not None and value not in action.choices:
             choices = list(map(str, action.choices))
             hint = near(str(value), choices)
-            text = f"{value!r} is not one of {', '.join(choices)}" + (f"; {hint}" if hint else "")
-            raise argparse.ArgumentError(action, text)
+            text = f"there is no {value!r}" if hint else f"{value!r} is not one of {', '.join(choices)}"
+            raise argparse.ArgumentError(action, f"{text}; {hint}" if hint else text)
 
 
 def parser_of(found: Catalogue, everything: bool = False) -> Parser:
@@ -65,6 +78,7 @@ def parser_of(found: Catalogue, everything: bool = False) -> Parser:
     )
     parser.add_argument("--version", action="version", version=f"supermask {supermask.__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", title="commands")
+    parser.of_command = commands.choices
     for command in found.commands:
         _add_experiment(commands, command, everything)
     for name, help, add in OTHERS:
@@ -84,13 +98,14 @@ def check_known(parser: Parser, arguments: Sequence[str], found: Catalogue) -> N
         parser.error(f"there is no command {word!r}; {hint or 'it is one of ' + ', '.join(names)}")
 
 
-def refuse_unknown(arguments: Sequence[str], command: str, found: Catalogue) -> NoReturn:
-    """Exit with code 2 over words that no flag takes, with the nearest flag."""
-    flags = [flag.spelled for entry in found.commands if entry.name == command for flag in entry.flags]
-    word = next((word for word in arguments if word.startswith("-")), arguments[0]).partition("=")[0]
-    hint = near(word, [*flags, "--config", "--help", ALL]) if word.startswith("-") else ""
-    what = f"there is no flag {word}" if word.startswith("-") else f"{word!r} belongs to no flag"
-    Parser(prog=f"supermask {command}").error(f"{what}; {hint}" if hint else what)
+def refuse_unknown(parser: Parser, words: Sequence[str], command: str) -> NoReturn:
+    """Exit with code 2 over words that no flag of a command takes, with the nearest flag."""
+    own = parser.of_command[command]
+    word = next((word for word in words if word.startswith("-")), words[0]).partition("=")[0]
+    if not word.startswith("-"):
+        own.error(f"{word!r} belongs to no flag")
+    hint = near(word, own._option_string_actions)
+    own.error(f"there is no flag {word}; {hint}" if hint else f"there is no flag {word}")
 
 
 def command_names(found: Catalogue) -> list[str]:
@@ -120,7 +135,9 @@ def _add_experiment(commands: Any, command: Command, everything: bool) -> None:
         group = parser.add_argument_group(title)
         for flag in flags:
             add_flag(group, flag, hidden=flag not in shown)
-    parser.add_argument(ALL, action="help", help=f"show {hidden or 'all'} further flags and exit")
+    parser.add_argument(
+        ALL, action="help", help=f"show {f'{hidden} further' if hidden else 'all'} flags and exit"
+    )
 
 
 def _grouped(command: Command) -> Iterable[tuple[str, list[Flag]]]:
@@ -151,6 +168,11 @@ def _add_eval(parser: Parser) -> None:
         "--cache", help="where decoded images lie (else $SUPERMASK_CACHE, else ~/.cache/supermask)"
     )
     parser.add_argument("--batch-size", type=int, default=500, help="images at a time (default: 500)")
+    parser.add_argument(
+        "--packed",
+        choices=("exact", "int8"),
+        help="compute from packed weights; int8 rounds the inputs of packed linear layers",
+    )
     parser.add_argument("--device", default="cpu", help="cpu, cuda, … (default: cpu)")
     parser.add_argument("--json", action="store_true", help="print JSON")
 

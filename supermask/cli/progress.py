@@ -1,8 +1,8 @@
 """How far a command is, on the error stream: a bar on a terminal, and elsewhere a line now and then."""
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import Any
 
@@ -15,7 +15,7 @@ from rich.text import Text
 from supermask.experiments.execution.store import Store
 from supermask.experiments.plan import Plan
 from supermask.experiments.spec import RunSpec
-from supermask.io import DamagedFileError
+from supermask.io import DamagedFileError, read_json
 
 FIRST, BETWEEN = 5.0, 30.0
 """Seconds to the first line, and between two lines."""
@@ -86,6 +86,7 @@ class ProgressWatcher:
         self._left = {spec.id: spec.steps for spec in plan.graph}
         self._active: dict[str, int] = {}
         self._accuracy: dict[str, tuple[float, str]] = {}
+        self._begun: set[str] = set()
         self._store, self._console, self._quiet = store, console, quiet
         self._lines = _Lines(console, quiet)
         self._bar = RichProgress(
@@ -103,6 +104,7 @@ class ProgressWatcher:
     def __enter__(self) -> "ProgressWatcher":
         self._began = time.monotonic()
         if self._store is not None and not self._quiet:
+            self._begun = _begun(self._left, self._store)
             steps = sum(self._left.values())
             runs = f"{self._runs} runs" if self._runs != 1 else "1 run"
             about = f"{runs} of {steps} steps together" if self._runs != 1 else f"{runs} of {steps} steps"
@@ -138,7 +140,7 @@ class ProgressWatcher:
 
     def _say_resumed(self, spec: RunSpec, step: int) -> None:
         """What is told first of a run is the step after its checkpoint."""
-        if step > 1 and self._store is not None and self._store.run(spec.id).checkpoint.exists():
+        if step > 1 and spec.id in self._begun:
             self._say(f"{spec.id}: resuming from step {spec.start + step - 1}")
 
     def _say(self, text: str) -> None:
@@ -173,3 +175,16 @@ class ProgressWatcher:
         text = "" if value is None else f" ({100 * value:.1f} % val)"
         self._accuracy[id] = time.monotonic(), text
         return text
+
+
+def _begun(ids: Iterable[str], store: Store) -> set[str]:
+    """Runs that have a checkpoint, of their own or of those that they are trained with as one program."""
+    begun = set()
+    for id in ids:
+        run = store.run(id)
+        if run.checkpoint.exists():
+            begun.add(id)
+        if run.team_checkpoint.exists():
+            with suppress(DamagedFileError, OSError, TypeError):
+                begun.update(read_json(run.team))
+    return begun

@@ -14,6 +14,7 @@ def run_eval(options: argparse.Namespace) -> None:
     _check_numbers(options)
     from supermask.cli.placement import check_device
     from supermask.data import iterate_eval, load_data
+    from supermask.packed import pack
     from supermask.tickets.load import network_of
     from supermask.tickets.ticket import Ticket
     from supermask.training.loop import evaluate
@@ -32,9 +33,12 @@ def run_eval(options: argparse.Namespace) -> None:
     batches = iterate_eval(
         data.test, options.batch_size, data.mean, data.std, device, image_size=data.image_size
     )
-    result = evaluate(network_of(ticket, device), batches)
+    network = network_of(ticket, device)
+    if options.packed:
+        network = pack(network, ticket, activations=None if options.packed == "exact" else options.packed)
+    result = evaluate(network, batches)
     if options.json:
-        print(json.dumps({"data": name, "images": len(data.test), **result}))
+        print(json.dumps({"data": name, "images": len(data.test), "packed": options.packed, **result}))
     else:
         print(f"{100 * result['accuracy']:.2f} % of {len(data.test)} test images of {name}", end="")
         print(f", mean loss {result['loss']:.4f}")

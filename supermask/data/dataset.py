@@ -17,6 +17,8 @@ from supermask.data.errors import DamagedDataError
 
 #: Images handled at a time where a float copy of all of them would not fit.
 _CHUNK = 1024
+#: Values handled at a time where images are made larger.
+_LARGEST = 1 << 26
 
 
 @dataclass(frozen=True, eq=False)
@@ -219,7 +221,7 @@ class Dataset:
 def resize_pixels(pixels: Tensor, image_size: int) -> Tensor:
     """Return uint8 images (N, C, H, W) as (N, C, image_size, image_size), bilinear, antialiased."""
     parts = []
-    for part in pixels.split(_CHUNK):
+    for part in pixels.split(max(1, min(_CHUNK, _LARGEST // (pixels.shape[1] * image_size**2)))):
         smooth = F.interpolate(part.float(), (image_size, image_size), mode="bilinear", antialias=True)
         parts.append(smooth.round_().clamp_(0, 255).to(torch.uint8))
     return torch.cat(parts)

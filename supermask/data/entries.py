@@ -2,6 +2,7 @@
 
 import os
 import stat
+import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -49,11 +50,13 @@ def shown(path: str | os.PathLike[str]) -> str:
 def name_of(folder: os.PathLike[str]) -> str:
     """The name of a folder as text, the same under every locale.
 
+    Accents are parts of their letters (NFC), which macOS keeps apart from them.
+
     Raises:
         DamagedDataError: The name is no UTF-8.
     """
     try:
-        return os.fsencode(os.path.basename(folder)).decode("utf-8")
+        return unicodedata.normalize("NFC", os.fsencode(os.path.basename(folder)).decode("utf-8"))
     except UnicodeDecodeError:
         raise DamagedDataError(
             f"the name of the folder {shown(folder)} is not valid UTF-8; rename the folder"

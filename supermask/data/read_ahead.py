@@ -140,10 +140,10 @@ def fits(images: MappedImages, device: torch.device | str) -> bool:
     device = torch.device(device)
     if device.type == "cuda":
         return images.nbytes <= torch.cuda.mem_get_info(device)[0] // 2
-    return images.nbytes <= _available() // 2
+    return images.nbytes <= available_memory() // 2
 
 
-def _available() -> int:
+def available_memory() -> int:
     """Bytes of memory that can be had without swapping; file caches count as free."""
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()

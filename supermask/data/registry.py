@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from supermask.data.dataset import Dataset
 from supermask.data.errors import MissingDataError, UnknownDataError
 from supermask.data.folder import EVERYTHING, load_folder
+from supermask.data.read_ahead import available_memory
 from supermask.data.selection import MOST_PIXELS, Selection
 
 #: Called with the root folder and the wanted image size (None: as the set has it), and, if it keeps a cache,
@@ -131,7 +132,7 @@ def load_data(
 
     Raises:
         UnknownDataError: No data set has that name.
-        MissingDataError: Its files are not there.
+        MissingDataError: Its files are not there, or memory lacks for its images in that size.
         DamagedDataError: Its files are not what they should be.
         ValueError: ``image_size`` is not a positive number or above the stored size, or there is a selection
             from what is no folder.
@@ -154,7 +155,19 @@ def load_data(
     dataset = reader(base, image_size, cache) if name in _CACHED else reader(base, image_size)
     if image_size is None or image_size == dataset.image_size:
         return dataset
+    _check_room(dataset, image_size)
     return dataset.resized(image_size)
+
+
+def _check_room(dataset: Dataset, image_size: int) -> None:
+    """Refuse images that do not fit into memory once they are made larger."""
+    count = len(dataset.train) + len(dataset.test)
+    needed, free = count * dataset.in_channels * image_size**2, available_memory()
+    if needed > free:
+        raise MissingDataError(
+            f"the {count} images of {dataset.name!r} take {needed / 2**30:.1f} GiB at image_size="
+            f"{image_size}, and {free / 2**30:.1f} GiB of memory are free; take a smaller image_size"
+        )
 
 
 def _find_folder(name: str, base: Path) -> Path:

@@ -3,6 +3,7 @@
 import difflib
 import hashlib
 import os
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,7 +83,7 @@ def read_classes(given: Sequence[str]) -> tuple[str, ...]:
                 )
             elif piece:
                 names.add(piece)
-    return tuple(sorted(names))
+    return tuple(sorted({unicodedata.normalize("NFC", name) for name in names}))
 
 
 def _names_in(path: Path) -> set[str]:

@@ -71,7 +71,7 @@ def class_folders(path: Path) -> dict[str, Path]:
     """Class → its folder. A link that leads nowhere counts, and is refused when its images are wanted.
 
     Raises:
-        DamagedDataError: A name is no UTF-8.
+        DamagedDataError: A name is no UTF-8, or two mean the same.
     """
     folders = {}
     with os.scandir(path) as entries:
@@ -80,7 +80,13 @@ def class_folders(path: Path) -> dict[str, Path]:
                 continue
             lost = entry.is_symlink() and not PurePath(entry.name).suffix and broken_link(entry.path)
             if lost or entry.is_dir():
-                folders[name_of(Path(entry.path))] = path / entry.name
+                name = name_of(Path(entry.path))
+                if name in folders:
+                    raise DamagedDataError(
+                        f"{path} has two folders whose names look the same, {name!r} with its accents parted "
+                        "from their letters and not; put the images of both into one"
+                    )
+                folders[name] = path / entry.name
     return folders
 
 

@@ -32,6 +32,8 @@ STREAMS = ("auto", "always", "never")
 """Whether images are read batch by batch from their file."""
 OVERSUBSCRIBED = 32
 """Threads and jobs that can be asked for on each core; a system that is out of threads ends the process."""
+MOST_EPOCHS = 1e9
+"""Epochs of a training, of its warm-up and before its milestones."""
 MOST_ROUNDS = 1000
 """Rounds of iterative pruning on the way to the lowest density."""
 
@@ -39,6 +41,8 @@ _FRACTION = (lambda value: 0 <= value < 1, "take a fraction in [0, 1)")
 _POSITIVE = (lambda value: value > 0, "take a positive number")
 _NOT_NEGATIVE = (lambda value: value >= 0, "take a number that is not negative")
 _PIXELS = (lambda value: 1 <= value <= MOST_PIXELS, f"take a number of pixels from 1 to {MOST_PIXELS}")
+# Larger ones do not fit into the float32 that weights have.
+_RATE = (lambda value: 0 <= value <= 1e30, "take a number that is not negative, at most 1e+30")
 _RANGES: dict[str, tuple[Callable[[float], bool], str]] = {
     "val_fraction": _FRACTION,
     "label_smoothing": _FRACTION,
@@ -46,12 +50,18 @@ _RANGES: dict[str, tuple[Callable[[float], bool], str]] = {
     **dict.fromkeys(
         ("per_class_fraction", "decay"), (lambda value: 0 < value <= 1, "take a fraction in (0, 1]")
     ),
-    **dict.fromkeys(("epochs", "batch_size", "clip"), _POSITIVE),
-    **dict.fromkeys(("image_size", "stored_size"), _PIXELS),
+    **dict.fromkeys(("batch_size", "clip"), _POSITIVE),
+    "epochs": (lambda value: 0 < value <= MOST_EPOCHS, f"take a positive number, at most {MOST_EPOCHS:.0e}"),
     **dict.fromkeys(
-        ("threads", "jobs", "together", "warmup_epochs", "milestones", "checkpoint_seconds"), _NOT_NEGATIVE
+        ("warmup_epochs", "milestones"),
+        (
+            lambda value: 0 <= value <= MOST_EPOCHS,
+            f"take a number that is not negative, at most {MOST_EPOCHS:.0e}",
+        ),
     ),
-    **dict.fromkeys(("lr", "weight_decay", "search_lr", "search_weight_decay"), _NOT_NEGATIVE),
+    **dict.fromkeys(("image_size", "stored_size"), _PIXELS),
+    **dict.fromkeys(("threads", "jobs", "together", "checkpoint_seconds"), _NOT_NEGATIVE),
+    **dict.fromkeys(("lr", "adaptive_lr", "weight_decay", "search_lr", "search_weight_decay"), _RATE),
     "retries": _NOT_NEGATIVE,
     "gpu_share": (lambda value: 0.01 <= value <= 1, "take a fraction from 0.01 to 1"),
     **dict.fromkeys(("seed", "seeds"), (lambda value: 0 <= value < 1 << 63, "take an integer from 0 on")),

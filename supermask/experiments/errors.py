@@ -8,6 +8,10 @@ class ConfigError(ValueError):
 
     def __init__(self, name: str, value: Any, remedy: str) -> None:
         super().__init__(f"--{name.replace('_', '-')} {value!r}: {remedy}")
+        self._made_of = name, value, remedy
+
+    def __reduce__(self) -> tuple[type["ConfigError"], tuple[str, Any, str], dict[str, Any]]:
+        return type(self), self._made_of, vars(self)  # notes among them
 
 
 class RefusedError(ValueError):

@@ -177,7 +177,7 @@ def airbench(
     shift: bool = True,
     logit_scale: float = 1 / 9,
 ) -> nn.Module:
-    """See the module."""
+    """The network of airbench, which learns CIFAR-10 in ten epochs; the module has its source."""
     require_image_size("airbench", image_size, 2 ** len(_CHANNELS) + _KERNEL - 1)
     channels = [scaled(count, width) for count in _CHANNELS]
     return Airbench(channels, in_channels, num_classes, shift, logit_scale)

@@ -7,6 +7,7 @@
 from supermask.ops.functional import MAX_GROUP as MAX_GROUP
 from supermask.ops.functional import RANKINGS as RANKINGS
 from supermask.ops.functional import SCHEMES as SCHEMES
+from supermask.ops.functional import as_int8 as as_int8
 from supermask.ops.functional import backends as backends
 from supermask.ops.functional import check_ranking as check_ranking
 from supermask.ops.functional import edge_popup_sgd as edge_popup_sgd

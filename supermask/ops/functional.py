@@ -13,6 +13,7 @@ from supermask.ops.library import empty_masks
 from supermask.ops.library import instruction_set as instruction_set
 from supermask.ops.library import is_native as is_native
 from supermask.ops.library import reference as reference
+from supermask.ops.references import round_to_int8
 
 _NOT_FINITE = -(1 << 63)  # kNotFinite of hint.h
 
@@ -283,6 +284,12 @@ def packed_linear(
     # layer takes in all.
     with torch._C._AutoDispatchBelowAutograd():
         return call(x, *layout, outputs, scale, bias)
+
+
+def as_int8(x: Tensor) -> Tensor:
+    """x with each row rounded as by `linear_int8`, in the type of x; gradients pass as if it were not."""
+    integers, scale = round_to_int8(x.detach())
+    return x + ((integers * scale).to(x.dtype) - x.detach())
 
 
 def check_ranking(ranking: str) -> str:

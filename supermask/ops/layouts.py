@@ -53,6 +53,41 @@ def signs_of_triples(codes: Tensor, outputs: int, inputs: int) -> Tensor:
     return digits.reshape(groups * 16, words * 18)[:outputs, :inputs]
 
 
+PLANE_INPUTS = 30
+"""Inputs whose bits one word of `linear_from_planes` holds; two bits are left."""
+
+
+def planes_of_signs(signs: Tensor) -> Tensor:
+    """The layout of `linear_from_planes` for a matrix of -1, 0 and +1, (outputs, inputs): flat int32 words.
+
+    Bit i of a word tells of input 30 · word + i whether its weight is +1, in the first plane, or -1, in the
+    second: 2.13 bits per weight. Words go by panels of 64 outputs, the last one narrower, then by inputs,
+    then by planes, then by outputs. Zeros fill the inputs up to a multiple of 30, the outputs up to a
+    multiple of 16.
+    """
+    outputs, inputs = signs.shape
+    padded = torch.nn.functional.pad(signs, (0, -inputs % PLANE_INPUTS, 0, -outputs % 16))
+    fields = padded.view(-1, 16, padded.shape[1] // PLANE_INPUTS, PLANE_INPUTS)
+    words = torch.zeros(2, *fields.shape[:-1], dtype=torch.int32, device=signs.device)
+    for plane, sign in enumerate((1, -1)):
+        for i in range(PLANE_INPUTS):
+            words[plane] |= (fields[..., i] == sign).int() << i
+    panels = words.split(_PANEL_GROUPS, dim=1)  # plane, group, output, word
+    return torch.cat([panel.permute(3, 0, 1, 2).flatten() for panel in panels])
+
+
+def signs_of_planes(planes: Tensor, outputs: int, inputs: int) -> Tensor:
+    """The matrix that `planes_of_signs` packed, as int8."""
+    groups, words = -(-outputs // 16), -(-inputs // PLANE_INPUTS)
+    panels = [
+        panel.view(words, 2, -1, 16).permute(1, 2, 3, 0)
+        for panel in planes.split(_PANEL_GROUPS * 32 * max(words, 1))
+    ]
+    places = torch.arange(PLANE_INPUTS, device=planes.device)
+    bits = ((torch.cat(panels, dim=1).unsqueeze(-1) >> places) & 1).to(torch.int8)
+    return (bits[0] - bits[1]).reshape(groups * 16, words * PLANE_INPUTS)[:outputs, :inputs]
+
+
 def lists_of_signs(signs: Tensor) -> tuple[Tensor, Tensor]:
     """The layout of `linear_from_lists`: starts (int32) and entries (uint8).
 
@@ -99,6 +134,34 @@ def weights_of_lists(starts: Tensor, entries: Tensor, values: Tensor, outputs: i
     fields = values.new_zeros(blocks * outputs, BLOCK)
     fields[torch.repeat_interleave(starts.long().diff()), entries.long()] = values
     return fields.view(blocks, outputs, BLOCK).transpose(0, 1).reshape(outputs, -1)[:, :inputs]
+
+
+def fields_of_signs(signs: Tensor) -> Tensor:
+    """The layout of `linear_int8` for a matrix of -1, 0 and +1, (outputs, inputs): bytes of four weights.
+
+    A weight w is the field w + 1 of two bits. A block is 16 outputs by 16 inputs: byte 4 · output + i of it
+    has the inputs i, 4 + i, 8 + i and 12 + i, the first in its lowest bits. Blocks go by panels of 64
+    outputs, the last one narrower, then by inputs, then by outputs. Fields beyond the matrix are 1, that is,
+    weights 0.
+    """
+    outputs, inputs = signs.shape
+    padded = torch.nn.functional.pad(signs, (0, -inputs % 16, 0, -outputs % 16)) + 1
+    fields = padded.view(-1, 16, padded.shape[1] // 16, 4, 4).to(torch.uint8)
+    shifts = torch.arange(0, 8, 2, dtype=torch.uint8, device=signs.device).view(4, 1)
+    packed = (fields << shifts).sum(dim=3, dtype=torch.uint8)  # group, output, block, byte
+    return torch.cat([panel.permute(2, 0, 1, 3).flatten() for panel in packed.split(_PANEL_GROUPS)])
+
+
+def signs_of_fields(fields: Tensor, outputs: int, inputs: int) -> Tensor:
+    """The matrix that `fields_of_signs` packed, as int8."""
+    groups, blocks = -(-outputs // 16), -(-inputs // 16)
+    panels = [
+        panel.view(blocks, -1, 16, 4).permute(1, 2, 0, 3)
+        for panel in fields.split(_PANEL_GROUPS * 64 * max(blocks, 1))
+    ]
+    shifts = torch.arange(0, 8, 2, dtype=torch.uint8, device=fields.device).view(4, 1)
+    weights = ((torch.cat(panels).unsqueeze(3) >> shifts) & 3).to(torch.int8) - 1
+    return weights.reshape(groups * 16, blocks * 16)[:outputs, :inputs]
 
 
 TILE_OUTPUTS, TILE_INPUTS = 16, 128
@@ -174,5 +237,7 @@ LINEAR_LAYOUTS: dict[str, Callable[..., Tensor]] = {
     "linear_from_triples": signs_of_triples,
     "linear_from_lists": signs_of_lists,
     "linear_from_values": weights_of_values,
+    "linear_from_planes": signs_of_planes,
+    "linear_int8": signs_of_fields,
 }
 """Operator of a packed linear layer → what unpacks its layout, given also outputs and inputs."""

@@ -41,6 +41,8 @@ _SCHEMAS = (
     "-> Tensor",
     "linear_from_values(Tensor x, Tensor masks, Tensor starts, Tensor values, SymInt outputs, float scale, "
     "Tensor? bias) -> Tensor",
+    "linear_from_planes(Tensor x, Tensor planes, SymInt outputs, float scale, Tensor? bias) -> Tensor",
+    "linear_int8(Tensor x, Tensor fields, SymInt outputs, float scale, Tensor? bias) -> Tensor",
     "conv_from_lists(Tensor x, Tensor starts, Tensor entries, SymInt outputs, SymInt[] kernel, "
     "SymInt[] stride, SymInt[] padding, SymInt[] dilation, SymInt groups, float scale, Tensor? bias) "
     "-> Tensor",

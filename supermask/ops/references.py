@@ -13,7 +13,13 @@ import torch
 from torch import Tensor
 
 from supermask.ops.generator import fill_philox, fill_random
-from supermask.ops.layouts import LINEAR_LAYOUTS, signs_of_codes, signs_of_lists, weights_of_lists
+from supermask.ops.layouts import (
+    LINEAR_LAYOUTS,
+    signs_of_codes,
+    signs_of_fields,
+    signs_of_lists,
+    weights_of_lists,
+)
 
 # --- selection ---------------------------------------------------------------------------------------
 
@@ -208,6 +214,28 @@ def _packed_linear(weights_of: Callable[..., Tensor]) -> Callable[..., Tensor]:
     return linear
 
 
+def round_to_int8(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Each row of x as integers from -127 to 127, ties to even, and what they are to be multiplied by.
+
+    That is the row's largest magnitude / 127, in float32. A row that is not all finite is 0 times NaN.
+
+    Returns:
+        The integers, as float32, and the scales, with a last dimension of 1.
+    """
+    x = x.float()
+    scale = x.abs().amax(dim=-1, keepdim=True) / 127 if x.shape[-1] else x.new_zeros(*x.shape[:-1], 1)
+    scale = torch.where(scale.isfinite(), scale, torch.nan)
+    return torch.where(scale > 0, (x / scale).round().clamp(-127, 127), 0.0), scale
+
+
+def _linear_int8(x: Tensor, fields: Tensor, outputs: int, scale: float, bias: Tensor | None) -> Tensor:
+    integers, scales = round_to_int8(x)
+    weights = signs_of_fields(fields, outputs, x.shape[-1])
+    sums = (integers.double() @ weights.t().double()).float()  # of integers: exact, then rounded once
+    product = sums * (scales * torch.tensor(scale, dtype=torch.float32, device=x.device))
+    return (product if bias is None else product + bias.float()).to(x.dtype)
+
+
 def _packed_conv(weights_of: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """The convolution of x, summed in float32, with the packed matrix that `weights_of` unpacks."""
 
@@ -310,6 +338,7 @@ KERNELS: dict[str, Callable[..., Any]] = {
     "write_masked": _write_masked,
     "edge_popup_sgd": _edge_popup_sgd,
     **{name: _packed_linear(weights_of) for name, weights_of in LINEAR_LAYOUTS.items()},
+    "linear_int8": _linear_int8,
     "conv_from_lists": _conv_from_lists,
     "conv_from_values": _conv_from_values,
     "linear_from_codes": _packed_linear(signs_of_codes),

@@ -96,8 +96,11 @@ class _PackedConv(Placed):
         return [self.get_buffer(name) for name in self.layout]
 
     @classmethod
-    def of(cls, layer: Any, draw: Draw) -> "_PackedConv | None":
-        """The packed form of `layer`, whose masked weights are those of `draw`; None where there is none."""
+    def of(cls, layer: Any, draw: Draw, activations: str | None = None) -> "_PackedConv | None":
+        """The packed form of `layer`, whose masked weights are those of `draw`; None where there is none.
+
+        It takes its inputs as they come, whatever `activations` linear layers are asked to round to.
+        """
         if layer.out_channels // layer.groups < OUTPUTS_THAT_SHARE:
             return None
         weight = layer.weight.detach()

@@ -3,7 +3,14 @@
 A masked signed-constant weight is +σ, -σ or 0, so that products of three of them with their inputs are one of
 27 sums, and a code of five bits looks it up. Where few weights are kept and many inputs come, lists of what
 to add and to subtract are faster. Other weights are kept as bits of the mask and the values it leaves.
+
+On request a layer of signed constants rounds its inputs to int8, with a scale for each row: products and sums
+are then of integers, exact and faster. Rounding costs up to 1/254 of a row's largest magnitude in each of its
+inputs.
 """
+
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,12 +19,17 @@ from supermask import ops
 from supermask.ops import layouts
 from supermask.packed.cuda import CodedLinear, DenseLinear, may_keep_in_layer, ordinary_tensors
 from supermask.packed.placement import Placed, check_weights
+from supermask.packed.prepacked import PrepackedLinear
+from supermask.packed.prepacked import serves as serves_prepacked
+from supermask.packed.tuning import fastest
 from supermask.weights.init import Draw
 
 LAYOUTS = {
     "linear_from_triples": ("codes",),
+    "linear_from_planes": ("planes",),
     "linear_from_lists": ("starts", "entries"),
     "linear_from_values": ("masks", "firsts", "values"),
+    "linear_int8": ("fields",),
 }
 """Operator → the buffers that hold its layout."""
 
@@ -26,14 +38,15 @@ LAYOUTS = {
 UNLIMITED = 1 << 62
 UP_TO_INPUTS = {
     ("linear_from_triples", "avx512"): {4: UNLIMITED, 2: 32},
-    ("linear_from_triples", "avx2"): {4: 8, 2: 4},
+    ("linear_from_planes", "avx2"): {4: 32, 2: 4},
     ("linear_from_lists", "avx512"): {4: UNLIMITED, 2: UNLIMITED},
     ("linear_from_lists", "avx2"): {4: UNLIMITED},
     ("linear_from_values", "avx512"): {4: 4, 2: 1},
     ("linear_from_values", "avx2"): {4: 4, 2: 1},
 }
-LISTS_FROM_INPUTS = 48
-LISTS_UP_TO_DENSITY = 0.35
+FEW_INPUTS = {"avx2": "linear_from_planes"}  # of signed constants; on other instruction sets, triples
+LISTS_FROM_INPUTS = {"avx512": 48, "avx2": 16}
+LISTS_UP_TO_DENSITY = {"avx512": 0.35, "avx2": 0.55}
 LISTS_FROM_FEATURES = 512  # inputs and outputs; below, arranging the inputs costs too much
 VALUES_UP_TO_DENSITY = 0.5
 VALUE_TYPES = (torch.float32, torch.bfloat16)
@@ -41,11 +54,15 @@ VALUE_TYPES = (torch.float32, torch.bfloat16)
 SMALLEST_SIGNS = 1 << 16
 SMALLEST_VALUES = 1 << 22
 
+ACTIVATIONS = (None, "int8")
+"""How a layer takes its inputs: as they come, or each row rounded to int8 with a scale."""
 
 PACK = {
     "linear_from_triples": lambda signs: (layouts.triples_of_signs(signs),),
+    "linear_from_planes": lambda signs: (layouts.planes_of_signs(signs),),
     "linear_from_lists": layouts.lists_of_signs,
     "linear_from_values": layouts.values_of_weights,
+    "linear_int8": lambda signs: (layouts.fields_of_signs(signs),),
 }
 """Operator → what packs a matrix for it."""
 
@@ -60,25 +77,46 @@ class PackedLinear(Placed):
             zeros count as pruned.
         scale: σ, the factor on all weights.
         bias: One value per output, or None.
+        activations: None, or `int8`: each row of inputs is rounded to integers from -127 to 127 times a scale
+            of its own, its largest magnitude / 127. Gradients are those of the layer that does not round.
 
     Raises:
-        ValueError: `weights` are none of that.
+        ValueError: `weights` are none of that, or have no `scale` where inputs are to be rounded.
     """
 
     bias: Tensor | None
 
-    def __init__(self, weights: Tensor, scale: float | None = None, bias: Tensor | None = None) -> None:
+    def __init__(
+        self,
+        weights: Tensor,
+        scale: float | None = None,
+        bias: Tensor | None = None,
+        activations: str | None = None,
+    ) -> None:
         super().__init__()
         check_weights(weights, 2, signs=scale is not None)
+        if check_activations(activations) is not None and scale is None:
+            raise ValueError(f"activations={activations!r} needs weights -1, 0 and +1, and their scale")
+        self.activations = activations
         self.out_features, self.in_features = weights.shape
         self.scale = 1.0 if scale is None else scale
         self.density = int(weights.count_nonzero()) / max(weights.numel(), 1)
+        self.tuned: dict[tuple[torch.dtype, int], str] = {}  # (type, number of inputs) → what `tune` found
         self.signed = scale is not None
-        self.operators: tuple[str, ...] = ("linear_from_triples" if self.signed else "linear_from_values",)
-        if self.signed and self.density <= LISTS_UP_TO_DENSITY and min(weights.shape) >= LISTS_FROM_FEATURES:
-            self.operators += ("linear_from_lists",)
+        self.operators = self._operators(min(weights.shape))
         self.lay_out(weights.detach())
         self.register_buffer("bias", None if bias is None else bias.detach().clone())
+
+    def _operators(self, features: int) -> tuple[str, ...]:
+        """Those whose layouts the layer holds: the first for few inputs, the last for many."""
+        if self.activations == "int8":
+            return ("linear_int8",)
+        if not self.signed:
+            return ("linear_from_values",)
+        instructions = ops.instruction_set() or ""
+        few = FEW_INPUTS.get(instructions, "linear_from_triples")
+        lists = self.density <= LISTS_UP_TO_DENSITY.get(instructions, 0) and features >= LISTS_FROM_FEATURES
+        return (few, "linear_from_lists") if lists else (few,)
 
     def packed_for_cpu(self, weights: Tensor) -> dict[str, Tensor]:
         return {
@@ -102,19 +140,20 @@ class PackedLinear(Placed):
 
     def forget(self) -> None:
         self._dense: Tensor | None = None
+        self._prepacked = PrepackedLinear()
         self._on_gpu: DenseLinear | None = None
 
     @classmethod
-    def of(cls, layer: nn.Linear, draw: Draw) -> "PackedLinear | None":
+    def of(cls, layer: nn.Linear, draw: Draw, activations: str | None = None) -> "PackedLinear | None":
         """The packed form of `layer`, whose masked weights are those of `draw`; None if dense is better.
 
-        Where they all have the same magnitude their signs are those in the layer.
+        Where they all have the same magnitude their signs are those in the layer, and `activations` count.
         """
         weights = layer.weight.detach()
         if draw.magnitude is not None:
             if weights.numel() < SMALLEST_SIGNS:
                 return None
-            return cls(weights.sign().to(torch.int8), draw.magnitude, layer.bias)
+            return cls(weights.sign().to(torch.int8), draw.magnitude, layer.bias, activations)
         kept = int(weights.count_nonzero())
         if weights.numel() < SMALLEST_VALUES or kept > VALUES_UP_TO_DENSITY * weights.numel():
             return None
@@ -125,29 +164,69 @@ class PackedLinear(Placed):
         buffers = self._buffers
         bias = buffers["bias"]
         if self.on_gpu:
-            return self.gpu_linear()(x, bias)
-        operator = self.operator_for(x)
-        if operator is None:
+            return self.gpu_linear()(x if self.activations is None else ops.as_int8(x), bias)
+        kernel = self.kernel(x)
+        if kernel not in LAYOUTS:
             if bias is not None and bias.dtype != x.dtype:
                 bias = bias.to(x.dtype)
+            if kernel == "prepacked":
+                return self._prepacked(x, bias, self.weight)
             return nn.functional.linear(x, self.weight(x), bias)
         if x.shape[-1] != self.in_features:  # a layout alone tells it only up to its padding
             raise ValueError(
                 f"x must have {self.in_features} features in its last dimension, not {x.shape[-1]}"
             )
-        layout = [buffers[name] for name in LAYOUTS[operator]]
-        return ops.packed_linear(operator, x, layout, self.out_features, self.scale, bias)  # type: ignore[arg-type]
+        layout = [buffers[name] for name in LAYOUTS[kernel]]
+        return ops.packed_linear(kernel, x, layout, self.out_features, self.scale, bias)  # type: ignore[arg-type]
 
-    def operator_for(self, x: Tensor) -> str | None:
-        """The operator that serves `x`; None where dense weights are faster.
+    def kernel(self, x: Tensor) -> str:
+        """What serves `x`: an operator, `dense` weights, or `prepacked` ones, in oneDNN's layout.
 
         An exported program keeps the one for a single input, however many it is later given.
         """
+        if self.activations is not None:
+            return self.operators[0]  # whatever serves, it rounds alike
+        if torch.compiler.is_compiling():
+            return self._kernel_by_rule(x)
+        tuned = self.tuned.get((x.dtype, x.numel() // (self.in_features or 1)))
+        if tuned is None or (tuned == "prepacked" and not self._may_be_prepacked(x)):
+            return self._kernel_by_rule(x)
+        return tuned
+
+    def _kernel_by_rule(self, x: Tensor) -> str:
         inputs = 1 if torch.compiler.is_exporting() else x.numel() // (self.in_features or 1)
-        operator = self.operators[-1 if inputs >= LISTS_FROM_INPUTS else 0]
-        if operator == "linear_from_values" and self._buffers["values"].dtype not in VALUE_TYPES:  # type: ignore[union-attr]
-            return None
-        return operator if inputs <= _most_inputs(operator, x.device, x.dtype) else None
+        from_inputs, most = _limits_of(self.operators, x.device, x.dtype)
+        which = -1 if inputs >= from_inputs else 0
+        return self.operators[which] if inputs <= most[which] and self._has_values_of_a_type() else "dense"
+
+    def _has_values_of_a_type(self) -> bool:
+        """Whether the operators compute with the type of the weights' values, where there are any."""
+        return self.signed or self._buffers["values"].dtype in VALUE_TYPES  # type: ignore[union-attr]
+
+    def _may_be_prepacked(self, x: Tensor) -> bool:
+        trains = self.bias is not None and self.bias.requires_grad and torch.is_grad_enabled()
+        return serves_prepacked(x) and not trains
+
+    def tune(self, x: Tensor) -> None:
+        """Measure what can serve x, and use the fastest for as many inputs of its type from now on."""
+        if self.activations is not None or self.on_gpu or x.device.type != "cpu":
+            return
+        key = (x.dtype, x.numel() // (self.in_features or 1))
+        names = [
+            name for name in self.operators if ops.is_native(name, x.device) and self._has_values_of_a_type()
+        ]
+        with torch.no_grad():
+            names += ["dense", "prepacked"] if self._may_be_prepacked(x) else ["dense"]
+
+            def with_kernel(name: str) -> None:
+                self.tuned[key] = name
+                self.forward(x)  # past the hook that asks for this
+
+            self.tuned[key] = fastest({name: partial(with_kernel, name) for name in names})
+        if self.tuned[key] != "prepacked":
+            self._prepacked = PrepackedLinear()
+        if self.tuned[key] != "dense":
+            self._dense = None
 
     def gpu_linear(self) -> DenseLinear:
         """What computes on a GPU, from this layer's buffer; made on first use."""
@@ -171,21 +250,60 @@ class PackedLinear(Placed):
                 self._dense = dense
         return dense
 
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+        if not self.on_gpu:
+            self._adopt_layout(state_dict, prefix)
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+
+    def _adopt_layout(self, state_dict: dict[str, Any], prefix: str) -> None:
+        """Lay out anew what `state_dict` holds in the layout that serves on another CPU."""
+        names = dict.fromkeys(name for buffers in LAYOUTS.values() for name in buffers)
+        held = {name: state_dict[prefix + name] for name in names if prefix + name in state_dict}
+        known = [operator for operator, buffers in LAYOUTS.items() if held.keys() >= set(buffers)]
+        if held.keys() == set(self.layout) or not known:
+            return
+        buffers = [held[name] for name in LAYOUTS[known[0]]]
+        weights = layouts.LINEAR_LAYOUTS[known[0]](*buffers, self.out_features, self.in_features)
+        if self.signed != (weights.dtype == torch.int8):
+            return
+        for name in held:
+            del state_dict[prefix + name]
+        state_dict.update({prefix + name: buffer for name, buffer in self.packed_for_cpu(weights).items()})
+
     def extra_repr(self) -> str:
-        return f"{self.in_features}, {self.out_features}, density={self.density:.3f}"
+        activations = "" if self.activations is None else f", activations={self.activations}"
+        return f"{self.in_features}, {self.out_features}, density={self.density:.3f}{activations}"
 
 
-_limits: dict[tuple[str, torch.device, torch.dtype], int] = {}
+def check_activations(activations: str | None) -> str | None:
+    """`activations` itself, or ValueError unless it is one of `ACTIVATIONS`."""
+    if activations not in ACTIVATIONS:
+        raise ValueError(f"activations must be None or 'int8', not {activations!r}")
+    return activations
 
 
-def _most_inputs(operator: str, device: torch.device, dtype: torch.dtype) -> int:
-    """The most inputs of that type that a compiled `operator` serves; -1 if there is none."""
-    key = (operator, device, dtype)
+_limits: dict[tuple[tuple[str, ...], torch.device, torch.dtype], tuple[int, tuple[int, ...]]] = {}
+
+
+def _limits_of(
+    operators: tuple[str, ...], device: torch.device, dtype: torch.dtype
+) -> tuple[int, tuple[int, ...]]:
+    """From how many inputs of that type the last of the operators serves, and up to how many each does.
+
+    That is -1 for one that is not compiled.
+    """
+    key = (operators, device, dtype)
     if key not in _limits:  # no functools.cache, which torch.compile looks through with a warning
-        limits = UP_TO_INPUTS.get((operator, ops.instruction_set() or ""), {})
-        _limits[key] = limits.get(dtype.itemsize, -1) if ops.is_native(operator, device) else -1
+        instructions = ops.instruction_set() or ""
+        most = tuple(
+            UP_TO_INPUTS.get((name, instructions), {}).get(dtype.itemsize, -1)
+            if ops.is_native(name, device)
+            else -1
+            for name in operators
+        )
+        _limits[key] = LISTS_FROM_INPUTS.get(instructions, 0), most
     return _limits[key]
 
 
 # What torch.compiler.assume_constant_result does, which takes seconds to import the compiler for it.
-_most_inputs._dynamo_marked_constant = True  # type: ignore[attr-defined]
+_limits_of._dynamo_marked_constant = True  # type: ignore[attr-defined]

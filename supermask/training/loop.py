@@ -8,6 +8,8 @@ import math
 import time
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -93,37 +95,16 @@ def fit(
     rates = [float(group["lr"]) for group in optimizer.param_groups]
     device = next(model.parameters()).device
     scaler = torch.amp.GradScaler(device.type, enabled=amp == "fp16")
-    progress, share = Progress(start), share or Share()
-    if checkpoint:
-        progress = resume(checkpoint, model, optimizer, scaler, share, range(start, steps))
-    if (first := share.ranks.from_main(lambda: progress.step)) != progress.step:
-        raise RanksDifferError(
-            f"rank {share.ranks.rank} goes on from step {progress.step}, rank 0 from step {first}: they read "
-            "different checkpoints; put --out where every machine sees the same files"
-        )
-    synchronize, pace = share.statistics(model), Pace(share.ranks, progress.step)
+    share = share or Share()
+    progress = _begun(checkpoint, model, optimizer, scaler, share, range(start, steps))
+    pace = Pace(share.ranks, progress.step)
     loss_sum = torch.tensor(progress.loss_sum, dtype=torch.float64, device=device)
     lowered = Bf16Weights(model, optimizer) if amp == PURE else None
 
-    def train_on(inputs: Tensor, labels: Tensor) -> Tensor:
-        """One whole step; its loss, for which nothing has waited."""
-        with autocast(device, amp):
-            if objective is None:
-                loss = F.cross_entropy(model(inputs), labels, label_smoothing=label_smoothing)
-            else:
-                loss = objective(model, inputs, labels)
-        loss = share.weigh(loss)
-        scaler.scale(loss).backward()
-        with lowered.stepping() if lowered else nullcontext():
-            if clip is not None:
-                scaler.unscale_(optimizer)
-                nn.utils.clip_grad_norm_(model.parameters(), clip)
-            scaler.step(optimizer)
-            scaler.update()
-            optimizer.zero_grad()
-        synchronize()
-        return loss.detach()
-
+    objective = objective or partial(_cross_entropy, label_smoothing=label_smoothing)
+    train_on = _Step(
+        model, device, optimizer, objective, scaler, share, share.statistics(model), lowered, amp, clip
+    )
     model.train()
     began = time.monotonic() - progress.seconds
     graph = graphed(train_on, model, optimizer, amp, cuda_graphs)
@@ -151,6 +132,61 @@ def fit(
                         checkpoint.save({**state, "optimizer": plain(state["optimizer"])})
     set_rates(optimizer, rates)
     progress.seconds = time.monotonic() - began
+    return progress
+
+
+@dataclass(frozen=True, eq=False)
+class _Step:
+    """One whole step: forward, backward, update. Returns the loss, for which nothing has waited."""
+
+    model: nn.Module
+    device: torch.device
+    optimizer: Optimizer
+    objective: Objective
+    scaler: torch.amp.GradScaler
+    share: Share
+    synchronize: Callable[[], None]
+    lowered: Bf16Weights | None
+    amp: str
+    clip: float | None
+
+    def __call__(self, inputs: Tensor, labels: Tensor) -> Tensor:
+        with autocast(self.device, self.amp):
+            loss = self.objective(self.model, inputs, labels)
+        loss = self.share.weigh(loss)
+        self.scaler.scale(loss).backward()
+        with self.lowered.stepping() if self.lowered else nullcontext():
+            if self.clip is not None:
+                self.scaler.unscale_(self.optimizer)
+                nn.utils.clip_grad_norm_(self.model.parameters(), self.clip)
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
+            self.optimizer.zero_grad()
+        self.synchronize()
+        return loss.detach()
+
+
+def _cross_entropy(model: nn.Module, inputs: Tensor, labels: Tensor, label_smoothing: float) -> Tensor:
+    return F.cross_entropy(model(inputs), labels, label_smoothing=label_smoothing)
+
+
+def _begun(
+    checkpoint: Checkpoint | None,
+    model: nn.Module,
+    optimizer: Optimizer,
+    scaler: torch.amp.GradScaler,
+    share: Share,
+    steps: range,
+) -> Progress:
+    """Where the training goes on: at its checkpoint, or at its first step; the same on every rank."""
+    progress = Progress(steps.start)
+    if checkpoint:
+        progress = resume(checkpoint, model, optimizer, scaler, share, steps)
+    if (first := share.ranks.from_main(lambda: progress.step)) != progress.step:
+        raise RanksDifferError(
+            f"rank {share.ranks.rank} goes on from step {progress.step}, rank 0 from step {first}: they read "
+            "different checkpoints; put --out where every machine sees the same files"
+        )
     return progress
 
 

@@ -8,9 +8,10 @@ from supermask.report.figures.drawing import Drawing
 from supermask.report.figures.learning_curves import draw_learning_curves
 from supermask.report.figures.style import style
 from supermask.report.figures.ticket_size import draw_ticket_size
+from supermask.report.figures.training_cost import draw_training_cost, has_unequal_costs
 from supermask.report.results import Results
 
-FIGURES = ("accuracy-density", "ticket-size", "learning-curves")
+FIGURES = ("accuracy-density", "training-cost", "ticket-size", "learning-curves")
 """Names of all figures that a report may have."""
 
 
@@ -19,6 +20,8 @@ def draw_figures(results: Results) -> dict[str, Drawing]:
     drawings = {}
     with style():
         drawings["accuracy-density"] = draw_accuracy_density(results)
+        if has_unequal_costs(results):
+            drawings["training-cost"] = draw_training_cost(results)
         if any(row.ticket_bytes for row in results.rows):
             drawings["ticket-size"] = draw_ticket_size(results)
         if results.learning is not None:
