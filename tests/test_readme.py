@@ -44,7 +44,7 @@ def test_imp_over_the_users_training_function(small_net, capsys):
 def test_the_new_search_algorithm_learns(small_net, batch, monkeypatch):
     from .test_search import train
 
-    monkeypatch.setattr("supermask.search.base.SEARCHES", dict(sm.SEARCHES))
+    monkeypatch.setattr("supermask.search.registry.SEARCHES", dict(sm.SEARCHES))
     scope: dict = {}
     exec(NEW_SEARCH[0], scope)
     sm.randomize_(small_net, seed=0, density=0.5)

@@ -89,7 +89,7 @@ def test_selecting_changes_nothing(small_net):
 def test_the_page_on_searches_runs_and_names_every_member(monkeypatch, small_net, batch):
     from .test_search import train
 
-    monkeypatch.setattr("supermask.search.base.SEARCHES", dict(sm.SEARCHES))
+    monkeypatch.setattr("supermask.search.registry.SEARCHES", dict(sm.SEARCHES))
     monkeypatch.setattr("supermask.weights.kinds._KINDS", dict(kinds._KINDS))
     text = (ROOT.parent / "docs" / "new-search.md").read_text()
     scope: dict = {"torch": torch}

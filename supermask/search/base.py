@@ -27,19 +27,6 @@ from supermask.weights.init import check_seed
 from supermask.weights.names import owned_parameters, unwrap
 from supermask.weights.roles import check_usable, classify, masked
 
-SEARCHES: dict[str, type["Search"]] = {}
-
-
-def register_search(name: str) -> Callable[[type["Search"]], type["Search"]]:
-    """Class decorator: make a search known by name to the command line and the contract tests."""
-
-    def register(cls: type["Search"]) -> type["Search"]:
-        SEARCHES[name] = cls
-        cls.method = name
-        return cls
-
-    return register
-
 
 class Search(Shown, Algorithm, Optimizer):
     """Base of all searches: frozen weights, one score per masked weight, an exact mask.

@@ -28,8 +28,8 @@ from torch.nn import functional as F
 
 from supermask import ops
 from supermask.models.batch_statistics import batch_statistics
-from supermask.search.base import register_search
 from supermask.search.protocol import Objective
+from supermask.search.registry import register_search
 from supermask.search.relaxations import Concrete
 from supermask.search.stochastic_gates import GatedSearch
 
@@ -38,7 +38,13 @@ SMOOTHING = 0.01
 """Weight of the newest ratio in the moving average of GradBalance."""
 
 
-@register_search("concrete")
+@register_search(
+    "concrete",
+    label="concrete tickets",
+    about="A binary concrete gate for each frozen weight, with the density as a balanced second objective.",
+    colour="indigo",
+    marker="d",
+)
 class ConcreteTicketSearch(GatedSearch):
     """Concrete ticket search; see `GatedSearch` and `Search` for the other arguments.
 

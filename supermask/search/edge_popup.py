@@ -15,11 +15,17 @@ from typing import Any
 from torch import Tensor, nn
 
 from supermask import ops
-from supermask.search.base import Search, register_search
+from supermask.search.base import Search
 from supermask.search.fused import EDGE_POPUP_SGD
+from supermask.search.registry import register_search
 
 
-@register_search("edge-popup")
+@register_search(
+    "edge-popup",
+    about="A mask searched over frozen random weights: scores are learned, weights never are.",
+    colour="vermilion",
+    marker="o",
+)
 class EdgePopup(Search, graphable=True, fused=EDGE_POPUP_SGD):
     """Edge-popup as an optimizer; see `Search` for the other arguments.
 

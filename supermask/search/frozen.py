@@ -24,14 +24,20 @@ import torch
 from torch import Tensor, nn
 
 from supermask import masks
-from supermask.search.base import register_search
 from supermask.search.construction import spread_of
 from supermask.search.edge_popup import EdgePopup
+from supermask.search.registry import register_search
 
 LAYOUTS = ("uniform", "erk", "epl")
 
 
-@register_search("frozen")
+@register_search(
+    "frozen",
+    label="partially frozen",
+    about="edge-popup where a random part of the mask follows from the seed, and only the rest is searched.",
+    colour="brown",
+    marker="X",
+)
 class Frozen(EdgePopup):
     """Edge-popup on the weights that a random pattern leaves open; see `Search` for the other arguments.
 

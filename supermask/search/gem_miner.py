@@ -27,7 +27,8 @@ import torch
 from torch import Tensor, nn
 
 from supermask import masks
-from supermask.search.base import Search, register_search
+from supermask.search.base import Search
+from supermask.search.registry import register_search
 from supermask.weights.roles import ParameterInfo
 
 THRESHOLD = 0.5
@@ -43,7 +44,13 @@ def freezing_rate(density: float, freezings: int) -> float:
     return 1.0 - density ** (1.0 / freezings)
 
 
-@register_search("gem-miner")
+@register_search(
+    "gem-miner",
+    label="Gem-Miner",
+    about="Scores between 0 and 1, rounded to a mask; the lowest are frozen out for good along the way.",
+    colour="purple",
+    marker="p",
+)
 class GemMiner(Search):
     """Gem-Miner as an optimizer; see `Search` for the other arguments.
 

@@ -21,16 +21,22 @@ import torch
 from torch import nn
 
 from supermask import ops
-from supermask.search.base import register_search
 from supermask.search.edge_popup import EdgePopup
 from supermask.search.fused import EDGE_POPUP_SGD
+from supermask.search.registry import register_search
 from supermask.weights.init import Init, derive_key, init_of
 
 PERIOD = 300
 SHARE = 100
 
 
-@register_search("iterand")
+@register_search(
+    "iterand",
+    label="IteRand",
+    about="edge-popup that now and then draws some of the weights outside the mask anew.",
+    colour="olive",
+    marker="v",
+)
 class IteRand(EdgePopup, fused=EDGE_POPUP_SGD):
     """Edge-popup with iterative randomization; see `Search` for the other arguments.
 

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from supermask import masks
-from supermask.search.base import register_search
+from supermask.search.registry import register_search
 from supermask.search.relaxations import Gaussian, HardConcrete, Relaxation
 from supermask.search.stochastic_gates import GatedSearch
 
@@ -31,7 +31,13 @@ RELAXATIONS: dict[str, Callable[[], Relaxation]] = {"gaussian": Gaussian, "hard-
 GATES = ("weight", "neuron")
 
 
-@register_search("l0-gates")
+@register_search(
+    "l0-gates",
+    label="L0 gates",
+    about="A stochastic gate for each frozen weight; the expected number of open gates is penalized.",
+    colour="forest",
+    marker="P",
+)
 class L0Gates(GatedSearch):
     """Stochastic gates with an expected-L0 penalty; see `GatedSearch` and `Search` for other arguments.
 

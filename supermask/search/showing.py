@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
 
 from supermask.masks import summary
@@ -19,8 +19,8 @@ class Shown:
     seed: int
     param_groups: list[dict[str, Any]]
     state: Any
-    _names: dict[str, Tensor]
-    _steps: int
+    masked_parameters: dict[str, nn.Parameter]
+    steps: int
 
     def __repr__(self) -> str:
         return summary.as_text(*self._summary())
@@ -32,9 +32,9 @@ class Shown:
         group = self.param_groups[0]
         given = ((key, group.get(key)) for key in ("lr", "momentum", "weight_decay"))
         options = ", ".join(f"{key} {value:g}" for key, value in given if value)
-        masks = {name: self.state[parameter]["mask"] for name, parameter in self._names.items()}
+        masks = {name: self.state[parameter]["mask"] for name, parameter in self.masked_parameters.items()}
         return (
-            f"{type(self).__name__} of {type(self.model).__name__}, after {self._steps} steps",
+            f"{type(self).__name__} of {type(self.model).__name__}, after {self.steps} steps",
             summary.counts_of(masks),
             [
                 f"asked for density {self.density:g}, {self.distribution}, {self.density_schedule}",

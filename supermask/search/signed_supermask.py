@@ -21,12 +21,19 @@ import torch
 from torch import Tensor, nn
 
 from supermask import masks, ops
-from supermask.search.base import Search, register_search
+from supermask.search.base import Search
+from supermask.search.registry import register_search
 from supermask.weights.init import derive_key
 from supermask.weights.roles import ParameterInfo
 
 
-@register_search("signed-supermask")
+@register_search(
+    "signed-supermask",
+    label="signed supermask",
+    about="A mask of −1, 0 and 1 over frozen weights: the search also decides which signs to flip.",
+    colour="wine",
+    marker="D",
+)
 class SignedSupermask(Search, graphable=True):
     """Masks that keep, drop or invert weights; see `Search` for the other arguments.
 

@@ -26,12 +26,19 @@ import torch
 from torch import Tensor, nn
 
 from supermask import masks, ops
-from supermask.search.base import Search, register_search
+from supermask.search.base import Search
+from supermask.search.registry import register_search
 from supermask.weights.init import derive_key
 from supermask.weights.roles import ParameterInfo
 
 
-@register_search("zhou")
+@register_search(
+    "zhou",
+    label="Zhou's supermask",
+    about="A random mask over frozen weights: the probability of each weight to be kept is learned.",
+    colour="orange",
+    marker="s",
+)
 class Zhou(Search):
     """Supermasks as Bernoulli draws; see `Search` for the other arguments.
 
