@@ -355,7 +355,9 @@ def set_gradients(model: nn.Module, step: int) -> None:
 def assert_equal_searches(a: sm.EdgePopup, b: sm.EdgePopup) -> None:
     for name in a.scores:
         assert same_bits(a.scores[name], b.scores[name]) and torch.equal(a.mask[name], b.mask[name])
-        assert same_bits(a._names[name].detach().contiguous(), b._names[name].detach().contiguous())
+        assert same_bits(
+            a.masked_parameters[name].detach().contiguous(), b.masked_parameters[name].detach().contiguous()
+        )
 
 
 def test_searches_of_every_distribution_do_not_wait():

@@ -10,7 +10,7 @@ from supermask.cli import main
 from supermask.cli import run as commands
 from supermask.data import load_data
 from supermask.experiments import CompareConfig, ConfigError, SearchConfig
-from supermask.experiments.compare.command import EVERYTHING, plan_compare
+from supermask.experiments.compare.command import all_methods, plan_compare
 from supermask.experiments.errors import RefusedError
 from supermask.experiments.execution.context import Environment
 from supermask.experiments.execution.run import execute
@@ -164,7 +164,7 @@ def test_all_methods_leave_out_what_cannot_hold_the_distribution(distribution, d
     plan = plan_compare(config, digits)
     assert set(plan.skipped) == {*out, "early-bird-channels"}
     assert all(f"distribution={distribution!r}" in plan.skipped[method] for method in out)
-    assert {row.method for row in plan.rows} == set(EVERYTHING) - set(plan.skipped)
+    assert {row.method for row in plan.rows} == set(all_methods()) - set(plan.skipped)
     searches = {row.method: row.mask.distribution for row in plan.rows if row.kind == "search"}
     own = {"concrete": "global"} if distribution == "uniform" else {}
     assert searches == {method: own.get(method, distribution) for method in SEARCHES if method not in out}

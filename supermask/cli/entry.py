@@ -92,9 +92,15 @@ def _run(options: argparse.Namespace, arguments: list[str], found: Catalogue) ->
 
         print(write_page_again(Path(options.folder)))
     else:
-        from supermask.cli import ticket_commands
+        from supermask.cli import sharing, ticket_commands
 
-        {"eval": ticket_commands.run_eval, "info": ticket_commands.run_info}[options.command](options)
+        run = {
+            "eval": ticket_commands.run_eval,
+            "info": ticket_commands.run_info,
+            "diff": sharing.run_diff,
+            "export": sharing.run_export,
+        }
+        run[options.command](options)
 
 
 def _check_names(options: argparse.Namespace, found: Catalogue) -> None:

@@ -96,9 +96,10 @@ def run_info(options: argparse.Namespace) -> None:
     from rich.markup import escape
     from rich.table import Table
 
+    from supermask.tickets.hub import local_file
     from supermask.tickets.ticket import Ticket
 
-    facts = Ticket.load(options.ticket).info() | {"bytes": os.path.getsize(options.ticket)}
+    facts = Ticket.load(options.ticket).info() | {"bytes": os.path.getsize(local_file(options.ticket))}
     if options.json:
         print(json.dumps(facts))
         return

@@ -4,7 +4,7 @@ A command adds its own fields in the file that defines it.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import Any, get_args
 
@@ -21,7 +21,7 @@ from supermask.search import BASES
 from supermask.training.loop import AMP_DTYPES, SCHEDULES
 
 
-def option(default: Any, help: str, *, choices: tuple[str, ...] = ()) -> Any:
+def option(default: Any, help: str, *, choices: Collection[str] = ()) -> Any:
     """A field with what the command line says about it."""
     metadata = {"help": help, "choices": choices}
     if isinstance(default, dict):

@@ -3,16 +3,19 @@
 import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import product
 
 from supermask.data import Dataset
+from supermask.experiments.compare import methods as methods  # whose variants these are
 from supermask.experiments.config import ConfigError, RuleConfig, check_distinct, checked, option
 from supermask.experiments.plan import Plan, layers_of, task_of
 from supermask.experiments.registry import Experiment, register_experiment
 from supermask.experiments.runs import RunBuilder
 from supermask.experiments.spec import MaskSource, RunSpec
-from supermask.prune import PRUNED, check_actions, check_criterion, round_counts
+from supermask.prune import PRUNED, check_actions, check_criterion, criterion_names, round_counts
 from supermask.prune.criteria import KNOWN, WEIGHED
 from supermask.prune.magnitude import SCOPES
+from supermask.search.description import DESCRIPTIONS, describe
 from supermask.weights.init import INITS
 from supermask.weights.roles import ParameterInfo
 
@@ -63,11 +66,51 @@ class ImpConfig(RuleConfig):
     @property
     def variants(self) -> tuple[str, ...]:
         """What of magnitude pruning is done otherwise, as the names of methods say it."""
-        return (
-            *((self.criterion,) if self.criterion != "large-final" else ()),
-            *(("kept-signs",) if self.signs else ()),
-            *((f"pruned-at-{self.pruned}",) if self.pruned != "zero" else ()),
+        return _variants(self.criterion, self.signs, self.pruned)
+
+
+def _variants(criterion: str, signs: bool, pruned: str) -> tuple[str, ...]:
+    return (
+        *((criterion,) if criterion != "large-final" else ()),
+        *(("kept-signs",) if signs else ()),
+        *((f"pruned-at-{pruned}",) if pruned != "zero" else ()),
+    )
+
+
+_CHANGES = {
+    "kept-signs": "kept weights go back to their signs alone, times one constant for each layer",
+    "pruned-at-final": "pruned weights stand at their trained values",
+    "pruned-at-init": "pruned weights stand at their initial values",
+    "pruned-at-init-unless-shrunk": "pruned weights stand at zero if training shrank them, else at their "
+    "initial values",
+}
+"""What iterative pruning may do otherwise with weights; one-shot pruning has methods of these names."""
+
+
+def _describe_variants() -> None:
+    """Every variant of iterative pruning that this command can run."""
+    choices = product(("imp", "imp-rewind", "lr-rewind"), criterion_names(), (False, True), PRUNED)
+    for base, criterion, signs, pruned in choices:
+        if not (variants := _variants(criterion, signs, pruned)):
+            continue
+        parent = DESCRIPTIONS[base]
+        labels = [DESCRIPTIONS[name].label if name in _CHANGES else name for name in variants]
+        changes = [
+            _CHANGES.get(name, f"the weights that stay are chosen by the criterion {name}")
+            for name in variants
+        ]
+        describe(
+            "-".join([base, *variants]),
+            label=", ".join([parent.label, *labels]),
+            group=parent.group,
+            about=f"{parent.label} in which {', and '.join(changes)}.",
+            dash=(0, (3, 1.2)),
+            variant_of=base,
+            holds_pruned=pruned != "zero",
         )
+
+
+_describe_variants()
 
 
 def plan_imp(config: ImpConfig, data: Dataset) -> Plan:

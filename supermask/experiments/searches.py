@@ -71,7 +71,7 @@ def check_search(
     def complaint(source: MaskSource) -> str | None:
         try:
             search = _trial_of(method, rule, source)
-            if objective := getattr(search, "objective", None):
+            if objective := search.objective:
                 labels = torch.zeros(1, dtype=torch.long)
                 objective(search.model, torch.zeros(1, WIDTH), labels, label_smoothing=label_smoothing)
             search.plan(steps, steps_per_epoch)

@@ -90,8 +90,8 @@ _native = _load_native("_native.so")
 _native_cuda = _load_native("_native_cuda.so") if torch.version.cuda else None
 if _native is None and not os.environ.get("SUPERMASK_REFERENCE"):
     logging.getLogger(__name__).warning(
-        "supermask has no compiled kernels here (it was installed without a C++ compiler); slower references "
-        "written in torch serve. Remedy: install a compiler, then supermask again"
+        "supermask has no compiled kernels here (it was built without a C++ compiler); slower references "
+        "written in torch serve. Remedy: install a wheel, or a compiler and then supermask again"
     )
 for _name, _kernel in references.KERNELS.items():
     _library.impl(_name, _kernel, "CompositeExplicitAutograd")
@@ -156,7 +156,7 @@ def _cuda_backend() -> tuple[str | None, str | None]:
     if os.environ.get("SUPERMASK_REFERENCE"):
         return None, "SUPERMASK_REFERENCE is set"
     if _native_cuda is None:
-        return None, "no compiled CUDA library was installed: there was no nvcc"
+        return None, "wheels have no CUDA kernels; with nvcc: pip install --no-binary supermask supermask"
     if not torch.cuda.is_available():
         return "no GPU to run it on", None
     return "compute capability {}.{}".format(*torch.cuda.get_device_capability()), None

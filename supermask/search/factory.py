@@ -5,7 +5,8 @@ from typing import Any
 
 from torch import nn
 
-from supermask.search.base import SEARCHES, Search
+from supermask.search.base import Search
+from supermask.search.registry import SEARCHES
 
 
 def list_searches() -> list[str]:

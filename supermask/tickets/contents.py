@@ -13,6 +13,7 @@ from supermask.tickets.bounds import too_much_to_draw
 from supermask.tickets.derivation import Derivation, derive
 from supermask.tickets.entry import Entry, check_storable, persistent_buffers
 from supermask.weights.init import Init, init_of
+from supermask.weights.names import parameters_of
 
 
 def contents_of(model: nn.Module, mask: Mapping[str, Tensor]) -> dict[str, Any]:
@@ -26,7 +27,7 @@ def contents_of(model: nn.Module, mask: Mapping[str, Tensor]) -> dict[str, Any]:
         ValueError: The mask does not fit, or no file can hold the network.
     """
     check_storable(model)
-    parameters = {name: p.detach().cpu().contiguous() for name, p in model.named_parameters()}
+    parameters = {name: p.detach().cpu().contiguous() for name, p in parameters_of(model).items()}
     _check_mask(parameters, mask)
     record = init_of(model) or Init("stored", 0, ())
     draws = record.named()

@@ -81,6 +81,7 @@ def derive(
     """
     if not weight.is_floating_point() or not abs(draw.scale) < LARGEST or not 0 < draw.factor < LARGEST:
         return None
+    draw = replace(draw, zero_row=None)  # the file knows of none
     plain = Derivation(draw)
     if mask is None:
         return plain if same_bits(weight, draw.weight(seed, weight.dtype)) else None

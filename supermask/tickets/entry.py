@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from supermask.io import DamagedFileError
 from supermask.tickets.derivation import Derivation
 from supermask.weights.init import Draw
-from supermask.weights.roles import unwrap
+from supermask.weights.names import buffers_of, parameters_of, unwrap
 
 DTYPES = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32, "F64": torch.float64}
 """Types of parameters that can follow from a seed, by their names in the file."""
@@ -66,8 +66,7 @@ class Entry:
 
 def persistent_buffers(model: nn.Module) -> dict[str, Tensor]:
     """Name → buffer, of those that a state dict holds."""
-    state = model.state_dict(keep_vars=True)
-    return {name: buffer for name, buffer in model.named_buffers() if name in state}
+    return buffers_of(model)
 
 
 def check_storable(model: nn.Module, values: bool = True) -> None:
@@ -83,7 +82,7 @@ def check_storable(model: nn.Module, values: bool = True) -> None:
     """
     inner = unwrap(model)
     for kind, tensors in (
-        ("parameter", dict(inner.named_parameters())),
+        ("parameter", parameters_of(inner)),
         ("buffer", persistent_buffers(inner)),
     ):
         for name, tensor in tensors.items():

@@ -29,6 +29,7 @@ def load(
 
     The network is built from the factory that the ticket names: one of this library's, timm's or
     torchvision's, and nothing else. For one that was built elsewhere use `Ticket.load(path).apply(model)`.
+    Of `hf://user/name[@revision]` the ticket is fetched from the Hugging Face Hub; see `Ticket.push_to_hub`.
 
     Args:
         path: The file.

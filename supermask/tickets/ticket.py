@@ -32,14 +32,17 @@ from supermask.tickets.container import (
 from supermask.tickets.contents import contents_of
 from supermask.tickets.derivation import generation_numbers
 from supermask.tickets.entry import Entry, TicketError, persistent_buffers
+from supermask.tickets.hub import local_file
 from supermask.tickets.parse import parse
 from supermask.tickets.provenance import factory_of, plain_json, versions
+from supermask.tickets.sharing import Shared
 from supermask.weights.init import GENERATOR, Init
-from supermask.weights.roles import unwrap
+from supermask.weights.names import parameters_of, unwrap
+from supermask.weights.roles import fixed_names
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Ticket:
+class Ticket(Shared):
     """A subnetwork as data.
 
     Attributes:
@@ -102,12 +105,6 @@ class Ticket:
     def of(cls, model: nn.Module, mask: Mapping[str, Tensor], **facts: Any) -> Self:
         """Another name of `from_model`."""
         return cls.from_model(model, mask, **facts)
-
-    def __repr__(self) -> str:
-        weights = sum(entry.numel for entry in self.entries if entry.masked)
-        network = (self.factory or {}).get("name") or "a network built elsewhere"
-        weak = "" if self.version >= 3 else f", format version {self.version} (less protected)"
-        return f"<{self.kind} ticket of {network}: density {self.density:.4g} of {weights} weights{weak}>"
 
     @property
     def strong(self) -> bool:
@@ -221,7 +218,7 @@ class Ticket:
         """Read and verify a ticket. Nothing in the file is executed, and no size in it is trusted.
 
         Args:
-            path: The file.
+            path: The file, or `hf://user/name[@revision]` for one on the Hugging Face Hub.
             max_parameters: The largest network to accept. By default what the size of the file allows:
                 constants and drawn parameters take no bytes in it, so a small file could ask for all memory.
                 What `save` writes is within the default.
@@ -230,6 +227,7 @@ class Ticket:
             FileNotFoundError: There is no such file.
             TicketError: The file is damaged, hostile or of a newer version; the message says how.
         """
+        path = local_file(path)
         try:
             header, tensors = read_ticket(path)
             ticket = cls(**parse(tensors, header, max_parameters))
@@ -251,7 +249,7 @@ class Ticket:
             TicketError: The model's parameters or buffers have other names, shapes or dtypes, or no values.
         """
         inner = unwrap(model)
-        parameters, buffers = dict(inner.named_parameters()), persistent_buffers(inner)
+        parameters, buffers = parameters_of(inner), persistent_buffers(inner)
         ours = {entry.name: f"{entry.shape} {entry.dtype}" for entry in self.entries}
         _compare("parameter", ours, {name: _kind_of(tensor) for name, tensor in parameters.items()})
         theirs = {name: _kind_of(tensor) for name, tensor in buffers.items()}
@@ -269,7 +267,8 @@ class Ticket:
                 buffers[name].copy_(buffer)
         draws = tuple(entry.draw for entry in self.entries if entry.draw is not None)
         if draws:
-            record = Init(self.init, self.seed, draws, self._last_generation())
+            fixed = tuple(sorted(fixed_names(inner)))
+            record = Init(self.init, self.seed, draws, self._last_generation(), fixed=fixed)
             inner.supermask_init = record  # type: ignore[assignment]
         return model
 
@@ -318,7 +317,7 @@ class Ticket:
 def dense_bytes(model: nn.Module) -> int:
     """Bytes of all parameters and persistent buffers of a model, stored plainly."""
     inner = unwrap(model)
-    tensors = [*dict(inner.named_parameters()).values(), *persistent_buffers(inner).values()]
+    tensors = [*parameters_of(inner).values(), *persistent_buffers(inner).values()]
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 

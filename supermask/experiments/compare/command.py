@@ -5,7 +5,7 @@ from functools import cache, partial
 
 from supermask.data import Dataset
 from supermask.experiments.compare.comparison import ComparisonBuilder
-from supermask.experiments.compare.methods import METHODS
+from supermask.experiments.compare.methods import METHODS, MethodNames
 from supermask.experiments.compare.options import DEFAULT_METHODS, CompareOptions
 from supermask.experiments.compare.recipes import (
     check_used,
@@ -29,8 +29,10 @@ from supermask.experiments.searches import check_search, length_without_data, re
 from supermask.experiments.spec import RunSpec
 from supermask.weights.roles import classify
 
-EVERYTHING = tuple(dict.fromkeys((*DEFAULT_METHODS, *METHODS)))
-"""What `--methods all` stands for."""
+
+def all_methods() -> tuple[str, ...]:
+    """What `--methods all` stands for."""
+    return tuple(dict.fromkeys((*DEFAULT_METHODS, *METHODS)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,13 +40,13 @@ class CompareConfig(CompareOptions):
     """`supermask compare`: dense, strong tickets, IMP tickets and their controls, side by side."""
 
     methods: tuple[str, ...] = option(
-        DEFAULT_METHODS, "what to compare; all for everything there is", choices=("all", *METHODS)
+        DEFAULT_METHODS, "what to compare; all for everything there is", choices=MethodNames()
     )
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.methods == ("all",):
-            object.__setattr__(self, "methods", EVERYTHING)
+            object.__setattr__(self, "methods", all_methods())
         elif "all" in self.methods:
             raise ConfigError("methods", self.methods, "give all alone, or the methods by name")
         check_densities(self)
@@ -75,7 +77,7 @@ class CompareConfig(CompareOptions):
     @property
     def everything(self) -> bool:
         """Whether all methods were asked for, so that those without meaning here are left out."""
-        return self.methods == EVERYTHING
+        return self.methods == all_methods()
 
 
 def plan_compare(config: CompareConfig, data: Dataset) -> Plan:

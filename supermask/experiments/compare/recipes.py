@@ -8,8 +8,8 @@ from supermask.experiments.compare.options import CompareOptions
 from supermask.experiments.errors import ConfigError
 from supermask.experiments.spec import MaskSource, OptimizerSpec
 from supermask.search import SEARCHES
+from supermask.search.description import DESCRIPTIONS
 
-FINE_TUNED = "-fine-tuned"
 FROZEN_CONTROL = "random-mask-frozen"
 
 
@@ -80,5 +80,10 @@ def densities_of(config: CompareOptions, method: str) -> tuple[float, ...]:
 
 def search_of_method(method: str) -> str | None:
     """The search that a method of `compare` needs, if it needs one."""
-    name = "edge-popup" if method == FROZEN_CONTROL else method.removesuffix(FINE_TUNED)
-    return name if name in SEARCHES else None
+    description = DESCRIPTIONS.get(method)
+    return None if description is None else description.search
+
+
+def fine_tuned_name(search: str) -> str:
+    """The method that trains the weights under the mask that a search found."""
+    return f"{search}-fine-tuned"

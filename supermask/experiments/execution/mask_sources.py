@@ -55,7 +55,8 @@ def random(context: RunContext) -> Mask:
     """As many weights of each layer as `keep` says, at random."""
     source = context.spec.mask
     assert isinstance(source.keep, dict)
-    return random_mask(context.masked_shapes(), source.keep, context.spec.seed, source.distribution)
+    shapes, axes = context.masked_shapes(), context.input_axes()
+    return random_mask(shapes, source.keep, context.spec.seed, source.distribution, axes)
 
 
 @register_mask_source("same")

@@ -20,5 +20,28 @@ def pruned_at_init(name: str, comparison: ComparisonBuilder) -> Iterator[RunSpec
         yield comparison.train(name, mask=mask, density=density)
 
 
-for _name in ("snip", "grasp", "synflow"):
-    register_method(_name)(partial(pruned_at_init, _name))
+register_method(
+    "snip",
+    label="SNIP",
+    group="initial",
+    about="Keeps the weights to which the loss of the untrained network is most sensitive, then trains.",
+    colour="violet",
+    marker="o",
+)(partial(pruned_at_init, "snip"))
+register_method(
+    "grasp",
+    label="GraSP",
+    group="initial",
+    about="Keeps the weights whose removal would most reduce the gradient flow at initialization, then "
+    "trains.",
+    colour="forest",
+    marker="s",
+)(partial(pruned_at_init, "grasp"))
+register_method(
+    "synflow",
+    label="SynFlow",
+    group="initial",
+    about="Prunes step by step what carries least from input to output, without seeing data, then trains.",
+    colour="orange",
+    marker="D",
+)(partial(pruned_at_init, "synflow"))

@@ -6,10 +6,11 @@ from collections.abc import Iterator
 from functools import partial
 from typing import TYPE_CHECKING
 
-from supermask.experiments.compare.methods.registry import register_method
-from supermask.experiments.compare.recipes import FINE_TUNED, FROZEN_CONTROL, densities_of
+from supermask.experiments.compare.methods.registry import add_method, register_method
+from supermask.experiments.compare.recipes import FROZEN_CONTROL, densities_of, fine_tuned_name
 from supermask.experiments.spec import MaskSource, RunSpec
-from supermask.search import SEARCHES
+from supermask.search.description import DESCRIPTIONS
+from supermask.search.registry import for_every_search
 
 if TYPE_CHECKING:
     from supermask.experiments.compare.comparison import ComparisonBuilder
@@ -23,8 +24,7 @@ def searched(name: str, comparison: ComparisonBuilder) -> Iterator[RunSpec]:
         yield comparison.search(name, density)
 
 
-for _name in SEARCHES:
-    register_method(_name)(partial(searched, _name))
+for_every_search(lambda name: add_method(name, partial(searched, name)))
 
 
 def fine_tuned(name: str, comparison: ComparisonBuilder) -> Iterator[RunSpec]:
@@ -33,14 +33,33 @@ def fine_tuned(name: str, comparison: ComparisonBuilder) -> Iterator[RunSpec]:
     for density in comparison.config.densities:
         found = comparison.search(name, density)
         mask = MaskSource(kind="same", run=found.id)
-        yield comparison.train(f"{name}{FINE_TUNED}", weights=found.weights, mask=mask, density=density)
+        yield comparison.train(fine_tuned_name(name), weights=found.weights, mask=mask, density=density)
 
 
 for _name in ("gem-miner", "concrete"):
-    register_method(f"{_name}{FINE_TUNED}")(partial(fine_tuned, _name))
+    _label = DESCRIPTIONS[_name].label
+    register_method(
+        fine_tuned_name(_name),
+        label=f"{_label}, fine-tuned",
+        group="fine-tuned",
+        about=f"The mask that {_label} found on frozen weights, then the weights trained under it.",
+        dash=(0, (7, 1.5)),
+        variant_of=_name,
+        search=_name,
+    )(partial(fine_tuned, _name))
 
 
-@register_method(FROZEN_CONTROL)
+@register_method(
+    FROZEN_CONTROL,
+    label="random mask, frozen weights",
+    group="control",
+    about="A random mask on the frozen weights that edge-popup searches; nothing is trained.",
+    colour="tan",
+    marker="d",
+    dash=(0, (6, 2.4)),
+    last=True,
+    search="edge-popup",
+)
 def random_mask_frozen(comparison: ComparisonBuilder) -> Iterator[RunSpec]:
     """A random mask on the weights that edge-popup searches; nothing is trained."""
     comparison.check_search("edge-popup", comparison.config.densities)

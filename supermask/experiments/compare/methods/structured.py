@@ -27,14 +27,30 @@ def pruned_filters(name: str, comparison: ComparisonBuilder, weights: WeightSour
         yield comparison.train(name, weights=weights, mask=mask, density=density)
 
 
-@register_method("filters-l1")
+@register_method(
+    "filters-l1",
+    label="filters by L1",
+    group="trained",
+    about="Whole filters of the trained network pruned by the sum of their weights, the rest trained on.",
+    colour="brown",
+    marker="h",
+    last=True,
+)
 def filters_l1(comparison: ComparisonBuilder) -> Iterator[RunSpec]:
     """Fine-tuned from the final weights, as in the paper."""
     final = dataclasses.replace(comparison.weights, run=comparison.dense.id)
     return pruned_filters("filters-l1", comparison, final)
 
 
-@register_method("filters-l1-reset")
+@register_method(
+    "filters-l1-reset",
+    label="filters by L1, reset",
+    group="trained",
+    about="The same filters pruned, the rest trained again from initialization.",
+    colour="olive",
+    marker="H",
+    last=True,
+)
 def filters_l1_reset(comparison: ComparisonBuilder) -> Iterator[RunSpec]:
     """Trained again from initialization: is the smaller network a ticket?"""
     return pruned_filters("filters-l1-reset", comparison, comparison.weights)
