@@ -7,7 +7,7 @@ OUT ?= runs/compare
 CONSTRAINTS ?= constraints.txt
 TORCH ?= torch
 
-.PHONY: setup test check sanitize slow compare catalogue integrations wheel newcomer clean
+.PHONY: setup test check sanitize slow compare catalogue docs integrations wheel newcomer clean
 
 setup: $(READY)
 
@@ -54,6 +54,11 @@ compare: setup
 # What the command line says without torch: after a new command, flag, method, network or data set.
 catalogue: setup
 	$(BIN)/python -c 'from supermask.cli.catalogue import write; write()'
+
+# The documentation site in build/site; a link that leads nowhere is an error.
+docs: setup
+	$(INSTALL) 'mkdocs-material' 'mkdocstrings[python]'
+	PATH="$(CURDIR)/$(BIN):$$PATH" NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
 
 # A search in the loops of other frameworks, which are installed here.
 integrations: setup
