@@ -20,12 +20,18 @@ from supermask import ops
 RESULTS = Path(__file__).parent / "results"
 
 
+CLOCKS: dict[str, Callable[[], float]] = {"wall": time.perf_counter, "cpu": time.process_time}
+"""What time is taken by. That of the processor counts all threads of this process and none of another's,
+which suits one thread on a machine that does other work."""
+
+
 def interleave(
     candidates: Mapping[str, Callable[[], Any]],
     seconds: float = 10.0,
     rounds: int = 200,
     device: str = "cpu",
     turn: float = 0.0,
+    clock: str = "wall",
 ) -> dict[str, dict[str, float]]:
     """Time the candidates in turns, so that a change of the machine's speed meets all of them alike.
 
@@ -40,6 +46,8 @@ def interleave(
         turn: Seconds that a candidate goes on for in its turn, on a CPU; its first two calls, which find the
             cache as the one before left it, do not count then. At 0 a turn is one call.
 
+        clock: One of `CLOCKS`.
+
     Returns:
         For each candidate the median, the quartiles and the number of its timings, in milliseconds.
     """
@@ -48,7 +56,8 @@ def interleave(
     for call in candidates.values():
         call()
         call()
-    take = partial(_turn, seconds=turn) if turn else _milliseconds
+    now = CLOCKS[clock]
+    take = partial(_turn, seconds=turn, now=now) if turn else partial(_milliseconds, now=now)
     return take_turns({name: partial(take, call) for name, call in candidates.items()}, seconds, rounds)
 
 
@@ -86,20 +95,20 @@ def _interleave_graphs(
     }
 
 
-def _turn(call: Callable[[], Any], seconds: float) -> float:
+def _turn(call: Callable[[], Any], seconds: float, now: Callable[[], float]) -> float:
     """The median of the calls of one turn, in milliseconds."""
     call()
     call()
     times, deadline = [], time.perf_counter() + seconds
     while not times or time.perf_counter() < deadline:
-        times.append(_milliseconds(call))
+        times.append(_milliseconds(call, now))
     return statistics.median(times)
 
 
-def _milliseconds(call: Callable[[], Any]) -> float:
-    start = time.perf_counter()
+def _milliseconds(call: Callable[[], Any], now: Callable[[], float]) -> float:
+    start = now()
     call()
-    return 1e3 * (time.perf_counter() - start)
+    return 1e3 * (now() - start)
 
 
 def _summary(values: list[float]) -> dict[str, float]:

@@ -48,7 +48,7 @@ def small_masked_linear(module: ModuleType, _: Path) -> dict[str, Any]:
     # Rotated copies of two layers; what is resident would be compiled as well, which takes seconds.
     limits = {"bytes_per_s": 1e10, "float32_per_s": 1e11, "bfloat16_per_s": 1e11}
     case = ((8, 16), "sign", 0.5, 1, torch.float32, True)
-    return {"CASES": [case], "CACHE_BYTES": 1 << 8, "machine_limits": lambda: limits}
+    return {"CASES": [case], "CACHE_BYTES": 1 << 8, "machine_limits": lambda *_: limits}
 
 
 def small_throughput(module: ModuleType, _: Path) -> dict[str, Any]:
@@ -95,7 +95,15 @@ def test_a_benchmark_runs_and_writes_what_its_table_is_made_from(name, tmp_path,
         assert hasattr(module, attribute)
         monkeypatch.setattr(module, attribute, value)
     options = argparse.Namespace(
-        device="cpu", threads=1, seconds=0.0, out=tmp_path, batch=None, workers=1, amp="none", networks=None
+        device="cpu",
+        threads=1,
+        seconds=0.0,
+        out=tmp_path,
+        batch=None,
+        workers=1,
+        amp="none",
+        networks=None,
+        data_root=str(tmp_path),
     )
     monkeypatch.setattr(module, "arguments", lambda *_: options)
     module.main()

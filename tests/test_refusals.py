@@ -18,7 +18,7 @@ from supermask.experiments.execution.store import Store
 from supermask.experiments.runs import rescaling
 from supermask.experiments.search import plan_search
 from supermask.experiments.searches import check_search
-from supermask.experiments.spec import MaskSource, Rule
+from supermask.experiments.spec import MaskSource, OptimizerSpec
 from supermask.masks import allocate
 from supermask.search import SEARCHES
 
@@ -28,7 +28,7 @@ SEARCH = (
         "--method-args rankin=raw",
         "'rankin=raw': edge-popup with sgd has no rankin; did you mean ranking? It has",
     ),
-    ("--method zhou --method-args foo=1", "zhou with adam has no foo; it has density_schedule,"),
+    ("--method zhou --method-args foo=1", "zhou with adam has no foo; it has step_size, density_schedule,"),
     ("--method concrete --method-args relaxation=gaussian", "concrete with adam has no relaxation"),
     ("--method-args lr=3", "'lr=3': lr has a flag of its own"),
     ("--method-args exclude=fc1", "exclude is for the library in Python"),
@@ -136,14 +136,16 @@ def test_what_depends_on_the_network_or_its_steps_is_refused_when_runs_are_plann
     one_layer = {"shapes": {"fc.weight": (10, 64)}, "steps": 9, "steps_per_epoch": 3}
     neurons = MaskSource(kind="search", density=0.5, options={"gates": "neuron"})
     with pytest.raises(RefusedError, match=r"fc\.weight is the only one; use gates='weight'") as caught:
-        check_search("l0-gates", Rule(), neurons, **one_layer)
+        check_search("l0-gates", OptimizerSpec(), neurons, **one_layer)
     assert (caught.value.field, caught.value.value) == ("options", "gates=neuron")
 
 
 @pytest.mark.parametrize("method", sorted(SEARCHES))
 def test_a_search_that_is_tried_leaves_no_trace(method):
     before = torch.get_rng_state()
-    check_search(method, Rule(), MaskSource(kind="search", density=0.003), steps=90, steps_per_epoch=9)
+    check_search(
+        method, OptimizerSpec(), MaskSource(kind="search", density=0.003), steps=90, steps_per_epoch=9
+    )
     assert torch.equal(torch.get_rng_state(), before)
 
 

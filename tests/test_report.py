@@ -427,8 +427,8 @@ def test_unlisted_methods_get_a_look_and_a_place() -> None:
 
 
 def test_a_new_search_is_a_strong_ticket(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("supermask.search.base._watchers", [])
-    monkeypatch.setattr("supermask.search.base.SEARCHES", {})
+    monkeypatch.setattr("supermask.search.registry._watchers", [])
+    monkeypatch.setattr("supermask.search.registry.SEARCHES", {})
     monkeypatch.setitem(DESCRIPTIONS, "brand-new", DESCRIPTIONS["zhou"])  # taken away again
     register_search("brand-new")(type("BrandNew", (), {}))
     assert methods_of(["brand-new"])["brand-new"].group == "strong"

@@ -1,5 +1,6 @@
 // See kernels.h. The loops are mostly plain C++ that the compiler vectorizes; no template or inline function
 // of the standard library is used here, for the linker would merge its copies across instruction sets.
+#include "kernels_bits.h"
 #include "kernels_conv.h"
 #include "kernels_generator.h"
 #include "kernels_int8.h"
@@ -64,6 +65,9 @@ const Kernels SUPERMASK_TABLE = {
     .values_float32 = value_kernels<float>,
     .values_bfloat16 = value_kernels<BFloat16>,
     .int8 = {{multiply_int8<1>, multiply_int8<2>, multiply_int8<3>, multiply_int8<4>}, round_to_int8},
+    .sign_bits = sign_bits,
+    .transpose_bits = transpose_bits,
+    .places_of_bits = places_of_bits,
     .pad_row = pad_row,
     .pack_panel = pack_panel,
     .scale_rows = scale_rows,

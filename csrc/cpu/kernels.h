@@ -124,6 +124,14 @@ struct Kernels {
   ValueKernels<BFloat16> values_bfloat16;
   Int8Kernels int8;
 
+  // Lists of weights, packed_lists.cpp. Which of at most 64 weights are +scale and -scale, as bits, the first lowest;
+  // whether the rest are 0.
+  bool (*sign_bits)(const float* weights, int64_t count, float scale, uint64_t* plus, uint64_t* minus);
+  // Bit j of word i goes to bit i of word j, for 64 words.
+  void (*transpose_bits)(uint64_t* words);
+  // `base` plus the places of the bits that are set, in order; where they end. Up to `end` anything may be written.
+  uint8_t* (*places_of_bits)(uint64_t bits, int base, uint8_t* to, const uint8_t* end);
+
   // Packed convolutions, packed_conv.cpp. to[i] = row[i · step + first], or 0 where the row has no such value.
   void (*pad_row)(const float* row, int64_t width, int64_t first, int64_t step, int64_t count, float* to);
   // Row r of the panel, `width` floats long, gets the runs of

@@ -31,6 +31,8 @@ void edge_popup_sgd(Tensors out, Tensors masks, Tensors scores, Tensors velociti
 
 Tensor pack_mask(Tensor mask);
 Tensor unpack_mask(Tensor packed, int64_t numel);
+Tensor encode_mask(Tensor mask);
+Tensor decode_mask(Tensor coded, int64_t numel);
 
 Tensor linear_from_triples(Tensor x, Tensor codes, int64_t outputs, double scale,
                            std::optional<Tensor> bias);
@@ -38,6 +40,7 @@ Tensor linear_from_lists(Tensor x, Tensor starts, Tensor entries, int64_t output
                          std::optional<Tensor> bias);
 Tensor linear_from_values(Tensor x, Tensor masks, Tensor starts, Tensor values, int64_t outputs, double scale,
                           std::optional<Tensor> bias);
+void lists_of_weights_into(Tensor starts, Tensor entries, Tensor weights, double scale, bool transposed);
 Tensor linear_from_planes(Tensor x, Tensor planes, int64_t outputs, double scale, std::optional<Tensor> bias);
 Tensor linear_int8(Tensor x, Tensor fields, int64_t outputs, double scale, std::optional<Tensor> bias);
 Tensor conv_from_lists(Tensor x, Tensor starts, Tensor entries, int64_t outputs, Counts kernel, Counts stride,

@@ -20,11 +20,14 @@ STABLE_TORCH_LIBRARY_IMPL(supermask, CPU, m) {
   m.impl("linear_from_triples", TORCH_BOX(&op::linear_from_triples));
   m.impl("linear_from_lists", TORCH_BOX(&op::linear_from_lists));
   m.impl("linear_from_values", TORCH_BOX(&op::linear_from_values));
+  m.impl("lists_of_weights_into", TORCH_BOX(&op::lists_of_weights_into));
   m.impl("linear_from_planes", TORCH_BOX(&op::linear_from_planes));
   m.impl("linear_int8", TORCH_BOX(&op::linear_int8));
   m.impl("decode_codes", TORCH_BOX(&op::decode_codes));
   m.impl("pack_mask", TORCH_BOX(&op::pack_mask));
   m.impl("unpack_mask", TORCH_BOX(&op::unpack_mask));
+  m.impl("encode_mask", TORCH_BOX(&op::encode_mask));
+  m.impl("decode_mask", TORCH_BOX(&op::decode_mask));
 }
 
 // What `python -m supermask.info` asks through ctypes: it needs no tensor and no dispatcher.

@@ -10,7 +10,7 @@ from supermask.experiments.compare import methods as methods  # whose variants t
 from supermask.experiments.config import ConfigError, RuleConfig, check_distinct, checked, option
 from supermask.experiments.plan import Plan, layers_of, task_of
 from supermask.experiments.registry import Experiment, register_experiment
-from supermask.experiments.runs import Setting
+from supermask.experiments.runs import RunBuilder
 from supermask.experiments.spec import MaskSource, RunSpec
 from supermask.prune import PRUNED, check_actions, check_criterion, criterion_names, round_counts
 from supermask.prune.criteria import KNOWN, WEIGHED
@@ -122,12 +122,12 @@ def plan_imp(config: ImpConfig, data: Dataset) -> Plan:
     _check_rounds(config, infos)
     rows: list[RunSpec] = []
     for seed in config.seeds:
-        rows += _rounds(config, Setting(task, infos, config.rule, config.init, seed))
+        rows += _rounds(config, RunBuilder(task, infos, config.rule, config.init, seed))
     return Plan(tuple(rows), tuple(rows))
 
 
-def _rounds(config: ImpConfig, setting: Setting) -> Iterator[RunSpec]:
-    dense = setting.train("dense", snapshots=(config.rewind_to,) if config.rewind_to else ())
+def _rounds(config: ImpConfig, builder: RunBuilder) -> Iterator[RunSpec]:
+    dense = builder.train("dense", snapshots=(config.rewind_to,) if config.rewind_to else ())
     rewound = "lr-rewind" if config.rewind == "lr" else "imp-rewind" if config.rewind_to else "imp"
     method = "-".join([rewound, *config.variants])
     # Runs of magnitude pruning are what they were before there was a choice.
@@ -135,13 +135,13 @@ def _rounds(config: ImpConfig, setting: Setting) -> Iterator[RunSpec]:
     yield dense
     parent = dense
     for round in range(1, config.rounds + 1):
-        keep = _counts(config, setting.infos, round)
-        weights = dataclasses.replace(setting.weights, signs=config.signs)
+        keep = _counts(config, builder.infos, round)
+        weights = dataclasses.replace(builder.weights, signs=config.signs)
         if config.rewind == "lr":
             weights = dataclasses.replace(weights, run=parent.id)
         elif config.rewind_to:
             weights = dataclasses.replace(weights, run=dense.id, step=config.rewind_to)
-        parent = setting.train(
+        parent = builder.train(
             method,
             weights=weights,
             mask=MaskSource(
@@ -152,12 +152,12 @@ def _rounds(config: ImpConfig, setting: Setting) -> Iterator[RunSpec]:
                 alpha=config.alpha,
                 pruned=config.pruned,
             ),
-            density=_density(keep, setting),
+            density=_density(keep, builder),
             start=config.rewind_to,
         )
         yield parent
         if config.reinit:
-            yield setting.reinit(parent)
+            yield builder.reinit(parent)
 
 
 def _check_rounds(config: ImpConfig, infos: list[ParameterInfo]) -> None:
@@ -193,8 +193,8 @@ def _counts(config: ImpConfig, infos: list[ParameterInfo], round: int) -> dict[s
     )
 
 
-def _density(keep: dict[str, int] | int, setting: Setting) -> float:
-    return (keep if isinstance(keep, int) else sum(keep.values())) / setting.weight_count
+def _density(keep: dict[str, int] | int, builder: RunBuilder) -> float:
+    return (keep if isinstance(keep, int) else sum(keep.values())) / builder.weight_count
 
 
 register_experiment(Experiment("imp", "iterative magnitude pruning, a ticket per round", ImpConfig, plan_imp))

@@ -12,9 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from supermask.ops import mask_code
 from supermask.ops.generator import fill_philox, fill_random
 from supermask.ops.layouts import (
     LINEAR_LAYOUTS,
+    lists_of_signs,
     signs_of_codes,
     signs_of_fields,
     signs_of_lists,
@@ -273,6 +275,18 @@ def _conv_from_values(
     return _packed_conv(weights_of_lists)(x, (starts, entries, values), *geometry, 1.0, bias)
 
 
+def _lists_of_weights_into(
+    starts: Tensor, entries: Tensor, weights: Tensor, scale: float, transposed: bool
+) -> None:
+    magnitude = torch.tensor(scale, dtype=torch.float32)
+    if not bool(((weights.abs() == magnitude) | (weights == 0)).all()):
+        raise RuntimeError(f"weights must be 0, +scale or -scale, and scale is {scale}")
+    signs = weights.sign().to(torch.int8)
+    laid_out, listed = lists_of_signs(signs.t() if transposed else signs)
+    starts.copy_(laid_out)
+    entries[: len(listed)] = listed
+
+
 def _decode_codes(codes: Tensor, outputs: int, inputs: int, scale: float, dtype: torch.dtype) -> Tensor:
     return signs_of_codes(codes, outputs, inputs).to(dtype) * scale
 
@@ -343,9 +357,12 @@ KERNELS: dict[str, Callable[..., Any]] = {
     "conv_from_values": _conv_from_values,
     "linear_from_codes": _packed_linear(signs_of_codes),
     "linear_from_codes_wgmma": _packed_linear(signs_of_codes),
+    "lists_of_weights_into": _lists_of_weights_into,
     "decode_codes": _decode_codes,
     "pack_mask": _pack_mask,
     "unpack_mask": _unpack_mask,
+    "encode_mask": mask_code.encode,
+    "decode_mask": mask_code.decode,
 }
 """Operator name → reference."""
 

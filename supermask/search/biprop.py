@@ -24,7 +24,8 @@ import torch
 from torch import Tensor
 
 from supermask import masks, ops
-from supermask.search.base import Search, register_search
+from supermask.search.base import Search
+from supermask.search.registry import register_search
 
 
 @register_search(
@@ -33,10 +34,9 @@ from supermask.search.base import Search, register_search
     colour="green",
     marker="^",
 )
-class Biprop(Search):
+class Biprop(Search, graphable=True):
     """Multi-prize tickets; see `Search` for the arguments."""
 
-    graphable = True
     recipe: ClassVar[Mapping[str, Any]] = {"init": "kaiming_normal", "lr": 0.4}
 
     def score_gradients(

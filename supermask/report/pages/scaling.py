@@ -127,7 +127,7 @@ def _draw(points: Sequence[Point], name: str, quantity: str, caption: str) -> Dr
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _TICKS[quantity](value)))
     axes.set_xlabel("width, as a multiple" if quantity == "width" else "bytes, logarithmic")
     axes.set_ylabel("test accuracy, %")
-    axes.legend(frameon=False, fontsize=7)
+    axes.legend(frameon=False, fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
     alt = (
         f"Lines of test accuracy against {quantity}, one for each method and density; the table holds every "
         "number."

@@ -10,10 +10,10 @@ from supermask.experiments.compare.methods.registry import register_method
 from supermask.experiments.spec import MaskSource, RunSpec
 
 if TYPE_CHECKING:
-    from supermask.experiments.compare.comparison import Comparison
+    from supermask.experiments.compare.comparison import ComparisonBuilder
 
 
-def pruned_at_init(name: str, comparison: Comparison) -> Iterator[RunSpec]:
+def pruned_at_init(name: str, comparison: ComparisonBuilder) -> Iterator[RunSpec]:
     """The saliency `name`, ranked over the whole network."""
     for density in comparison.densities:
         mask = MaskSource(kind=name, keep=comparison.keep(density, "global"))

@@ -16,11 +16,11 @@ from supermask.experiments.spec import MaskSource, RunSpec
 from supermask.prune.criteria import CRITERIA, SIGNS
 
 if TYPE_CHECKING:
-    from supermask.experiments.compare.comparison import Comparison
+    from supermask.experiments.compare.comparison import ComparisonBuilder
 
 
 def pruned_once(
-    name: str, criterion: str, pruned: str, signs: bool, comparison: Comparison
+    name: str, criterion: str, pruned: str, signs: bool, comparison: ComparisonBuilder
 ) -> Iterator[RunSpec]:
     """The dense network pruned at once by a criterion, with the actions asked for, and trained again."""
     weights = dataclasses.replace(comparison.weights, signs=signs)

@@ -12,10 +12,10 @@ from supermask.experiments.spec import MaskSource, RunSpec
 from supermask.weights.init import is_norm_parameter
 
 if TYPE_CHECKING:
-    from supermask.experiments.compare.comparison import Comparison
+    from supermask.experiments.compare.comparison import ComparisonBuilder
 
 
-def rewired(rule: str, comparison: Comparison) -> Iterator[RunSpec]:
+def rewired(rule: str, comparison: ComparisonBuilder) -> Iterator[RunSpec]:
     """SET or RigL, see `prune.Rewire`, from a random mask with ERK densities, as in RigL's paper."""
     for density in comparison.densities:
         mask = MaskSource(kind="random", keep=comparison.counts(density, "erk"))
@@ -40,7 +40,7 @@ register_method(
 )(partial(rewired, "rigl"))
 
 
-def early_bird(name: str, units: str, comparison: Comparison) -> Iterator[RunSpec]:
+def early_bird(name: str, units: str, comparison: ComparisonBuilder) -> Iterator[RunSpec]:
     """Drawn when five masks agree; `density` counts weights or channels over the whole network."""
     if units == "channels" and not any(is_norm_parameter(info) for info in comparison.parameters):
         raise NotApplicable("it prunes the channels of norms, and the network has none")

@@ -10,14 +10,14 @@ from supermask.experiments.spec import RunSpec
 from supermask.search.description import describe
 
 if TYPE_CHECKING:  # the configuration lists the methods, and a comparison knows the configuration
-    from supermask.experiments.compare.comparison import Comparison
+    from supermask.experiments.compare.comparison import ComparisonBuilder
 
-Rows = Callable[["Comparison"], Iterable[RunSpec]]
+Rows = Callable[["ComparisonBuilder"], Iterable[RunSpec]]
 METHODS: dict[str, Rows] = {}
 
 
 def register_method(name: str, **description: Any) -> Callable[[Rows], Rows]:
-    """Decorator for a function from a `Comparison` to the rows of the method, made by that comparison.
+    """Decorator for a function from a `ComparisonBuilder` to the rows of the method, made by that comparison.
 
     Args:
         name: As in commands and results.
@@ -44,3 +44,8 @@ class MethodNames(Collection[str]):
 
     def __contains__(self, name: object) -> bool:
         return name == "all" or name in METHODS
+
+
+def list_methods() -> list[str]:
+    """Names of all methods that `supermask compare` can put side by side."""
+    return sorted(METHODS)

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING
 from supermask.experiments.compare.methods.registry import add_method, register_method
 from supermask.experiments.compare.recipes import FROZEN_CONTROL, densities_of, fine_tuned_name
 from supermask.experiments.spec import MaskSource, RunSpec
-from supermask.search.base import for_every_search
 from supermask.search.description import DESCRIPTIONS, describe
+from supermask.search.registry import for_every_search
 
 if TYPE_CHECKING:
-    from supermask.experiments.compare.comparison import Comparison
+    from supermask.experiments.compare.comparison import ComparisonBuilder
 
 
-def searched(name: str, comparison: Comparison) -> Iterator[RunSpec]:
+def searched(name: str, comparison: ComparisonBuilder) -> Iterator[RunSpec]:
     """The search `name` at every density, or at the one of its recipe."""
     densities = densities_of(comparison.config, name)
     comparison.check_search(name, densities)
@@ -27,7 +27,7 @@ def searched(name: str, comparison: Comparison) -> Iterator[RunSpec]:
 for_every_search(lambda name: add_method(name, partial(searched, name)))
 
 
-def fine_tuned(name: str, comparison: Comparison) -> Iterator[RunSpec]:
+def fine_tuned(name: str, comparison: ComparisonBuilder) -> Iterator[RunSpec]:
     """The mask that the search found, and its weights trained under it from where they stood frozen."""
     comparison.check_search(name, comparison.config.densities)
     for density in comparison.config.densities:
@@ -65,7 +65,7 @@ for _name in ("gem-miner", "concrete"):
     last=True,
     search="edge-popup",
 )
-def random_mask_frozen(comparison: Comparison) -> Iterator[RunSpec]:
+def random_mask_frozen(comparison: ComparisonBuilder) -> Iterator[RunSpec]:
     """A random mask on the weights that edge-popup searches; nothing is trained."""
     comparison.check_search("edge-popup", comparison.config.densities)
     for density in comparison.config.densities:

@@ -9,7 +9,7 @@ from supermask.experiments.compare.methods.registry import register_method
 from supermask.experiments.spec import MaskSource, RunSpec
 
 if TYPE_CHECKING:
-    from supermask.experiments.compare.comparison import Comparison
+    from supermask.experiments.compare.comparison import ComparisonBuilder
 
 
 @register_method(
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     about="Every weight, trained as usual.",
     colour="ink",
 )
-def dense(comparison: Comparison) -> Iterable[RunSpec]:
+def dense(comparison: ComparisonBuilder) -> Iterable[RunSpec]:
     """Every weight, trained."""
     return [comparison.dense]
 
@@ -32,7 +32,7 @@ def dense(comparison: Comparison) -> Iterable[RunSpec]:
     marker="o",
     dash=(0, (2, 1.2)),
 )
-def dense_long(comparison: Comparison) -> Iterable[RunSpec]:
+def dense_long(comparison: ComparisonBuilder) -> Iterable[RunSpec]:
     """Every weight, trained for as many steps as all that stands behind the sparsest IMP ticket."""
     return [comparison.dense_long]
 
@@ -46,7 +46,7 @@ def dense_long(comparison: Comparison) -> Iterable[RunSpec]:
     colour="blue",
     marker="s",
 )
-def imp(comparison: Comparison) -> Iterable[RunSpec]:
+def imp(comparison: ComparisonBuilder) -> Iterable[RunSpec]:
     """Rewound to initialization."""
     return comparison.pruned("imp").values()
 
@@ -59,7 +59,7 @@ def imp(comparison: Comparison) -> Iterable[RunSpec]:
     colour="sky",
     marker="D",
 )
-def imp_rewind(comparison: Comparison) -> Iterable[RunSpec]:
+def imp_rewind(comparison: ComparisonBuilder) -> Iterable[RunSpec]:
     """Rewound to an early step."""
     return comparison.pruned("imp-rewind").values()
 
@@ -72,7 +72,7 @@ def imp_rewind(comparison: Comparison) -> Iterable[RunSpec]:
     colour="green",
     marker="p",
 )
-def lr_rewind(comparison: Comparison) -> Iterable[RunSpec]:
+def lr_rewind(comparison: ComparisonBuilder) -> Iterable[RunSpec]:
     """Weights as trained; only the schedule goes back, to its beginning."""
     return comparison.pruned("lr-rewind").values()
 
@@ -84,7 +84,7 @@ def lr_rewind(comparison: Comparison) -> Iterable[RunSpec]:
     colour="pink",
     marker="^",
 )
-def one_shot(comparison: Comparison) -> Iterator[RunSpec]:
+def one_shot(comparison: ComparisonBuilder) -> Iterator[RunSpec]:
     """The trained dense network pruned at once, trained again from initialization."""
     for density in comparison.densities:
         mask = MaskSource(
@@ -101,7 +101,7 @@ def one_shot(comparison: Comparison) -> Iterator[RunSpec]:
     marker="v",
     dash=(0, (4, 1.6)),
 )
-def reinit(comparison: Comparison) -> Iterable[RunSpec]:
+def reinit(comparison: ComparisonBuilder) -> Iterable[RunSpec]:
     """The mask of the IMP ticket on newly drawn weights."""
     return [comparison.reinit(ticket) for ticket in comparison.pruned("imp").values()]
 
@@ -115,7 +115,7 @@ def reinit(comparison: Comparison) -> Iterable[RunSpec]:
     marker="X",
     dash=(0, (1.2, 1.4)),
 )
-def random_mask(comparison: Comparison) -> Iterator[RunSpec]:
+def random_mask(comparison: ComparisonBuilder) -> Iterator[RunSpec]:
     """A random mask with the same counts in every layer."""
     for density in comparison.densities:
         mask = MaskSource(kind="random", keep=comparison.counts(density))
@@ -131,7 +131,7 @@ def random_mask(comparison: Comparison) -> Iterator[RunSpec]:
     marker="P",
     dash=(0, (4, 1.4, 1.2, 1.4)),
 )
-def shuffled_mask(comparison: Comparison) -> Iterator[RunSpec]:
+def shuffled_mask(comparison: ComparisonBuilder) -> Iterator[RunSpec]:
     """The mask of the IMP ticket, shuffled within each layer."""
     for density, ticket in comparison.pruned("imp").items():
         mask = MaskSource(kind="shuffle", run=ticket.id)

@@ -1,0 +1,196 @@
+"""Training steps from packed lists: the layout of lists from weights, and gradients against float64."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import supermask as sm
+from supermask import ops
+from supermask.ops import layouts, references
+from supermask.training import acceleration
+from supermask.training.acceleration import accelerated
+from supermask.training.loop import fit
+
+needs_native = pytest.mark.skipif(
+    not ops.is_native("lists_of_weights_into", torch.device("cpu"))
+    or ops.instruction_set() not in acceleration.UP_TO_DENSITY,
+    reason="no compiled library for this instruction set",
+)
+sizes = st.one_of(st.integers(1, 70), st.sampled_from([127, 128, 129, 192, 300]))
+SIGMA = 0.1
+
+
+def draw(outputs: int, inputs: int, density: float, seed: int = 0, scale: float = SIGMA) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    signs = torch.randint(0, 2, (outputs, inputs), generator=generator) * 2 - 1
+    return scale * signs * (torch.rand(outputs, inputs, generator=generator) < density)
+
+
+def into(outputs: int, inputs: int) -> tuple[Tensor, Tensor]:
+    """Buffers that hold anything."""
+    starts = torch.full((2 * -(-inputs // layouts.BLOCK) * outputs + 1,), -77, dtype=torch.int32)
+    return starts, torch.full((outputs * inputs,), 99, dtype=torch.uint8)
+
+
+@needs_native
+@settings(max_examples=60, deadline=None)
+@given(outputs=sizes, inputs=sizes, density=st.floats(0, 1), transposed=st.booleans(), seed=st.integers(0, 9))
+def test_lists_are_those_of_the_signs(outputs, inputs, density, transposed, seed):
+    weights = draw(outputs, inputs, density, seed)
+    signs = weights.sign().to(torch.int8)
+    starts, entries = layouts.lists_of_signs(signs.t() if transposed else signs)
+    for lay_out in (torch.ops.supermask.lists_of_weights_into, references.KERNELS["lists_of_weights_into"]):
+        held = into(*(signs.t() if transposed else signs).shape)
+        lay_out(*held, weights, SIGMA, transposed)
+        assert torch.equal(held[0], starts) and torch.equal(held[1][: len(entries)], entries)
+        assert (held[1][len(entries) :] == 99).all(), "nothing is written beyond the last entry"
+
+
+@needs_native
+def test_lists_do_not_depend_on_threads():
+    weights, threads, found = draw(1000, 900, 0.3), torch.get_num_threads(), []
+    try:
+        for count in (1, 2, 3):
+            torch.set_num_threads(count)
+            found.append([ops.lists_of_weights(weights, SIGMA, transposed) for transposed in (False, True)])
+    finally:
+        torch.set_num_threads(threads)
+    for other in found[1:]:
+        for (starts, entries), (again, listed) in zip(found[0], other, strict=True):
+            assert torch.equal(starts, again) and torch.equal(entries[: starts[-1]], listed[: starts[-1]])
+
+
+@needs_native
+def test_other_weights_are_found_out_wherever_they_stand():
+    for place in ((0, 0), (69, 299), (64, 128), (3, 17)):
+        for value in (0.2, float("nan"), float("inf"), 1e-45):
+            weights = draw(70, 300, 0.3)
+            weights[place] = value
+            assert ops.lists_of_weights(weights, SIGMA) is None
+            assert ops.lists_of_weights(weights, SIGMA, transposed=True) is None
+    weights = draw(70, 300, 0.3)
+    weights[0, 0] = -0.0
+    assert ops.lists_of_weights(weights, SIGMA) is not None
+
+
+@needs_native
+def test_wrong_arguments_raise_and_name_themselves():
+    weights, (starts, entries) = draw(5, 9, 0.5), into(5, 9)
+    lay_out = torch.ops.supermask.lists_of_weights_into
+    for words, arguments in (
+        ("weights must be a contiguous float32", (starts, entries, weights.double())),
+        ("weights must be a contiguous float32", (starts, entries, weights.t())),
+        ("weights must be a contiguous float32", (starts, entries, weights[0])),
+        ("starts must", (starts[1:], entries, weights)),
+        ("starts must", (starts.long(), entries, weights)),
+        ("entries must", (starts, entries[1:], weights)),
+    ):
+        with pytest.raises(RuntimeError, match=words):
+            lay_out(*arguments, SIGMA, False)
+    torch.library.opcheck(lay_out, (starts, entries, weights, SIGMA, False))
+
+
+# --- layers ------------------------------------------------------------------------------------------
+
+
+def make_layer(weights: Tensor, bias: bool = True) -> nn.Linear:
+    layer = nn.Linear(weights.shape[1], weights.shape[0], bias=bias)
+    with torch.no_grad():
+        layer.weight.copy_(weights)
+    return layer
+
+
+def used(monkeypatch) -> list[bool]:
+    """Collects whether each transposed or plain product came from lists."""
+    calls: list[bool] = []
+    multiply = acceleration._Lists.multiply
+
+    def counted(self, x, bias, transposed):
+        calls.append(transposed)
+        return multiply(self, x, bias, transposed)
+
+    monkeypatch.setattr(acceleration._Lists, "multiply", counted)
+    return calls
+
+
+@needs_native
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("shape", [(70,), (2, 40)])
+def test_results_and_gradients_are_those_of_float64(bias, shape, monkeypatch):
+    calls, layer = used(monkeypatch), make_layer(draw(520, 600, 0.3), bias)
+    x, target = torch.randn(*shape, 600, requires_grad=True), torch.randn(*shape, 520)
+    with accelerated(nn.Sequential(layer)):
+        y = layer(x)
+        (y * target).sum().backward()
+    assert calls == [False, True]
+    exact, weight = x.detach().double().requires_grad_(), layer.weight.detach().double().requires_grad_()
+    expected = F.linear(exact, weight, layer.bias.detach().double() if bias else None)
+    (expected * target.double()).sum().backward()
+    assert torch.allclose(y.double(), expected, atol=1e-4)
+    assert torch.allclose(x.grad.double(), exact.grad, atol=1e-4)
+    assert torch.allclose(layer.weight.grad.double(), weight.grad, atol=1e-3)
+    if bias:
+        assert torch.allclose(layer.bias.grad, target.reshape(-1, 520).sum(0), atol=1e-4)
+
+
+@needs_native
+def test_lists_follow_the_weights_and_a_stale_backward_is_refused():
+    layer, x = make_layer(draw(520, 600, 0.3)), torch.randn(70, 600, requires_grad=True)
+    with accelerated(layer):
+        for seed, scale in ((1, SIGMA), (2, SIGMA), (3, 0.3)):
+            y = layer(x)
+            with torch.no_grad():
+                layer.weight.copy_(draw(520, 600, 0.2, seed, scale))
+            with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+                y.sum().backward()
+            assert torch.allclose(layer(x), F.linear(x, layer.weight, layer.bias), atol=1e-4)
+    assert "forward" not in vars(layer)
+
+
+@needs_native
+def test_whatever_does_not_qualify_computes_as_ever(monkeypatch):
+    calls, x = used(monkeypatch), torch.randn(70, 600)
+    dense, normal = draw(520, 600, 0.8), torch.randn(520, 600) * (draw(520, 600, 0.3) != 0)
+    for weights in (dense, normal, torch.zeros(520, 600), draw(40, 600, 0.3)):
+        layer = make_layer(weights)
+        with accelerated(layer):
+            assert torch.equal(layer(x), F.linear(x, layer.weight, layer.bias))
+    layer = make_layer(draw(520, 600, 0.3))
+    with accelerated(layer):
+        layer(x[:3])
+        with torch.autocast("cpu", torch.bfloat16):
+            assert layer(x).dtype == torch.bfloat16
+        with pytest.raises(RuntimeError):
+            layer(x[:, :-1])
+        layer.double()(x.double())
+    assert calls == []
+
+
+@needs_native
+@pytest.mark.parametrize("density", [0.1, 0.3])
+def test_an_accelerated_search_learns_what_the_dense_one_does(density, monkeypatch):
+    calls, losses = used(monkeypatch), {}
+    x, labels = torch.randn(128, 600), torch.randint(0, 10, (128,))
+    for accelerate in (False, True):
+        torch.manual_seed(0)
+        model = nn.Sequential(
+            nn.Linear(600, 520), nn.ReLU(), nn.Linear(520, 512), nn.ReLU(), nn.Linear(512, 10)
+        )
+        sm.randomize_(model, "signed_constant", seed=1)
+        search = sm.EdgePopup(model, density=density, lr=0.1)
+        history = fit(
+            model,
+            search,
+            lambda _: (x, labels),
+            steps=6,
+            accelerate=accelerate,
+            evaluation=dict,
+            evaluate_every=1,
+        ).history
+        losses[accelerate] = torch.tensor([entry["train_loss"] for entry in history])
+    assert calls.count(False) == 12 and calls.count(True) == 6, "the first layer's inputs need no gradient"
+    assert torch.allclose(losses[True], losses[False], rtol=1e-3)
+    assert losses[True][-1] < losses[True][0]
