@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from supermask.training.loop import fit as fit
     from supermask.weights.init import INITS as INITS
     from supermask.weights.init import randomize_ as randomize_
+    from supermask.weights.kinds import Fans as Fans
+    from supermask.weights.kinds import register_layer as register_layer
 
 __version__ = "0.1.0"
 
@@ -39,6 +41,7 @@ _PUBLIC = {
     **dict.fromkeys(("SearchesTogether", "Together"), "training.ensemble"),
     **dict.fromkeys(("evaluate", "fit"), "training.loop"),
     **dict.fromkeys(("INITS", "randomize_"), "weights.init"),
+    **dict.fromkeys(("Fans", "register_layer"), "weights.kinds"),
 }
 """Name → its module below this package; the imports above say the same to type checkers."""
 

@@ -59,7 +59,7 @@ def test_the_new_search_algorithm_learns(small_net, batch, monkeypatch):
 
 
 def test_there_are_no_other_code_blocks():
-    assert len(BLOCKS) == 3 and len(NEW_SEARCH) == 1
+    assert len(BLOCKS) == 3 and len(NEW_SEARCH) == 3
 
 
 def test_the_readme_can_be_read_in_one_sitting():

@@ -44,7 +44,7 @@ def linear(document: dict[str, Any], _: str) -> str:
 def _where_linear(document: dict[str, Any]) -> str:
     place = where(document["machine"], "masked_linear")
     limit = " with ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2, which other packages do not heed"
-    return place + (limit if document["instructions"] == "avx2" else "")
+    return place + (limit if document.get("instructions") == "avx2" else "")
 
 
 EXACT = ("eager", "onednn")

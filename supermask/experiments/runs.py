@@ -16,7 +16,8 @@ from supermask.weights.roles import ParameterInfo
 
 def counts(infos: list[ParameterInfo], density: float, distribution: str = "uniform") -> dict[str, int]:
     """Name → weights to keep."""
-    return allocate({info.name: info.tensor.shape for info in infos}, density, distribution)
+    shapes = {info.name: info.tensor.shape for info in infos}
+    return allocate(shapes, density, distribution, {info.name: info.inputs[0] for info in infos})
 
 
 def rescaling(method: str, infos: list[ParameterInfo], mask: MaskSource) -> float | dict[str, float]:

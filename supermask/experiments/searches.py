@@ -78,7 +78,7 @@ def check_search(
     def complaint(source: MaskSource) -> str | None:
         try:
             search = search_of(_stand_in(), method, rule, source, seed=0)
-            if objective := getattr(search, "objective", None):
+            if objective := search.objective:
                 labels = torch.zeros(1, dtype=torch.long)
                 objective(search.model, torch.zeros(1, WIDTH), labels, label_smoothing=label_smoothing)
             search.plan(steps, steps_per_epoch)

@@ -10,7 +10,9 @@ from supermask.ops.functional import SCHEMES as SCHEMES
 from supermask.ops.functional import as_int8 as as_int8
 from supermask.ops.functional import backends as backends
 from supermask.ops.functional import check_ranking as check_ranking
+from supermask.ops.functional import decode_mask as decode_mask
 from supermask.ops.functional import edge_popup_sgd as edge_popup_sgd
+from supermask.ops.functional import encode_mask as encode_mask
 from supermask.ops.functional import fill_random as fill_random
 from supermask.ops.functional import instruction_set as instruction_set
 from supermask.ops.functional import is_native as is_native

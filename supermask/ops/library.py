@@ -54,6 +54,8 @@ _SCHEMAS = (
     "decode_codes(Tensor codes, SymInt outputs, SymInt inputs, float scale, ScalarType dtype) -> Tensor",
     "pack_mask(Tensor mask) -> Tensor",
     "unpack_mask(Tensor packed, SymInt numel) -> Tensor",
+    "encode_mask(Tensor mask) -> Tensor",
+    "decode_mask(Tensor coded, SymInt numel) -> Tensor",
 )
 
 _library = torch.library.Library("supermask", "DEF")
@@ -264,6 +266,17 @@ def _(mask: Tensor) -> Tensor:
 @torch.library.register_fake("supermask::unpack_mask", lib=_library)
 def _(packed: Tensor, numel: int) -> Tensor:
     return torch.empty(numel, dtype=torch.bool, device=packed.device)
+
+
+@torch.library.register_fake("supermask::encode_mask", lib=_library)
+def _(mask: Tensor) -> Tensor:
+    length = torch.library.get_ctx().new_dynamic_size()
+    return torch.empty(length, dtype=torch.uint8, device=mask.device)
+
+
+@torch.library.register_fake("supermask::decode_mask", lib=_library)
+def _(coded: Tensor, numel: int) -> Tensor:
+    return torch.empty(numel, dtype=torch.bool, device=coded.device)
 
 
 # --- packed layers: shapes, and gradients to the input and the bias -----------------------------------

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from supermask.ops import mask_code
 from supermask.ops.generator import fill_philox, fill_random
 from supermask.ops.layouts import (
     LINEAR_LAYOUTS,
@@ -346,6 +347,8 @@ KERNELS: dict[str, Callable[..., Any]] = {
     "decode_codes": _decode_codes,
     "pack_mask": _pack_mask,
     "unpack_mask": _unpack_mask,
+    "encode_mask": mask_code.encode,
+    "decode_mask": mask_code.decode,
 }
 """Operator name → reference."""
 

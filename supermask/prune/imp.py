@@ -18,6 +18,7 @@ from supermask.masks import Mask, density
 from supermask.prune import actions
 from supermask.prune.criteria import by_criterion, check_criterion
 from supermask.prune.magnitude import round_counts
+from supermask.weights.names import parameters_of
 from supermask.weights.roles import ParameterInfo, masked, unwrap
 
 State = dict[str, Tensor]
@@ -157,8 +158,9 @@ def restore(model: nn.Module, state: Mapping[str, Tensor]) -> None:
 @torch.no_grad()
 def put(model: nn.Module, values: Mapping[str, Tensor]) -> None:
     """Copy values into parameters, by name."""
+    parameters = parameters_of(model)
     for name, value in values.items():
-        unwrap(model).get_parameter(name).copy_(value)
+        parameters[name].copy_(value)
 
 
 @torch.no_grad()
@@ -166,7 +168,7 @@ def apply_mask(
     model: nn.Module, mask: Mapping[str, Tensor], values: Mapping[str, Tensor] | None = None
 ) -> None:
     """Set the weights outside `mask` to zero, or to `values`: name → tensor, shaped like the weights."""
-    parameters = dict(unwrap(model).named_parameters())
+    parameters = parameters_of(model)
     for name, kept in mask.items():
         parameter = parameters[name]
         outside = ~kept.to(parameter.device)

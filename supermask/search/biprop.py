@@ -28,10 +28,9 @@ from supermask.search.base import Search, register_search
 
 
 @register_search("biprop")
-class Biprop(Search):
+class Biprop(Search, graphable=True):
     """Multi-prize tickets; see `Search` for the arguments."""
 
-    graphable = True
     recipe: ClassVar[Mapping[str, Any]] = {"init": "kaiming_normal", "lr": 0.4}
 
     def score_gradients(

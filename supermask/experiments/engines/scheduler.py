@@ -49,7 +49,9 @@ def drive(
     """Execute a graph by `workers`; see `Engine.run`. No workers are made when nothing is to be done."""
     ordered = in_order(specs)
     results: dict[str, dict[str, Any]] = {}
-    finished = environment.ranks.from_main(lambda: {spec.id: store.run(spec.id).result for spec in ordered})
+    finished = environment.ranks.from_main(
+        lambda: {spec.id: store.run(spec.id).checked_result() for spec in ordered}
+    )
     for spec in ordered:
         if (done := finished[spec.id]) is not None:
             results[spec.id] = done

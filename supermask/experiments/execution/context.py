@@ -194,6 +194,10 @@ class Execution:
         """Name → shape of the masked parameters."""
         return {info.name: tuple(info.tensor.shape) for info in masked(self.model)}
 
+    def input_axes(self) -> dict[str, int]:
+        """Name → axis of the masked parameters along which N:M masks group."""
+        return {info.name: info.inputs[0] for info in masked(self.model)}
+
     def fit(self, optimizer: Optimizer, mask: Mask) -> Progress:
         """Train by `optimizer` to the end of the schedule, with checkpoints, curves and snapshots."""
         synced = self.spec.task.sync_norms and self.environment.ranks.size > 1
@@ -227,7 +231,7 @@ class Execution:
 
     def _objective(self, optimizer: Optimizer) -> Objective | None:
         """The loss of a search that has its own."""
-        own = getattr(optimizer, "objective", None)
+        own = optimizer.objective if isinstance(optimizer, Search) else None
         return own and partial(own, label_smoothing=self.spec.task.label_smoothing)
 
     def training(self) -> dict[str, Any]:
@@ -248,7 +252,11 @@ class Execution:
         """Save the weights for others to rewind to, if this is a step to do so."""
         if step in self.spec.snapshots and self.environment.ranks.main:
             with in_float32(self.model):
-                present = optimizer.ticket() if isinstance(optimizer, Search) else Ticket.of(self.model, mask)
+                present = (
+                    optimizer.ticket()
+                    if isinstance(optimizer, Search)
+                    else Ticket.from_model(self.model, mask)
+                )
                 present.save(self.run.ticket_path(step))
 
     def validation(self, optimizer: Optimizer) -> dict[str, float]:
@@ -256,6 +264,12 @@ class Execution:
         with optimizer.evaluating() if isinstance(optimizer, Search) else nullcontext():
             measured = self.evaluate(self.val_split)
         return {f"val_{name}": value for name, value in measured.items() if value is not None}
+
+    def accuracy(self, images: Images) -> float:
+        """Fraction of correct answers."""
+        measured = self.evaluate(images)["accuracy"]
+        assert measured is not None
+        return measured
 
     def evaluate(self, images: Images) -> dict[str, float | None]:
         """Accuracy and loss; a loss that is not finite, as fp16 can give, is None.

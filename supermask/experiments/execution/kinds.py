@@ -5,7 +5,6 @@ A new kind is a function from an `Execution` to an `Outcome` under `register_kin
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from statistics import fmean
 from typing import Any
 
 import torch
@@ -20,7 +19,6 @@ from supermask.experiments.spec import RunSpec
 from supermask.masks import Mask
 from supermask.prune import EarlyBird, Rewire, apply_mask, hold, pruned_values
 from supermask.search import BASES, Search
-from supermask.search.zhou import Zhou
 from supermask.training.loop import Progress, estimate_norm_statistics
 
 
@@ -45,8 +43,6 @@ class Outcome:
 
 Kind = Callable[[Execution], Outcome]
 KINDS: dict[str, Kind] = {}
-SAMPLES = 10
-"""Masks that Zhou et al. draw to measure a supermask."""
 REWIRE_EVERY, REWIRE_UNTIL = 100, 0.75
 """RigL's steps between two changes (or an epoch, where that is shorter), and the share of the training that
 has any."""
@@ -128,10 +124,7 @@ def search(execution: Execution) -> Outcome:
     """The scores move; the weights stay as drawn."""
     optimizer = planned_search(execution)
     progress = execution.fit(optimizer, {})
-    facts = {}
-    if isinstance(optimizer, Zhou):
-        accuracies = [execution.evaluate(execution.data.test)["accuracy"] for _ in optimizer.samples(SAMPLES)]
-        facts["sampled_accuracy"] = fmean(a for a in accuracies if a is not None)
+    facts = optimizer.further_metrics(lambda: execution.accuracy(execution.data.test))
     trained = [parameter.detach().clone() for parameter in optimizer.masked_parameters.values()]
     optimizer.settle()
     if not all(map(torch.equal, trained, optimizer.masked_parameters.values())):

@@ -55,7 +55,8 @@ def random(execution: Execution) -> Mask:
     """As many weights of each layer as `keep` says, at random."""
     source = execution.spec.mask
     assert isinstance(source.keep, dict)
-    return random_mask(execution.masked_shapes(), source.keep, execution.spec.seed, source.distribution)
+    shapes, axes = execution.masked_shapes(), execution.input_axes()
+    return random_mask(shapes, source.keep, execution.spec.seed, source.distribution, axes)
 
 
 @register_mask_source("same")

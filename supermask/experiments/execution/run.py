@@ -57,7 +57,7 @@ def _finish(
     spec, run = execution.spec, execution.run
     if outcome.ticket:
         mask = {} if outcome.whole else outcome.mask
-        Ticket.of(execution.model, mask, provenance=execution.provenance()).save(run.ticket_path())
+        Ticket.from_model(execution.model, mask, provenance=execution.provenance()).save(run.ticket_path())
         if outcome.whole:
             run.write_mask(outcome.mask)
     parents = [execution.store.run(id).result or {} for id in spec.needs]

@@ -18,6 +18,7 @@ from torch import Tensor
 from supermask.experiments.spec import RunSpec
 from supermask.io import DamagedFileError, load_tree, read_json, save_tree, write_json, write_text
 from supermask.masks import Mask
+from supermask.tickets.container import read_ticket
 from supermask.tickets.ticket import Ticket
 
 NUMBER = (int, float)
@@ -45,16 +46,41 @@ class Run:
 
     @property
     def result(self) -> dict[str, Any] | None:
-        """The result, or None while the run is not finished."""
+        """The result, or None while the run is not finished.
+
+        Raises:
+            DamagedFileError: The result is damaged, or the ticket has not the bytes that it had.
+        """
         path = self.folder / "result.json"
         if not path.exists():
             return None
         result = read_json(path)
-        sound = self._is_mine(result)
-        if not sound or (result["ticket_bytes"] is not None and not self.ticket_path().exists()):
-            raise DamagedFileError(
-                f"{path} or its ticket is damaged; delete {self.folder} to have it made again"
-            )
+        if not self._is_mine(result):
+            raise DamagedFileError(f"{path} is damaged; delete {self.folder} to have it made again")
+        if result["ticket_bytes"] is not None:
+            ticket = self.ticket_path()
+            found = ticket.stat().st_size if ticket.exists() else None
+            if found != result["ticket_bytes"]:
+                raise DamagedFileError(
+                    f"{ticket} is {'gone' if found is None else 'damaged'}: it has {found or 0} bytes, and "
+                    f"{path} says {result['ticket_bytes']}; delete {self.folder} to have the run made again"
+                )
+        return result
+
+    def checked_result(self) -> dict[str, Any] | None:
+        """The result, after a look at every byte of the ticket beside it.
+
+        Raises:
+            DamagedFileError: As of `result`, or the ticket is not what was saved.
+        """
+        result = self.result
+        if result is not None and result["ticket_bytes"] is not None:
+            try:
+                read_ticket(self.ticket_path())
+            except DamagedFileError as error:
+                raise DamagedFileError(
+                    f"{self.ticket_path()}: {error}; delete {self.folder} to have the run made again"
+                ) from None
         return result
 
     def _is_mine(self, result: Any) -> bool:
