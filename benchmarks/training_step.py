@@ -30,10 +30,10 @@ NETWORKS = {
 
 
 class Parts(sm.EdgePopup):
-    """Edge-popup with its step in parts: straight-through gradient, SGD, selection, masked write."""
+    """Edge-popup with its step in parts: straight-through gradient, SGD, selection, masked write.
 
-    def fused_step(self) -> bool:
-        return False
+    A subclass does not inherit the fused step.
+    """
 
 
 class SortInForward(nn.Module):

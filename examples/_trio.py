@@ -86,7 +86,7 @@ def strong(example: Example, *, density: float, seed: int, out: Path) -> list[di
     keep = {name: int(kept.sum()) for name, kept in search.mask.items()}
     mask = random_mask(shapes, keep, seed)
     apply_mask(example.draw(model), mask)
-    ticket = sm.Ticket.of(model, mask)
+    ticket = sm.Ticket.from_model(model, mask)
     return [*rows, row("random-mask-frozen", density, example.measure(model), 0.0, ticket, out)]
 
 
@@ -104,7 +104,7 @@ def trained(
         if found.round == 0:
             rows.append(row("dense", 1.0, example.measure(model), seconds))
         if found.round == rounds:
-            ticket = sm.Ticket.of(model, found.mask)
+            ticket = sm.Ticket.from_model(model, found.mask)
             rows.append(row("imp", density, example.measure(model), seconds, ticket, out))
     return rows
 

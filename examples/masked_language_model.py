@@ -151,7 +151,7 @@ class Transfer:
     ) -> None:
         measures = {} if bits is None else {"bits_per_hidden_word": bits}
         measures["accuracy"] = accuracy(model, self.asked)
-        ticket = sm.Ticket.of(model, mask) if mask else None
+        ticket = sm.Ticket.from_model(model, mask) if mask else None
         self.rows.append(row(method, self.density if mask else 1.0, measures, None, ticket, self.out))
 
     def trained(self) -> None:

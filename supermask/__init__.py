@@ -7,6 +7,7 @@ from supermask._lazy import lazy
 
 if TYPE_CHECKING:
     from supermask import distributed as distributed
+    from supermask.experiments.compare.methods import list_methods as list_methods
     from supermask.models import create_model as create_model
     from supermask.models import list_models as list_models
     from supermask.packed import pack as pack
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     from supermask.search import SEARCHES as SEARCHES
     from supermask.search import EdgePopup as EdgePopup
     from supermask.search import Search as Search
+    from supermask.search import create_search as create_search
+    from supermask.search import list_searches as list_searches
     from supermask.search import register_search as register_search
     from supermask.tickets.load import load as load
     from supermask.tickets.ticket import Ticket as Ticket
@@ -25,6 +28,8 @@ if TYPE_CHECKING:
     from supermask.training.loop import fit as fit
     from supermask.weights.init import INITS as INITS
     from supermask.weights.init import randomize_ as randomize_
+    from supermask.weights.kinds import Fans as Fans
+    from supermask.weights.kinds import register_layer as register_layer
 
 __version__ = "0.1.0"
 
@@ -33,12 +38,15 @@ _PUBLIC = {
     "pack": "packed",
     "hold": "prune.hold",
     "imp": "prune.imp",
-    **dict.fromkeys(("SEARCHES", "EdgePopup", "Search", "register_search"), "search"),
+    **dict.fromkeys(("SEARCHES", "EdgePopup", "Search"), "search"),
+    **dict.fromkeys(("create_search", "list_searches", "register_search"), "search"),
+    "list_methods": "experiments.compare.methods",
     "load": "tickets.load",
     **dict.fromkeys(("Ticket", "TicketError"), "tickets.ticket"),
     **dict.fromkeys(("SearchesTogether", "Together"), "training.ensemble"),
     **dict.fromkeys(("evaluate", "fit"), "training.loop"),
     **dict.fromkeys(("INITS", "randomize_"), "weights.init"),
+    **dict.fromkeys(("Fans", "register_layer"), "weights.kinds"),
 }
 """Name → its module below this package; the imports above say the same to type checkers."""
 

@@ -4,7 +4,7 @@ import contextlib
 import json
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -73,21 +73,43 @@ def read_json(path: str | os.PathLike[str]) -> Any:
 
 
 def save_tensors(path: str | os.PathLike[str], tensors: dict[str, Tensor], header: dict[str, Any]) -> None:
+    """Write tensors, and `header` as JSON; see `write_tensors`."""
+    write_tensors(path, tensors, json.dumps(header, ensure_ascii=False))
+
+
+def write_tensors(path: str | os.PathLike[str], tensors: Mapping[str, Tensor], header: str) -> None:
     """Write a safetensors file atomically; the same content gives the same bytes.
 
-    `header` goes as JSON into the single metadata entry `supermask`: the order of several entries is not
-    fixed by safetensors.
+    `header` goes into the single metadata entry `supermask`: the order of several entries is not fixed by
+    safetensors.
     """
     # Copies, because safetensors refuses tensors that share memory, as tied weights do.
     ready = {
         name: tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
         for name, tensor in tensors.items()
     }
-    write_bytes(path, save(ready, {"supermask": json.dumps(header, ensure_ascii=False)}))
+    write_bytes(path, save(ready, {"supermask": header}))
 
 
 def load_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Read tensors and header whole. Sizes are checked against the file before anything is allocated.
+    """Read tensors, and a header of JSON.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        DamagedFileError: It is not a sound safetensors file with our header.
+    """
+    tensors, text = read_tensors(path)
+    try:
+        header = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise DamagedFileError(f"{path} is damaged: its supermask entry is not JSON ({error})") from None
+    if not isinstance(header, dict):
+        raise DamagedFileError(f"{path} is damaged: its supermask entry is not a JSON object")
+    return tensors, header
+
+
+def read_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], str]:
+    """Read tensors and the text of the header. Sizes are checked before anything is allocated.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -98,15 +120,18 @@ def load_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[
         raise FileNotFoundError(f"no such file: {path}")
     try:
         with safe_open(path, framework="pt") as file:
-            header = json.loads((file.metadata() or {})["supermask"])
-            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}
+            header = (file.metadata() or {})["supermask"]
+            tensors = {name: _copy(file.get_tensor(name)) for name in file.keys()}
     except KeyError:
         raise DamagedFileError(f"{path} was not written by supermask: its metadata lacks the entry") from None
-    except (SafetensorError, RuntimeError, OSError, ValueError, RecursionError) as error:
+    except (SafetensorError, RuntimeError, OSError, ValueError) as error:
         raise DamagedFileError(f"{path} is damaged or not a safetensors file: {error}") from None
-    if not isinstance(header, dict):
-        raise DamagedFileError(f"{path} is damaged: its supermask entry is not a JSON object")
     return tensors, header
+
+
+def _copy(tensor: Tensor) -> Tensor:
+    """The same bytes: a copy of a bool tensor would turn all that are not 0 into 1."""
+    return tensor.view(torch.uint8).clone().view(torch.bool) if tensor.dtype == torch.bool else tensor.clone()
 
 
 TREE_FORMAT = "supermask/tree/1"

@@ -95,7 +95,15 @@ def test_a_benchmark_runs_and_writes_what_its_table_is_made_from(name, tmp_path,
         assert hasattr(module, attribute)
         monkeypatch.setattr(module, attribute, value)
     options = argparse.Namespace(
-        device="cpu", threads=1, seconds=0.0, out=tmp_path, batch=None, workers=1, amp="none", networks=None
+        device="cpu",
+        threads=1,
+        seconds=0.0,
+        out=tmp_path,
+        batch=None,
+        workers=1,
+        amp="none",
+        networks=None,
+        data_root=str(tmp_path),
     )
     monkeypatch.setattr(module, "arguments", lambda *_: options)
     module.main()

@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import json
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -231,6 +232,45 @@ def test_a_damaged_ticket_is_a_failure(searched, tmp_path, capsys):
     for command in ("info", "eval"):
         assert run(command, broken) == 1
         assert "broken.ticket is damaged" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("damage", ["shorter", "a bit", "gone"])
+def test_the_damaged_ticket_of_a_finished_run_is_a_failure(searched, tmp_path, capsys, damage):
+    """The same command again does not show results whose ticket is no longer what it was."""
+    shutil.copytree(searched, tmp_path / "out")
+    path = ticket_of(tmp_path / "out")
+    data = bytearray(path.read_bytes())
+    data[-9] ^= 4
+    path.unlink() if damage == "gone" else path.write_bytes(data[:-5] if damage == "shorter" else data)
+    call = ["search", "--density", 0.5, "--seed", 7, *QUICK, "--out", tmp_path / "out"]
+    assert run(*call) == 1
+    said = capsys.readouterr().err
+    assert str(path) in said and "to have the run made again" in said
+    shutil.rmtree(path.parent)
+    assert run(*call) == 0 and path.read_bytes() == ticket_of(searched).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("provenance", "code", "message"),
+    [
+        ({"data": "/etc"}, 2, "a ticket alone does not choose the folder"),
+        ({"data": "../x"}, 2, "a ticket alone does not choose the folder"),
+        ({"data": ["digits"]}, 2, "--data is missing"),
+        ({"data": "digits", "selection": {"classes": [[1]]}}, 2, "is not understood"),
+        ({"data": "digits", "selection": {"stored_size": "8"}}, 2, "is not understood"),
+        ({"data": "digits", "selection": [1]}, 2, "is not understood"),
+        ({"data": "digits", "selection": {"per_class_fraction": 7.0}}, 2, "cannot be"),
+        ({"data": "digits", "image_size": True}, 0, None),
+        ({"data": "digits", "image_size": -3}, 0, None),
+        ({"data": "digits", "image_size": {"a": []}}, 0, None),
+    ],
+)
+def test_eval_takes_hostile_provenance_without_a_traceback(
+    searched, tmp_path, capsys, provenance, code, message
+):
+    ticket = dataclasses.replace(sm.Ticket.load(ticket_of(searched)), provenance=provenance)
+    assert run("eval", ticket.save(tmp_path / "hostile.ticket")) == code
+    assert message is None or message in capsys.readouterr().err
 
 
 def test_a_folder_that_cannot_be_made_is_a_failure(tmp_path, capsys):

@@ -168,7 +168,7 @@ def test_help_shows_common_flags_first_and_all_on_request(capsys: pytest.Capture
     ("words", "message"),
     [
         (["serach"], "there is no command 'serach'; did you mean search?"),
-        (["nonsense"], "there is no command 'nonsense'; it is one of compare, search, imp"),
+        (["nonsense"], "there is no command 'nonsense'; it is one of compare, "),
         (
             ["search", "--densty", "0.3"],
             "supermask search: there is no flag --densty; did you mean --density?",

@@ -41,7 +41,7 @@ def test_schedulers_reach_the_base_rule(small_net, batch, schedule):
         scheduler.step()
         group = search.param_groups[0]
         seen.add(group["lr"])
-        search._share_options()
+        search.begin_step()  # hands the options on
         assert search.base.param_groups[0]["lr"] == group["lr"]
         assert search.base.param_groups[0]["momentum"] == group["momentum"]
     assert len(seen) > 1
@@ -161,7 +161,7 @@ def test_torch_compile_without_a_graph_break(small_net, batch, backend):
     compiled = torch.compile(small_net, fullgraph=True, backend=backend)
     losses = train(compiled, search, batch, 5)
     assert torch.allclose(torch.tensor(losses), torch.tensor(train(twin, reference, batch, 5)), rtol=1e-3)
-    assert list(sm.EdgePopup(compiled, density=0.5, lr=0.1).scores) == list(search.scores)
+    assert list(make(compiled, density=0.5).scores) == list(search.scores)
 
 
 def test_deepcopy_of_model_and_search_together(small_net, batch):

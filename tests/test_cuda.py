@@ -81,7 +81,7 @@ def test_hold_takes_masks_from_the_cpu(small_net, batch):
         F.cross_entropy(model(batch[0].cuda()), batch[1].cuda()).backward()
         optimizer.step()
     assert not model.hidden.weight.cpu()[~mask["hidden.weight"]].any()
-    assert sm.Ticket.of(model, mask).kept["hidden.weight"] == 100
+    assert sm.Ticket.from_model(model, mask).kept["hidden.weight"] == 100
 
 
 def test_a_ticket_loads_onto_the_gpu(tmp_path):

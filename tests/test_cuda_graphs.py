@@ -86,7 +86,7 @@ def test_batches_of_other_shapes_and_a_second_training(captures):
         )
     assert len(captures) == 2
     for name, mask in optimizer.mask.items():
-        found = sm.Ticket.of(model, optimizer.mask).mask()[name]
+        found = sm.Ticket.from_model(model, optimizer.mask).mask()[name]
         assert torch.equal(found, mask.cpu()) and int(mask.sum()) == optimizer.keep[name]
 
 

@@ -355,7 +355,9 @@ def set_gradients(model: nn.Module, step: int) -> None:
 def assert_equal_searches(a: sm.EdgePopup, b: sm.EdgePopup) -> None:
     for name in a.scores:
         assert same_bits(a.scores[name], b.scores[name]) and torch.equal(a.mask[name], b.mask[name])
-        assert same_bits(a._names[name].detach().contiguous(), b._names[name].detach().contiguous())
+        assert same_bits(
+            a.masked_parameters[name].detach().contiguous(), b.masked_parameters[name].detach().contiguous()
+        )
 
 
 def test_searches_of_every_distribution_do_not_wait():
@@ -439,7 +441,7 @@ def test_a_diverged_search_says_so_where_its_mask_is_read():
             search.step()
     assert all(parameter.isfinite().all() for parameter in net.parameters())
     for read in (lambda: search.mask, search.ticket, search.state_dict):
-        with pytest.raises(sm.mask.NonFiniteScoreError, match=r"3\.weight"):
+        with pytest.raises(sm.masks.NonFiniteScoreError, match=r"3\.weight"):
             read()
     search.load_state_dict(good)
     assert int(search.mask["3.weight"].sum()) == search.keep["3.weight"]

@@ -101,7 +101,9 @@ def test_a_ticket_of_some_classes_is_evaluated_on_them(
     assert provenance["corrupt_images_left_out"] == 1
     capsys.readouterr()
     (tmp_path / "classes.txt").unlink()
-    assert main(["eval", str(path), "--json"]) == 0
+    assert main(["eval", str(path), "--json"]) == 2
+    assert "a ticket alone does not choose the folder" in capsys.readouterr().err
+    assert main(["eval", str(path), "--data", str(folder), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["images"] == 8 and found["accuracy"] == accuracies[0]
 
@@ -111,7 +113,22 @@ def test_streams_train_to_the_same_bytes(folder: Path, tmp_path: Path) -> None:
     for stream in ("always", "never"):
         out = tmp_path / stream
         call = ["search", "--out", str(out), "--data", str(folder), "--image-size", "8", "--stream", stream]
-        assert main([*call, "--model", "lenet-300-100", "--augment", "resized-crop", "--epochs", "2"]) == 0
+        assert (
+            main(
+                [
+                    *call,
+                    "--model",
+                    "lenet-300-100",
+                    "--augment",
+                    "resized-crop",
+                    "--epochs",
+                    "2",
+                    "--batch-size",
+                    "8",
+                ]
+            )
+            == 0
+        )
         (path,) = out.glob("runs/*/final.ticket")
         tickets.append(path.read_bytes())
     assert tickets[0] == tickets[1]

@@ -12,7 +12,7 @@ from supermask.data.mapped import MappedImages
 from supermask.data.read_ahead import ReadAhead, place
 from supermask.experiments import SearchConfig
 from supermask.experiments.execution import context
-from supermask.experiments.execution.context import Environment, Execution
+from supermask.experiments.execution.context import Environment, RunContext
 from supermask.experiments.execution.store import Store
 from supermask.experiments.search import plan_search
 from tests.test_data_cache import resident_copy, wait_for, write_folder
@@ -94,7 +94,7 @@ def test_a_run_puts_what_it_evaluates_on_the_device_once(
     config = SearchConfig(data=str(folder), out="unused", stream=stream, **settings)
     data = load_data(config.data, image_size=config.image_size)
     spec, store = plan_search(config, data).graph[0], Store(tmp_path / "store")
-    run = Execution(spec, store, Environment(stream=stream), store.run(spec.id), lambda _: None)
+    run = RunContext(spec, store, Environment(stream=stream), store.run(spec.id), lambda _: None)
     run.environment = replace(run.environment, device="meta")
     copied, read = [], []
     copy, ahead = MappedImages.to, ReadAhead.__init__

@@ -17,14 +17,13 @@ from supermask.data import load_data
 from supermask.experiments import CompareConfig, EngineError, Grid, LocalEngine, PlainEngine, WorkerDied
 from supermask.experiments.compare.command import plan_compare
 from supermask.experiments.config import ConfigError
-from supermask.experiments.engines import ENGINES, jobs, local, scheduler
-from supermask.experiments.engines import ray as ray_engine
-from supermask.experiments.engines.jobs import Died, Done, Failed, pack, unpack
-from supermask.experiments.engines.local import Place, places
-from supermask.experiments.engines.ready_queue import Schedule, chain_lengths
+from supermask.experiments.engines import ENGINES, jobs, local, ray, scheduler
+from supermask.experiments.engines.jobs import Done, Failed, WorkerLost, pack, unpack
+from supermask.experiments.engines.local import WorkerSlot, worker_slots
+from supermask.experiments.engines.ready_queue import ReadyQueue, chain_lengths
 from supermask.experiments.execution.context import Environment
 from supermask.experiments.execution.store import Store
-from supermask.experiments.spec import MaskSource, Rule, RunSpec, Task, WeightSource
+from supermask.experiments.spec import MaskSource, OptimizerSpec, RunSpec, Task, WeightSource
 from supermask.training.loop import DivergedError
 
 TASK = Task(
@@ -52,7 +51,7 @@ def run(name: str, *needs: RunSpec, steps: int = 10) -> RunSpec:
         method=name,
         kind="train",
         task=TASK,
-        rule=Rule(),
+        rule=OptimizerSpec(),
         weights=WeightSource(init="none", seed=0),
         seed=0,
         mask=MaskSource(kind="same", run=needs[0].id) if needs else MaskSource(),
@@ -115,7 +114,7 @@ class Crew:
         fates = self.fates.get(unit[0].method)
         fate = fates.pop(0) if fates else None
         if isinstance(fate, str):
-            return [Died(unit, fate)]
+            return [WorkerLost(unit, fate)]
         if isinstance(fate, Exception):
             return [Failed(unit, fate)]
         return [Done(unit, tuple({"name": spec.method} for spec in unit))]
@@ -123,7 +122,7 @@ class Crew:
 
 def go(graph, crew, tmp_path, **grid):
     watch = Watch()
-    results = scheduler.drive(graph, Store(tmp_path), Environment(), Grid(**grid), crew, watch)
+    results = scheduler.execute_graph(graph, Store(tmp_path), Environment(), Grid(**grid), crew, watch)
     return results, watch
 
 
@@ -170,7 +169,7 @@ def test_no_run_starts_before_all_that_it_needs(tmp_path):
     crew = Crew(lanes=3)
     go([a, b, run("both", a, b)], crew, tmp_path)
     assert crew.log == ["a", "b", "both"]
-    schedule = Schedule([a, b, both := run("both", a, b)])
+    schedule = ReadyQueue([a, b, both := run("both", a, b)])
     schedule.start([a, b])
     schedule.finish(a)
     assert schedule.ready() == []
@@ -182,7 +181,7 @@ def test_grouped_runs_are_handed_out_as_one_and_tried_again_as_one(imp, tmp_path
     def pairs(ready, *_):
         return [tuple(ready[i : i + 2]) for i in range(0, len(ready), 2)]
 
-    monkeypatch.setattr(scheduler, "groups", pairs)
+    monkeypatch.setattr(scheduler, "ready_jobs", pairs)
     crew = Crew(fates={"dense": ["killed"]})
     results, watch = go(imp, crew, tmp_path)
     assert crew.log == ["dense+search", "dense+search", "imp-1", "imp-2+control-1", "control-2"]
@@ -190,7 +189,7 @@ def test_grouped_runs_are_handed_out_as_one_and_tried_again_as_one(imp, tmp_path
 
 
 def test_runs_without_a_team_are_handed_out_alone(imp):
-    assert jobs.groups(imp, lambda id: True, {}) == [(spec,) for spec in imp]
+    assert jobs.ready_jobs(imp, lambda id: True, {}) == [(spec,) for spec in imp]
 
 
 # Deaths and failures.
@@ -228,7 +227,7 @@ def test_runs_that_do_not_need_a_failed_one_can_go_on(imp, tmp_path):
 
 
 def test_runs_of_a_failed_team_are_tried_alone_before_they_are_lost(tmp_path, monkeypatch):
-    monkeypatch.setattr(scheduler, "groups", lambda ready, *_: [tuple(ready)] if ready else [])
+    monkeypatch.setattr(scheduler, "ready_jobs", lambda ready, *_: [tuple(ready)] if ready else [])
     crew = Crew(fates={"sick": [DivergedError("nan"), DivergedError("nan")]})
     with pytest.raises(DivergedError, match="nan"):
         go([run("sick"), run("sound")], crew, tmp_path, keep_going=True)
@@ -295,12 +294,15 @@ def test_progress_counts_no_step_twice_when_a_run_is_executed_again(graph):
 
 
 def test_cores_are_dealt_out_in_blocks():
-    assert places(3, [0, 1, 2, 3, 4, 5, 6, 7], 2, []) == [
-        Place((0, 1, 2)), Place((3, 4, 5)), Place((6, 7))
+    assert worker_slots(3, [0, 1, 2, 3, 4, 5, 6, 7], 2, []) == [
+        WorkerSlot((0, 1, 2)), WorkerSlot((3, 4, 5)), WorkerSlot((6, 7))
     ]  # fmt: skip
-    assert places(2, [3, 5], 2, []) == [Place(), Place()]  # a block would be smaller than the threads
-    assert places(3, [0, 1], 1, []) == [Place()] * 3
-    assert [place.gpu for place in places(4, [0], 1, ["0", "1"])] == ["0", "1", "0", "1"]
+    assert worker_slots(2, [3, 5], 2, []) == [
+        WorkerSlot(),
+        WorkerSlot(),
+    ]  # a block would be smaller than the threads
+    assert worker_slots(3, [0, 1], 1, []) == [WorkerSlot()] * 3
+    assert [place.gpu for place in worker_slots(4, [0], 1, ["0", "1"])] == ["0", "1", "0", "1"]
 
 
 def test_gpus_are_those_that_this_process_may_see(monkeypatch):
@@ -337,25 +339,25 @@ def test_the_command_line_chooses_the_engine(tmp_path, capsys):
 
 
 def test_without_ray_the_remedy_is_named(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(ray_engine.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(ray.importlib.util, "find_spec", lambda name: None)
     assert main(["search", "--engine", "ray", "--out", str(tmp_path)]) == 1
     assert "pip install 'supermask[ray]'" in capsys.readouterr().err
 
 
 def test_results_of_other_machines_are_waited_for(tmp_path, monkeypatch):
-    monkeypatch.setattr(ray_engine, "PATIENCE", 0.01)
-    monkeypatch.setattr(ray_engine, "SHARED_FOLDER", 0.05)
+    monkeypatch.setattr(ray, "PATIENCE", 0.01)
+    monkeypatch.setattr(ray, "SHARED_FOLDER", 0.05)
     spec, store = run("late"), Store(tmp_path)
     with pytest.raises(EngineError, match=f"{spec.id} still has no result here"):
-        ray_engine.await_results(store, [spec.id])
-    monkeypatch.setattr(ray_engine.time, "sleep", lambda _: store.open(spec).finish(result_of(spec)))
-    ray_engine.await_results(store, [spec.id])
+        ray.await_results(store, [spec.id])
+    monkeypatch.setattr(ray.time, "sleep", lambda _: store.open(spec).finish(result_of(spec)))
+    ray.await_results(store, [spec.id])
     token = tmp_path / "token"
-    assert "does not see the folder" in ray_engine._unshared(token)
+    assert "does not see the folder" in ray._unshared(token)
     token.write_text("token")
-    assert ray_engine._unshared(token) == ""
-    own = ray_engine._versions()
-    assert ray_engine._look(token, own) == "" and "torch" in ray_engine._look(token, {**own, "torch": "1.0"})
+    assert ray._unshared(token) == ""
+    own = ray._versions()
+    assert ray._look(token, own) == "" and "torch" in ray._look(token, {**own, "torch": "1.0"})
 
 
 # Real processes.
@@ -411,7 +413,7 @@ def test_local_workers_are_pinned_and_a_killed_one_costs_nothing_but_time(graph,
     results = engine.run(graph, watch)
     assert watch.killed and not children()
     if len(cores := local.cores_here()) >= 2:
-        assert watch.seen == {frozenset(place.cores) for place in places(2, cores, 1, [])}
+        assert watch.seen == {frozenset(place.cores) for place in worker_slots(2, cores, 1, [])}
     assert sorted(results) == sorted({spec.id for spec in graph}) and left(store) == plain
     assert len(watch.done) == len(results)
 

@@ -9,7 +9,7 @@ ray = pytest.importorskip("ray")
 from supermask.data import load_data  # noqa: E402
 from supermask.experiments import CompareConfig, Grid, PlainEngine, RayEngine  # noqa: E402
 from supermask.experiments.compare.command import plan_compare  # noqa: E402
-from supermask.experiments.engines import ray_cluster  # noqa: E402
+from supermask.experiments.engines import ray as ray_engine  # noqa: E402
 from supermask.experiments.execution.context import Environment  # noqa: E402
 from supermask.experiments.execution.store import Store  # noqa: E402
 
@@ -67,7 +67,7 @@ def files(store: Store) -> dict[str, object]:
 
 def test_a_machine_that_is_killed_halfway_costs_nothing_but_time(cluster, graph, tmp_path, monkeypatch):
     made, second = cluster
-    monkeypatch.setattr(ray_cluster, "PATIENCE", 0.1)
+    monkeypatch.setattr(ray_engine, "PATIENCE", 0.1)
     plain, shared = Store(tmp_path / "plain"), Store(tmp_path / "shared")
     PlainEngine(plain, Environment()).run(graph, Watch())
 

@@ -253,11 +253,12 @@ def test_a_subclass_must_say_itself_that_a_graph_can_hold_it(recorders):
     class Other(sm.EdgePopup):
         pass
 
-    class Same(sm.EdgePopup):
-        graphable = True
+    class Same(sm.EdgePopup, graphable=True):
+        pass
 
-    model, _ = make("sgd")
-    reasons = [graphs.obstacle(model, cls(model, density=0.4, lr=0.3), "none") for cls in (Other, Same)]
+    models = [sm.randomize_(make("sgd")[0]) for _ in range(2)]
+    searches = [cls(model, density=0.4, lr=0.3) for cls, model in zip((Other, Same), models, strict=True)]
+    reasons = [graphs.obstacle(search.model, search, "none") for search in searches]
     assert "draws or decides" in reasons[0] and reasons[1] is None
 
 

@@ -450,7 +450,7 @@ def test_a_diverged_fused_step_leaves_the_last_good_weights():
     before = {name: p.detach().clone() for name, p in search.model.named_parameters()}
     for parameter in search.model.parameters():
         parameter.grad = torch.full_like(parameter, float("nan")) if parameter.dim() > 1 else None
-    with pytest.raises(sm.mask.NonFiniteScoreError, match=r"0\.weight"):
+    with pytest.raises(sm.masks.NonFiniteScoreError, match=r"0\.weight"):
         search.step()
     for name, parameter in search.model.named_parameters():
         assert torch.equal(parameter, before[name])
@@ -510,6 +510,50 @@ def test_packing_equals_the_reference(size, seed):
     assert torch.equal(ops.pack_mask(strided), packed)
 
 
+@settings(deadline=None)
+@given(
+    size=st.integers(1, 300) | st.sampled_from([8192, 8193, 20_000]),
+    density=st.floats(0, 1),
+    seed=st.integers(0, 9),
+)
+def test_codes_of_masks_equal_the_reference(size, density, seed):
+    mask = torch.rand(size, generator=torch.Generator().manual_seed(seed)) < density
+    coded = references.KERNELS["encode_mask"](mask)
+    assert torch.equal(ops.encode_mask(mask), coded)
+    assert torch.equal(ops.decode_mask(coded, size), mask)
+    assert torch.equal(references.KERNELS["decode_mask"](coded, size), mask)
+    strided = torch.stack([mask, ~mask], dim=1)[:, 0]
+    assert torch.equal(ops.encode_mask(strided), coded)
+
+
+@settings(deadline=None)
+@given(data=st.data())
+def test_a_damaged_code_of_a_mask_is_refused_alike(data):
+    size = data.draw(st.integers(1, 300) | st.just(8193))
+    mask = torch.rand(size, generator=torch.Generator().manual_seed(size)) < data.draw(st.floats(0, 1))
+    coded = bytearray(ops.encode_mask(mask).numpy().tobytes())
+    kind = data.draw(st.sampled_from(["flip", "cut", "add", "other"]))
+    if kind == "flip":
+        coded[data.draw(st.integers(0, len(coded) - 1))] ^= 1 << data.draw(st.integers(0, 7))
+    elif kind == "cut":
+        del coded[data.draw(st.integers(0, len(coded) - 1)) :]
+    elif kind == "add":
+        coded += data.draw(st.binary(min_size=1, max_size=9))
+    else:
+        coded = data.draw(st.binary(max_size=40))
+    code = torch.tensor(list(coded), dtype=torch.uint8)
+    said = []
+    for decode in (torch.ops.supermask.decode_mask, references.KERNELS["decode_mask"]):
+        try:
+            said.append(decode(code, size))
+        except RuntimeError as error:
+            said.append(str(error))
+    if isinstance(said[1], str):
+        assert said[1] in str(said[0])
+    else:  # another mask: the code of it, and of no other
+        assert torch.equal(said[0], said[1]) and torch.equal(ops.encode_mask(said[0]), code)
+
+
 # Wrong arguments, past the wrappers: an exception that names the argument, and no crash.
 
 
@@ -553,6 +597,11 @@ def _wrong_calls() -> dict[str, tuple[str, object]]:
         ),
         "pack dtype": ("masks", lambda: native.pack_mask(f)),
         "unpack size": ("bytes", lambda: native.unpack_mask(torch.ones(2, dtype=torch.uint8), 17)),
+        "encode dtype": ("masks", lambda: native.encode_mask(f)),
+        "encode nothing": ("without bits", lambda: native.encode_mask(b[:0])),
+        "decode dtype": ("uint8", lambda: native.decode_mask(f, 4)),
+        "decode nothing": ("numel", lambda: native.decode_mask(torch.ones(6, dtype=torch.uint8), 0)),
+        "decode size": ("6 bytes", lambda: native.decode_mask(torch.ones(5, dtype=torch.uint8), 4)),
         "unpack negative": ("numel", lambda: native.unpack_mask(torch.ones(0, dtype=torch.uint8), -1)),
     }
 

@@ -312,6 +312,8 @@ def test_packing_refuses_what_is_no_mask():
         ("write_masked", ([torch.rand(6)], [torch.rand(6)], [torch.rand(6) < 0.5])),
         ("pack_mask", (torch.rand(11) < 0.5,)),
         ("unpack_mask", (torch.tensor([3, 1], dtype=torch.uint8), 11)),
+        ("encode_mask", (torch.rand(11) < 0.5,)),
+        ("decode_mask", (ops.encode_mask(torch.arange(11) < 3), 11)),
     ],
 )
 def test_operators_pass_opcheck(op, arguments):

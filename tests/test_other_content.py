@@ -14,9 +14,9 @@ from supermask.experiments.execution.run import execute
 from supermask.experiments.execution.store import Run, Store
 from supermask.experiments.search import SearchConfig, plan_search
 from supermask.experiments.spec import RunSpec
+from supermask.experiments.theory import _finished
 from supermask.io import DamagedFileError, load_tree, read_json, save_tree, write_json, write_text
 from supermask.models import create_model
-from supermask.theory.run import _finished
 from supermask.training.checkpoint import Checkpoint
 from supermask.training.loop import fit
 

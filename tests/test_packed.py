@@ -356,7 +356,7 @@ def test_wrong_weights_raise():
 # --- networks ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("init", sm.init.INITS)
+@pytest.mark.parametrize("init", sm.weights.init.INITS)
 def test_a_packed_network_computes_what_its_ticket_does(init, monkeypatch):
     monkeypatch.setattr(linear, "SMALLEST_VALUES", linear.SMALLEST_SIGNS)
     model = nn.Sequential(nn.Flatten(), nn.Linear(256, 300), nn.ReLU(), nn.Linear(300, 3, bias=False))

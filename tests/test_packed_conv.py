@@ -134,7 +134,7 @@ def test_types_and_paddings(dtype, mode, padding, scheme):
     signs = draw_signs(*dense.weight.shape, density=0.1)
     with torch.no_grad():
         dense.weight.copy_(signs * 0.25 if scheme == "sign" else torch.randn(signs.shape) * signs)
-    packed = PackedConv2d.of(dense, sm.init.Draw("weight", tuple(signs.shape), True, scheme, 0.25))
+    packed = PackedConv2d.of(dense, sm.weights.init.Draw("weight", tuple(signs.shape), True, scheme, 0.25))
     assert packed is not None
     x = torch.randn(3, 6, 9, 11).to(dtype)
     result, expected = packed(x), dense.double()(x.double())

@@ -142,7 +142,7 @@ def test_what_looks_in_between_sees_float32(tmp_path):
         with in_float32(model):
             for name, mask in search.mask.items():
                 assert torch.equal(model.get_parameter(name), weights[name] * mask)
-            assert sm.Ticket.of(model, search.mask).strong
+            assert sm.Ticket.from_model(model, search.mask).strong
         for name, value in rounded.items():
             assert torch.equal(model.get_parameter(name), value)
 

@@ -20,8 +20,8 @@ from supermask.experiments.execution.run import execute
 from supermask.experiments.execution.store import Store
 from supermask.experiments.imp import plan_imp
 from supermask.experiments.spec import RunSpec
+from supermask.experiments.theory import TheoryConfig
 from supermask.models import list_models
-from supermask.theory.run import TheoryConfig
 
 from .test_samples import names_hash, read_sample
 

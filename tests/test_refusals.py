@@ -10,7 +10,7 @@ from supermask.cli import main
 from supermask.cli import run as commands
 from supermask.data import load_data
 from supermask.experiments import CompareConfig, ConfigError, SearchConfig
-from supermask.experiments.compare.command import EVERYTHING, plan_compare
+from supermask.experiments.compare.command import all_methods, plan_compare
 from supermask.experiments.errors import RefusedError
 from supermask.experiments.execution.context import Environment
 from supermask.experiments.execution.run import execute
@@ -18,7 +18,7 @@ from supermask.experiments.execution.store import Store
 from supermask.experiments.runs import rescaling
 from supermask.experiments.search import plan_search
 from supermask.experiments.searches import check_search
-from supermask.experiments.spec import MaskSource, Rule
+from supermask.experiments.spec import MaskSource, OptimizerSpec
 from supermask.masks import allocate
 from supermask.search import SEARCHES
 
@@ -28,7 +28,7 @@ SEARCH = (
         "--method-args rankin=raw",
         "'rankin=raw': edge-popup with sgd has no rankin; did you mean ranking? It has",
     ),
-    ("--method zhou --method-args foo=1", "zhou with adam has no foo; it has density_schedule,"),
+    ("--method zhou --method-args foo=1", "zhou with adam has no foo; it has step_size, density_schedule,"),
     ("--method concrete --method-args relaxation=gaussian", "concrete with adam has no relaxation"),
     ("--method-args lr=3", "'lr=3': lr has a flag of its own"),
     ("--method-args exclude=fc1", "exclude is for the library in Python"),
@@ -136,14 +136,16 @@ def test_what_depends_on_the_network_or_its_steps_is_refused_when_runs_are_plann
     one_layer = {"shapes": {"fc.weight": (10, 64)}, "steps": 9, "steps_per_epoch": 3}
     neurons = MaskSource(kind="search", density=0.5, options={"gates": "neuron"})
     with pytest.raises(RefusedError, match=r"fc\.weight is the only one; use gates='weight'") as caught:
-        check_search("l0-gates", Rule(), neurons, **one_layer)
+        check_search("l0-gates", OptimizerSpec(), neurons, **one_layer)
     assert (caught.value.field, caught.value.value) == ("options", "gates=neuron")
 
 
 @pytest.mark.parametrize("method", sorted(SEARCHES))
 def test_a_search_that_is_tried_leaves_no_trace(method):
     before = torch.get_rng_state()
-    check_search(method, Rule(), MaskSource(kind="search", density=0.003), steps=90, steps_per_epoch=9)
+    check_search(
+        method, OptimizerSpec(), MaskSource(kind="search", density=0.003), steps=90, steps_per_epoch=9
+    )
     assert torch.equal(torch.get_rng_state(), before)
 
 
@@ -162,7 +164,7 @@ def test_all_methods_leave_out_what_cannot_hold_the_distribution(distribution, d
     plan = plan_compare(config, digits)
     assert set(plan.skipped) == {*out, "early-bird-channels"}
     assert all(f"distribution={distribution!r}" in plan.skipped[method] for method in out)
-    assert {row.method for row in plan.rows} == set(EVERYTHING) - set(plan.skipped)
+    assert {row.method for row in plan.rows} == set(all_methods()) - set(plan.skipped)
     searches = {row.method: row.mask.distribution for row in plan.rows if row.kind == "search"}
     own = {"concrete": "global"} if distribution == "uniform" else {}
     assert searches == {method: own.get(method, distribution) for method in SEARCHES if method not in out}

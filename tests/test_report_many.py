@@ -14,17 +14,17 @@ from supermask.report.figures import draw_figures
 from supermask.report.figures.drawing import Drawing
 from supermask.report.methods.catalogue import LONGEST_LABEL, methods_of
 from supermask.report.methods.method import GROUPS, TOGETHER
-from supermask.report.methods.method_table import KNOWN, UNZEROED
 from supermask.report.methods.palette import DARK
 from supermask.report.results import Results
 from supermask.report.results.best import best_of
 from supermask.report.results.rows import summary_rows
 from supermask.search import SEARCHES
+from supermask.search.description import DESCRIPTIONS, Description
 from tests.test_report import DENSE_BYTES, Page, make_document
 
 FINE_TUNED = ("edge-popup-fine-tuned", "gem-miner-fine-tuned")
 MANY = tuple(dict.fromkeys([*METHODS, *FINE_TUNED]))
-EVERY = tuple(dict.fromkeys([*MANY, *(method.name for method in KNOWN)]))
+EVERY = MANY
 
 
 @pytest.fixture(scope="module")
@@ -58,8 +58,9 @@ def test_every_method_of_compare_is_described() -> None:
     assert all(len(method.label) <= LONGEST_LABEL for method in methods.values())
     assert len({method.label for method in methods.values()}) == len(EVERY)
     assert all(method.colour in DARK for method in methods.values())
-    assert set(UNZEROED) <= set(METHODS)
-    assert {method.name for method in KNOWN} <= set(METHODS)
+    assert set(METHODS) <= set(DESCRIPTIONS)
+    held = {name for name, method in methods.items() if method.holds_pruned and name in METHODS}
+    assert held == {"pruned-at-final", "pruned-at-init", "pruned-at-init-unless-shrunk"}
 
 
 def test_searches_are_strong_tickets() -> None:
@@ -84,10 +85,10 @@ def test_variants_follow_the_method_they_vary() -> None:
         "zhou",
         "edge-popup-fine-tuned",
         "zhou-fine-tuned",
+        "large-final-diff-sign",
         "small-final",
         "movement",
         "movement-same-sign",
-        "large-final-diff-sign",
     ]
     assert methods["zhou-fine-tuned"].colour == methods["zhou"].colour
     assert methods["zhou-fine-tuned"].group == "fine-tuned" and methods["zhou-fine-tuned"].is_trained
@@ -95,10 +96,27 @@ def test_variants_follow_the_method_they_vary() -> None:
     assert "same-sign" not in methods["movement-same-sign"].label
 
 
-def test_variants_of_what_nobody_listed_get_a_place(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(SEARCHES, "brand-new", object)
-    methods = methods_of(["brand-new-fine-tuned", "strange-fine-tuned", "strange-same-sign"])
-    assert [method.group for method in methods.values()] == ["fine-tuned", "other", "other"]
+def test_a_variant_of_a_search_of_ones_own_looks_like_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, description in {
+        "brand-new": {"group": "strong", "about": "New.", "colour": "red", "marker": "H"},
+        "brand-new-fine-tuned": {"group": "fine-tuned", "variant_of": "brand-new", "dash": (0, (7, 1.5))},
+    }.items():
+        monkeypatch.setitem(DESCRIPTIONS, name, Description(label=name, **description))
+    methods = methods_of(["brand-new-fine-tuned", "brand-new", "strange-fine-tuned"])
+    assert [method.group for method in methods.values()] == ["strong", "fine-tuned", "other"]
+    first, second, _ = methods.values()
+    assert (first.colour, first.marker) == (second.colour, second.marker) and first.dash != second.dash
+
+
+@pytest.mark.parametrize(("field", "value"), [("group", "best"), ("colour", "mauve")])
+def test_a_group_or_colour_that_there_is_none_of_is_refused(
+    field: str, value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(
+        DESCRIPTIONS, "mine", Description(**{"group": "strong", "colour": "red", field: value})
+    )
+    with pytest.raises(ValueError, match=f"'mine' .*'{value}'; take one of"):
+        methods_of(["mine"])
 
 
 # The page.

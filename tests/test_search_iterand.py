@@ -84,8 +84,7 @@ def test_the_fused_and_the_stepwise_update_agree(small_net, batch):
     iterand = sm.SEARCHES["iterand"]
 
     class InParts(iterand):
-        def fused_step(self) -> bool:
-            return False
+        """A subclass, which does not inherit the fused step."""
 
     searches = []
     for cls in (iterand, InParts):
@@ -104,18 +103,21 @@ def test_a_ticket_stores_generations_and_no_weight(small_net, batch, tmp_path, i
     train(small_net, search, batch, 20)
     ticket = sm.Ticket.load(search.ticket().save(tmp_path / "net.ticket"))
     assert ticket.strong and not ticket.values
-    ways = {entry.name: entry.way for entry in ticket.entries if entry.masked}
+    derivations = {entry.name: entry.derivation for entry in ticket.entries if entry.masked}
     if init == "signed_constant":
         # A constant drawn again is the constant or its negative: one bit.
-        assert any(way.flips is not None for way in ways.values())
+        assert any(found.flips is not None for found in derivations.values())
     else:
-        assert max(len(way.generations) for way in ways.values() if way.generations is not None) <= 4
+        assert (
+            max(len(found.generations) for found in derivations.values() if found.generations is not None)
+            <= 4
+        )
     for name, parameter in small_net.named_parameters():
         assert torch.equal(ticket.weights()[name], parameter)
     # The rebuilt network makes the same ticket again, also after it was trained on from a checkpoint.
     twin = ticket.apply(copy.deepcopy(small_net))
-    assert sm.Ticket.of(twin, ticket.mask()).checksum() == ticket.checksum()
-    assert sm.Ticket.of(twin, ticket.mask()).strong
+    assert sm.Ticket.from_model(twin, ticket.mask()).checksum() == ticket.checksum()
+    assert sm.Ticket.from_model(twin, ticket.mask()).strong
 
 
 def test_a_resumed_search_draws_again_as_the_uninterrupted_one(small_net, batch):
@@ -136,7 +138,7 @@ def test_a_resumed_search_draws_again_as_the_uninterrupted_one(small_net, batch)
     assert train(twin, resumed, batch, 6) == losses
     assert all(torch.equal(search.weights[name], resumed.weights[name]) for name in search.weights)
     assert resumed.ticket().strong
-    late = sm.SEARCHES["iterand"](twin, density=0.4, lr=0.1)
+    late = sm.SEARCHES["iterand"](sm.randomize_(twin), density=0.4, lr=0.1)
     with pytest.raises(ValueError, match=r"another period \(3\) than this search's \(300\)"):
         late.load_state_dict(saved)
 

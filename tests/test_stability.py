@@ -11,7 +11,7 @@ from supermask.analysis.connectivity import error_along_line, instability, line
 from supermask.cli import main
 from supermask.experiments import ConfigError, StabilityConfig
 from supermask.experiments.datasets import dataset
-from supermask.experiments.execution.context import Environment, Execution
+from supermask.experiments.execution.context import Environment, RunContext
 from supermask.experiments.execution.run import execute
 from supermask.experiments.execution.store import Store
 from supermask.experiments.stability import plan_stability
@@ -96,7 +96,7 @@ def test_copies_begin_with_the_optimizer_at_rest(tmp_path):
         spec = dataclasses.replace(copy, task=task)
         execute(spec, store, Environment())
         after = store.run(spec.id).ticket().weights()
-        execution = Execution(spec, store, Environment(), store.run(spec.id), lambda _: None)
+        execution = RunContext(spec, store, Environment(), store.run(spec.id), lambda _: None)
         begin.apply(execution.model)
         execution.model.requires_grad_(True).train()
         inputs, labels = execution.batch(start)

@@ -11,7 +11,7 @@ from supermask.experiments import CompareConfig, LocalEngine, PlainEngine
 from supermask.experiments.compare.command import plan_compare
 from supermask.experiments.engines.ready_queue import in_order
 from supermask.experiments.engines.registry import Grid
-from supermask.experiments.execution.batching import teams_of
+from supermask.experiments.execution.batching import ensembles_of
 from supermask.experiments.execution.context import Environment
 from supermask.experiments.execution.store import Store
 from supermask.experiments.plan import Plan
@@ -42,7 +42,7 @@ def together(plan, tmp_path_factory) -> tuple[Store, Watch]:
 
 def teams(plan: Plan, root: Path, together: int | None = 4, jobs: int = 1, **options) -> set[tuple[str, ...]]:
     environment = Environment(together=together, **options)
-    return set(teams_of(in_order(plan.graph), Store(root), environment, jobs).values())
+    return set(ensembles_of(in_order(plan.graph), Store(root), environment, jobs).values())
 
 
 def names(ids) -> set[str]:

@@ -14,15 +14,16 @@ from torch import nn
 from torch.nn import functional as F
 
 from supermask.data import load_data
+from supermask.experiments import TheoryConfig, run_theory
 from supermask.experiments.config import ConfigError
+from supermask.experiments.theory import fit_rates, summarize
 from supermask.io import DamagedFileError
 from supermask.report import headline, write_report
 from supermask.report.pages.theory import draw_figures, power_text, table
-from supermask.theory import CONSTRUCTIONS, TheoryConfig, attention, draws, orseau, run_theory
+from supermask.theory import CONSTRUCTIONS, attention, draws, orseau
 from supermask.theory.attention import Attention, merged, prune_attention
 from supermask.theory.measure import measure
 from supermask.theory.network import Block, MaskedLinear, masked_layers
-from supermask.theory.run import fit_rates, summarize
 from supermask.theory.target import Target, to_rows, to_sphere, train_attention, train_perceptron
 
 PERCEPTRON = [name for name, construction in CONSTRUCTIONS.items() if construction.target == "perceptron"]
@@ -412,7 +413,7 @@ def test_finished_cases_are_not_computed_again(document, options, monkeypatch):
 
     seen = []
     with monkeypatch.context() as context:
-        context.setattr("supermask.theory.run.measure", fail)
+        context.setattr("supermask.experiments.theory.measure", fail)
         again = run_theory(TheoryConfig(**options), lambda row, done, total: seen.append((done, total)))
         assert again == document
         assert seen == [(i, 16) for i in range(1, 17)]

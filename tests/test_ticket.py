@@ -2,7 +2,6 @@
 
 import copy
 import json
-import struct
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,13 +9,13 @@ import numpy as np
 import pytest
 import timm
 import torch
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 import supermask as sm
 from supermask import ops
+from supermask.io import read_tensors, write_tensors
 from supermask.models import create_model
 from supermask.prune import apply_mask
+from supermask.tickets.container import digest_of
 from supermask.tickets.provenance import factory_of
 from supermask.tickets.ticket import dense_bytes
 from supermask.weights.init import init_of
@@ -58,7 +57,7 @@ def test_load_builds_the_same_network(search, path):
 def test_load_keeps_the_dtype(tmp_path, dtype):
     model = sm.create_model("lenet-300-100", in_channels=1, image_size=8).to(dtype)
     torch.nn.init.normal_(model.get_parameter(next(iter(dict(model.named_parameters())))))
-    path = sm.Ticket.of(model, {}).save(tmp_path / "net.ticket")
+    path = sm.Ticket.from_model(model, {}).save(tmp_path / "net.ticket")
     network = sm.load(path)
     for ours, theirs in zip(model.parameters(), network.parameters(), strict=True):
         assert theirs.dtype == dtype and torch.equal(ours, theirs)
@@ -68,7 +67,7 @@ def test_load_keeps_the_dtype(tmp_path, dtype):
 
 def test_a_reloaded_strong_ticket_is_still_strong(path):
     ticket = sm.Ticket.load(path)
-    again = sm.Ticket.of(sm.load(path), ticket.mask())
+    again = sm.Ticket.from_model(sm.load(path), ticket.mask())
     assert again.strong and again.checksum() == ticket.checksum()
     assert set(ticket.provenance["versions"]) == {"supermask", "torch"}
 
@@ -81,7 +80,7 @@ def test_info_counts(path):
 
 
 def test_a_dense_network_is_a_ticket_without_masks(small_net, tmp_path):
-    path = sm.Ticket.of(small_net, {}).save(tmp_path / "dense.ticket")
+    path = sm.Ticket.from_model(small_net, {}).save(tmp_path / "dense.ticket")
     ticket = sm.Ticket.load(path)
     assert ticket.info()["kind"] == "dense" and ticket.density == 1.0 and not ticket.strong
     twin = ticket.apply(copy.deepcopy(small_net).apply(scramble))
@@ -117,26 +116,28 @@ def test_a_ticket_does_not_fit_another_model(path, small_net):
 
 def test_masks_that_do_not_fit_are_refused(small_net):
     with pytest.raises(ValueError, match="no parameter of the model"):
-        sm.Ticket.of(small_net, {"head.weight": torch.ones(3, dtype=torch.bool)})
+        sm.Ticket.from_model(small_net, {"head.weight": torch.ones(3, dtype=torch.bool)})
     with pytest.raises(ValueError, match=r"shape \(20, 96\)"):
-        sm.Ticket.of(small_net, {"hidden.weight": torch.ones(3, dtype=torch.bool)})
+        sm.Ticket.from_model(small_net, {"hidden.weight": torch.ones(3, dtype=torch.bool)})
     with pytest.raises(ValueError, match="outside its mask"):
-        sm.Ticket.of(small_net, {"hidden.weight": torch.zeros(20, 96, dtype=torch.bool)})
+        sm.Ticket.from_model(small_net, {"hidden.weight": torch.zeros(20, 96, dtype=torch.bool)})
 
 
 # Damage and malice.
 
 
 def rewrite(path: Path, change) -> Path:
-    """Change the ticket header of a file and write it back as sound safetensors."""
-    data = path.read_bytes()
-    (length,) = struct.unpack("<Q", data[:8])
-    header = json.loads(data[8 : 8 + length])
-    ticket = json.loads(header["__metadata__"]["supermask"])
-    ticket = change(ticket) or ticket
-    header["__metadata__"]["supermask"] = json.dumps(ticket)
-    text = json.dumps(header).encode()
-    path.write_bytes(struct.pack("<Q", len(text)) + text + data[8 + length :])
+    """Change the ticket header of a file, and write it back with the digest of what it holds then."""
+    tensors, text = read_tensors(path)
+    ticket = json.loads(text)
+    del ticket["digest"]
+    return forge(path, change(ticket) or ticket, tensors)
+
+
+def forge(path: Path, header, tensors) -> Path:
+    """A file with the right digest, as whoever means harm would write it."""
+    text = json.dumps(header)[:-1]
+    write_tensors(path, tensors, f'{text}, "digest": "{digest_of(text, tensors)}"}}')
     return path
 
 
@@ -158,7 +159,7 @@ def set_entry(key, value):
     ("change", "message"),
     [
         (set_key("format", "other"), "not a supermask ticket"),
-        (set_key("version", 3), "reads versions 1 to 2"),
+        (set_key("version", 4), "reads versions 1 to 3"),
         (set_key("generator", "mt19937"), "mt19937"),
         (set_key("seed", 1), "checksum"),
         (set_key("seed", -1), "seed must be"),
@@ -173,7 +174,8 @@ def set_entry(key, value):
         (set_entry("shape", [-1, 784]), "no sound shape"),
         (set_entry("shape", [300.5, 784]), "no sound shape"),
         (set_entry("shape", [300, 785]), "has not the"),
-        (set_entry("shape", [1] * 9), "no sound shape"),
+        (set_entry("shape", [1] * 33), "no sound shape"),
+        (set_entry("shape", [1] * 9), "has not the|coded"),
         (set_entry("dtype", "I8"), "no sound shape"),
         (set_entry("masked", False), "masks are not those"),
         (set_entry("masked", "yes"), "no sound shape"),
@@ -182,11 +184,20 @@ def set_entry(key, value):
         (set_entry("scale", 0.5), "checksum"),
         (set_entry("scale", 10**400), "scale"),
         (set_entry("scale", True), "scale"),
-        (set_entry("shape", [0, 784]), "no sound shape"),
+        (set_entry("shape", [0, 784]), "coded as it should|has not the"),
+        (set_entry("dtype", []), "no sound shape"),
+        (set_entry("dtype", {}), "no sound shape"),
+        (set_entry("scheme", []), "unknown scheme"),
+        (set_entry("more", 1), "keys that it should be"),
+        (set_key("more", 1), "lacks, or has beside"),
+        (lambda t: t.pop("provenance") and None, "lacks, or has beside"),
+        (set_key("provenance", {"a": "\ud800"}), "UTF-8 cannot write"),
+        (set_key("provenance", {"a": 1 << 70}), "beyond 64 bits"),
+        (set_entry("name", "\ud800"), "not a named object"),
         (set_entry("name", "other.weight"), "masks are not those"),
         (lambda t: t["parameters"].append(t["parameters"][0]), "twice"),
-        (lambda t: t["parameters"][0].pop("scheme") and None, "stored values"),
-        (lambda t: [t], "not a JSON object"),
+        (lambda t: t["parameters"][0].pop("scheme") and None, "keys that it should be"),
+        (lambda t: [t], "not JSON"),
     ],
 )
 def test_a_hostile_header_is_refused(path, change, message):
@@ -208,7 +219,7 @@ def varied(tmp_path) -> Path:
         model[1].weight.copy_(torch.where(torch.rand(10, 20) < 0.5, fresh, model[1].weight))
     apply_mask(model, mask)
     model.supermask_init = replace(model.supermask_init, generations=3)
-    ticket = sm.Ticket.of(model, mask)
+    ticket = sm.Ticket.from_model(model, mask)
     assert ticket.strong
     return ticket.save(tmp_path / "varied.ticket")
 
@@ -223,7 +234,7 @@ def set_second(key, value):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (set_key("version", 1), "is of version 1 and has entries of version 2"),
+        (set_key("version", 1), "lacks, or has beside"),
         (set_key("version", True), "it has version True"),
         (set_entry("factor", 0), "no sound factor"),
         (set_entry("factor", -1.0), "no sound factor"),
@@ -261,12 +272,11 @@ def test_a_hostile_variation_is_refused(varied, change, message):
 def test_packed_bits_of_the_wrong_size_are_refused(varied, tmp_path, kind, change, message):
     ticket = sm.Ticket.load(varied)
     honest = ticket.checksum()
-    entries = [
-        replace(entry, way=replace(entry.way, **{kind: change(getattr(entry.way, kind)).contiguous()}))
-        if getattr(entry.way, kind) is not None
-        else entry
-        for entry in ticket.entries
-    ]
+    entries = []
+    for entry in ticket.entries:
+        bits = getattr(entry.derivation, kind)
+        changed = {} if bits is None else {kind: change(bits).contiguous()}
+        entries.append(replace(entry, derivation=replace(entry.derivation, **changed)))
     forged = replace(ticket, entries=tuple(entries))
     object.__setattr__(forged, "checksum", lambda: honest)
     object.__setattr__(forged, "_last_generation", lambda: 0)
@@ -280,7 +290,7 @@ def test_the_number_of_draws_is_bounded(varied, tmp_path):
     kept = ticket.kept["1.weight"]
     numbers = torch.arange(kept) + 4000
     planes = torch.stack([ops.pack_mask((numbers >> digit) & 1 == 1) for digit in range(12)])
-    forged = replace(ticket.entries[1], way=replace(ticket.entries[1].way, generations=planes))
+    forged = replace(ticket.entries[1], derivation=replace(ticket.entries[1].derivation, generations=planes))
     ticket = replace(ticket, entries=(ticket.entries[0], forged))
     path = ticket.save(tmp_path / "many.ticket")
     assert sm.Ticket.load(path, max_parameters=200 * kept).strong
@@ -322,29 +332,6 @@ def test_huge_declared_networks_allocate_nothing(path):
 def test_a_hostile_factory_builds_nothing(path, factory):
     with pytest.raises(sm.TicketError):
         sm.load(rewrite(path, set_key("factory", factory)))
-
-
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
-@given(data=st.data())
-def test_truncated_and_corrupted_files_are_refused(path, data):
-    original = path.read_bytes()
-    broken = bytearray(original)
-    if data.draw(st.booleans(), label="truncate"):
-        del broken[data.draw(st.integers(0, len(original) - 1)) :]
-    else:
-        position = data.draw(st.integers(0, len(original) - 1))
-        broken[position] ^= data.draw(st.integers(1, 255))
-    other = path.with_name("broken.ticket")
-    other.write_bytes(broken)
-    try:
-        ticket = sm.Ticket.load(other)
-    except sm.TicketError:
-        return
-    # A flipped byte may fall on what is for information only; then the network is the same.
-    good = sm.Ticket.load(path)
-    assert all(
-        torch.equal(a, b) for a, b in zip(ticket.weights().values(), good.weights().values(), strict=True)
-    )
 
 
 def test_bits_past_the_end_of_a_mask_are_refused(tmp_path):

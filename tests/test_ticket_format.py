@@ -1,7 +1,11 @@
-"""A reader of tickets written from docs/ticket-format.md alone: NumPy, hashlib, json, struct."""
+"""A reader of tickets written from docs/ticket-format.md alone: NumPy, hashlib, json, struct.
+
+Masks and the digest are read by the programs that stand in the page itself.
+"""
 
 import hashlib
 import json
+import re
 import struct
 from pathlib import Path
 
@@ -13,6 +17,19 @@ import supermask as sm
 from supermask.weights.init import INITS
 
 from .test_search import train
+
+PAGE = Path(__file__).parents[1] / "docs" / "ticket-format.md"
+
+
+def programs() -> dict:
+    """The names that the code blocks of the page define."""
+    names: dict = {}
+    for block in re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL):
+        exec(block, names)
+    return names
+
+
+decode_mask, check_digest = (programs()[name] for name in ("decode_mask", "check_digest"))
 
 P = [1.0, -0.4999997913837433, 0.3333415985107422, -0.25002944469451904, 0.19958415627479553]
 P += [-0.1654374599456787, 0.14917394518852234, -0.14482136070728302, 0.08959803730249405]
@@ -107,7 +124,10 @@ def read_ticket(path: Path) -> tuple[dict, dict[str, np.ndarray], dict[str, np.n
     (length,) = struct.unpack("<Q", data[:8])
     header = json.loads(data[8 : 8 + length])
     ticket = json.loads(header.pop("__metadata__")["supermask"])
+    check_digest(data)
+    assert ticket["version"] == 3
     kinds = {"U8": np.uint8, "F32": np.float32, "F64": np.float64, "F16": np.float16, "I64": np.int64}
+    kinds |= {"I32": np.int32, "BOOL": np.bool_}
     tensors = {}
     for name, info in header.items():
         start, end = info["data_offsets"]
@@ -117,7 +137,9 @@ def read_ticket(path: Path) -> tuple[dict, dict[str, np.ndarray], dict[str, np.n
     for entry in ticket["parameters"]:
         name, n = entry["name"], int(np.prod(entry["shape"]))
         keep = np.ones(n, dtype=bool)
-        if entry["masked"]:
+        if f"coded/{name}" in tensors:
+            keep = decode_mask(tensors[f"coded/{name}"], n)
+        elif entry["masked"]:
             keep = np.unpackbits(tensors[f"mask/{name}"], bitorder="little")[:n].astype(bool)
         weight = np.zeros(n, dtype=kinds[entry["dtype"]])
         if "scheme" in entry:
@@ -127,7 +149,6 @@ def read_ticket(path: Path) -> tuple[dict, dict[str, np.ndarray], dict[str, np.n
         digest.update(weight.tobytes())
         weights[name] = weight.reshape(entry["shape"])
     assert digest.hexdigest() == ticket["sha256"]
-    assert ticket["version"] == (2 if any("factor" in entry for entry in ticket["parameters"]) else 1)
     buffers = {name.partition("/")[2]: value for name, value in tensors.items() if name.startswith("buffer/")}
     return ticket, weights, buffers
 
@@ -197,7 +218,7 @@ def test_a_trained_ticket_is_rebuilt_with_numpy_alone(small_net, batch, tmp_path
     optimizer = torch.optim.SGD(small_net.parameters(), lr=0.1)
     hold(optimizer, mask, small_net)
     train(small_net, optimizer, batch)
-    header, weights, _ = read_ticket(sm.Ticket.of(small_net, mask).save(tmp_path / "net.ticket"))
+    header, weights, _ = read_ticket(sm.Ticket.from_model(small_net, mask).save(tmp_path / "net.ticket"))
     assert all("scheme" not in entry for entry in header["parameters"] if entry["masked"])
     for name, parameter in small_net.named_parameters():
         assert np.array_equal(weights[name], parameter.detach().numpy()), name

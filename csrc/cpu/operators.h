@@ -31,6 +31,8 @@ void edge_popup_sgd(Tensors out, Tensors masks, Tensors scores, Tensors velociti
 
 Tensor pack_mask(Tensor mask);
 Tensor unpack_mask(Tensor packed, int64_t numel);
+Tensor encode_mask(Tensor mask);
+Tensor decode_mask(Tensor coded, int64_t numel);
 
 Tensor linear_from_triples(Tensor x, Tensor codes, int64_t outputs, double scale,
                            std::optional<Tensor> bias);

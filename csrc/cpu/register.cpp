@@ -26,6 +26,8 @@ STABLE_TORCH_LIBRARY_IMPL(supermask, CPU, m) {
   m.impl("decode_codes", TORCH_BOX(&op::decode_codes));
   m.impl("pack_mask", TORCH_BOX(&op::pack_mask));
   m.impl("unpack_mask", TORCH_BOX(&op::unpack_mask));
+  m.impl("encode_mask", TORCH_BOX(&op::encode_mask));
+  m.impl("decode_mask", TORCH_BOX(&op::decode_mask));
 }
 
 // What `python -m supermask.info` asks through ctypes: it needs no tensor and no dispatcher.

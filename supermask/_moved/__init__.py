@@ -53,6 +53,7 @@ MOVED = {
     "ticket_entries": "tickets.entry",
     "ticket_reading": "tickets.parse",
     "ticket_values": "tickets.derivation",
+    "theory.run": "experiments.theory",
     "together": "training.ensemble",
     "train": "training.loop",
 }

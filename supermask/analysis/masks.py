@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from supermask.masks import Mask
 from supermask.prune.at_init import synaptic_flow
+from supermask.weights.names import parameters_of
 from supermask.weights.roles import classify, masked, unwrap
 
 
@@ -34,10 +35,11 @@ def effective(model: nn.Module, mask: Mapping[str, Tensor], shape: tuple[int, ..
         Pooling by average and norms weigh paths, which changes the number and not the mask.
     """
     network = copy.deepcopy(unwrap(model)).double()
-    weights = dict(network.named_parameters())
+    weights = parameters_of(network)
     with torch.no_grad():
         for info in classify(network):
-            info.tensor.fill_(1.0 if info.value == 1.0 else 0.0)
+            if info.tensor.is_floating_point():
+                info.tensor.fill_(1.0 if info.value == 1.0 else 0.0)
         for info in masked(network):
             info.tensor.fill_(1.0)  # a layer that the mask leaves out is dense
         for name, kept in mask.items():

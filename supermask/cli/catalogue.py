@@ -70,22 +70,16 @@ def _written() -> Catalogue:
 def live() -> Catalogue:
     """What is registered now; imports torch."""
     from supermask.data.registry import describe_data
-    from supermask.experiments import EXPERIMENTS
     from supermask.experiments.compare.methods import METHODS
+    from supermask.experiments.registry import commands
     from supermask.models.registry import describe_models
     from supermask.report.methods.catalogue import methods_of
     from supermask.search import SEARCHES
-    from supermask.theory.run import TheoryConfig
 
-    commands = [
-        Command(experiment.name, experiment.help, flags_of(experiment.config))
-        for experiment in EXPERIMENTS.values()
-    ]
-    if "theory" not in EXPERIMENTS:
-        help = "strong tickets by construction: random networks pruned into trained ones"
-        commands.append(Command("theory", help, flags_of(TheoryConfig)))
     return Catalogue(
-        commands=tuple(commands),
+        commands=tuple(
+            Command(command.name, command.help, flags_of(command.config)) for command in commands().values()
+        ),
         methods={name: method.about for name, method in methods_of(METHODS).items()},
         searches=tuple(SEARCHES),
         models=describe_models(),

@@ -92,9 +92,15 @@ def _run(options: argparse.Namespace, arguments: list[str], found: Catalogue) ->
 
         print(write_page_again(Path(options.folder)))
     else:
-        from supermask.cli import ticket_commands
+        from supermask.cli import sharing, ticket_commands
 
-        {"eval": ticket_commands.run_eval, "info": ticket_commands.run_info}[options.command](options)
+        run = {
+            "eval": ticket_commands.run_eval,
+            "info": ticket_commands.run_info,
+            "diff": sharing.run_diff,
+            "export": sharing.run_export,
+        }
+        run[options.command](options)
 
 
 def _check_names(options: argparse.Namespace, found: Catalogue) -> None:
@@ -125,20 +131,12 @@ def _completion(shell: str, found: Catalogue) -> str:
 
 
 def _run_configured(options: argparse.Namespace, arguments: list[str]) -> None:
-    from supermask.cli.run import configuration, print_summary, run_command, run_theory_command
+    from supermask.cli.run import configuration, print_summary, run_command
 
-    console = _console()
-    if options.command == "theory":
-        if _launched():
-            raise FlagError("theory runs in one process; start it without torchrun")
-        theory = read_config(configuration(options.command), options)
-        document: dict[str, Any] = run_theory_command(theory, _line(arguments), console)
-        print_summary(document, Path(theory.out))
-        return
     config = read_config(configuration(options.command), options)
     if not config.out:
         raise FlagError("--out is missing: name a folder for the results")
-    document = run_command(options.command, config, _line(arguments), console)
+    document = run_command(options.command, config, _line(arguments), _console())
     if _rank() == 0:
         print_summary(document, Path(config.out))
 

@@ -22,11 +22,12 @@ def exit_code(error: Exception) -> int | None:
     from supermask.data import DamagedDataError, DataError
     from supermask.distributed import RankLostError, RanksDifferError
     from supermask.experiments import ConfigError, EngineError
+    from supermask.extras import MissingExtraError
     from supermask.io import DamagedFileError
     from supermask.models import UnknownModelError
     from supermask.training.loop import DivergedError
 
-    if isinstance(error, ConfigError | UnknownModelError | FileNotFoundError):
+    if isinstance(error, ConfigError | UnknownModelError | FileNotFoundError | MissingExtraError):
         return EXIT_USAGE
     if isinstance(error, DataError) and not isinstance(error, DamagedDataError):
         return EXIT_USAGE

@@ -205,9 +205,28 @@ def _add_completion(parser: Parser) -> None:
     parser.add_argument("shell", choices=("bash", "zsh", "tcsh"), help="bash, zsh or tcsh")
 
 
+def _add_diff(parser: Parser) -> None:
+    parser.usage = "supermask diff A B [FLAG ...]"
+    parser.add_argument("ours", metavar="A", help="ticket file, or hf://user/name")
+    parser.add_argument("theirs", metavar="B", help="the other")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def _add_export(parser: Parser) -> None:
+    parser.usage = "supermask export TICKET FILE [FLAG ...]"
+    parser.add_argument("ticket", metavar="TICKET", help="ticket file, or hf://user/name")
+    parser.add_argument(
+        "file", metavar="FILE", help="ends in .onnx, or in .pt2 for a program of torch.export"
+    )
+    help = "2bit: two bits per weight in linear layers of signed constants, .onnx only (default: float32)"
+    parser.add_argument("--weights", choices=("float32", "2bit"), default="float32", help=help)
+
+
 OTHERS = (
     ("eval", "accuracy of a ticket on a data set", _add_eval),
     ("info", "what a ticket is", _add_info),
+    ("diff", "what two tickets share and where they differ", _add_diff),
+    ("export", "write the network of a ticket as ONNX or .pt2", _add_export),
     ("report", "write the report of a results folder again", _add_report),
     ("list", "methods, networks, data sets, recipes or tickets", _add_list),
     ("completion", "print a script that completes commands and flags in a shell", _add_completion),

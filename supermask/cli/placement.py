@@ -14,7 +14,7 @@ from supermask.experiments.plan import Plan
 from supermask.training.memory_format import MemoryFormatError, check_channels_last
 from supermask.training.precision import PURE
 
-PLACES = (
+EXECUTION_FIELDS = (
     *("out", "jobs", "threads", "data_root", "cache", "stream", "checkpoint_seconds"),
     *("engine", "retries", "keep_going", "gpu_share", "ray_address", "together"),
 )

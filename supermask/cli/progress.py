@@ -184,7 +184,7 @@ def _begun(ids: Iterable[str], store: Store) -> set[str]:
         run = store.run(id)
         if run.checkpoint.exists():
             begun.add(id)
-        if run.team_checkpoint.exists():
+        if run.ensemble_checkpoint.exists():
             with suppress(DamagedFileError, OSError, TypeError):
-                begun.update(read_json(run.team))
+                begun.update(read_json(run.ensemble))
     return begun

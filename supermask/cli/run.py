@@ -8,34 +8,42 @@ from rich.console import Console
 from rich.table import Table
 
 from supermask.cli.flags import FlagError
-from supermask.cli.placement import PLACES, check_memory_format, device_of, engine_of, environment_of
+from supermask.cli.placement import (
+    EXECUTION_FIELDS,
+    check_memory_format,
+    device_of,
+    engine_of,
+    environment_of,
+)
 from supermask.cli.progress import ProgressWatcher, task_progress
-from supermask.distributed import Ranks, joined
-from supermask.experiments import EXPERIMENTS
+from supermask.distributed import Ranks, joined, launched
 from supermask.experiments.config import ConfigError, TaskConfig
 from supermask.experiments.datasets import dataset
 from supermask.experiments.execution.store import Store
+from supermask.experiments.registry import COMPUTATIONS, EXPERIMENTS, Computation, commands
 from supermask.experiments.results import describe_machine, write_results
 from supermask.io import DamagedFileError, read_json, write_json
 from supermask.report import headline, write_report
-from supermask.theory.run import TheoryConfig, run_theory
 
 
-def run_command(command: str, config: TaskConfig, line: str, console: Console) -> dict[str, Any]:
+def run_command(command: str, config: Any, line: str, console: Console) -> dict[str, Any]:
     """Plan, execute, collect and report; returns the document of `results.json`.
 
     Where torchrun started several processes, they execute every run together, and rank 0 writes.
 
     Args:
-        command: Name of a registered experiment.
+        command: Name of a registered command.
         config: Its configuration; `config.out` is the folder.
         line: The command line, to be shown in the report.
         console: Where progress is shown: a bar on a terminal, a line now and then elsewhere.
 
     Raises:
         ConfigError: A value does not fit the data or the network.
+        FlagError: It runs in one process, and torchrun started several.
         OSError: The folder cannot be written.
     """
+    if command in COMPUTATIONS:
+        return _compute(COMPUTATIONS[command], config, line, console)
     device = device_of(config)
     with joined(device) as ranks:
         return _run(command, config, line, console, device, ranks)
@@ -59,7 +67,9 @@ def _run(
     engine = engine_of(config, store, environment, jobs)
     with ProgressWatcher(plan, console, store, quiet=not ranks.main) as watcher:
         engine.run(plan.graph, watcher)
-    recorded = {key: value for key, value in dataclasses.asdict(config).items() if key not in PLACES}
+    recorded = {
+        key: value for key, value in dataclasses.asdict(config).items() if key not in EXECUTION_FIELDS
+    }
     machine = describe_machine(environment.device, environment.threads, jobs)
     if ranks.size > 1:
         machine["ranks"] = ranks.size
@@ -74,18 +84,14 @@ def _run(
     return ranks.from_main(collect)
 
 
-def run_theory_command(config: TheoryConfig, line: str, console: Console) -> dict[str, Any]:
-    """Prune random networks into trained ones and report; returns the document of `results.json`.
-
-    Raises:
-        ConfigError: A value does not fit.
-        OSError: The folder cannot be written.
-    """
+def _compute(computation: Computation, config: Any, line: str, console: Console) -> dict[str, Any]:
+    if launched():
+        raise FlagError(f"{computation.name} runs in one process; start it without torchrun")
     out = Path(config.out)
     out.mkdir(parents=True, exist_ok=True)
-    _check_folder(out, "theory")
-    with task_progress("theory", len(config.cases), console) as told:
-        document = run_theory(config, lambda row, done, _: told(done))
+    _check_folder(out, computation.name)
+    with task_progress(computation.name, computation.cases(config), console) as told:
+        document = computation.compute(config, told)
     document["command"] = line
     write_json(out / "results.json", document)
     write_report(document, out)
@@ -130,7 +136,7 @@ def write_page_again(folder: Path) -> Path:
 
 def configuration(command: str) -> type[Any]:
     """The configuration of a command."""
-    return TheoryConfig if command == "theory" else EXPERIMENTS[command].config
+    return commands()[command].config
 
 
 def print_summary(document: dict[str, Any], out: Path) -> None:

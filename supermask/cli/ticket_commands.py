@@ -7,6 +7,7 @@ import os
 from typing import Any
 
 from supermask.cli.flags import FlagError
+from supermask.cli.recorded import recorded_data, recorded_selection, same_data
 
 
 def run_eval(options: argparse.Namespace) -> None:
@@ -21,12 +22,10 @@ def run_eval(options: argparse.Namespace) -> None:
 
     device = check_device(options.device)
     ticket = Ticket.load(options.ticket)
-    name = options.data or ticket.provenance.get("data")
-    if not isinstance(name, str):
-        raise FlagError("--data is missing, and the ticket does not record the data set it was made on")
+    name = options.data or recorded_data(ticket.provenance.get("data"))
     recorded = ticket.provenance.get("image_size")
-    size = options.image_size or (recorded if isinstance(recorded, int) else None)
-    own = name == ticket.provenance.get("data")
+    size = options.image_size or (recorded if type(recorded) is int and 0 < recorded <= 4096 else None)
+    own = same_data(name, ticket.provenance.get("data"))
     selection = _selection(options, ticket.provenance.get("selection") if own else None)
     data = load_data(name, options.data_root, size, selection=selection, cache=options.cache)
     _check_fit(ticket.factory, data)
@@ -64,7 +63,7 @@ def _selection(options: argparse.Namespace, recorded: Any) -> Any:
     from supermask.data import Selection
     from supermask.data.selection import read_classes
 
-    chosen = dict(recorded) if isinstance(recorded, dict) else {}
+    chosen = recorded_selection(options.ticket, recorded)
     if options.stored_size:
         chosen["stored_size"] = options.stored_size
     if options.classes:
@@ -75,8 +74,8 @@ def _selection(options: argparse.Namespace, recorded: Any) -> Any:
         chosen["classes"] = tuple(chosen["classes"])
     try:
         return Selection(**chosen)
-    except TypeError:
-        raise FlagError(f"{options.ticket} records a selection of images that is not understood") from None
+    except ValueError as error:
+        raise FlagError(f"{options.ticket} records a selection of images that cannot be: {error}") from None
 
 
 def _check_fit(factory: dict[str, Any] | None, data: Any) -> None:
@@ -97,9 +96,10 @@ def run_info(options: argparse.Namespace) -> None:
     from rich.markup import escape
     from rich.table import Table
 
+    from supermask.tickets.hub import local_file
     from supermask.tickets.ticket import Ticket
 
-    facts = Ticket.load(options.ticket).info() | {"bytes": os.path.getsize(options.ticket)}
+    facts = Ticket.load(options.ticket).info() | {"bytes": os.path.getsize(local_file(options.ticket))}
     if options.json:
         print(json.dumps(facts))
         return

@@ -12,13 +12,13 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from filelock import FileLock
 from numpy.typing import NDArray
 
+from supermask import extras
 from supermask.data.cache import Cache, Header, header_bytes, open_cache, pack_header
 from supermask.data.dataset import level_counts, statistics_of
 from supermask.data.decode import decode
@@ -65,7 +65,8 @@ def build_cache(
         OSError: The file cannot be written, or does not fit on the disk.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(path.with_name(f".{path.name}.lock")):
+    filelock: Any = extras.load("filelock", "data")
+    with filelock.FileLock(path.with_name(f".{path.name}.lock")):
         if (made := open_cache(path, listing.fingerprint)) is not None:
             return made
         for left in path.parent.glob(f".{path.name}.*.tmp"):

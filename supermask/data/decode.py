@@ -10,15 +10,17 @@ bits for a value are refused, gray and colour alike: what part of the range thei
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
 
+from supermask import extras
 from supermask.data.entries import shown
 from supermask.data.errors import DamagedDataError, UnreadableImageError
 
+Image, ImageOps = extras.lazily("PIL.Image", "data"), extras.lazily("PIL.ImageOps", "data")
 _JPEG_SUFFIXES = (".jpg", ".jpeg")
 _JPEG_START = b"\xff\xd8\xff"
 #: Markers of JPEG, by ITU-T T.81, table B.1: of frames, which declare the size, and of what has no length.
@@ -69,7 +71,7 @@ def _decoding(path: Path) -> Iterator[None]:
     """Names the file in whatever a decoder raises; what the disk or the memory says passes as it is."""
     try:
         yield
-    except (DamagedDataError, MemoryError):
+    except (DamagedDataError, MemoryError, extras.MissingExtraError):
         raise
     except Exception as error:
         if isinstance(error, OSError) and error.errno is not None:
@@ -96,7 +98,7 @@ def _read(path: Path) -> tuple[NDArray[np.uint8], bool]:
         return np.asarray(rgb, dtype=np.uint8), gray
 
 
-def _is_deep(image: Image.Image) -> bool:
+def _is_deep(image: Any) -> bool:
     """Whether an open image has more than 8 bits for a value; Pillow would drop or clip them silently."""
     if image.mode.startswith(("I", "F")):
         return True
@@ -115,15 +117,14 @@ def _read_jpeg(data: bytes) -> tuple[NDArray[np.uint8], bool] | None:
 
     That are inks, what does not decode, and what is too large, because torchvision would believe the header.
     """
-    from torchvision.io import ImageReadMode, decode_jpeg
-
+    io: Any = extras.load("torchvision.io", "data")
     pixels, most = _declared_pixels(data), Image.MAX_IMAGE_PIXELS
     if not pixels or (most is not None and pixels > most):
         return None
     try:
-        planes = decode_jpeg(
+        planes = io.decode_jpeg(
             torch.frombuffer(bytearray(data), dtype=torch.uint8),
-            ImageReadMode.UNCHANGED,
+            io.ImageReadMode.UNCHANGED,
             apply_exif_orientation=True,
         )
     except RuntimeError:

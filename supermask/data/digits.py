@@ -1,11 +1,13 @@
 """The 1,797 handwritten digits of 8x8 pixels that come with scikit-learn; no file is needed."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from supermask import extras
 from supermask.data.dataset import Dataset, Images, channel_statistics
 from supermask.data.draws import Stream, permutation
 from supermask.data.registry import register_data
@@ -25,9 +27,8 @@ def load_digits(root: Path, image_size: int | None) -> Dataset:
         root: Not used.
         image_size: Not used.
     """
-    from sklearn.datasets import load_digits as sklearn_digits
-
-    images, labels = sklearn_digits(return_X_y=True)
+    datasets: Any = extras.load("sklearn.datasets", "data")
+    images, labels = datasets.load_digits(return_X_y=True)
     levels = np.rint(images.reshape(-1, 1, 8, 8) * (255 / _GRAY_LEVELS))
     pixels = torch.from_numpy(levels.astype(np.uint8))
     whole = Images(pixels, torch.from_numpy(labels.astype(np.int64)))

@@ -1,13 +1,15 @@
 """How far a long piece of work is: a bar on a terminal, and otherwise a line about once a minute."""
 
+import importlib.util
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+if TYPE_CHECKING:
+    from rich.console import Console
 
 SECONDS = 60.0
 """Between two lines."""
@@ -15,7 +17,7 @@ SECONDS = 60.0
 
 @contextmanager
 def progress(
-    console: Console | None = None, clock: Callable[[], float] = time.monotonic
+    console: "Console | None" = None, clock: Callable[[], float] = time.monotonic
 ) -> Iterator[Callable[[str, int], Callable[[int], None]]]:
     """Show how far work is, on the error stream.
 
@@ -27,10 +29,13 @@ def progress(
         A function that begins a task, given what is done and to how many, and ends the one before. It returns
         one that any thread may call with how many more are done.
     """
-    console = console or Console(stderr=True)
-    if not console.is_terminal:
+    if not (console.is_terminal if console else sys.stderr.isatty() and importlib.util.find_spec("rich")):
         yield _Lines(clock).begin
         return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = console or Console(stderr=True)
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     with Progress(*columns, console=console) as bar:
         task = bar.add_task("", visible=False)

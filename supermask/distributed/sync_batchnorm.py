@@ -103,6 +103,8 @@ def _activates(norm: nn.Module) -> bool:
 
 
 def _of_torch(norm: nn.Module) -> nn.Module:
+    if not _activates(norm):
+        return nn.SyncBatchNorm.convert_sync_batchnorm(norm)
     from timm.layers import convert_sync_batchnorm  # here, because it takes a second
 
     return convert_sync_batchnorm(norm)

@@ -18,7 +18,7 @@ from torch import Tensor
 from supermask.analysis import masks as anatomy
 from supermask.data import Dataset
 from supermask.experiments.compare.command import CompareConfig, plan_compare
-from supermask.experiments.compare.methods import METHODS
+from supermask.experiments.compare.methods import MethodNames
 from supermask.experiments.config import ConfigError, option
 from supermask.experiments.execution.store import Store
 from supermask.experiments.plan import Plan
@@ -37,7 +37,7 @@ DEFAULT_METHODS = ("edge-popup", "imp", "imp-rewind", "one-shot", "random-mask")
 class AnatomyConfig(CompareConfig):
     """Fields of `supermask anatomy`."""
 
-    methods: tuple[str, ...] = option(DEFAULT_METHODS, "whose masks to look at", choices=("all", *METHODS))
+    methods: tuple[str, ...] = option(DEFAULT_METHODS, "whose masks to look at", choices=MethodNames())
     densities: tuple[float, ...] = option((0.3, 0.1), "fractions of weights kept")
 
     def __post_init__(self) -> None:

@@ -4,23 +4,24 @@ A command adds its own fields in the file that defines it.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import Any, get_args
 
 from supermask.data import Selection
 from supermask.data.augment import Augmentation
 from supermask.data.selection import MOST_PIXELS, read_classes
+from supermask.experiments.arguments import parse_arguments
 from supermask.experiments.engines import ENGINES
 from supermask.experiments.engines.local import cores_here
 from supermask.experiments.errors import ConfigError as ConfigError
-from supermask.experiments.spec import Rule
+from supermask.experiments.spec import OptimizerSpec
 from supermask.masks import check_density, check_distribution
 from supermask.search import BASES
 from supermask.training.loop import AMP_DTYPES, SCHEDULES
 
 
-def option(default: Any, help: str, *, choices: tuple[str, ...] = ()) -> Any:
+def option(default: Any, help: str, *, choices: Collection[str] = ()) -> Any:
     """A field with what the command line says about it."""
     metadata = {"help": help, "choices": choices}
     if isinstance(default, dict):
@@ -173,6 +174,11 @@ class TaskConfig:
                 raise ConfigError(name, given, "take --schedule multistep with it, or leave it out")
 
     @property
+    def network_arguments(self) -> dict[str, Any]:
+        """`model_args` as numbers, booleans and text."""
+        return parse_arguments(self.model_args)
+
+    @property
     def selection(self) -> Selection:
         """What is taken of a folder of images; reads the files that name classes."""
         return Selection(
@@ -199,9 +205,9 @@ class RuleConfig(TaskConfig):
     weight_decay: float = option(5e-4, "weight decay of the scores or weights")
 
     @property
-    def rule(self) -> Rule:
+    def rule(self) -> OptimizerSpec:
         """How scores move in a search, and weights otherwise."""
-        return Rule(
+        return OptimizerSpec(
             optimizer=self.optimizer,
             lr=self.lr,
             momentum=self.momentum,

@@ -3,16 +3,19 @@
 import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import product
 
 from supermask.data import Dataset
+from supermask.experiments.compare import methods as methods  # whose variants these are
 from supermask.experiments.config import ConfigError, RuleConfig, check_distinct, checked, option
 from supermask.experiments.plan import Plan, layers_of, task_of
 from supermask.experiments.registry import Experiment, register_experiment
-from supermask.experiments.runs import Setting
+from supermask.experiments.runs import RunBuilder
 from supermask.experiments.spec import MaskSource, RunSpec
-from supermask.prune import PRUNED, check_actions, check_criterion, round_counts
+from supermask.prune import PRUNED, check_actions, check_criterion, criterion_names, round_counts
 from supermask.prune.criteria import KNOWN, WEIGHED
 from supermask.prune.magnitude import SCOPES
+from supermask.search.description import DESCRIPTIONS, describe
 from supermask.weights.init import INITS
 from supermask.weights.roles import ParameterInfo
 
@@ -63,11 +66,51 @@ class ImpConfig(RuleConfig):
     @property
     def variants(self) -> tuple[str, ...]:
         """What of magnitude pruning is done otherwise, as the names of methods say it."""
-        return (
-            *((self.criterion,) if self.criterion != "large-final" else ()),
-            *(("kept-signs",) if self.signs else ()),
-            *((f"pruned-at-{self.pruned}",) if self.pruned != "zero" else ()),
+        return _variants(self.criterion, self.signs, self.pruned)
+
+
+def _variants(criterion: str, signs: bool, pruned: str) -> tuple[str, ...]:
+    return (
+        *((criterion,) if criterion != "large-final" else ()),
+        *(("kept-signs",) if signs else ()),
+        *((f"pruned-at-{pruned}",) if pruned != "zero" else ()),
+    )
+
+
+_CHANGES = {
+    "kept-signs": "kept weights go back to their signs alone, times one constant for each layer",
+    "pruned-at-final": "pruned weights stand at their trained values",
+    "pruned-at-init": "pruned weights stand at their initial values",
+    "pruned-at-init-unless-shrunk": "pruned weights stand at zero if training shrank them, else at their "
+    "initial values",
+}
+"""What iterative pruning may do otherwise with weights; one-shot pruning has methods of these names."""
+
+
+def _describe_variants() -> None:
+    """Every variant of iterative pruning that this command can run."""
+    choices = product(("imp", "imp-rewind", "lr-rewind"), criterion_names(), (False, True), PRUNED)
+    for base, criterion, signs, pruned in choices:
+        if not (variants := _variants(criterion, signs, pruned)):
+            continue
+        parent = DESCRIPTIONS[base]
+        labels = [DESCRIPTIONS[name].label if name in _CHANGES else name for name in variants]
+        changes = [
+            _CHANGES.get(name, f"the weights that stay are chosen by the criterion {name}")
+            for name in variants
+        ]
+        describe(
+            "-".join([base, *variants]),
+            label=", ".join([parent.label, *labels]),
+            group=parent.group,
+            about=f"{parent.label} in which {', and '.join(changes)}.",
+            dash=(0, (3, 1.2)),
+            variant_of=base,
+            holds_pruned=pruned != "zero",
         )
+
+
+_describe_variants()
 
 
 def plan_imp(config: ImpConfig, data: Dataset) -> Plan:
@@ -79,12 +122,12 @@ def plan_imp(config: ImpConfig, data: Dataset) -> Plan:
     _check_rounds(config, infos)
     rows: list[RunSpec] = []
     for seed in config.seeds:
-        rows += _rounds(config, Setting(task, infos, config.rule, config.init, seed))
+        rows += _rounds(config, RunBuilder(task, infos, config.rule, config.init, seed))
     return Plan(tuple(rows), tuple(rows))
 
 
-def _rounds(config: ImpConfig, setting: Setting) -> Iterator[RunSpec]:
-    dense = setting.train("dense", snapshots=(config.rewind_to,) if config.rewind_to else ())
+def _rounds(config: ImpConfig, builder: RunBuilder) -> Iterator[RunSpec]:
+    dense = builder.train("dense", snapshots=(config.rewind_to,) if config.rewind_to else ())
     rewound = "lr-rewind" if config.rewind == "lr" else "imp-rewind" if config.rewind_to else "imp"
     method = "-".join([rewound, *config.variants])
     # Runs of magnitude pruning are what they were before there was a choice.
@@ -92,13 +135,13 @@ def _rounds(config: ImpConfig, setting: Setting) -> Iterator[RunSpec]:
     yield dense
     parent = dense
     for round in range(1, config.rounds + 1):
-        keep = _counts(config, setting.infos, round)
-        weights = dataclasses.replace(setting.weights, signs=config.signs)
+        keep = _counts(config, builder.infos, round)
+        weights = dataclasses.replace(builder.weights, signs=config.signs)
         if config.rewind == "lr":
             weights = dataclasses.replace(weights, run=parent.id)
         elif config.rewind_to:
             weights = dataclasses.replace(weights, run=dense.id, step=config.rewind_to)
-        parent = setting.train(
+        parent = builder.train(
             method,
             weights=weights,
             mask=MaskSource(
@@ -109,12 +152,12 @@ def _rounds(config: ImpConfig, setting: Setting) -> Iterator[RunSpec]:
                 alpha=config.alpha,
                 pruned=config.pruned,
             ),
-            density=_density(keep, setting),
+            density=_density(keep, builder),
             start=config.rewind_to,
         )
         yield parent
         if config.reinit:
-            yield setting.reinit(parent)
+            yield builder.reinit(parent)
 
 
 def _check_rounds(config: ImpConfig, infos: list[ParameterInfo]) -> None:
@@ -150,8 +193,8 @@ def _counts(config: ImpConfig, infos: list[ParameterInfo], round: int) -> dict[s
     )
 
 
-def _density(keep: dict[str, int] | int, setting: Setting) -> float:
-    return (keep if isinstance(keep, int) else sum(keep.values())) / setting.weight_count
+def _density(keep: dict[str, int] | int, builder: RunBuilder) -> float:
+    return (keep if isinstance(keep, int) else sum(keep.values())) / builder.weight_count
 
 
 register_experiment(Experiment("imp", "iterative magnitude pruning, a ticket per round", ImpConfig, plan_imp))

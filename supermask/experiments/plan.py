@@ -12,7 +12,6 @@ from supermask.data import Dataset
 from supermask.experiments.config import ConfigError, TaskConfig
 from supermask.experiments.datasets import split
 from supermask.experiments.execution.context import network_of
-from supermask.experiments.searches import parse_arguments
 from supermask.experiments.spec import RunSpec, Task
 from supermask.models import UnknownModelError
 from supermask.prune import FilterLayer, filter_layers
@@ -39,7 +38,7 @@ class Plan:
 
 def task_of(config: TaskConfig, data: Dataset) -> Task:
     """The task that a configuration means on this data set: epochs become steps."""
-    per_epoch = steps_per_epoch(config, data)
+    per_epoch = _steps_per_epoch(config, data)
     steps = round(config.epochs * per_epoch)
     if steps < 1:
         epoch = f"an epoch has {per_epoch} steps of {config.batch_size} images"
@@ -54,7 +53,7 @@ def task_of(config: TaskConfig, data: Dataset) -> Task:
         image_size=config.image_size,
         val_fraction=config.val_fraction,
         model=config.model,
-        model_args=parse_arguments(config.model_args),
+        model_args=config.network_arguments,
         steps=steps,
         batch_size=config.batch_size,
         augment=config.augment,
@@ -62,6 +61,7 @@ def task_of(config: TaskConfig, data: Dataset) -> Task:
         warmup_steps=warmup,
         milestones=tuple(round(epoch * per_epoch) for epoch in config.milestones),
         decay=config.decay,
+        steps_per_epoch=per_epoch,
         label_smoothing=config.label_smoothing,
         clip=config.clip,
         amp=config.amp,
@@ -70,7 +70,7 @@ def task_of(config: TaskConfig, data: Dataset) -> Task:
     )
 
 
-def steps_per_epoch(config: TaskConfig, data: Dataset) -> int:
+def _steps_per_epoch(config: TaskConfig, data: Dataset) -> int:
     """Steps that see every training image once.
 
     Raises:

@@ -6,7 +6,7 @@ Every experiment is registered here by the module that defines it; the command l
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from supermask.data import Dataset
 from supermask.experiments.config import TaskConfig
@@ -16,6 +16,7 @@ from supermask.experiments.results import describe_rows
 
 Planner = Callable[[Any, Dataset], Plan]
 Describer = Callable[[Plan, Store, Path], dict[str, Any]]
+ExperimentT = TypeVar("ExperimentT", bound="Experiment | Computation")
 
 
 @dataclass(frozen=True)
@@ -45,10 +46,41 @@ class Experiment:
         return {"schema": f"supermask/{self.name}/1", **facts, **self.describe(plan, store, out)}
 
 
+@dataclass(frozen=True)
+class Computation:
+    """A command whose work is no graph of runs: it computes case after case, in this process.
+
+    Attributes:
+        name: Of the command.
+        help: What it does, in a few words.
+        config: Its configuration, a dataclass of `option` fields; `out` among them is the folder.
+        cases: From the configuration to the number of cases.
+        compute: From the configuration to the document that `results.json` holds; it also writes it. Calls
+            its second argument with the number of cases done.
+    """
+
+    name: str
+    help: str
+    config: type[Any]
+    cases: Callable[[Any], int]
+    compute: Callable[[Any, Callable[[int], None]], dict[str, Any]]
+
+
 EXPERIMENTS: dict[str, Experiment] = {}
+"""Commands that execute a graph of runs."""
+COMPUTATIONS: dict[str, Computation] = {}
+"""Commands that do not."""
 
 
-def register_experiment(experiment: Experiment) -> Experiment:
+def register_experiment(experiment: ExperimentT) -> ExperimentT:
     """Make an experiment known to the command line."""
-    EXPERIMENTS[experiment.name] = experiment
+    if isinstance(experiment, Experiment):
+        EXPERIMENTS[experiment.name] = experiment
+    else:
+        COMPUTATIONS[experiment.name] = experiment
     return experiment
+
+
+def commands() -> dict[str, Experiment | Computation]:
+    """Name → command, of both kinds."""
+    return {**EXPERIMENTS, **COMPUTATIONS}

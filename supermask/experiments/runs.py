@@ -6,7 +6,7 @@ from types import MappingProxyType
 from typing import Any
 
 from supermask.experiments.errors import ConfigError
-from supermask.experiments.spec import MaskSource, Rule, RunSpec, Task, WeightSource
+from supermask.experiments.spec import MaskSource, OptimizerSpec, RunSpec, Task, WeightSource
 from supermask.masks import allocate, keep_count
 from supermask.prune import density_path
 from supermask.prune.controls import reinit_seed
@@ -16,7 +16,8 @@ from supermask.weights.roles import ParameterInfo
 
 def counts(infos: list[ParameterInfo], density: float, distribution: str = "uniform") -> dict[str, int]:
     """Name → weights to keep."""
-    return allocate({info.name: info.tensor.shape for info in infos}, density, distribution)
+    shapes = {info.name: info.tensor.shape for info in infos}
+    return allocate(shapes, density, distribution, {info.name: info.inputs[0] for info in infos})
 
 
 def rescaling(method: str, infos: list[ParameterInfo], mask: MaskSource) -> float | dict[str, float]:
@@ -48,7 +49,7 @@ def check_weights_left(name: str, densities: Iterable[float], infos: Sequence[Pa
             raise ConfigError(name, density, remedy)
 
 
-class Setting:
+class RunBuilder:
     """One seed of an experiment: it makes runs of one task and one rule, and remembers all that it made.
 
     Attributes:
@@ -60,7 +61,9 @@ class Setting:
         graph: Identifier → run, parents before children.
     """
 
-    def __init__(self, task: Task, infos: list[ParameterInfo], rule: Rule, init: str, seed: int) -> None:
+    def __init__(
+        self, task: Task, infos: list[ParameterInfo], rule: OptimizerSpec, init: str, seed: int
+    ) -> None:
         self.task, self.infos, self.rule, self.seed = task, infos, rule, seed
         self.weights = WeightSource(init=init, seed=seed)
         self.graph: dict[str, RunSpec] = {}
@@ -93,7 +96,7 @@ class Setting:
         *,
         kind: str = "train",
         weights: WeightSource | None = None,
-        rule: Rule | None = None,
+        rule: OptimizerSpec | None = None,
         mask: MaskSource | None = None,
         density: float = 1.0,
         seed: int | None = None,
@@ -160,7 +163,7 @@ class Setting:
 
 
 def search_run(
-    task: Task, method: str, rule: Rule, mask: MaskSource, weights: WeightSource, seed: int
+    task: Task, method: str, rule: OptimizerSpec, mask: MaskSource, weights: WeightSource, seed: int
 ) -> RunSpec:
     """One strong ticket."""
     return RunSpec(

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from supermask.data import Dataset
+from supermask.experiments.arguments import search_arguments
 from supermask.experiments.compare.methods import METHODS
 from supermask.experiments.config import (
     ConfigError,
@@ -13,10 +14,10 @@ from supermask.experiments.config import (
     check_distribution_field,
     option,
 )
-from supermask.experiments.plan import Plan, layers_of, steps_per_epoch, task_of
+from supermask.experiments.plan import Plan, layers_of, task_of
 from supermask.experiments.registry import Experiment, register_experiment
 from supermask.experiments.runs import check_weights_left, rescaling, search_run
-from supermask.experiments.searches import check_search, nominal_length, refusals, search_arguments
+from supermask.experiments.searches import check_search, length_without_data, refusals
 from supermask.experiments.spec import MaskSource, WeightSource
 from supermask.search import SEARCHES
 from supermask.weights.init import INITS
@@ -47,7 +48,10 @@ class SearchConfig(RuleConfig):
             raise ConfigError("rescale", True, f"leave it out: {self.method} scales its layers by itself")
         with refusals("method_args"):
             check_search(
-                self.method, self.rule, self.mask_source, **nominal_length(self.epochs, self.label_smoothing)
+                self.method,
+                self.rule,
+                self.mask_source,
+                **length_without_data(self.epochs, self.label_smoothing),
             )
 
     @property
@@ -82,7 +86,7 @@ def plan_search(config: SearchConfig, data: Dataset) -> Plan:
             rule,
             mask,
             steps=task.steps,
-            steps_per_epoch=steps_per_epoch(config, data),
+            steps_per_epoch=task.steps_per_epoch,
             label_smoothing=config.label_smoothing,
             shapes={info.name: tuple(info.tensor.shape) for info in infos},
         )

@@ -14,7 +14,7 @@ from supermask.data import Selection
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rule:
+class OptimizerSpec:
     """How weights or scores move: a `torch.optim` rule and its options."""
 
     optimizer: str = "sgd"
@@ -53,6 +53,8 @@ class Task:
     selection: Selection = field(default_factory=Selection)
     sync_norms: bool = False
     decay: float = 0.1
+    steps_per_epoch: int = field(default=0, compare=False, metadata={"identity": False})
+    """Steps that see every training image once: follows from the data, and is no part of a run's identity."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,7 +130,7 @@ class RunSpec:
     method: str
     kind: str
     task: Task
-    rule: Rule
+    rule: OptimizerSpec
     weights: WeightSource
     seed: int
     mask: MaskSource = field(default_factory=MaskSource)
@@ -159,10 +161,11 @@ class RunSpec:
 
 
 def specified(value: Any) -> Any:
-    """Dataclasses as mappings without fields at their defaults; anything else as it is."""
+    """Dataclasses as mappings of what makes their identity, without defaults; anything else as it is."""
     if not dataclasses.is_dataclass(value):
         return value
-    fields = {f.name: (getattr(value, f.name), f) for f in dataclasses.fields(value)}
+    own = (f for f in dataclasses.fields(value) if f.metadata.get("identity", True))
+    fields = {f.name: (getattr(value, f.name), f) for f in own}
     return {name: specified(own) for name, (own, field) in fields.items() if own != _default(field)}
 
 

@@ -25,7 +25,7 @@ from supermask.experiments.config import ConfigError, RuleConfig, check_densitie
 from supermask.experiments.execution.store import Store
 from supermask.experiments.plan import Plan, layers_of, task_of
 from supermask.experiments.registry import Experiment, register_experiment
-from supermask.experiments.runs import Setting, check_weights_left
+from supermask.experiments.runs import RunBuilder, check_weights_left
 from supermask.experiments.spec import MaskSource, RunSpec
 from supermask.prune.magnitude import SCOPES
 from supermask.weights.init import INITS
@@ -70,11 +70,11 @@ def plan_stability(config: StabilityConfig, data: Dataset) -> Plan:
     graph: list[RunSpec] = []
     rows: list[RunSpec] = []
     for seed in config.seeds:
-        setting = Setting(task, infos, config.rule, config.init, seed)
-        dense = setting.train("dense", snapshots=tuple(start for start in starts if start))
+        builder = RunBuilder(task, infos, config.rule, config.init, seed)
+        dense = builder.train("dense", snapshots=tuple(start for start in starts if start))
         for start in starts:
-            rows += _lines(setting, config, dense, dense, start)
-            tickets = setting.prune_iteratively(
+            rows += _lines(builder, config, dense, dense, start)
+            tickets = builder.prune_iteratively(
                 "imp-rewind" if start else "imp",
                 dense,
                 config.densities,
@@ -83,40 +83,40 @@ def plan_stability(config: StabilityConfig, data: Dataset) -> Plan:
                 rewind_to=start,
             )
             for ticket in tickets.values():
-                rows += _lines(setting, config, dense, ticket, start)
-        graph += setting.graph.values()
+                rows += _lines(builder, config, dense, ticket, start)
+        graph += builder.graph.values()
     return Plan(tuple(graph), tuple(rows))
 
 
 def _lines(
-    setting: Setting, config: StabilityConfig, dense: RunSpec, network: RunSpec, start: int
+    builder: RunBuilder, config: StabilityConfig, dense: RunSpec, network: RunSpec, start: int
 ) -> Iterator[RunSpec]:
     """The lines between copies of `network` that part at step `start`.
 
     It is the first copy itself where it begins there.
     """
-    weights = setting.weights
+    weights = builder.weights
     if start:
         weights = dataclasses.replace(weights, run=dense.id, step=start)
     mask = MaskSource() if network is dense else MaskSource(kind="same", run=network.id)
     copies = [
         network
         if order == 0 and network.start == start
-        else setting.train(
+        else builder.train(
             f"{network.method}-copy",
             weights=weights,
             mask=mask,
             density=network.density,
-            seed=order_seed(setting.seed, order),
+            seed=order_seed(builder.seed, order),
             start=start,
         )
         for order in range(config.orders)
     ]
     for first, second in combinations(copies, 2):
-        yield setting.train(
+        yield builder.train(
             "dense" if network is dense else "imp",
             kind="path",
-            weights=dataclasses.replace(setting.weights, run=first.id),
+            weights=dataclasses.replace(builder.weights, run=first.id),
             density=network.density,
             start=start,
             others=(second.id,),

@@ -20,8 +20,8 @@ from supermask.experiments.execution.store import Store
 from supermask.experiments.plan import Plan, layers_of, task_of
 from supermask.experiments.registry import Experiment, register_experiment
 from supermask.experiments.results import describe_rows
-from supermask.experiments.runs import Setting, check_weights_left
-from supermask.experiments.spec import MaskSource, Rule, RunSpec, Task
+from supermask.experiments.runs import RunBuilder, check_weights_left
+from supermask.experiments.spec import MaskSource, OptimizerSpec, RunSpec, Task
 from supermask.prune.magnitude import SCOPES
 from supermask.search import BASES
 from supermask.weights.init import INITS
@@ -73,23 +73,24 @@ def plan_transfer(config: TransferConfig, data: Dataset) -> Plan:
     graph: dict[str, RunSpec] = {}
     rows: list[RunSpec] = []
     for seed in config.seeds:
-        settings = {
-            place: Setting(task, infos, rule, config.init, seed) for place, (task, infos, rule) in at.items()
+        builders = {
+            place: RunBuilder(task, infos, rule, config.init, seed)
+            for place, (task, infos, rule) in at.items()
         }
         dense = {
-            place: setting.train(
+            place: builder.train(
                 "dense",
                 snapshots=(config.rewind_to,) if config.rewind_to else (),
                 options=_label(DENSE, place),
             )
-            for place, setting in settings.items()
+            for place, builder in builders.items()
         }
-        found = {place: _tickets(config, setting, dense[place]) for place, setting in settings.items()}
-        for setting in settings.values():
-            graph |= setting.graph
-        for target, setting in settings.items():
+        found = {place: _tickets(config, builder, dense[place]) for place, builder in builders.items()}
+        for builder in builders.values():
+            graph |= builder.graph
+        for target, builder in builders.items():
             rows.append(dense[target])
-            weights = setting.weights
+            weights = builder.weights
             if config.rewind_to:
                 weights = dataclasses.replace(weights, run=dense[target].id, step=config.rewind_to)
             for density in config.densities:
@@ -97,9 +98,9 @@ def plan_transfer(config: TransferConfig, data: Dataset) -> Plan:
                     source: MaskSource(kind="transferred", run=tickets[density].id)
                     for source, tickets in found.items()
                 }
-                masks[RANDOM] = MaskSource(kind="random", keep=setting.counts(density))
+                masks[RANDOM] = MaskSource(kind="random", keep=builder.counts(density))
                 rows += [
-                    setting.train(
+                    builder.train(
                         "random-mask" if source == RANDOM else "imp" if source == target else "transferred",
                         weights=weights,
                         mask=mask,
@@ -109,7 +110,7 @@ def plan_transfer(config: TransferConfig, data: Dataset) -> Plan:
                     )
                     for source, mask in masks.items()
                 ]
-            graph |= setting.graph
+            graph |= builder.graph
     return Plan(tuple(graph.values()), tuple(rows))
 
 
@@ -117,7 +118,7 @@ def _label(source: str, target: str) -> dict[str, str]:
     return {"source": source, "target": target}
 
 
-def _place(config: TransferConfig, place: str) -> tuple[Task, list[ParameterInfo], Rule]:
+def _place(config: TransferConfig, place: str) -> tuple[Task, list[ParameterInfo], OptimizerSpec]:
     """Task, masked parameters and rule of a data set with, after a colon, an optimizer."""
     name, _, optimizer = place.partition(":")
     rule = config.rule
@@ -133,8 +134,8 @@ def _place(config: TransferConfig, place: str) -> tuple[Task, list[ParameterInfo
     return task, infos, rule
 
 
-def _tickets(config: TransferConfig, setting: Setting, dense: RunSpec) -> dict[float, RunSpec]:
-    return setting.prune_iteratively(
+def _tickets(config: TransferConfig, builder: RunBuilder, dense: RunSpec) -> dict[float, RunSpec]:
+    return builder.prune_iteratively(
         "imp-rewind" if config.rewind_to else "imp",
         dense,
         config.densities,

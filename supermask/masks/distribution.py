@@ -48,7 +48,10 @@ def check_distribution(distribution: str, density: float) -> str:
 
 
 def allocate(
-    shapes: Mapping[str, Sequence[int]], density: float, distribution: str = "uniform"
+    shapes: Mapping[str, Sequence[int]],
+    density: float,
+    distribution: str = "uniform",
+    inputs: Mapping[str, int] | None = None,
 ) -> dict[str, int]:
     """How many weights each layer keeps when the whole network has `density`.
 
@@ -63,6 +66,7 @@ def allocate(
             N:M such as `2:4` keeps N of every M inputs (see `ops.select_n_of_m`; a layer whose input
             dimension M does not divide keeps a little more than N/M, a depthwise convolution all). A
             `global` ranking has no counts per layer.
+        inputs: Name → axis of the inputs, where it is not 1, as in (in, out) weights.
 
     Returns:
         Integer counts. Under `erk` and `epl` they sum to `keep_count` of all weights together, unless the
@@ -73,7 +77,8 @@ def allocate(
     """
     check_density(density)
     if group := group_of(check_distribution(distribution, density)):
-        return {name: kept_in_groups(shape, *group) for name, shape in shapes.items()}
+        axes = inputs or {}
+        return {name: kept_in_groups(shape, *group, axes.get(name, 1)) for name, shape in shapes.items()}
     sizes = {name: math.prod(shape) for name, shape in shapes.items()}
     if distribution == "uniform":
         return {name: keep_count(size, density) for name, size in sizes.items()}
@@ -94,10 +99,10 @@ def allocate(
     return _round_to_sum(exact, sizes, budget)
 
 
-def kept_in_groups(shape: Sequence[int], n: int, m: int) -> int:
-    """How many weights `ops.select_n_of_m` keeps: n of every m inputs, and of r < m at the end ⌈n·r/m⌉."""
-    whole, rest = divmod(shape[1], m)
-    return math.prod(shape) // max(shape[1], 1) * (whole * n + -(-n * rest // m))
+def kept_in_groups(shape: Sequence[int], n: int, m: int, axis: int = 1) -> int:
+    """How many weights `select_n_of_m` keeps: n of every m along an axis, and of r < m at its end ⌈n·r/m⌉."""
+    whole, rest = divmod(shape[axis], m)
+    return math.prod(shape) // max(shape[axis], 1) * (whole * n + -(-n * rest // m))
 
 
 def _round_to_sum(exact: Mapping[str, float], sizes: Mapping[str, int], total: int) -> dict[str, int]:

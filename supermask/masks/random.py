@@ -8,7 +8,7 @@ from torch import Tensor
 
 from supermask import ops
 from supermask.masks.distribution import group_of, kept_in_groups
-from supermask.masks.selection import Mask
+from supermask.masks.selection import Mask, select_n_of_m
 from supermask.weights.init import check_seed, derive_key
 
 
@@ -17,20 +17,23 @@ def random_mask(
     keep: Mapping[str, int],
     seed: int,
     distribution: str = "uniform",
+    inputs: Mapping[str, int] | None = None,
 ) -> Mask:
     """A mask that keeps `keep[name]` weights of each layer, chosen uniformly by the generator.
 
-    Under an N:M `distribution` the choice is uniform within every group; `keep` is then that of `allocate`.
+    Under an N:M `distribution` the choice is uniform within every group; `keep` is then that of `allocate`,
+    and `inputs` as there.
     """
-    mask, group = {}, group_of(distribution)
+    group = group_of(distribution)
+    mask: Mask = {}
     for name, shape in shapes.items():
         order = permutation(math.prod(shape), seed, f"random-mask/{name}")
         if group:
-            if keep[name] != kept_in_groups(shape, *group):
+            if keep[name] != kept_in_groups(shape, *group, (inputs or {}).get(name, 1)):
                 raise ValueError(
                     f"{distribution} does not keep {keep[name]} weights of {name}, {tuple(shape)}"
                 )
-            (mask[name],) = ops.select_n_of_m([order.double().view(tuple(shape))], *group)
+            mask |= select_n_of_m({name: order.double().view(tuple(shape))}, *group, inputs=inputs)
             continue
         flat = torch.zeros(math.prod(shape), dtype=torch.bool)
         flat[order[: keep[name]]] = True

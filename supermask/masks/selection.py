@@ -43,18 +43,38 @@ def select(
 
 
 def select_n_of_m(
-    scores: Mapping[str, Tensor], n: int, m: int, ranking: str = "magnitude", cuts: Tensor | None = None
+    scores: Mapping[str, Tensor],
+    n: int,
+    m: int,
+    ranking: str = "magnitude",
+    cuts: Tensor | None = None,
+    inputs: Mapping[str, int] | None = None,
 ) -> Mask:
     """The mask of the n first in rank of every m inputs; see `ops.select_n_of_m`.
+
+    Args:
+        scores: Name → scores of a layer, two dimensions or more.
+        n: How many of a group stay.
+        m: Size of a group.
+        ranking: What scores are ranked by.
+        cuts: From `ops.new_cuts`; they report scores that are not finite.
+        inputs: Name → axis of the inputs, where it is not 1, as in (in, out) weights.
 
     Raises:
         NonFiniteScoreError: A score is NaN or infinite.
     """
+    axes = [(inputs or {}).get(name, 1) for name in scores]
+    turned = [_moved(score, axis, 1) for score, axis in zip(scores.values(), axes, strict=True)]
     try:
-        return dict(zip(scores, ops.select_n_of_m(list(scores.values()), n, m, ranking, cuts), strict=True))
+        found = ops.select_n_of_m(turned, n, m, ranking, cuts)
+        return {name: _moved(mask, 1, axis) for name, mask, axis in zip(scores, found, axes, strict=True)}
     except ValueError:
         check_finite(scores)
         raise
+
+
+def _moved(tensor: Tensor, source: int, target: int) -> Tensor:
+    return tensor if source == target else tensor.movedim(source, target).contiguous()
 
 
 def check_finite(scores: Mapping[str, Tensor]) -> None:

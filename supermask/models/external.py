@@ -1,6 +1,7 @@
 """Networks of timm and torchvision, always untrained: nothing here reads a file or the network.
 
-Both libraries take seconds to import, so they are imported when first asked for.
+Both libraries take seconds to import and come with the extra `models`, so they are imported when first asked
+for.
 """
 
 import typing
@@ -9,6 +10,7 @@ from typing import Any
 
 from torch import nn
 
+from supermask import extras
 from supermask.models.arguments import Value
 
 TIMM = "timm"
@@ -36,9 +38,7 @@ def resolve(name: str) -> str | None:
 
 def timm_names() -> list[str]:
     """Return the names that timm knows, without its prefix here."""
-    import timm
-
-    return list(timm.list_models())
+    return list(_timm().list_models())
 
 
 def torchvision_names() -> list[str]:
@@ -47,9 +47,8 @@ def torchvision_names() -> list[str]:
     Its detection, segmentation and video networks are left out: they are not classifiers, and some
     download a backbone even when no weights are asked for.
     """
-    import torchvision
-
-    return list(torchvision.models.list_models(module=torchvision.models))
+    models = _torchvision_models()
+    return list(models.list_models(module=models))
 
 
 def build_external(
@@ -88,17 +87,22 @@ def build_external(
     return _build_torchvision(name, num_classes, image_size, options)
 
 
-def _timm_has(name: str) -> bool:
-    import timm
+def _timm() -> Any:
+    return extras.load("timm", "models")
 
-    return bool(timm.is_model(name))
+
+def _torchvision_models() -> Any:
+    return extras.load("torchvision.models", "models")
+
+
+def _timm_has(name: str) -> bool:
+    return bool(_timm().is_model(name))
 
 
 def _build_timm(
     name: str, num_classes: int, in_channels: int, image_size: int, options: Mapping[str, Value]
 ) -> nn.Module:
-    import timm
-
+    timm = _timm()
     arguments: dict[str, Any] = {"num_classes": num_classes, "in_chans": in_channels, **options}
     # timm's own sign for an entry point that takes img_size; most convolutional networks raise on
     # it.
@@ -112,9 +116,7 @@ def _build_timm(
 def _build_torchvision(
     name: str, num_classes: int, image_size: int, options: Mapping[str, Value]
 ) -> nn.Module:
-    import torchvision
-
-    builder = torchvision.models.get_model_builder(name)
+    builder = _torchvision_models().get_model_builder(name)
     arguments: dict[str, Any] = {"num_classes": num_classes}
     # Vision transformers call it image_size, MaxViT input_size; the rest take any image.
     network = typing.get_type_hints(builder).get("return", nn.Module)

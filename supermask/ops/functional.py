@@ -254,23 +254,6 @@ def _number_or_tensor(lr: float | Tensor) -> tuple[float, Tensor | None]:
     return (float(lr), None) if lr.device.type == "cpu" else (0.0, lr.detach().to(torch.float32))
 
 
-def pack_mask(mask: Tensor) -> Tensor:
-    """A bool mask of any shape as ceil(n / 8) uint8: row-major, least significant bit first."""
-    if mask.dtype != torch.bool:
-        raise TypeError(f"mask must be a bool tensor, not {mask.dtype}")
-    return torch.ops.supermask.pack_mask(mask)
-
-
-def unpack_mask(packed: Tensor, numel: int) -> Tensor:
-    """The first `numel` bits of `packed` as a flat bool tensor."""
-    if packed.dtype != torch.uint8 or packed.dim() != 1 or len(packed) != -(-numel // 8):
-        raise ValueError(
-            f"{numel} mask bits take {-(-numel // 8)} bytes in one dimension, "
-            f"not {packed.dtype} of shape {tuple(packed.shape)}"
-        )
-    return torch.ops.supermask.unpack_mask(packed, numel)
-
-
 def packed_linear(
     operator: str, x: Tensor, layout: Sequence[Tensor], outputs: int, scale: float, bias: Tensor | None
 ) -> Tensor:

@@ -56,6 +56,8 @@ _SCHEMAS = (
     "decode_codes(Tensor codes, SymInt outputs, SymInt inputs, float scale, ScalarType dtype) -> Tensor",
     "pack_mask(Tensor mask) -> Tensor",
     "unpack_mask(Tensor packed, SymInt numel) -> Tensor",
+    "encode_mask(Tensor mask) -> Tensor",
+    "decode_mask(Tensor coded, SymInt numel) -> Tensor",
 )
 
 _library = torch.library.Library("supermask", "DEF")
@@ -88,8 +90,8 @@ _native = _load_native("_native.so")
 _native_cuda = _load_native("_native_cuda.so") if torch.version.cuda else None
 if _native is None and not os.environ.get("SUPERMASK_REFERENCE"):
     logging.getLogger(__name__).warning(
-        "supermask has no compiled kernels here (it was installed without a C++ compiler); slower references "
-        "written in torch serve. Remedy: install a compiler, then supermask again"
+        "supermask has no compiled kernels here (it was built without a C++ compiler); slower references "
+        "written in torch serve. Remedy: install a wheel, or a compiler and then supermask again"
     )
 for _name, _kernel in references.KERNELS.items():
     _library.impl(_name, _kernel, "CompositeExplicitAutograd")
@@ -154,7 +156,7 @@ def _cuda_backend() -> tuple[str | None, str | None]:
     if os.environ.get("SUPERMASK_REFERENCE"):
         return None, "SUPERMASK_REFERENCE is set"
     if _native_cuda is None:
-        return None, "no compiled CUDA library was installed: there was no nvcc"
+        return None, "wheels have no CUDA kernels; with nvcc: pip install --no-binary supermask supermask"
     if not torch.cuda.is_available():
         return "no GPU to run it on", None
     return "compute capability {}.{}".format(*torch.cuda.get_device_capability()), None
@@ -271,6 +273,17 @@ def _(mask: Tensor) -> Tensor:
 @torch.library.register_fake("supermask::unpack_mask", lib=_library)
 def _(packed: Tensor, numel: int) -> Tensor:
     return torch.empty(numel, dtype=torch.bool, device=packed.device)
+
+
+@torch.library.register_fake("supermask::encode_mask", lib=_library)
+def _(mask: Tensor) -> Tensor:
+    length = torch.library.get_ctx().new_dynamic_size()
+    return torch.empty(length, dtype=torch.uint8, device=mask.device)
+
+
+@torch.library.register_fake("supermask::decode_mask", lib=_library)
+def _(coded: Tensor, numel: int) -> Tensor:
+    return torch.empty(numel, dtype=torch.bool, device=coded.device)
 
 
 # --- packed layers: shapes, and gradients to the input and the bias -----------------------------------

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from supermask.ops import mask_code
 from supermask.ops.generator import fill_philox, fill_random
 from supermask.ops.layouts import (
     LINEAR_LAYOUTS,
@@ -182,23 +183,6 @@ def _edge_popup_sgd(
     _write_masked(out, weights, masks)
 
 
-# --- packing -----------------------------------------------------------------------------------------
-
-
-def _bit_values(device: torch.device) -> Tensor:
-    return torch.tensor([1, 2, 4, 8, 16, 32, 64, 128], dtype=torch.uint8, device=device)
-
-
-def _pack_mask(mask: Tensor) -> Tensor:
-    flat = mask.contiguous().view(-1).to(torch.uint8)
-    flat = torch.nn.functional.pad(flat, (0, -len(flat) % 8))
-    return (flat.view(-1, 8) * _bit_values(mask.device)).sum(dim=1, dtype=torch.uint8)
-
-
-def _unpack_mask(packed: Tensor, numel: int) -> Tensor:
-    return (packed.unsqueeze(1) & _bit_values(packed.device)).flatten()[:numel] != 0
-
-
 # --- packed layers -----------------------------------------------------------------------------------
 
 
@@ -358,8 +342,10 @@ KERNELS: dict[str, Callable[..., Any]] = {
     "linear_from_codes_wgmma": _packed_linear(signs_of_codes),
     "lists_of_weights_into": _lists_of_weights_into,
     "decode_codes": _decode_codes,
-    "pack_mask": _pack_mask,
-    "unpack_mask": _unpack_mask,
+    "pack_mask": mask_code.pack,
+    "unpack_mask": mask_code.unpack,
+    "encode_mask": mask_code.encode,
+    "decode_mask": mask_code.decode,
 }
 """Operator name → reference."""
 

@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.utils.hooks import RemovableHandle
 
 from supermask.masks import permutation
 from supermask.prune.hold import StatefulHold
@@ -74,7 +75,9 @@ class Rewire(StatefulHold):
         self.rule, self.every, self.until, self.fraction, self.seed = rule, every, until, fraction, seed
         self._gradients: dict[str, Tensor] = {}
         super().__init__(optimizer, mask, model, {"step": 0})
-        self._handles.append(optimizer.register_step_pre_hook(self._before_step))
+
+    def _attach(self) -> list[RemovableHandle]:
+        return [*super()._attach(), self.optimizer.register_step_pre_hook(self._before_step)]
 
     @property
     def _due(self) -> bool:

@@ -18,12 +18,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.utils.hooks import RemovableHandle
 
 from supermask.masks import Mask, check_density, distance, keep_count
 from supermask.prune.hold import StatefulHold
 from supermask.prune.magnitude import everything, magnitude
 from supermask.weights.init import is_norm_parameter
-from supermask.weights.roles import classify, masked, unwrap
+from supermask.weights.names import parameters_of
+from supermask.weights.roles import classify, masked
 
 WINDOW = 5
 TOLERANCE = 0.1
@@ -81,12 +83,16 @@ class EarlyBird(StatefulHold):
         self.among = self._checked(among)
         held: dict[str, Tensor] = dict(self._watched)
         if units == "channels":
-            named = unwrap(model).named_parameters()
+            named = parameters_of(model).items()
             held |= {name: tensor for name, tensor in named if _scale_of(name) in self._watched}
         start = {"step": 0, "recent": [], "drawn": None, "agreed": None}
         super().__init__(optimizer, everything(held), model, start)
-        if units == "channels":
-            self._handles.append(optimizer.register_step_pre_hook(self._before_step))
+
+    def _attach(self) -> list[RemovableHandle]:
+        handles = super()._attach()
+        if self.units == "channels":
+            handles.append(self.optimizer.register_step_pre_hook(self._before_step))
+        return handles
 
     @property
     def drawn(self) -> int | None:

@@ -1,8 +1,9 @@
 """Train weights under a mask with any optimizer: pruned weights and their state stay where they are held."""
 
+import copy
 from collections.abc import Mapping
 from functools import partial
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +11,7 @@ from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
 from supermask.masks import Mask
-from supermask.weights.roles import unwrap
+from supermask.weights.names import aliases_of, canonical
 
 
 def hold(
@@ -23,10 +24,12 @@ def hold(
 
     Their gradients become zero as they arrive, so that clipping sees the kept weights only. State that is
     elementwise (momentum, Adam's moments) is zeroed where the mask is False, so momentum cannot bring a
-    pruned weight back. The optimizer's class and arguments stay the user's.
+    pruned weight back. The optimizer's class and arguments stay the user's. A deep copy of the optimizer,
+    made together with the model, holds the same mask on the copy; a pickle of it does not.
 
     Args:
-        optimizer: Any `torch.optim` optimizer over the masked parameters.
+        optimizer: Any `torch.optim` optimizer over the masked parameters, or a wrapper around one such as
+            accelerate's and Lightning's.
         mask: Parameter name → bool tensor, True where the weight is kept.
         model: The module the names belong to. It may be left out when the optimizer was made from
             `model.named_parameters()`.
@@ -55,7 +58,7 @@ class Hold:
         model: nn.Module | None = None,
         values: Mapping[str, Tensor] | None = None,
     ) -> None:
-        self.optimizer = optimizer
+        self.optimizer = optimizer = unwrap_optimizer(optimizer)
         self._parameters = _resolve(optimizer, mask, model)
         for name, value in (values or {}).items():
             if name not in mask or value.shape != mask[name].shape:
@@ -66,14 +69,30 @@ class Hold:
         }
         self._pruned: dict[str, Tensor] = {}
         self.set_mask(mask)
-        self._handles: list[RemovableHandle] = [
-            optimizer.register_step_post_hook(self._after_step),
+        self._handles = self._attach()
+        _follow_copies(self)
+
+    def _attach(self) -> list[RemovableHandle]:
+        """Register everything that the hold does by itself."""
+        return [
+            self.optimizer.register_step_post_hook(self._after_step),
             *(
                 parameter.register_post_accumulate_grad_hook(partial(self._on_gradient, name))
                 for name, parameter in self._parameters.items()
                 if parameter.requires_grad
             ),
         ]
+
+    def _on_copy(self, optimizer: Optimizer, memo: dict[int, Any]) -> Self:
+        """The same hold of a deep copy of the optimizer, whose parameters are those of `memo`."""
+        twin = copy.copy(self)
+        twin.optimizer = optimizer
+        vars(twin).update(
+            {key: copy.deepcopy(value, memo) for key, value in vars(self).items() if key not in _NOT_COPIED}
+        )
+        twin._handles = twin._attach()
+        _follow_copies(twin)
+        return twin
 
     @property
     def mask(self) -> Mask:
@@ -107,13 +126,23 @@ class Hold:
         """End the hold; the mask is no longer kept."""
         for handle in self._handles:
             handle.remove()
+        vars(self.optimizer).get(_COPIED, []).remove(self)
 
     def _after_step(self, *_: object) -> None:
         self.apply()
 
     def _on_gradient(self, name: str, parameter: Tensor) -> None:
-        if parameter.grad is not None:
-            parameter.grad.masked_fill_(self._pruned[name], 0.0)
+        grad, pruned = parameter.grad, self._pruned[name]
+        if grad is None:
+            return
+        if grad.layout == torch.strided:
+            grad.masked_fill_(pruned, 0.0)
+        else:  # of an Embedding(sparse=True): the entries there are, each a row
+            grad = grad.coalesce()
+            values = grad.values().masked_fill(pruned[tuple(grad.indices())], 0.0)
+            parameter.grad = torch.sparse_coo_tensor(
+                grad.indices(), values, grad.shape, is_coalesced=True, check_invariants=False
+            )
 
 
 class StatefulHold(Hold):
@@ -129,11 +158,14 @@ class StatefulHold(Hold):
     def __init__(
         self, optimizer: Optimizer, mask: Mapping[str, Tensor], model: nn.Module, state: Mapping[str, Any]
     ) -> None:
+        optimizer = unwrap_optimizer(optimizer)
         if self.KEY in optimizer.state:
             raise ValueError("the optimizer already holds a mask that changes; remove() that one first")
         optimizer.state[self.KEY] = dict(state)  # type: ignore[index]  # keys need not be tensors
         super().__init__(optimizer, mask, model)
-        self._handles.append(optimizer.register_load_state_dict_post_hook(self._after_load))
+
+    def _attach(self) -> list[RemovableHandle]:
+        return [*super()._attach(), self.optimizer.register_load_state_dict_post_hook(self._after_load)]
 
     @property
     def state(self) -> dict[str, Any]:
@@ -152,14 +184,54 @@ class StatefulHold(Hold):
         self.set_mask(self.state["mask"])
 
 
+_COPIED = "_supermask_holds"
+_NOT_COPIED = ("optimizer", "_handles")
+
+
+def unwrap_optimizer(optimizer: Optimizer) -> Optimizer:
+    """The optimizer that makes the steps: wrappers without hooks of their own are looked through.
+
+    Raises:
+        TypeError: It is no optimizer, or a wrapper that does not say around which one.
+    """
+    seen = optimizer
+    while "_optimizer_step_post_hooks" not in getattr(seen, "__dict__", {}):
+        inner = getattr(seen, "optimizer", None)
+        if not isinstance(inner, Optimizer) or inner is seen:
+            raise TypeError(
+                f"hold needs a torch.optim optimizer that was set up by Optimizer.__init__, and "
+                f"{type(optimizer).__name__} was not; give the optimizer inside it"
+            )
+        seen = inner
+    return seen
+
+
+def _follow_copies(held: Hold) -> None:
+    """Let a deep copy of the optimizer hold the same: torch's own leaves every hook behind."""
+    optimizer = held.optimizer
+    vars(optimizer).setdefault(_COPIED, []).append(held)
+
+    def deepcopy(memo: dict[int, Any]) -> Optimizer:
+        del vars(optimizer)["__deepcopy__"]
+        try:
+            twin = copy.deepcopy(optimizer, memo)
+        finally:
+            vars(optimizer)["__deepcopy__"] = deepcopy
+        for one in vars(optimizer)[_COPIED]:
+            one._on_copy(twin, memo)
+        return twin
+
+    vars(optimizer)["__deepcopy__"] = deepcopy
+
+
 def _resolve(optimizer: Optimizer, mask: Mapping[str, Tensor], model: nn.Module | None) -> dict[str, Tensor]:
     """Name → parameter that the optimizer trains."""
     trained = {id(p) for group in optimizer.param_groups for p in group["params"]}
     if model is not None:
-        named: dict[str, Tensor] = dict(unwrap(model).named_parameters())
+        named: dict[str, Tensor] = dict(aliases_of(model))
     else:
         named = {
-            name: p
+            canonical(name): p
             for group in optimizer.param_groups
             for name, p in zip(group.get("param_names", ()), group["params"], strict=False)
         }
@@ -168,6 +240,8 @@ def _resolve(optimizer: Optimizer, mask: Mapping[str, Tensor], model: nn.Module 
                 "the optimizer does not know the names of its parameters; pass model=, or make it from "
                 "model.named_parameters()"
             )
+        if not named.keys() & mask.keys() and all(name.startswith("module.") for name in named):
+            named = {name.removeprefix("module."): p for name, p in named.items()}  # those of DDP
     for name, kept in mask.items():
         if name not in named:
             raise ValueError(f"the mask names {name}, which is no parameter here")

@@ -14,10 +14,12 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from supermask.masks import Mask, density
+from supermask.masks import Mask, density, summary
 from supermask.prune import actions
 from supermask.prune.criteria import by_criterion, check_criterion
 from supermask.prune.magnitude import round_counts
+from supermask.tickets.ticket import Ticket
+from supermask.weights.names import parameters_of
 from supermask.weights.roles import ParameterInfo, masked, unwrap
 
 State = dict[str, Tensor]
@@ -36,7 +38,14 @@ class Train(Protocol):
     ) -> object: ...
 
 
-@dataclass(frozen=True)
+@dataclass
+class _Turn:
+    """The round that a model is of."""
+
+    round: int
+
+
+@dataclass(frozen=True, repr=False, eq=False)
 class Round:
     """One trained network of IMP; the model holds its weights until the next round begins.
 
@@ -45,12 +54,46 @@ class Round:
         mask: Name → bool mask it was trained with.
         density: Fraction of weights kept.
         result: What the training function returned.
+        model: The network; it is the same one in all rounds.
+        turn: Which round the model is of at present.
     """
 
     round: int
     mask: Mask
     density: float
     result: object
+    model: nn.Module
+    turn: _Turn
+
+    def ticket(self, provenance: Mapping[str, Any] | None = None) -> Ticket:
+        """The network of this round, with its trained weights; take it before the loop goes on.
+
+        Args:
+            provenance: JSON-able facts to record in the file (the method, round and density are recorded).
+
+        Raises:
+            ValueError: The model holds other weights by now: those of a later round, or values frozen
+                outside the mask (`pruned` other than `zero`).
+        """
+        if self.turn.round != self.round:
+            raise ValueError(
+                f"round {self.round} is over, and the model is that of round {self.turn.round}; take a "
+                "ticket before the loop goes on"
+            )
+        facts = {"method": "imp", "round": self.round, "density": self.density}
+        return Ticket.of(self.model, self.mask, provenance={**facts, **(provenance or {})})
+
+    def __repr__(self) -> str:
+        return summary.as_text(*self._summary())
+
+    def _repr_html_(self) -> str:
+        return summary.as_html(*self._summary())
+
+    def _summary(self) -> tuple[str, list[summary.LayerCount], list[str]]:
+        name = type(unwrap(self.model)).__name__
+        said = " ".join(repr(self.result).split())
+        facts = [f"the training returned {said[:80]}{'…' if len(said) > 80 else ''}"]
+        return f"Round {self.round} of IMP on {name}", summary.counts_of(self.mask), facts
 
 
 def imp(
@@ -122,10 +165,12 @@ def imp(
     result = train(model, mask, start=0, on_step=save)
     if rewind_to not in saved:
         raise ValueError(f"the training ended before step {rewind_to}, so there is nothing to rewind to")
-    yield Round(0, mask, 1.0, result)
+    turn = _Turn(0)
+    yield Round(0, mask, 1.0, result, model, turn)
     initial = drawn if rewind == "lr" else {name: saved[rewind_to][name] for name in drawn}
     again: Callable[..., object] = train
     for round in range(1, rounds + 1):
+        turn.round = round  # from here on the model is not that of the round before
         final = _copies(infos)
         mask = by_criterion(criterion, initial, final, keep(round), mask, alpha=alpha, seed=seed)
         values = actions.pruned_values(pruned, initial, final)
@@ -136,7 +181,7 @@ def imp(
         apply_mask(model, mask, values)
         held: dict[str, Any] = {} if values is None else {"values": values}
         result = again(model, mask, start=rewind_to, on_step=lambda _: None, **held)
-        yield Round(round, mask, density(mask), result)
+        yield Round(round, mask, density(mask), result, model, turn)
 
 
 def _copies(infos: Iterable[ParameterInfo]) -> State:
@@ -157,8 +202,9 @@ def restore(model: nn.Module, state: Mapping[str, Tensor]) -> None:
 @torch.no_grad()
 def put(model: nn.Module, values: Mapping[str, Tensor]) -> None:
     """Copy values into parameters, by name."""
+    parameters = parameters_of(model)
     for name, value in values.items():
-        unwrap(model).get_parameter(name).copy_(value)
+        parameters[name].copy_(value)
 
 
 @torch.no_grad()
@@ -166,7 +212,7 @@ def apply_mask(
     model: nn.Module, mask: Mapping[str, Tensor], values: Mapping[str, Tensor] | None = None
 ) -> None:
     """Set the weights outside `mask` to zero, or to `values`: name → tensor, shaped like the weights."""
-    parameters = dict(unwrap(model).named_parameters())
+    parameters = parameters_of(model)
     for name, kept in mask.items():
         parameter = parameters[name]
         outside = ~kept.to(parameter.device)

@@ -24,6 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from supermask import extras
 from supermask.masks import Mask, check_density, keep_count, select
 from supermask.prune.magnitude import everything
 from supermask.weights.roles import masked, unwrap
@@ -198,8 +199,7 @@ def probe(model: nn.Module, example: Tensor) -> tuple[nn.Module, Tensor]:
 
 def dependencies(network: nn.Module, inputs: Tensor) -> Any:
     """torch-pruning's dependency graph: which channels of which layers belong together."""
-    import torch_pruning  # takes a second to import, and nothing else needs it
-
+    torch_pruning: Any = extras.load("torch_pruning", "structured")
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Unwrapped parameters detected")
         return torch_pruning.DependencyGraph().build_dependency(network, example_inputs=inputs)

@@ -1,8 +1,14 @@
 """Reports: one self-contained page and figures from a document of results."""
 
+# ruff: noqa: E402 (the missing extra is named before its modules are imported)
+
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from supermask import extras
+
+extras.require("report")
 
 from supermask.io import write_bytes, write_text
 from supermask.report.formatting import (

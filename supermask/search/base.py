@@ -4,47 +4,31 @@ The model's parameters hold the effective weights W ⊙ M, so to autograd the mo
 one. Frozen weights W, scores and masks live in the optimizer's state. `step()` turns dL/dW_eff into score
 gradients, lets a base rule (any `torch.optim` class) move the scores, selects the masks and writes W ⊙ M
 back. An algorithm says what a score gradient is and which mask follows from the scores.
+docs/new-search.md shows how to write one.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from supermask import masks, ops
-from supermask.search.construction import (
-    check_schedule,
-    check_score_init,
-    draw_scores,
-    freeze_the_rest,
-    make_base,
-    norm_parameters,
-    replace_scores,
-    spread_of,
-)
+from supermask.search import claims, construction
+from supermask.search import state as states
+from supermask.search.protocol import Algorithm
 from supermask.search.relative_steps import first_sizes, in_units_of_layers, settle_rule
+from supermask.search.showing import Shown
+from supermask.tickets.entry import check_storable
 from supermask.tickets.ticket import Ticket
 from supermask.weights.init import check_seed
-from supermask.weights.roles import ParameterInfo, masked, unwrap
-
-SEARCHES: dict[str, type["Search"]] = {}
-
-
-def register_search(name: str) -> Callable[[type["Search"]], type["Search"]]:
-    """Class decorator: make a search known by name to the command line and the contract tests."""
-
-    def register(cls: type["Search"]) -> type["Search"]:
-        SEARCHES[name] = cls
-        cls.method = name
-        return cls
-
-    return register
+from supermask.weights.names import owned_parameters, unwrap
+from supermask.weights.roles import check_usable, classify, masked
 
 
-class Search(Optimizer):
+class Search(Shown, Algorithm, Optimizer):
     """Base of all searches: frozen weights, one score per masked weight, an exact mask.
 
     `param_groups` hold the model's parameters and the base rule's options, so that learning-rate
@@ -84,18 +68,6 @@ class Search(Optimizer):
         ValueError: A value out of range, an option the base rule refuses, or nothing to mask.
     """
 
-    method = "search"
-    ranking = "magnitude"
-    """What scores are ranked by; see `ops.select`."""
-    exact_density: bool = True
-    """Whether every mask keeps exactly `keep` weights; otherwise the density emerges from the scores."""
-    has_default_rate: bool = False
-    """Whether relative steps without a learning rate were measured for it; otherwise `lr` is required."""
-    graphable: bool = False
-    """Whether a step launches the same kernels with the same arguments every time; see `graph_obstacle`."""
-    recipe: ClassVar[Mapping[str, Any]] = {}
-    """Fields of `SearchConfig` for which the method does better with other values than the defaults."""
-
     def __init__(
         self,
         model: nn.Module,
@@ -120,75 +92,48 @@ class Search(Optimizer):
         check_seed(seed)
         self.check_spread(distribution, density_schedule)
         masks.check_distribution(distribution, density)
-        check_schedule(density_schedule, schedule_steps, distribution, density, initial_density)
-        draws_like_all = type(self).initial_scores is Search.initial_scores
-        check_score_init(score_init, None if draws_like_all else self.method)
+        construction.check_schedule(density_schedule, schedule_steps, distribution, density, initial_density)
+        construction.check_score_init(score_init, None if self.accepts_score_init else self.method)
         rule = (lr, base, step_size, base_options)
         lr, base, self.step_size, base_options = settle_rule(self.method, self.has_default_rate, *rule)
+        check_usable(classify(model, include, exclude))
+        check_storable(model, values=False)
         infos = masked(model, include, exclude)
-        norms = norm_parameters(model) if train_norms else []
-        freeze_the_rest(model, [info.tensor for info in infos], norms)
+        norms = construction.norm_parameters(model, exclude) if train_norms else {}
+        self.masked_parameters: dict[str, nn.Parameter] = {info.name: info.tensor for info in infos}
+        moved = {**self.masked_parameters, **norms}
+        claims.check_free(moved)
+        construction.tell_of_weights(model, infos, density, self.scaled_for(density))
+        construction.freeze_the_rest(model, moved, infos, exclude)
         self.model = unwrap(model)
         self.density = density
         self.distribution = distribution
         self.density_schedule = density_schedule
         self.schedule_steps, self.initial_density = schedule_steps, initial_density
-        self.seed, self.score_init = seed, score_init
-        self._group = masks.group_of(distribution)
-        self._steps, self._horizon = 0, schedule_steps
-        self._names = {info.name: info.tensor for info in infos}
-        weights = {info.name: self._frozen_weight(info) for info in infos}
+        self.seed, self.score_init, self.train_norms = seed, score_init, train_norms
+        self.group = masks.group_of(distribution)
+        self.steps, self._horizon = 0, schedule_steps
+        self._owners = {name: module for name, _, module in owned_parameters(model) if name in moved}
+        self.input_axes = {info.name: info.inputs for info in infos}
+        weights = {info.name: construction.frozen_weight(info) for info in infos}
         first = {info.name: self.initial_scores(info, weights[info.name]) for info in infos}
-        replace_scores(first, scores or {})
-        self.base = make_base(base, [*first.values(), *norms], lr, base_options)
+        construction.replace_scores(first, scores or {})
+        self.base = construction.make_base(base, [*first.values(), *norms.values()], lr, base_options)
         group = {key: value for key, value in self.base.param_groups[0].items() if key != "params"}
-        super().__init__([{"params": [*self._names.values(), *norms], **group}], self.base.defaults)
-        for name, parameter in self._names.items():
+        super().__init__([{"params": list(moved.values()), **group}], self.base.defaults)
+        for name, parameter in self.masked_parameters.items():
             self.state[parameter] = {"score": first[name], "weight": weights[name]}
             if self.step_size == "relative":
                 self.state[parameter]["sizes"] = first_sizes(first[name], weights[name])
-        self.keep = self._counts(self.current_density)
-        self._cuts = ops.new_cuts(list(first.values()), together=distribution == "global")
-        self._write(self.select())
+        self.keep = self.counts(self.current_density)
+        self.threshold_hints = ops.new_cuts(list(first.values()), together=distribution == "global")
+        self.prepare()
+        self.advance()
+        self.write(self.select())
+        claims.claim(self, moved.values())
         masks.warn_of_collapse(self.mask)
 
-    # What an algorithm decides.
-
-    def check_spread(self, distribution: str, density_schedule: str) -> None:
-        """Refuse a distribution over layers or a schedule that the algorithm cannot keep."""
-        if not self.exact_density and (distribution, density_schedule) != ("uniform", "constant"):
-            raise ValueError(
-                f"the density of {self.method} emerges from its scores, so that "
-                f"{spread_of(distribution, density_schedule)} cannot hold; leave it out"
-            )
-
-    @classmethod
-    def scaled_for(cls, density: float) -> float | None:
-        """The density d for which commands scale the frozen weights by 1/√d; None where it has no meaning."""
-        return density
-
-    def check_layers(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
-        """Refuse, before there is a network, one whose masked layers have these shapes; raises ValueError."""
-
-    def initial_scores(self, info: ParameterInfo, weight: Tensor) -> Tensor:
-        """Scores to start from, shaped, typed and placed like `weight`, from the seed; see `score_init`."""
-        return draw_scores(self.score_init, info, weight, self.seed)
-
-    def score_gradients(
-        self, grads: list[Tensor], weights: list[Tensor], scores: list[Tensor]
-    ) -> list[Tensor]:
-        """dL/ds from dL/dW_eff; each list has one tensor per layer that received a gradient."""
-        raise NotImplementedError
-
-    def select(self) -> masks.Mask:
-        """The masks that follow from `self.scores`; exactly `self.keep` weights."""
-        if self._group:
-            return masks.select_n_of_m(self.scores, *self._group, self.ranking, self._cuts)
-        return masks.select(self.scores, self.keep, self._cuts, self.ranking)
-
-    def effective(self, mask: masks.Mask) -> dict[str, Tensor]:
-        """The weights that stand under `mask`, by name: W, unless an algorithm scales or flips it."""
-        return self.weights
+    # Its length, and what it is.
 
     def plan(self, steps: int, steps_per_epoch: int) -> None:
         """Learn how long the search will be, before its first step; what has no schedule ignores it.
@@ -207,22 +152,9 @@ class Search(Optimizer):
                 "would end before it reaches its density; take fewer, or more epochs"
             )
 
-    def settle(self) -> None:
-        """Put the final network in place after the last step, where training saw another (a sample)."""
-
-    @contextmanager
-    def evaluating(self) -> Iterator[None]:
-        """Inside this context the model computes what its ticket would; afterwards it trains on."""
-        yield
-
-    @property
-    def fusable(self) -> bool:
-        """Whether a step is that of edge-popup, which `fused.sgd_steps` makes in one pass."""
-        return False
-
-    def fused_step(self) -> bool:
-        """Do everything that `step` does in one pass if that is possible; whether it was done."""
-        return False
+    def identity(self) -> dict[str, Any]:
+        """What a state must agree with to be continued here; a key that is absent has its default."""
+        return states.identity_of(self)
 
     # The optimizer.
 
@@ -247,18 +179,25 @@ class Search(Optimizer):
     # The parts of a step, for those who make one over several searches.
 
     def begin_step(self) -> None:
-        """Hand the present options to the base rule, count the step and what is to be kept after it."""
-        self._share_options()
-        self._follow_schedule()
+        """Hand the present options to the base rule, count the step and what is to be kept after it.
+
+        Raises:
+            RuntimeError: The model has another parameter in the place of a masked one.
+        """
+        claims.check_owners(self._owners, self.masked_parameters)
+        states.share_options(self.param_groups, self.base.param_groups)
+        self.steps += 1
+        if self.density_schedule != "constant":
+            self.keep = self.counts(self.current_density)
 
     def move(self) -> None:
         """Move the scores, select the masks and write W ⊙ M."""
-        if not self.fused_step():
-            self._step_in_parts()
+        if self.fused is None or not self.fused.step([self], self.threshold_hints):
+            self._move_in_parts()
 
     def end_step(self) -> None:
         """Look at the masks once they have reached a scheduled density."""
-        if self.density_schedule != "constant" and self._steps == self._horizon:
+        if self.density_schedule != "constant" and self.steps == self._horizon:
             masks.warn_of_collapse(self.mask)
 
     @property
@@ -270,67 +209,59 @@ class Search(Optimizer):
         """
         if self.density_schedule == "constant":
             return self.density
-        if self._steps and self._horizon is None:
+        if self.steps and self._horizon is None:
             raise ValueError(
                 f"density_schedule={self.density_schedule!r} needs a length: give schedule_steps=, or call "
                 "plan(steps, steps_per_epoch) before the first step"
             )
         initial = 1.0 if self.initial_density is None else self.initial_density
         horizon = self._horizon or 1
-        return masks.scheduled_density(self.density, self._steps, horizon, self.density_schedule, initial)
+        return masks.scheduled_density(self.density, self.steps, horizon, self.density_schedule, initial)
 
     @property
     def scores(self) -> dict[str, Tensor]:
         """Parameter name → scores, contiguous, in at least float32."""
-        return {name: self.state[p]["score"] for name, p in self._names.items()}
+        return {name: self.state[p]["score"] for name, p in self.masked_parameters.items()}
 
     @property
     def weights(self) -> dict[str, Tensor]:
         """Parameter name → frozen weights W, contiguous."""
-        return {name: self.state[p]["weight"] for name, p in self._names.items()}
+        return {name: self.state[p]["weight"] for name, p in self.masked_parameters.items()}
 
     @property
     def mask(self) -> masks.Mask:
         """Parameter name → bool mask, True where the weight is kept."""
-        masks.check_cuts(self.scores, self._cuts)
-        return {name: self.state[p]["mask"] for name, p in self._names.items()}
+        masks.check_cuts(self.scores, self.threshold_hints)
+        return {name: self.state[p]["mask"] for name, p in self.masked_parameters.items()}
 
-    @property
-    def masked_parameters(self) -> dict[str, Tensor]:
-        """Parameter name → the model's masked parameter, which holds the effective weights."""
-        return dict(self._names)
+    def gradients(self, parameters: Iterable[Tensor]) -> list[Tensor]:
+        """dL/dW_eff of parameters that have one, dense, in units of their layers where steps are relative."""
+        given = [(p, p.grad) for p in parameters if p.grad is not None]
+        grads = [grad if grad.layout == torch.strided else grad.to_dense() for _, grad in given]
+        if self.step_size == "absolute":
+            return grads
+        return in_units_of_layers(grads, [self.state[p]["sizes"] for p, _ in given])
 
-    def rewrite(self) -> None:
-        """Write the effective weights under the present masks again, in the parameters' present dtypes."""
-        self._write(self.mask)
+    @torch.no_grad()
+    def write(self, mask: masks.Mask) -> None:
+        """Put a mask in place: write the effective weights under it, in the parameters' present dtypes."""
+        weights = list(self.effective(mask).values())
+        ops.write_masked(list(self.masked_parameters.values()), weights, list(mask.values()))
+        for name, parameter in self.masked_parameters.items():
+            self.state[parameter]["mask"] = mask[name]
 
-    @property
-    def steps(self) -> int:
-        """Steps done."""
-        return self._steps
-
-    @steps.setter
-    def steps(self, count: int) -> None:
-        self._steps = count
-
-    @property
-    def graph_obstacle(self) -> str | None:
-        """Why a CUDA graph cannot hold a step; None where all steps launch the same work and look at none."""
-        # Not inherited: a subclass may have changed any part of the step.
-        if not self.graphable or not ("graphable" in vars(self) or "graphable" in vars(type(self))):
-            return f"{self.method} draws or decides something on the host in its steps"
-        if self.density_schedule != "constant":
-            return f"density_schedule={self.density_schedule!r} changes what a step keeps"
-        device = next(iter(self.scores.values())).device
-        kernel = "select_n_of_m_into" if self._group else "select_into"
-        if self.distribution == "global":
-            kernel = "rank_into"
-        if not ops.is_native(kernel, device):
-            return f"there are no compiled kernels for {device.type}, and the references wait for the device"
-        return None
+    @contextmanager
+    def holding(self, mask: masks.Mask) -> Iterator[None]:
+        """Inside this context the model has the weights under another mask."""
+        training = self.mask
+        self.write(mask)
+        try:
+            yield
+        finally:
+            self.write(training)
 
     def ticket(self, provenance: Mapping[str, Any] | None = None) -> Ticket:
-        """The final network: a seed and one bit per weight, where the weights follow from a seed.
+        """The final network: a seed and at most one bit per weight, where the weights follow from a seed.
 
         Where training sees another network (a sample, open gates), the ticket is that of `evaluating`.
 
@@ -339,7 +270,7 @@ class Search(Optimizer):
         """
         facts = {"method": self.method, "density": self.current_density, "distribution": self.distribution}
         with self.evaluating():
-            return Ticket.of(self.model, self.mask, provenance={**facts, **(provenance or {})})
+            return Ticket.from_model(self.model, self.mask, provenance={**facts, **(provenance or {})})
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Clear the gradients of the whole model, also of parameters that the search does not move."""
@@ -355,119 +286,53 @@ class Search(Optimizer):
 
     def state_dict(self) -> dict[str, Any]:
         """Scores, frozen weights, masks, options, steps done and the base rule's state."""
-        masks.check_cuts(self.scores, self._cuts)
-        own = {"base": self.base.state_dict(), "search": self._identity(), "steps": self._steps}
-        return {**super().state_dict(), **own}
-
-    def _identity(self) -> dict[str, Any]:
-        """What a state must agree with to be continued here."""
-        return {
-            "method": self.method,
-            "base": type(self.base).__name__,
-            "density": self.density,
-            "distribution": self.distribution,
-            "ranking": self.ranking,
-            "density_schedule": [self.density_schedule, self.schedule_steps, *self._start()],
-            "names": list(self._names),
-            **({} if self.step_size == "absolute" else {"step_size": self.step_size}),
-        }
+        masks.check_cuts(self.scores, self.threshold_hints)
+        own = {"base": self.base.state_dict(), "search": self.identity(), "steps": self.steps}
+        return states.gathered(self, super().state_dict, {**own, **self.get_extra_state()})
 
     @torch.no_grad()
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from `state_dict`, bit for bit: copies into the existing tensors, then writes W ⊙ M.
 
         Raises:
-            ValueError: The state is of another search: other parameters, shapes or groups.
+            ValueError: The state is of another search: other parameters, shapes, groups, options or frozen
+                weights. The search is as it was.
         """
-        theirs, names = state_dict.get("search", {}), list(self._names)
-        for key in {**self._identity(), **theirs}:
-            if theirs.get(key) != (ours := self._identity().get(key)):
-                what = "other parameters" if key == "names" else f"another {key}"
-                raise ValueError(f"the state is of {what} ({theirs.get(key)}) than this search's ({ours})")
-        entries = [state_dict["state"][index] for index in range(len(names))]
-        for name, entry in zip(names, entries, strict=True):
-            for key, tensor in self.state[self._names[name]].items():
-                if key not in entry or entry[key].shape != tensor.shape:
-                    raise ValueError(f"the state of {name} has no {key!r} of shape {tuple(tensor.shape)}")
-        for name, entry in zip(names, entries, strict=True):
-            for key, tensor in self.state[self._names[name]].items():
-                tensor.copy_(entry[key])
-        for group, saved in zip(self.param_groups, state_dict["param_groups"], strict=True):
-            group.update({key: value for key, value in saved.items() if key != "params"})
+        state_dict = states.announced(self, state_dict)
+        own = {name: self.state[parameter] for name, parameter in self.masked_parameters.items()}
+        identity, groups = self.identity(), self.param_groups
+        entries = states.check_state(state_dict, identity, own, groups, weights_move=self.redraws_weights)
         self.base.load_state_dict(state_dict["base"])
-        self._cuts.zero_()
-        self._steps = state_dict["steps"]
-        self._write(self.mask)
+        for name, entry in entries.items():
+            for key, tensor in own[name].items():
+                tensor.copy_(entry[key])
+        states.share_options(state_dict["param_groups"], groups)
+        self.threshold_hints.zero_()
+        self.steps = state_dict["steps"]
+        self.set_extra_state(state_dict)
+        self.write(self.mask)
+        for done in self._optimizer_load_state_dict_post_hooks.values():
+            done(self)
 
     def __getstate__(self) -> dict[str, Any]:
         # Optimizer's own list of attributes is closed; a deep copy needs ours too.
-        own = {key: value for key, value in self.__dict__.items() if not key.startswith("_optimizer_")}
-        return {**super().__getstate__(), **own}
+        return {**super().__getstate__(), **states.own_attributes(self)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        claims.claim(self, self.param_groups[0]["params"])
 
     # Plumbing.
 
-    @contextmanager
-    def _in_place(self, mask: masks.Mask) -> Iterator[None]:
-        """Inside this context the model has the weights under another mask."""
-        training = self.mask
-        self._write(mask)
-        try:
-            yield
-        finally:
-            self._write(training)
-
-    def _step_in_parts(self) -> None:
-        received = [self.state[p] for p in self._names.values() if p.grad is not None]
-        grads = self.gradients([p for p in self._names.values() if p.grad is not None])
-        scores = [state["score"] for state in received]
-        weights = [state["weight"] for state in received]
-        for score, grad in zip(scores, self.score_gradients(grads, weights, scores), strict=True):
-            score.grad = grad
+    def _move_in_parts(self) -> None:
+        moving = [p for p in self.masked_parameters.values() if p.grad is not None]
+        scores = [self.state[p]["score"] for p in moving]
+        weights = [self.state[p]["weight"] for p in moving]
+        gradients = self.score_gradients(self.gradients(moving), weights, scores)
+        for score, gradient in zip(scores, gradients, strict=True):
+            score.grad = gradient
         self.base.step()
         for score in scores:
             score.grad = None
-        self._write(self.select())
-
-    def gradients(self, parameters: Iterable[Tensor]) -> list[Tensor]:
-        """dL/dW_eff of parameters that have one, in units of their layers where steps are relative."""
-        given = list(parameters)
-        grads: list[Any] = [p.grad for p in given]
-        if self.step_size == "absolute":
-            return grads
-        return in_units_of_layers(grads, [self.state[p]["sizes"] for p in given])
-
-    def _frozen_weight(self, info: ParameterInfo) -> Tensor:
-        dtype = torch.promote_types(info.tensor.dtype, torch.float32)
-        weight = info.tensor.detach().to(dtype, copy=True).contiguous()
-        if not torch.isfinite(weight).all():
-            raise ValueError(
-                f"the weights of {info.name} are not finite; a search needs finite frozen weights"
-            )
-        return weight
-
-    def _start(self) -> list[float]:
-        return [] if self.initial_density is None else [self.initial_density]
-
-    def _counts(self, density: float) -> dict[str, int] | int:
-        shapes = {name: tuple(p.shape) for name, p in self._names.items()}
-        if self.distribution == "global":
-            return masks.keep_count(sum(p.numel() for p in self._names.values()), density)
-        return masks.allocate(shapes, density, self.distribution)
-
-    def _follow_schedule(self) -> None:
-        """Count the step, and the weights to keep after it."""
-        self._steps += 1
-        if self.density_schedule != "constant":
-            self.keep = self._counts(self.current_density)
-
-    def _share_options(self) -> None:
-        """Hand lr and whatever else a scheduler changed to the base rule."""
-        for group, base_group in zip(self.param_groups, self.base.param_groups, strict=True):
-            base_group.update({key: value for key, value in group.items() if key != "params"})
-
-    def _write(self, mask: masks.Mask) -> None:
-        with torch.no_grad():
-            weights = self.effective(mask)
-            ops.write_masked(list(self._names.values()), list(weights.values()), list(mask.values()))
-        for name, parameter in self._names.items():
-            self.state[parameter]["mask"] = mask[name]
+        self.advance()
+        self.write(self.select())

@@ -24,14 +24,19 @@ import torch
 from torch import Tensor
 
 from supermask import masks, ops
-from supermask.search.base import Search, register_search
+from supermask.search.base import Search
+from supermask.search.registry import register_search
 
 
-@register_search("biprop")
-class Biprop(Search):
+@register_search(
+    "biprop",
+    about="A mask over the signs of frozen weights, with one scale per layer: a binary network.",
+    colour="green",
+    marker="^",
+)
+class Biprop(Search, graphable=True):
     """Multi-prize tickets; see `Search` for the arguments."""
 
-    graphable = True
     recipe: ClassVar[Mapping[str, Any]] = {"init": "kaiming_normal", "lr": 0.4}
 
     def score_gradients(

@@ -28,7 +28,8 @@ from torch.nn import functional as F
 
 from supermask import ops
 from supermask.models.batch_statistics import batch_statistics
-from supermask.search.base import register_search
+from supermask.search.protocol import Objective
+from supermask.search.registry import register_search
 from supermask.search.relaxations import Concrete
 from supermask.search.stochastic_gates import GatedSearch
 
@@ -37,7 +38,13 @@ SMOOTHING = 0.01
 """Weight of the newest ratio in the moving average of GradBalance."""
 
 
-@register_search("concrete")
+@register_search(
+    "concrete",
+    label="concrete tickets",
+    about="A binary concrete gate for each frozen weight, with the density as a balanced second objective.",
+    colour="indigo",
+    marker="d",
+)
 class ConcreteTicketSearch(GatedSearch):
     """Concrete ticket search; see `GatedSearch` and `Search` for the other arguments.
 
@@ -86,9 +93,11 @@ class ConcreteTicketSearch(GatedSearch):
             self.balance = (1 - SMOOTHING) * self.balance + SMOOTHING * target
         return self.balance
 
-    def objective(
-        self, model: nn.Module, inputs: Tensor, labels: Tensor, label_smoothing: float = 0.0
-    ) -> Tensor:
+    @property
+    def objective(self) -> Objective:
+        return self._loss
+
+    def _loss(self, model: nn.Module, inputs: Tensor, labels: Tensor, label_smoothing: float = 0.0) -> Tensor:
         """What a training loop minimizes: cross-entropy, or the divergence from the dense network.
 
         Args:
@@ -108,14 +117,13 @@ class ConcreteTicketSearch(GatedSearch):
             teacher = model(inputs)
         return reverse_divergence(model(inputs), teacher)
 
-    def _identity(self) -> dict[str, Any]:
-        return {**super()._identity(), "objective": self.objective_name, "slack": self.slack}
+    def identity(self) -> dict[str, Any]:
+        return {**super().identity(), "objective": self.objective_name, "slack": self.slack}
 
-    def state_dict(self) -> dict[str, Any]:
-        return {**super().state_dict(), "balance": self.balance}
+    def get_extra_state(self) -> dict[str, Any]:
+        return {"balance": self.balance}
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        super().load_state_dict(state_dict)
+    def set_extra_state(self, state_dict: Mapping[str, Any]) -> None:
         saved = state_dict["balance"]
         device = next(iter(self.scores.values())).device
         self.balance = None if saved is None else saved.clone().to(device)
@@ -125,12 +133,12 @@ class ConcreteTicketSearch(GatedSearch):
         """Inside this context the model has all its weights, and its norms leave their statistics alone."""
         everything = [torch.ones_like(mask) for mask in self.mask.values()]
         with torch.no_grad():
-            ops.write_masked(list(self._names.values()), list(self.weights.values()), everything)
+            ops.write_masked(list(self.masked_parameters.values()), list(self.weights.values()), everything)
         try:
             with batch_statistics(self.model):
                 yield
         finally:
-            self._write(self.mask)
+            self.write(self.mask)
 
 
 def reverse_divergence(logits: Tensor, teacher: Tensor) -> Tensor:

@@ -1,6 +1,7 @@
 """How a search is set up: its base rule, what it freezes, and which arguments it refuses."""
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -8,8 +9,18 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from supermask import masks, ops
-from supermask.weights.init import derive_key, is_norm_parameter
-from supermask.weights.roles import ParameterInfo, classify, unwrap
+from supermask.search.claims import is_claimed
+from supermask.weights.init import derive_key, init_of, is_norm_parameter
+from supermask.weights.kinds import matches
+from supermask.weights.names import aliases_of, parameters_of, unwrap
+from supermask.weights.notices import (
+    FrozenParameterWarning,
+    NotDrawnWarning,
+    OtherDensityWarning,
+    first_of,
+    tell,
+)
+from supermask.weights.roles import STOPPED, ParameterInfo, classify
 
 BASES: dict[str, type[Optimizer]] = {
     "sgd": torch.optim.SGD,
@@ -63,7 +74,10 @@ def draw_scores(init: str, info: ParameterInfo, weight: Tensor, seed: int) -> Te
     """Scores of one of `SCORE_INITS` from the seed, shaped, typed and placed like `weight`."""
     scheme, scale = SCORE_INITS[init]
     key = derive_key("score", seed, info.name)
-    return ops.fill_random(torch.empty_like(weight), key, scheme, scale * info.fan_in**-0.5)
+    scores = ops.fill_random(torch.empty_like(weight), key, scheme, scale * info.fan_in**-0.5)
+    if info.zero_row is not None:
+        scores[info.zero_row] = 0  # padding, whose weights are 0: last in rank, and no gradient moves it
+    return scores
 
 
 def check_score_init(init: str, own: str | None) -> None:
@@ -91,31 +105,108 @@ def replace_scores(scores: dict[str, Tensor], given: Mapping[str, Tensor]) -> No
         scores[name].copy_(values.detach())
 
 
-def freeze_the_rest(model: nn.Module, masked_weights: list[nn.Parameter], norms: list[Tensor]) -> None:
-    """Stop gradients of parameters that nothing moves: they would grow for ever, and count in clipping."""
-    moved = {id(p) for p in (*masked_weights, *norms)}
-    if not all(p.requires_grad for p in masked_weights):
-        raise ValueError(
-            "a masked weight does not require a gradient, so its scores could not move; call "
-            "requires_grad_(True) on it, or leave it out with exclude="
-        )
+def frozen_weight(info: ParameterInfo) -> Tensor:
+    """A copy of a weight as it stands, contiguous, in at least float32."""
+    dtype = torch.promote_types(info.tensor.dtype, torch.float32)
+    weight = info.tensor.detach().to(dtype, copy=True).contiguous()
+    if not torch.isfinite(weight).all():
+        raise ValueError(f"the weights of {info.name} are not finite; a search needs finite frozen weights")
+    return weight
+
+
+def freeze_the_rest(
+    model: nn.Module,
+    moved: Mapping[str, nn.Parameter],
+    infos: Iterable[ParameterInfo],
+    exclude: Iterable[str],
+) -> None:
+    """Stop gradients of parameters that nothing moves: they would grow for ever, and count in clipping.
+
+    Left alone are those that `exclude` names, which another optimizer may train, and those of other searches.
+
+    Args:
+        model: The network.
+        moved: Name → parameter that this search moves.
+        infos: The masked ones among them.
+        exclude: Patterns of names.
+
+    Raises:
+        ValueError: A masked weight does not require a gradient, and no other search stopped it.
+    """
+    inner = unwrap(model)
+    stopped = set(getattr(inner, STOPPED, ()))
+    for info in infos:
+        if not info.tensor.requires_grad and info.name not in stopped:
+            raise ValueError(
+                f"the masked weight {info.name} does not require a gradient, so its scores could not move; "
+                "call requires_grad_(True) on it, or leave it out with exclude="
+            )
+    for parameter in moved.values():
+        parameter.requires_grad_(True)
     if isinstance(model, nn.parallel.DistributedDataParallel):
         return  # it waits for the gradients that it saw when it was made
-    for parameter in unwrap(model).parameters():
-        if id(parameter) not in moved:
-            parameter.requires_grad_(False)
+    patterns = tuple(exclude)
+    spared = {id(p) for name, p in aliases_of(model).items() if matches(name, patterns)}
+    spared |= {id(p) for p in moved.values()}
+    freezing = [
+        name
+        for name, parameter in parameters_of(model).items()
+        if parameter.requires_grad and id(parameter) not in spared and not is_claimed(parameter)
+    ]
+    for name in freezing:
+        parameters_of(model)[name].requires_grad_(False)
+    record = init_of(model)
+    wanted = [] if record is None else [name for name in freezing if name in record.named()]
+    if stopped or freezing:
+        setattr(inner, STOPPED, tuple(sorted((stopped | set(freezing)) - moved.keys())))
+    if wanted:
+        tell(
+            f"the search stops the gradients of {first_of(wanted)}, which it does not move. What another "
+            "optimizer is to train has to be left to it: exclude=[…] with these names",
+            FrozenParameterWarning,
+        )
 
 
-def norm_parameters(model: nn.Module) -> list[Tensor]:
-    """The weights and biases of the model's norms, all of which must require a gradient."""
-    norms = [info for info in classify(model) if is_norm_parameter(info)]
+def tell_of_weights(
+    model: nn.Module, infos: Iterable[ParameterInfo], density: float, scaled: float | None
+) -> None:
+    """Warn of frozen weights that do not follow from a seed, or were scaled for another density.
+
+    Args:
+        model: The network.
+        infos: Its masked parameters.
+        density: That of the search.
+        scaled: The density that its weights should be scaled for; None where that has no meaning.
+    """
+    record = init_of(model)
+    drawn = {} if record is None else record.named()
+    missing = [info.name for info in infos if info.name not in drawn]
+    if record is None or missing:
+        tell(
+            f"weights not drawn by randomize_: {first_of(missing)}. The ticket will store those that it "
+            "keeps, where it could be a seed and a bit for each, and unscaled weights learn worse. "
+            f"Call sm.randomize_(model, density={density:g}) before, unless trained weights are meant",
+            NotDrawnWarning,
+        )
+    elif isinstance(record.density, float | int) and scaled is not None:
+        if not any(math.isclose(record.density, right, rel_tol=1e-6) for right in (density, scaled)):
+            tell(
+                f"the weights were scaled for density {record.density:g}, and the search keeps {density:g}; "
+                f"call randomize_(…, density={scaled:g}) for it, or leave its density= out",
+                OtherDensityWarning,
+            )
+
+
+def norm_parameters(model: nn.Module, exclude: Iterable[str] = ()) -> dict[str, nn.Parameter]:
+    """Name → weight or bias of the model's norms, all of which must require a gradient."""
+    norms = [info for info in classify(model, exclude=exclude) if is_norm_parameter(info)]
     frozen = [info.name for info in norms if not info.tensor.requires_grad]
     if frozen:
         raise ValueError(
             f"train_norms asks to train {frozen[0]}, which does not require a gradient; call "
             "randomize_(…, train_norms=True) before wrapping the model"
         )
-    return [info.tensor for info in norms]
+    return {info.name: info.tensor for info in norms}
 
 
 def make_base(
@@ -126,7 +217,28 @@ def make_base(
         if base not in BASES:
             raise ValueError(f"unknown base rule {base!r}; choose one of {', '.join(BASES)}, or pass a class")
         base = BASES[base]
+    elif base not in BASES.values():
+        _try_out(base, lr, options, scores[0].device)
+    return _made(base, scores, lr, options)
+
+
+def _made(base: type[Optimizer], scores: list[Tensor], lr: float, options: Mapping[str, Any]) -> Optimizer:
     try:
         return base(scores, lr=lr, **options)  # type: ignore[call-arg]
     except TypeError as error:
         raise ValueError(f"{base.__name__} does not accept these options: {error}") from None
+
+
+@torch.enable_grad()
+def _try_out(base: type[Optimizer], lr: float, options: Mapping[str, Any], device: torch.device) -> None:
+    """Make one step of a rule on its own, as a search would, so that one that cannot serve is refused now."""
+    score = torch.ones(2, 2, device=device)
+    rule = _made(base, [score], lr, options)
+    score.grad = torch.ones_like(score)
+    try:
+        rule.step()
+    except Exception as error:
+        raise ValueError(
+            f"{base.__name__} cannot move scores: a step without a closure, by dense gradients, ends in "
+            f"{type(error).__name__}: {error}. Take SGD, AdamW or another rule that needs neither"
+        ) from None

@@ -15,19 +15,25 @@ from typing import Any
 from torch import Tensor, nn
 
 from supermask import ops
-from supermask.search.base import Search, register_search
-from supermask.search.fused import sgd_steps
+from supermask.search.base import Search
+from supermask.search.fused import EDGE_POPUP_SGD
+from supermask.search.registry import register_search
 
 
-@register_search("edge-popup")
-class EdgePopup(Search):
+@register_search(
+    "edge-popup",
+    about="A mask searched over frozen random weights: scores are learned, weights never are.",
+    colour="vermilion",
+    marker="o",
+)
+class EdgePopup(Search, graphable=True, fused=EDGE_POPUP_SGD):
     """Edge-popup as an optimizer; see `Search` for the other arguments.
 
     Args:
         ranking: `magnitude` (|s|, the authors' code) or `raw` (s, the paper's equation 6).
     """
 
-    graphable = has_default_rate = True
+    has_default_rate = True
 
     def __init__(self, model: nn.Module, *, ranking: str = "magnitude", **options: Any) -> None:
         self.ranking = ops.check_ranking(ranking)
@@ -42,11 +48,3 @@ class EdgePopup(Search):
                 for grad, weight, score in zip(grads, weights, scores, strict=True)
             ]
         return ops.straight_through(grads, weights, scores)
-
-    @property
-    def fusable(self) -> bool:
-        # A subclass may have changed any part of the step.
-        return type(self) is EdgePopup
-
-    def fused_step(self) -> bool:
-        return sgd_steps([self], self._cuts)

@@ -24,14 +24,20 @@ import torch
 from torch import Tensor, nn
 
 from supermask import masks
-from supermask.search.base import register_search
 from supermask.search.construction import spread_of
 from supermask.search.edge_popup import EdgePopup
+from supermask.search.registry import register_search
 
 LAYOUTS = ("uniform", "erk", "epl")
 
 
-@register_search("frozen")
+@register_search(
+    "frozen",
+    label="partially frozen",
+    about="edge-popup where a random part of the mask follows from the seed, and only the rest is searched.",
+    colour="brown",
+    marker="X",
+)
 class Frozen(EdgePopup):
     """Edge-popup on the weights that a random pattern leaves open; see `Search` for the other arguments.
 
@@ -45,8 +51,6 @@ class Frozen(EdgePopup):
     Raises:
         ValueError: A fraction out of range, or a layer whose pattern leaves no room for its density.
     """
-
-    graphable = False
 
     def __init__(
         self,
@@ -85,20 +89,18 @@ class Frozen(EdgePopup):
     @property
     def pattern(self) -> dict[str, Tensor]:
         """Parameter name → int8 pattern T: −1 pruned, +1 locked in, 0 searched."""
-        return {name: self.state[p]["pattern"] for name, p in self._names.items()}
+        return {name: self.state[p]["pattern"] for name, p in self.masked_parameters.items()}
 
     def score_gradients(
         self, grads: list[Tensor], weights: list[Tensor], scores: list[Tensor]
     ) -> list[Tensor]:
-        open_ = [self.state[p]["pattern"] == 0 for p in self._names.values() if p.grad is not None]
+        open_ = [self.state[p]["pattern"] == 0 for p in self.masked_parameters.values() if p.grad is not None]
         gradients = super().score_gradients(grads, weights, scores)
         return [gradient * o for gradient, o in zip(gradients, open_, strict=True)]
 
     def select(self) -> masks.Mask:
         """All locked weights, no pruned one, and the largest |s| of the others up to the density."""
         masks.check_finite(self.scores)
-        if "pattern" not in self.state[next(iter(self._names.values()))]:
-            self._draw_patterns()
         top = torch.stack([score.abs().max() for score in self.scores.values()]).max() * 2 + 1
         ranked = {
             name: score.abs()
@@ -108,20 +110,21 @@ class Frozen(EdgePopup):
             .mul(torch.where(self.pattern[name] > 0, top, 1.0))
             for name, score in self.scores.items()
         }
-        return masks.select(ranked, self.keep, self._cuts)
+        return masks.select(ranked, self.keep, self.threshold_hints)
 
-    def _identity(self) -> dict[str, Any]:
+    def identity(self) -> dict[str, Any]:
         frozen = {"pruned": self.pruned, "locked": self.locked, "layout": self.layout}
-        return {**super()._identity(), "seed": self.seed, **frozen}
+        return {**super().identity(), "seed": self.seed, **frozen}
 
     def check_layers(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
         """Refuse layers whose pattern leaves no room for their density."""
         self._pattern_counts(shapes)
 
-    def _draw_patterns(self) -> None:
-        shapes = {name: tuple(p.shape) for name, p in self._names.items()}
+    def prepare(self) -> None:
+        """Draw the patterns."""
+        shapes = {name: tuple(p.shape) for name, p in self.masked_parameters.items()}
         for name, (least, most) in self._pattern_counts(shapes).items():
-            parameter = self._names[name]
+            parameter = self.masked_parameters[name]
             order = masks.permutation(parameter.numel(), self.seed, f"frozen/{name}")
             flat = torch.zeros(parameter.numel(), dtype=torch.int8)
             flat[order[:least]] = 1

@@ -14,12 +14,23 @@ from supermask import masks, ops
 from supermask.search.base import Search
 
 
-def sgd_steps(searches: Sequence[Search], cuts: Tensor) -> bool:
+class EdgePopupSgd:
+    """Edge-popup's step with plain SGD, of one search or several, as `FusedStep`."""
+
+    def step(self, searches: Sequence[Search], threshold_hints: Tensor) -> bool:
+        """Make it if the searches, their base rules and gradients allow; whether it was made."""
+        return sgd_steps(searches, threshold_hints)
+
+
+EDGE_POPUP_SGD = EdgePopupSgd()
+
+
+def sgd_steps(searches: Sequence[Search], threshold_hints: Tensor) -> bool:
     """Run the fused step of all searches in one call if they, their base rules and their gradients allow it.
 
     Args:
         searches: One or several, of networks on one device; several must have the same options.
-        cuts: Those of all searches, one after another.
+        threshold_hints: Those of all searches, one after another.
 
     Returns:
         Whether it ran.
@@ -34,8 +45,8 @@ def sgd_steps(searches: Sequence[Search], cuts: Tensor) -> bool:
     together = any(isinstance(search.keep, int) for search in searches)
     if given.count(given[0]) < len(given) or (together and len(searches) > 1):
         return False
-    parameters = [p for search in searches for p in search._names.values()]
-    states = [search.state[p] for search in searches for p in search._names.values()]
+    parameters = [p for search in searches for p in search.masked_parameters.values()]
+    states = [search.state[p] for search in searches for p in search.masked_parameters.values()]
     scores = [state["score"] for state in states]
     velocities: list[Tensor] | None = []
     if given[0]["momentum"] != 0:
@@ -47,7 +58,7 @@ def sgd_steps(searches: Sequence[Search], cuts: Tensor) -> bool:
         return False
     keep = [count for search in searches for count in _counts(search)]
     weights = [state["weight"] for state in states]
-    grads = [grad for search in searches for grad in search.gradients(search._names.values())]
+    grads = [grad for search in searches for grad in search.gradients(search.masked_parameters.values())]
     try:
         selected = ops.edge_popup_sgd(
             parameters,
@@ -56,25 +67,25 @@ def sgd_steps(searches: Sequence[Search], cuts: Tensor) -> bool:
             grads,
             weights,
             keep,
-            cuts,
+            threshold_hints,
             **given[0],
         )
     except ValueError:
         for search in searches:
-            search._write(search.mask)
+            search.write(search.mask)
         for search in searches:
             masks.check_finite(search.scores)
         raise
     for state, mask in zip(states, selected, strict=True):
         state["mask"] = mask
     for search in searches:
-        if len(search.base.param_groups[0]["params"]) > len(search._names):
+        if len(search.base.param_groups[0]["params"]) > len(search.masked_parameters):
             search.base.step()  # norms: the scores have no .grad, so it passes them by
     return True
 
 
 def _plain(search: Search) -> bool:
-    return search.fusable and _plain_sgd(search.base) and not search._group and search.ranking == "magnitude"
+    return _plain_sgd(search.base) and not search.group and search.ranking == "magnitude"
 
 
 def _counts(search: Search) -> list[int]:

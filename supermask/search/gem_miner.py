@@ -27,7 +27,8 @@ import torch
 from torch import Tensor, nn
 
 from supermask import masks
-from supermask.search.base import Search, register_search
+from supermask.search.base import Search
+from supermask.search.registry import register_search
 from supermask.weights.roles import ParameterInfo
 
 THRESHOLD = 0.5
@@ -43,7 +44,13 @@ def freezing_rate(density: float, freezings: int) -> float:
     return 1.0 - density ** (1.0 / freezings)
 
 
-@register_search("gem-miner")
+@register_search(
+    "gem-miner",
+    label="Gem-Miner",
+    about="Scores between 0 and 1, rounded to a mask; the lowest are frozen out for good along the way.",
+    colour="purple",
+    marker="p",
+)
 class GemMiner(Search):
     """Gem-Miner as an optimizer; see `Search` for the other arguments.
 
@@ -57,6 +64,7 @@ class GemMiner(Search):
     """
 
     exact_density = False
+    accepts_score_init = False
     # The authors' SGD with lr 0.1 takes 150 epochs to move scores across (0, 1); this takes a few.
     recipe: ClassVar[Mapping[str, Any]] = {"lr": 0.03, "optimizer": "adam", "weight_decay": 0.0}
 
@@ -110,28 +118,34 @@ class GemMiner(Search):
     @property
     def free(self) -> masks.Mask:
         """Parameter name → bool tensor, True where the weight is not frozen out."""
-        return {name: self.state[p]["free"] for name, p in self._names.items()}
+        return {name: self.state[p]["free"] for name, p in self.masked_parameters.items()}
 
     def score_gradients(
         self, grads: list[Tensor], weights: list[Tensor], scores: list[Tensor]
     ) -> list[Tensor]:
-        free = [self.state[p]["free"] for p in self._names.values() if p.grad is not None]
+        free = [self.state[p]["free"] for p in self.masked_parameters.values() if p.grad is not None]
         return [
             (g.to(w.dtype) * w * f).add_(s, alpha=2.0 * self.penalty)
             for g, w, s, f in zip(grads, weights, scores, free, strict=True)
         ]
 
-    def select(self) -> masks.Mask:
-        """1[s > 1/2] where the weight is free; freezes first when the step is due."""
-        masks.check_finite(self.scores)
-        for parameter in self._names.values():
+    def prepare(self) -> None:
+        """Nothing is frozen out at first."""
+        for parameter in self.masked_parameters.values():
             state = self.state[parameter]
-            state["score"].clamp_(0.0, 1.0)
-            if "free" not in state:
-                state["free"] = torch.ones_like(state["score"], dtype=torch.bool)
-        if self.freeze_every and self._steps and self._steps % self.freeze_every == 0:
-            if self._steps // self.freeze_every <= self.freezings:
+            state["free"] = torch.ones_like(state["score"], dtype=torch.bool)
+
+    def advance(self) -> None:
+        """Project scores to [0, 1], and freeze when the step is due."""
+        masks.check_finite(self.scores)
+        for score in self.scores.values():
+            score.clamp_(0.0, 1.0)
+        if self.freeze_every and self.steps and self.steps % self.freeze_every == 0:
+            if self.steps // self.freeze_every <= self.freezings:
                 self._freeze()
+
+    def select(self) -> masks.Mask:
+        """1[s > 1/2] where the weight is free."""
         free = self.free
         return {
             name: masks.at_least_one((score > THRESHOLD) & free[name], score.where(free[name], -1.0))
@@ -141,19 +155,19 @@ class GemMiner(Search):
     def settle(self) -> None:
         """With `restore`, let all free weights stand."""
         if self.restore:
-            self._write(self._restored())
+            self.write(self._restored())
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
-        with self._in_place(self._restored()) if self.restore else nullcontext():
+        with self.holding(self._restored()) if self.restore else nullcontext():
             yield
 
     def _restored(self) -> masks.Mask:
         return {name: free.clone() for name, free in self.free.items()}
 
-    def _identity(self) -> dict[str, Any]:
+    def identity(self) -> dict[str, Any]:
         own = {"penalty": self.penalty, "period": self.period, "restore": self.restore}
-        return {**super()._identity(), **own}
+        return {**super().identity(), **own}
 
     def _freeze(self) -> None:
         free = self.free
@@ -165,4 +179,4 @@ class GemMiner(Search):
             for name, score in self.scores.items()
         }
         for name, kept in masks.select(ranked, left).items():
-            self.state[self._names[name]]["free"] = kept
+            self.state[self.masked_parameters[name]]["free"] = kept

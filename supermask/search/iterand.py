@@ -13,6 +13,7 @@ it. First scores as theirs are `score_init="kaiming_uniform"`. They re-draw ever
 a shorter training re-draws at every hundredth of its length.
 """
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -20,17 +21,23 @@ import torch
 from torch import nn
 
 from supermask import ops
-from supermask.search.base import register_search
 from supermask.search.edge_popup import EdgePopup
-from supermask.search.fused import sgd_steps
+from supermask.search.fused import EDGE_POPUP_SGD
+from supermask.search.registry import register_search
 from supermask.weights.init import Init, derive_key, init_of
 
 PERIOD = 300
 SHARE = 100
 
 
-@register_search("iterand")
-class IteRand(EdgePopup):
+@register_search(
+    "iterand",
+    label="IteRand",
+    about="edge-popup that now and then draws some of the weights outside the mask anew.",
+    colour="olive",
+    marker="v",
+)
+class IteRand(EdgePopup, fused=EDGE_POPUP_SGD):
     """Edge-popup with iterative randomization; see `Search` for the other arguments.
 
     Args:
@@ -42,7 +49,7 @@ class IteRand(EdgePopup):
         ValueError: As in `Search`, a value out of range, or weights that were not drawn by `randomize_`.
     """
 
-    graphable = False
+    redraws_weights = True
 
     def __init__(
         self,
@@ -65,7 +72,7 @@ class IteRand(EdgePopup):
         self._follows_plan = period is None
         super().__init__(model, density=density, lr=lr, **options)
         self._init = self._record()
-        self._dtypes = {name: parameter.dtype for name, parameter in self._names.items()}
+        self._dtypes = {name: parameter.dtype for name, parameter in self.masked_parameters.items()}
 
     def plan(self, steps: int, steps_per_epoch: int) -> None:
         super().plan(steps, steps_per_epoch)
@@ -74,28 +81,20 @@ class IteRand(EdgePopup):
 
     def begin_step(self) -> None:
         # The new weights are pruned, so the model computes the same; what they change is this step's scores.
-        if (self._steps + 1) % self.period == 0:
+        if (self.steps + 1) % self.period == 0:
             self._draw_again()
         super().begin_step()
 
-    @property
-    def fusable(self) -> bool:
-        return type(self) is IteRand
+    def set_extra_state(self, state_dict: Mapping[str, Any]) -> None:
+        self._note_generation(self.steps // self.period)
 
-    def fused_step(self) -> bool:
-        return sgd_steps([self], self._cuts)
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        super().load_state_dict(state_dict)
-        self._note_generation(self._steps // self.period)
-
-    def _identity(self) -> dict[str, Any]:
-        return {**super()._identity(), "seed": self.seed, "period": self.period, "rate": self.rate}
+    def identity(self) -> dict[str, Any]:
+        return {**super().identity(), "seed": self.seed, "period": self.period, "rate": self.rate}
 
     def _draw_again(self) -> None:
-        generation = (self._steps + 1) // self.period
+        generation = (self.steps + 1) // self.period
         draws = self._init.named()
-        for name, parameter in self._names.items():
+        for name, parameter in self.masked_parameters.items():
             weight, mask = self.state[parameter]["weight"], self.state[parameter]["mask"]
             fresh = draws[name].weight(self._init.seed, self._dtypes[name], weight.device, generation)
             coin = torch.empty(weight.shape, dtype=torch.float32, device=weight.device)
@@ -111,7 +110,7 @@ class IteRand(EdgePopup):
 
     def _record(self) -> Init:
         record = init_of(self.model)
-        missing = set(self._names) - set(record.named() if record else {})
+        missing = set(self.masked_parameters) - set(record.named() if record else {})
         if record is None or missing:
             raise ValueError(
                 "iterand draws pruned weights again as they were drawn first, and randomize_ did not draw "

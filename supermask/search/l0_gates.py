@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from supermask import masks
-from supermask.search.base import register_search
+from supermask.search.registry import register_search
 from supermask.search.relaxations import Gaussian, HardConcrete, Relaxation
 from supermask.search.stochastic_gates import GatedSearch
 
@@ -31,7 +31,13 @@ RELAXATIONS: dict[str, Callable[[], Relaxation]] = {"gaussian": Gaussian, "hard-
 GATES = ("weight", "neuron")
 
 
-@register_search("l0-gates")
+@register_search(
+    "l0-gates",
+    label="L0 gates",
+    about="A stochastic gate for each frozen weight; the expected number of open gates is penalized.",
+    colour="forest",
+    marker="P",
+)
 class L0Gates(GatedSearch):
     """Stochastic gates with an expected-L0 penalty; see `GatedSearch` and `Search` for other arguments.
 
@@ -85,13 +91,17 @@ class L0Gates(GatedSearch):
         return self._with_ungated({n: masks.at_least_one(kept, gated[n]) for n, kept in opened.items()})
 
     def gate_shape(self, name: str, shape: torch.Size) -> torch.Size:
-        return shape if self.gates == "weight" else torch.Size([shape[0], *(1 for _ in shape[1:])])
+        if self.gates == "weight":
+            return shape
+        return torch.Size([1 if axis in self.input_axes[name] else size for axis, size in enumerate(shape)])
 
     def gated(self, name: str) -> bool:
         if self.gates == "weight":
             return True
-        self.check_layers({name: tuple(parameter.shape) for name, parameter in self._names.items()})
-        return name != next(reversed(self._names))
+        self.check_layers(
+            {name: tuple(parameter.shape) for name, parameter in self.masked_parameters.items()}
+        )
+        return name != next(reversed(self.masked_parameters))
 
     def check_layers(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
         """Refuse neuron gates on a network of one layer."""
@@ -101,6 +111,6 @@ class L0Gates(GatedSearch):
                 f"{', '.join(shapes)} is the only one; use gates='weight'"
             )
 
-    def _identity(self) -> dict[str, Any]:
+    def identity(self) -> dict[str, Any]:
         own = {"gates": self.gates, "penalty": self.penalty, "stiffness": self.stiffness}
-        return {**super()._identity(), **own}
+        return {**super().identity(), **own}

@@ -13,4 +13,4 @@ class NoisySearch(Search):
     def noise(self, purpose: str, name: str, like: Tensor, scheme: str) -> Tensor:
         """Random values of this step for one layer, shaped like `like`: the stream's next `numel` ones."""
         key = derive_key(purpose, self.seed, name)
-        return ops.fill_random(like.new_empty(like.shape), key, scheme, start=self._steps * like.numel())
+        return ops.fill_random(like.new_empty(like.shape), key, scheme, start=self.steps * like.numel())

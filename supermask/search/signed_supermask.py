@@ -21,13 +21,20 @@ import torch
 from torch import Tensor, nn
 
 from supermask import masks, ops
-from supermask.search.base import Search, register_search
+from supermask.search.base import Search
+from supermask.search.registry import register_search
 from supermask.weights.init import derive_key
 from supermask.weights.roles import ParameterInfo
 
 
-@register_search("signed-supermask")
-class SignedSupermask(Search):
+@register_search(
+    "signed-supermask",
+    label="signed supermask",
+    about="A mask of −1, 0 and 1 over frozen weights: the search also decides which signs to flip.",
+    colour="wine",
+    marker="D",
+)
+class SignedSupermask(Search, graphable=True):
     """Masks that keep, drop or invert weights; see `Search` for the other arguments.
 
     Args:
@@ -36,6 +43,7 @@ class SignedSupermask(Search):
         fixed_threshold: Keep the scores above the layer's first threshold, however many they are.
     """
 
+    accepts_score_init = False
     recipe: ClassVar[Mapping[str, Any]] = {"lr": 0.2}
 
     def __init__(
@@ -55,14 +63,20 @@ class SignedSupermask(Search):
     ) -> list[Tensor]:
         return [g.to(s.dtype).contiguous() * w for g, w, s in zip(grads, weights, scores, strict=True)]
 
-    def _identity(self) -> dict[str, Any]:
-        return {**super()._identity(), "fixed_threshold": self.fixed_threshold}
+    def identity(self) -> dict[str, Any]:
+        return {**super().identity(), "fixed_threshold": self.fixed_threshold}
 
     def select(self) -> masks.Mask:
         if not self.fixed_threshold:
             return super().select()
         masks.check_finite(self.scores)
-        return {name: self._above_threshold(p) for name, p in self._names.items()}
+        return {name: self._above_threshold(p) for name, p in self.masked_parameters.items()}
+
+    def prepare(self) -> None:
+        """Fix the thresholds."""
+        for parameter in self.masked_parameters.values() if self.fixed_threshold else ():
+            state = self.state[parameter]
+            state["threshold"] = (1 - self.density) * state["score"].abs().max()
 
     def effective(self, mask: masks.Mask) -> dict[str, Tensor]:
         scores = self.scores
@@ -71,6 +85,4 @@ class SignedSupermask(Search):
     def _above_threshold(self, parameter: nn.Parameter) -> Tensor:
         state = self.state[parameter]
         magnitude = state["score"].abs()
-        if "threshold" not in state:
-            state["threshold"] = (1 - self.density) * magnitude.max()
         return masks.at_least_one(magnitude > state["threshold"], magnitude)

@@ -34,6 +34,7 @@ class GatedSearch(NoisySearch):
     """
 
     exact_density = False
+    accepts_score_init = False
 
     def __init__(
         self,
@@ -90,13 +91,13 @@ class GatedSearch(NoisySearch):
         self, grads: list[Tensor], weights: list[Tensor], scores: list[Tensor]
     ) -> list[Tensor]:
         """dL/ds of loss and penalty together."""
-        slopes = [self.state[p]["slope"] for p in self._names.values() if p.grad is not None]
+        slopes = [self.state[p]["slope"] for p in self.masked_parameters.values() if p.grad is not None]
         loss_gradients = [
             (g.to(w.dtype) * w).sum_to_size(s.shape) * slope
             for g, w, s, slope in zip(grads, weights, scores, slopes, strict=True)
         ]
         expected, per_gate = self._expected()
-        penalties = [per_gate[name] for name, p in self._names.items() if p.grad is not None]
+        penalties = [per_gate[name] for name, p in self.masked_parameters.items() if p.grad is not None]
         factor = self.multiplier(expected, loss_gradients, penalties)
         return [g + p * factor.to(g.dtype) for g, p in zip(loss_gradients, penalties, strict=True)]
 
@@ -106,11 +107,10 @@ class GatedSearch(NoisySearch):
 
     # Drawing and binarizing.
 
-    def select(self) -> masks.Mask:
-        """Draw this step's gates; the mask is where they are not 0."""
+    def advance(self) -> None:
+        """Draw this step's gates."""
         masks.check_finite(self.scores)
-        mask = {}
-        for name, parameter in self._names.items():
+        for name, parameter in self.masked_parameters.items():
             state = self.state[parameter]
             if self.gated(name):
                 unit = self.noise("gates", name, state["score"], self.relaxation.scheme)
@@ -118,14 +118,21 @@ class GatedSearch(NoisySearch):
             else:
                 gate, slope = torch.ones_like(state["score"]), torch.zeros_like(state["score"])
             state["gate"], state["slope"] = gate, slope
-            mask[name] = self._spread(name, gate != 0)
-        return mask
+
+    def select(self) -> masks.Mask:
+        """The mask is where this step's gates are not 0."""
+        return {
+            name: self._spread(name, self.state[p]["gate"] != 0) for name, p in self.masked_parameters.items()
+        }
 
     def effective(self, mask: masks.Mask) -> dict[str, Tensor]:
         """W ⊙ z; W itself under the binary mask."""
         if self._binary:
             return self.weights
-        return {name: self.state[p]["weight"] * self.state[p]["gate"] for name, p in self._names.items()}
+        return {
+            name: self.state[p]["weight"] * self.state[p]["gate"]
+            for name, p in self.masked_parameters.items()
+        }
 
     def open_gates(self) -> dict[str, Tensor]:
         """The gates that stay, as bool tensors: exactly `keep` of highest score."""
@@ -135,10 +142,10 @@ class GatedSearch(NoisySearch):
     def settle(self) -> None:
         """Put the binary network in place for good."""
         kept = self.open_gates()
-        for name, parameter in self._names.items():
+        for name, parameter in self.masked_parameters.items():
             state = self.state[parameter]
             state["gate"] = kept[name].to(state["gate"].dtype)
-        self._write({name: self._spread(name, gates) for name, gates in kept.items()})
+        self.write({name: self._spread(name, gates) for name, gates in kept.items()})
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
@@ -146,19 +153,19 @@ class GatedSearch(NoisySearch):
         training = self.mask
         self._binary = True
         try:
-            self._write({name: self._spread(name, gates) for name, gates in self.open_gates().items()})
+            self.write({name: self._spread(name, gates) for name, gates in self.open_gates().items()})
             yield
         finally:
             self._binary = False
-            self._write(training)
+            self.write(training)
 
     # Plumbing.
 
-    def _identity(self) -> dict[str, Any]:
+    def identity(self) -> dict[str, Any]:
         relaxation = {"relaxation": type(self.relaxation).__name__, **vars(self.relaxation)}
-        return {**super()._identity(), "seed": self.seed, **relaxation}
+        return {**super().identity(), "seed": self.seed, **relaxation}
 
-    def _counts(self, density: float) -> dict[str, int] | int:
+    def counts(self, density: float) -> dict[str, int] | int:
         shapes = {name: tuple(score.shape) for name, score in self.scores.items() if self.gated(name)}
         if self.distribution == "global":
             return masks.keep_count(sum(math.prod(shape) for shape in shapes.values()), density)

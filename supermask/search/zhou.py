@@ -17,20 +17,28 @@ tens. A layer never becomes empty: where neither the draw nor the threshold keep
 one stays.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from statistics import fmean
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from supermask import masks, ops
-from supermask.search.base import Search, register_search
+from supermask.search.base import Search
+from supermask.search.registry import register_search
 from supermask.weights.init import derive_key
 from supermask.weights.roles import ParameterInfo
 
 
-@register_search("zhou")
+@register_search(
+    "zhou",
+    label="Zhou's supermask",
+    about="A random mask over frozen weights: the probability of each weight to be kept is learned.",
+    colour="orange",
+    marker="s",
+)
 class Zhou(Search):
     """Supermasks as Bernoulli draws; see `Search` for the other arguments.
 
@@ -44,6 +52,7 @@ class Zhou(Search):
     """
 
     exact_density = False
+    accepts_score_init = False
     recipe: ClassVar[Mapping[str, Any]] = {
         "density": 0.8,
         "init": "glorot_constant",
@@ -85,8 +94,8 @@ class Zhou(Search):
         return result
 
     def select(self) -> masks.Mask:
-        """The draw of this step."""
-        return self._draw("sample", self._steps)
+        """The draw of this step, which follows from seed and step number."""
+        return self._draw("sample", self.steps)
 
     def effective(self, mask: masks.Mask) -> dict[str, Tensor]:
         if not self.dynamic_rescale:
@@ -94,14 +103,14 @@ class Zhou(Search):
         return {name: weight * _factor(mask[name], weight.dtype) for name, weight in self.weights.items()}
 
     def settle(self) -> None:
-        self._write(self.mode())
+        self.write(self.mode())
 
-    def _identity(self) -> dict[str, Any]:
-        return {**super()._identity(), "seed": self.seed, "dynamic_rescale": self.dynamic_rescale}
+    def identity(self) -> dict[str, Any]:
+        return {**super().identity(), "seed": self.seed, "dynamic_rescale": self.dynamic_rescale}
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
-        with self._in_place(self.mode()):
+        with self.holding(self.mode()):
             yield
 
     def mode(self) -> masks.Mask:
@@ -116,8 +125,12 @@ class Zhou(Search):
         and are the same whenever the scores and the step are.
         """
         for number in range(count):
-            with self._in_place(self._draw(f"evaluation-{number}", self._steps)):
+            with self.holding(self._draw(f"evaluation-{number}", self.steps)):
                 yield number
+
+    def further_metrics(self, accuracy: Callable[[], float]) -> dict[str, float]:
+        """The mean accuracy of sampled networks, the paper's evaluation."""
+        return {"sampled_accuracy": fmean(accuracy() for _ in self.samples())}
 
     def _draw(self, purpose: str, number: int) -> masks.Mask:
         masks.check_finite(self.scores)

@@ -1,9 +1,9 @@
 """How the values of a parameter follow from the seed: found out when a ticket is made, followed when read.
 
-Besides a plain draw there are four ways, for masked parameters: the draw times a factor (rescaled weights),
-the signs of the draw times a factor (binary weights; of a signed constant, one of another scale), the draw
-with some signs inverted (signed masks; one bit per kept weight), and draws of several generations (iterative
-randomization; a number per kept weight).
+Besides a plain draw there are four derivations, for masked parameters: the draw times a factor (rescaled
+weights), the signs of the draw times a factor (binary weights; of a signed constant, one of another scale),
+the draw with some signs inverted (signed masks; one bit per kept weight), and draws of several generations
+(iterative randomization; a number per kept weight).
 They are found by looking at the weights, so whoever makes a ticket need not say what made the network.
 """
 
@@ -18,10 +18,15 @@ from torch import Tensor
 from supermask import ops
 from supermask.weights.init import Draw, multiply
 
+MAX_DIGITS = 12
+"""Binary digits of a generation number: a reader draws the whole parameter for each number in the file."""
+LARGEST = 3e38
+"""Scales and factors are smaller: they are rounded to float32, and no weight that is drawn is infinite."""
+
 
 @dataclass(frozen=True, eq=False)
 class Derivation:
-    """The way from the seed to the values of one parameter.
+    """How the values of one parameter follow from the seed.
 
     Attributes:
         draw: The draw.
@@ -41,8 +46,10 @@ class Derivation:
 
     def weight(self, seed: int, dtype: torch.dtype, mask: Tensor | None) -> Tensor:
         """The effective values, on the CPU; +0 outside the mask."""
-        if mask is None:
-            return self.draw.weight(seed, dtype)
+        if self.flips is None and self.generations is None:
+            weight = self.draw.weight(seed, dtype)
+            return weight if mask is None else weight.masked_fill_(~mask, 0.0)
+        assert mask is not None  # only kept weights are inverted or drawn again
         weight = torch.zeros(mask.shape, dtype=dtype, device="cpu")
         return weight.masked_scatter_(mask, self.kept(seed, dtype, mask))
 
@@ -72,13 +79,16 @@ def derive(
         seed: Seed of the draw.
         generations: The last generation that the values may be of.
     """
+    if not weight.is_floating_point() or not abs(draw.scale) < LARGEST or not 0 < draw.factor < LARGEST:
+        return None
+    draw = replace(draw, zero_row=None)  # the file knows of none
     plain = Derivation(draw)
     if mask is None:
         return plain if same_bits(weight, draw.weight(seed, weight.dtype)) else None
     kept = weight[mask]
-    for way in chain([plain], _candidates(kept, mask, draw, seed, generations)):
-        if same_bits(kept, way.kept(seed, kept.dtype, mask)):
-            return way
+    for found in chain([plain], _candidates(kept, mask, draw, seed, generations)):
+        if same_bits(kept, found.kept(seed, kept.dtype, mask)):
+            return found
     return None
 
 
@@ -105,8 +115,8 @@ def _candidates(kept: Tensor, mask: Tensor, draw: Draw, seed: int, generations: 
         yield Derivation(draw)
     inverted = torch.signbit(kept) != torch.signbit(drawn)
     if not inverted.any():
-        if bool((kept.abs() == kept.abs()[0]).all()):
-            magnitude = float(kept[0].abs())
+        magnitude = float(kept[0].abs())
+        if 0 < magnitude < LARGEST and bool((kept.abs() == kept.abs()[0]).all()):
             if draw.scheme == "sign":
                 yield Derivation(replace(draw, scale=math.copysign(magnitude, draw.scale)))
             yield Derivation(replace(draw, binary=True, factor=magnitude))
@@ -117,8 +127,8 @@ def _candidates(kept: Tensor, mask: Tensor, draw: Draw, seed: int, generations: 
                 yield Derivation(replace(draw, factor=rounded))
     elif torch.equal(drawn.abs(), kept.abs()):
         yield Derivation(draw, flips=ops.pack_mask(inverted))
-    if generations:
-        yield from _generations(kept, mask, draw, drawn, seed, generations)
+    last = min(generations, (1 << MAX_DIGITS) - 1)
+    yield from _generations(kept, mask, draw, drawn, seed, last)
 
 
 def _generations(

@@ -1,20 +1,30 @@
-"""What a ticket says of each parameter, and how a file writes it."""
+"""What a ticket says of each parameter, and what kinds of tensors a ticket can hold."""
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from supermask.io import DamagedFileError
 from supermask.tickets.derivation import Derivation
 from supermask.weights.init import Draw
+from supermask.weights.names import buffers_of, parameters_of, unwrap
 
-FORMAT = "supermask/ticket"
-VERSION = 2
-"""The newest version of the format. A ticket of plain draws and stored values is written as version 1."""
 DTYPES = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32, "F64": torch.float64}
-_DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
+"""Types of parameters that can follow from a seed, by their names in the file."""
+STORED_DTYPES = DTYPES | {
+    "BOOL": torch.bool,
+    "U8": torch.uint8,
+    "I8": torch.int8,
+    "I16": torch.int16,
+    "I32": torch.int32,
+    "I64": torch.int64,
+}
+"""Types of stored parameters and of buffers."""
+DTYPE_NAMES = {dtype: name for name, dtype in STORED_DTYPES.items()}
+MAX_DIMENSIONS = 32
+"""Of a parameter or buffer: what every NumPy reads."""
 
 
 class TicketError(DamagedFileError):
@@ -30,40 +40,75 @@ class Entry:
         shape: Its shape.
         dtype: Its type.
         masked: Whether a mask applies.
-        way: How its values follow from the seed; None where the file stores them.
+        derivation: How its values follow from the seed; None where the file stores them.
     """
 
     name: str
     shape: tuple[int, ...]
     dtype: torch.dtype
     masked: bool
-    way: Derivation | None
+    derivation: Derivation | None
 
     @property
     def numel(self) -> int:
         return math.prod(self.shape)
 
     @property
+    def nbytes(self) -> int:
+        """Bytes of its effective values in memory."""
+        return self.numel * self.dtype.itemsize
+
+    @property
     def draw(self) -> Draw | None:
         """The draw that its values follow from; None where the file stores them."""
-        return self.way.draw if self.way else None
+        return self.derivation.draw if self.derivation else None
 
 
-def version_of(entries: tuple[Entry, ...]) -> int:
-    """The oldest version of the format that has all that `entries` say."""
-    return 1 if all(entry.way is None or entry.way.plain for entry in entries) else 2
+def persistent_buffers(model: nn.Module) -> dict[str, Tensor]:
+    """Name → buffer, of those that a state dict holds."""
+    return buffers_of(model)
 
 
-def entry_to_json(entry: Entry) -> dict[str, Any]:
-    value: dict[str, Any] = {
-        "name": entry.name,
-        "shape": list(entry.shape),
-        "dtype": _DTYPE_NAMES[entry.dtype],
-        "masked": entry.masked,
-    }
-    if (way := entry.way) is not None:
-        value |= {"scheme": way.draw.scheme, "scale": way.draw.scale}
-        if not way.plain:
-            value |= {"binary": way.draw.binary, "factor": way.draw.factor}
-            value |= {"flipped": way.flips is not None, "redrawn": way.generations is not None}
-    return value
+def check_storable(model: nn.Module, values: bool = True) -> None:
+    """Refuse, by name, a parameter or persistent buffer that no ticket can hold.
+
+    Args:
+        model: Any module.
+        values: Refuse what is on the meta device, too, which has no values.
+
+    Raises:
+        ValueError: One is without values, not dense, of a type outside `STORED_DTYPES`, of more than
+            `MAX_DIMENSIONS` dimensions, or has a name that is not text.
+    """
+    inner = unwrap(model)
+    for kind, tensors in (
+        ("parameter", parameters_of(inner)),
+        ("buffer", persistent_buffers(inner)),
+    ):
+        for name, tensor in tensors.items():
+            obstacle = _obstacle(name, tensor)
+            if values and tensor.is_meta:
+                obstacle = "is on the meta device, without values; call model.to_empty(device='cpu') first"
+            if obstacle:
+                raise ValueError(f"{kind} {name!r} {obstacle}")
+
+
+def is_text(name: str) -> bool:
+    """Whether a file can hold `name`: Python's strings may have halves of surrogate pairs, UTF-8 may not."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _obstacle(name: str, tensor: Tensor) -> str | None:
+    """Why no ticket can hold it, and what to do."""
+    if tensor.layout != torch.strided:
+        return f"is {tensor.layout}, and a ticket holds dense tensors; make it dense"
+    if tensor.dtype not in DTYPE_NAMES:
+        kinds = ", ".join(str(dtype).removeprefix("torch.") for dtype in DTYPE_NAMES)
+        return f"is of type {tensor.dtype}, and a ticket holds {kinds}; cast it"
+    if tensor.dim() > MAX_DIMENSIONS:
+        return f"has {tensor.dim()} dimensions, and a ticket holds up to {MAX_DIMENSIONS}; reshape it"
+    return None if is_text(name) else "has a name that UTF-8 cannot write; rename it"

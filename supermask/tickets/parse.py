@@ -1,72 +1,102 @@
 """A ticket file back to what a ticket holds, without trusting anything in it."""
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from supermask import ops
-from supermask.tickets.derivation import Derivation, generation_numbers
-from supermask.tickets.entry import DTYPES, FORMAT, VERSION, Entry, TicketError, version_of
+from supermask.tickets.bounds import Bounds
+from supermask.tickets.container import VERSION
+from supermask.tickets.derivation import LARGEST, MAX_DIGITS, Derivation
+from supermask.tickets.entry import (
+    DTYPE_NAMES,
+    DTYPES,
+    MAX_DIMENSIONS,
+    STORED_DTYPES,
+    Entry,
+    TicketError,
+    is_text,
+)
+from supermask.tickets.provenance import plain_json
 from supermask.weights.init import GENERATOR, Draw, check_seed
 
-MAX_DIGITS = 12
-"""Binary digits of a generation number: a reader draws the whole parameter for each number in the file."""
-DRAWS_PER_PARAMETER = 16
-"""Draws that a file may ask for, as a multiple of the largest network that is accepted."""
 _SCHEMES = (*ops.SCHEMES, "constant")
-_KINDS = ("mask", "value", "buffer", "flip", "generation")
+_KINDS = ("mask", "coded", "value", "buffer", "flip", "generation")
+_KEYS = {"format", "version", "generator", "seed", "init", "parameters", "sha256", "factory", "provenance"}
+_STORED_KEYS = {"name", "shape", "dtype", "masked"}
+_DRAWN_KEYS = _STORED_KEYS | {"scheme", "scale"}
+_VARIED_KEYS = {"binary", "factor", "flipped", "redrawn"}
 
 Tensors = Mapping[str, dict[str, Tensor]]
 """Kind → name of parameter or buffer → tensor."""
 
 
-def parse(tensors: Mapping[str, Tensor], header: Mapping[str, Any], max_parameters: int) -> dict[str, Any]:
+def parse(
+    tensors: Mapping[str, Tensor], header: Mapping[str, Any], max_parameters: int | None = None
+) -> dict[str, Any]:
     """The arguments of `Ticket` from the tensors and the header of a file.
+
+    Args:
+        tensors: Name in the file → tensor.
+        header: The header, of the right format.
+        max_parameters: The largest network that is accepted; None for what the size of the file allows.
 
     Raises:
         TicketError: The file does not hold what it should, or asks for too much; the message says what.
     """
-    version = header.get("version")
-    if header.get("format") != FORMAT:
-        raise TicketError("this is not a supermask ticket")
-    if type(version) is not int or not 1 <= version <= VERSION or header.get("generator") != GENERATOR:
-        raise TicketError(
-            f"it has version {version!r} and generator {header.get('generator')!r}; "
-            f"this library reads versions 1 to {VERSION} with {GENERATOR}"
-        )
-    try:
-        seed = check_seed(header.get("seed"))  # type: ignore[arg-type]
-    except ValueError as error:
-        raise TicketError(str(error)) from None
+    version = _check_version(header)
     declared = header.get("parameters")
     if not isinstance(declared, list) or not declared:
         raise TicketError("its list of parameters is missing or empty")
     groups = _by_kind(tensors)
-    entries = tuple(_entry(value, groups) for value in declared)
-    _check_budget(entries, max_parameters)
-    _check_tensors(entries, groups)
-    _check_draws(entries, groups["mask"], max_parameters)
-    if version_of(entries) > version:
-        raise TicketError(f"it is of version {version} and has entries of version {version_of(entries)}")
-    init, factory = header.get("init"), header.get("factory")
-    provenance = header.get("provenance") or {}
+    entries = tuple(_entry(value, groups, version) for value in declared)
+    if len({entry.name for entry in entries}) != len(entries):
+        raise TicketError("it names a parameter twice")
+    stored = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
+    bounds = Bounds.of_file(stored) if max_parameters is None else Bounds.of_trust(max_parameters)
+    bounds.check_sizes(entries)
+    masks = _masks(entries, groups, version)
+    kept = _check_tensors(entries, masks, groups)
+    bounds.check_draws(entries, kept)
+    return {
+        "entries": entries,
+        "masks": masks,
+        "values": groups["value"],
+        "buffers": groups["buffer"],
+        "version": version,
+        **_facts(header),
+    }
+
+
+def _check_version(header: Mapping[str, Any]) -> int:
+    version, generator = header.get("version"), header.get("generator")
+    if type(version) is not int or not 1 <= version <= VERSION or generator != GENERATOR:
+        raise TicketError(
+            f"it has version {version!r:.40} and generator {generator!r:.40}; "
+            f"this library reads versions 1 to {VERSION} with {GENERATOR}"
+        )
+    if other := header.keys() ^ (_KEYS | {"digest"} if version >= 3 else _KEYS):
+        raise TicketError(f"its header lacks, or has beside what it should, {', '.join(sorted(other))!r:.80}")
+    return version
+
+
+def _facts(header: Mapping[str, Any]) -> dict[str, Any]:
+    """Seed, init, factory and provenance."""
+    init, factory, provenance = header["init"], header["factory"], header["provenance"]
     if not isinstance(init, str) or not isinstance(provenance, dict):
         raise TicketError("its init or provenance is not of the right kind")
     if factory is not None and not isinstance(factory, dict):
         raise TicketError("its factory is not a JSON object")
-    return {
-        "entries": entries,
-        "seed": seed,
-        "init": init,
-        "masks": groups["mask"],
-        "values": groups["value"],
-        "buffers": groups["buffer"],
-        "factory": factory,
-        "provenance": provenance,
-    }
+    try:
+        return {
+            "seed": check_seed(header["seed"]),
+            "init": plain_json(init, "its init"),
+            "factory": plain_json(factory, "its factory"),
+            "provenance": plain_json(provenance, "its provenance"),
+        }
+    except ValueError as error:
+        raise TicketError(str(error)) from None
 
 
 def _by_kind(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
@@ -74,47 +104,56 @@ def _by_kind(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
     for key, tensor in tensors.items():
         kind, _, name = key.partition("/")
         if kind not in groups or not name:
-            raise TicketError(f"it holds an unknown tensor {key!r}")
+            raise TicketError(f"it holds an unknown tensor {key!r:.80}")
         groups[kind][name] = tensor
     return groups
 
 
-def _entry(value: Any, tensors: Tensors) -> Entry:
-    if not isinstance(value, dict) or not isinstance(value.get("name"), str):
+def _entry(value: Any, tensors: Tensors, version: int) -> Entry:
+    if not isinstance(value, dict) or not isinstance(value.get("name"), str) or not is_text(value["name"]):
         raise TicketError("an entry of its parameter list is not a named object")
-    name, shape, dtype, masked = (
-        value["name"],
-        value.get("shape"),
-        value.get("dtype"),
-        value.get("masked"),
+    shape: Any = value.get("shape")
+    dtype: Any = value.get("dtype")
+    name, masked = value["name"], value.get("masked")
+    types = DTYPES if version < 3 or "scheme" in value else STORED_DTYPES
+    typed = isinstance(dtype, str) and dtype in types
+    if not _is_shape(shape) or not typed or not isinstance(masked, bool):
+        raise TicketError(f"parameter {name!r:.80} has no sound shape, dtype and masked flag")
+    if "scheme" not in value and value.keys() & _VARIED_KEYS:
+        raise TicketError(f"parameter {name!r:.80} is stored, and yet said to vary a draw")
+    keys = _STORED_KEYS if "scheme" not in value else _DRAWN_KEYS
+    if value.keys() not in (keys, keys | _VARIED_KEYS):
+        raise TicketError(f"parameter {name!r:.80} is not described by the keys that it should be")
+    if version < 2 and value.keys() & _VARIED_KEYS:
+        raise TicketError("it is of version 1 and has entries of version 2")
+    derivation = _derivation(value, tuple(shape), tensors) if "scheme" in value else None
+    return Entry(name, tuple(shape), types[dtype], masked, derivation)
+
+
+def _is_shape(value: Any) -> bool:
+    return (
+        isinstance(value, list)
+        and len(value) <= MAX_DIMENSIONS
+        and all(type(size) is int and 0 <= size < 1 << 40 for size in value)
     )
-    whole = isinstance(shape, list) and all(type(size) is int and 0 < size < 1 << 40 for size in shape)
-    if not whole or len(shape) > 8 or dtype not in DTYPES or not isinstance(masked, bool):  # type: ignore[arg-type]
-        raise TicketError(f"parameter {name!r} has no sound shape, dtype and masked flag")
-    way = None
-    if "scheme" in value:
-        way = _way(value, name, tuple(shape), masked, tensors)  # type: ignore[arg-type]
-    elif value.keys() & {"binary", "factor", "flipped", "redrawn"}:
-        raise TicketError(f"parameter {name!r} is stored, and yet said to vary a draw")
-    return Entry(name, tuple(shape), DTYPES[dtype], masked, way)  # type: ignore[arg-type]
 
 
-def _way(
-    value: dict[str, Any], name: str, shape: tuple[int, ...], masked: bool, tensors: Tensors
-) -> Derivation:
-    scheme, scale = value["scheme"], value.get("scale")
+def _derivation(value: dict[str, Any], shape: tuple[int, ...], tensors: Tensors) -> Derivation:
+    name, masked, scheme, scale = value["name"], value["masked"], value["scheme"], value.get("scale")
     if scheme not in _SCHEMES or not _is_number(scale):
-        raise TicketError(f"parameter {name!r} has an unknown scheme {scheme!r} or scale {scale!r}")
+        raise TicketError(
+            f"parameter {name!r:.80} has an unknown scheme {scheme!r:.40} or scale {scale!r:.40}"
+        )
     factor = value.get("factor", 1.0)
     binary, flipped, redrawn = (value.get(key, False) for key in ("binary", "flipped", "redrawn"))
     flags_are_bools = all(isinstance(flag, bool) for flag in (binary, flipped, redrawn))
     if not flags_are_bools or not _is_number(factor) or factor <= 0:
         raise TicketError(
-            f"parameter {name!r} has no sound factor and flags: factor {factor!r}, binary {binary!r}, "
-            f"flipped {flipped!r}, redrawn {redrawn!r}"
+            f"parameter {name!r:.80} has no sound factor and flags: factor {factor!r:.40}, binary "
+            f"{binary!r:.40}, flipped {flipped!r:.40}, redrawn {redrawn!r:.40}"
         )
     if (flipped or redrawn) and not masked:
-        raise TicketError(f"parameter {name!r} has no mask, so no kept weights to be flipped or redrawn")
+        raise TicketError(f"parameter {name!r:.80} has no mask, so no kept weights to be flipped or redrawn")
     draw = Draw(name, shape, masked, scheme, float(scale), binary, float(factor))  # type: ignore[arg-type]
     flips = _wanted(tensors["flip"], name, "inverted signs") if flipped else None
     generations = _wanted(tensors["generation"], name, "generations") if redrawn else None
@@ -122,7 +161,7 @@ def _way(
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 3e38
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < LARGEST
 
 
 def _wanted(group: dict[str, Tensor], name: str, what: str) -> Tensor:
@@ -131,50 +170,69 @@ def _wanted(group: dict[str, Tensor], name: str, what: str) -> Tensor:
     return group[name]
 
 
-def _check_budget(entries: tuple[Entry, ...], max_parameters: int) -> None:
-    if len({entry.name for entry in entries}) != len(entries):
-        raise TicketError("it names a parameter twice")
-    stored = sum(entry.numel for entry in entries if entry.masked or entry.way is None)
-    total = sum(entry.numel for entry in entries)
-    # What is drawn or constant without a mask takes no bytes, so it is held to what does take some.
-    if total > max_parameters or total - stored > max(1 << 24, 64 * stored):
-        raise TicketError(f"it declares more parameters ({total}) than a file of its size should")
-
-
-def _check_tensors(entries: tuple[Entry, ...], tensors: Tensors) -> None:
-    """Every tensor that the entries ask for present, of the right type and size, and none besides."""
-    if tensors["mask"].keys() != {entry.name for entry in entries if entry.masked}:
+def _masks(entries: tuple[Entry, ...], tensors: Tensors, version: int) -> dict[str, Tensor]:
+    """Name → packed bits, in the order of the entries, from masks in bits and coded ones."""
+    plain, coded = tensors["mask"], tensors["coded"]
+    wanted = {entry.name for entry in entries if entry.masked}
+    if plain.keys() | coded.keys() != wanted or plain.keys() & coded.keys() or (coded and version < 3):
         raise TicketError("its masks are not those of its masked parameters")
-    if tensors["value"].keys() != {entry.name for entry in entries if entry.way is None}:
+    masks = {}
+    for entry in entries:
+        what = f"the mask of {entry.name}"
+        if entry.name in plain:
+            _check_bits(plain[entry.name], entry.numel, what)
+            masks[entry.name] = plain[entry.name]
+        elif entry.name in coded:
+            try:
+                masks[entry.name] = ops.pack_mask(ops.decode_mask(coded[entry.name], entry.numel))
+            except ValueError as error:
+                raise TicketError(f"{what} is not coded as it should be: {error}") from None
+    return masks
+
+
+def _check_tensors(
+    entries: tuple[Entry, ...], masks: Mapping[str, Tensor], tensors: Tensors
+) -> dict[str, int]:
+    """Check that there is every tensor that is asked for, of its type and size, and none besides.
+
+    Returns:
+        Name of a masked parameter → weights kept.
+    """
+    if tensors["value"].keys() != {entry.name for entry in entries if entry.derivation is None}:
         raise TicketError("its stored values are not those of the parameters without a scheme")
-    ways = {entry.name: entry.way for entry in entries if entry.way}
-    if tensors["flip"].keys() != {name for name, way in ways.items() if way.flips is not None}:
+    derived = {entry.name: entry.derivation for entry in entries if entry.derivation}
+    if tensors["flip"].keys() != {name for name, found in derived.items() if found.flips is not None}:
         raise TicketError("its inverted signs are not those of its flipped parameters")
-    if tensors["generation"].keys() != {name for name, way in ways.items() if way.generations is not None}:
+    if tensors["generation"].keys() != {
+        name for name, found in derived.items() if found.generations is not None
+    }:
         raise TicketError("its generations are not those of its redrawn parameters")
+    kept = {}
     for entry in entries:
         count = entry.numel
         if entry.masked:
-            mask = tensors["mask"][entry.name]
-            _check_bits(mask, count, f"the mask of {entry.name}")
-            count = int(ops.unpack_mask(mask, count).sum())
-        if entry.way is None:
+            count = kept[entry.name] = int(ops.unpack_mask(masks[entry.name], count).sum())
+        if entry.derivation is None:
             _check_values(entry, tensors["value"][entry.name], count)
             continue
-        if entry.way.flips is not None:
-            _check_bits(entry.way.flips, count, f"the list of inverted signs of {entry.name}")
-        if entry.way.generations is not None:
-            _check_generations(entry.name, entry.way.generations, count)
+        if entry.derivation.flips is not None:
+            _check_bits(entry.derivation.flips, count, f"the list of inverted signs of {entry.name}")
+        if entry.derivation.generations is not None:
+            _check_generations(entry.name, entry.derivation.generations, count)
+    return kept
 
 
 def _check_values(entry: Entry, values: Tensor, count: int) -> None:
     shape = (count,) if entry.masked else entry.shape
     if values.dtype != entry.dtype or tuple(values.shape) != shape:
-        raise TicketError(f"the stored values of {entry.name} have not the shape {shape}")
+        raise TicketError(
+            f"the stored values of {entry.name} have not the shape {shape} "
+            f"and type {DTYPE_NAMES[entry.dtype]}"
+        )
 
 
 def _check_bits(bits: Tensor, count: int, what: str) -> None:
-    if bits.dtype != torch.uint8 or tuple(bits.shape) != (-(-count // 8),):
+    if DTYPE_NAMES[bits.dtype] != "U8" or tuple(bits.shape) != (-(-count // 8),):
         raise TicketError(f"{what} has not the {-(-count // 8)} bytes of its shape")
     if count % 8 and int(bits[-1]) >> (count % 8):
         raise TicketError(f"{what} has bits set past its end")
@@ -185,19 +243,3 @@ def _check_generations(name: str, planes: Tensor, count: int) -> None:
         raise TicketError(f"the generations of {name} are not 1 to {MAX_DIGITS} rows of bits")
     for plane in planes:
         _check_bits(plane, count, f"the generations of {name}")
-
-
-def _check_draws(entries: tuple[Entry, ...], masks: Mapping[str, Tensor], max_parameters: int) -> None:
-    """Bound the work: each generation that occurs in a parameter is a draw of the whole parameter."""
-    total = 0
-    for entry in entries:
-        times = 1
-        if entry.way and entry.way.generations is not None:
-            kept = int(ops.unpack_mask(masks[entry.name], entry.numel).sum())
-            times += len(generation_numbers(entry.way.generations, kept).unique())
-        total += times * math.prod(entry.shape)
-    if total > DRAWS_PER_PARAMETER * max_parameters:
-        raise TicketError(
-            f"it asks for {total} draws, more than a network of its size should; raise max_parameters if "
-            "you trust it"
-        )

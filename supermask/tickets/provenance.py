@@ -1,11 +1,17 @@
 """What a ticket records about its making: how its network is built, and by which versions."""
 
+import math
 from collections.abc import Mapping
 from importlib.metadata import version
 from typing import Any
 
 import torch
 from torch import nn
+
+from supermask.tickets.entry import is_text
+
+MAX_DEPTH = 20
+"""Of lists and dictionaries inside each other."""
 
 
 def factory_of(model: nn.Module) -> dict[str, Any] | None:
@@ -28,6 +34,46 @@ def versions(factory: Mapping[str, Any] | None) -> dict[str, str]:
     if library in ("timm", "torchvision"):
         packages.append(library)
     return {package: version(package) for package in packages}
+
+
+def plain_json(value: Any, what: str, depth: int = 0) -> Any:
+    """A copy of `value` if JSON can hold it and gives it back the same; tuples become lists.
+
+    Raises:
+        ValueError: It holds something else, such as NaN, a NumPy scalar or a key that is no text; the message
+            begins with `what`.
+    """
+    if depth > MAX_DEPTH:
+        raise ValueError(f"{what} is nested more than {MAX_DEPTH} deep; make it flatter")
+    if isinstance(value, Mapping):
+        return {
+            _plain_text(key, f"a key of {what}"): plain_json(item, f"{what}[{key!r:.40}]", depth + 1)
+            for key, item in value.items()
+        }
+    if type(value) in (list, tuple):
+        return [plain_json(item, f"{what}[{index}]", depth + 1) for index, item in enumerate(value)]
+    if value is None or type(value) is bool:
+        return value
+    if type(value) is int and abs(value) < 1 << 64:
+        return value
+    if type(value) is float and math.isfinite(value):
+        return value
+    if type(value) is str:
+        return _plain_text(value, what)
+    # A number of thousands of digits cannot be printed.
+    shown = "beyond 64 bits" if type(value) is int else f"{value!r:.80} ({type(value).__name__})"
+    raise ValueError(
+        f"{what} is {shown}, which JSON cannot hold; give finite numbers, text, true, false, None, lists and "
+        "dictionaries of those (a NumPy or torch scalar's .item() is one)"
+    )
+
+
+def _plain_text(value: Any, what: str) -> str:
+    if type(value) is not str:
+        raise ValueError(f"{what} is {value!r:.80} ({type(value).__name__}); keys and names are text")
+    if not is_text(value):
+        raise ValueError(f"{what} is {value!r:.80}, which UTF-8 cannot write; give other text")
+    return value
 
 
 def _timm_factory(model: nn.Module, architecture: str, classes: int) -> dict[str, Any] | None:

@@ -28,7 +28,7 @@ from supermask.models.batch_statistics import batch_statistics
 from supermask.tickets.load import load
 from supermask.tickets.ticket import Ticket
 from supermask.weights.init import init_of
-from supermask.weights.roles import unwrap
+from supermask.weights.names import parameters_of, unwrap
 
 OBJECTIVES = ("entropy", "superfluous")
 METHODS = ("one-shot", "binary", "exhaustive")
@@ -51,7 +51,7 @@ class Superposition:
         self.model = model
         self.tickets: list[Ticket] = []
         self._record = record
-        parameters = dict(unwrap(model).named_parameters())
+        parameters = parameters_of(model)
         self._weights = {
             draw.name: draw.weight(record.seed, parameters[draw.name].dtype, parameters[draw.name].device)
             for draw in record.draws
@@ -74,7 +74,7 @@ class Superposition:
             ValueError: The ticket's weights are not this network's, or it stores trained values.
         """
         ours = {draw.name: draw for draw in self._record.draws}
-        theirs = {entry.name: entry.draw for entry in ticket.entries}
+        theirs = {entry.name: entry.draw for entry in ticket.entries if entry.name in ours}
         if not ticket.strong or ticket.seed != self._record.seed or ours != theirs:
             raise ValueError(
                 f"the ticket (seed {ticket.seed}, init {ticket.init}) is not a mask on this network (seed "
@@ -89,9 +89,9 @@ class Superposition:
     @torch.no_grad()
     def reset(self) -> nn.Module:
         """The network as drawn: all weights, and fresh norm statistics. Begin a search for a task here."""
-        inner = unwrap(self.model)
+        inner, parameters = unwrap(self.model), parameters_of(self.model)
         for name, weight in self._weights.items():
-            inner.get_parameter(name).copy_(weight)
+            parameters[name].copy_(weight)
         for module in inner.modules():
             if callable(reset := getattr(module, "reset_running_stats", None)):
                 reset()
@@ -191,12 +191,14 @@ class Superposition:
         objective: str = "entropy",
         real_outputs: int | None = None,
     ) -> Tensor:
-        inner = unwrap(self.model)
+        inner, parameters = unwrap(self.model), parameters_of(self.model)
+        inside = {id(parameter): name for name, parameter in inner.named_parameters()}  # wrapped parts' names
+        given = {inside[id(parameters[name])]: weight for name, weight in weights.items()}
         with batch_statistics(inner):
-            return _objective(torch.func.functional_call(inner, weights, (inputs,)), objective, real_outputs)
+            return _objective(torch.func.functional_call(inner, given, (inputs,)), objective, real_outputs)
 
     def save(self, folder: str | os.PathLike[str]) -> list[Path]:
-        """Write one ticket for each task into `folder`: the seed, and one bit for each weight.
+        """Write one ticket for each task into `folder`: the seed, and at most one bit for each weight.
 
         Raises:
             OSError: The folder cannot be made or written.

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from supermask.search import Search
+from supermask.search.graph_eligibility import graph_obstacle
 
 WARM_UP = 3
 """Steps before the capture."""
@@ -152,7 +153,7 @@ def obstacle(model: nn.Module, optimizer: Optimizer, amp: str) -> str | None:
     if isinstance(getattr(model, "_orig_mod", model), nn.parallel.DistributedDataParallel):
         return "DDP waits for other processes on the host"
     if isinstance(optimizer, Search):
-        if (reason := optimizer.graph_obstacle) is not None:
+        if (reason := graph_obstacle(optimizer)) is not None:
             return reason
     rule = optimizer.base if isinstance(optimizer, Search) else optimizer
     if type(rule) not in RULES:

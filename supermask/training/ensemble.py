@@ -35,7 +35,6 @@ from torch.nn import functional as F
 from torch.optim import Optimizer
 
 from supermask.search import Search
-from supermask.search.fused import sgd_steps
 
 Batches = Callable[[int], tuple[Tensor, Tensor]]
 
@@ -127,14 +126,14 @@ class SearchesTogether(Optimizer):
     def __init__(self, together: Together, searches: Sequence[Search]) -> None:
         if [id(search.model) for search in searches] != [id(member) for member in together.members]:
             raise ValueError("give one search for each member, made on it, in the order of the members")
-        if any(hasattr(search, "objective") for search in searches):
+        if any(search.objective is not None for search in searches):
             raise ValueError(f"{searches[0].method} has a loss of its own; let it run alone")
         self.together, self.members = together, tuple(searches)
         super().__init__([group for search in searches for group in search.param_groups], {})
-        rows = [search._cuts for search in searches]
-        self._cuts = torch.cat(rows)
-        for search, cuts in zip(searches, self._cuts.split([len(row) for row in rows]), strict=True):
-            search._cuts = cuts  # a view, so that each finds and clears its own
+        rows = [search.threshold_hints for search in searches]
+        self._hints = torch.cat(rows)
+        for search, hints in zip(searches, self._hints.split([len(row) for row in rows]), strict=True):
+            search.threshold_hints = hints  # a view, so that each finds and clears its own
         # A search stops the gradients of what nothing moves.
         for name, parameter in together.stack.named_parameters():
             parameter.requires_grad_(together.members[0].get_parameter(name).requires_grad)
@@ -149,7 +148,9 @@ class SearchesTogether(Optimizer):
         self.together.share_gradients()
         for search in self.members:
             search.begin_step()
-        if not sgd_steps(self.members, self._cuts):
+        fused = self.members[0].fused
+        alike = fused is not None and all(search.fused is fused for search in self.members)
+        if not (alike and fused and fused.step(self.members, self._hints)):
             for search in self.members:
                 search.move()
         for search in self.members:

@@ -6,10 +6,11 @@ algorithm: a search is an optimizer, and a ticket is trained by an optimizer und
 
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +19,8 @@ from torch.optim import Optimizer
 
 from supermask.distributed import Pace, Ranks, RanksDifferError, Share
 from supermask.training.acceleration import accelerated
+from supermask.training.callbacks import Callback as Callback
+from supermask.training.callbacks import Callbacks as Callbacks
 from supermask.training.checkpoint import Checkpoint as Checkpoint
 from supermask.training.checkpoint import Progress as Progress
 from supermask.training.checkpoint import resume, state_of
@@ -54,6 +57,7 @@ def fit(
     evaluate_every: int = 0,
     on_step: Callable[[int], None] | None = None,
     on_record: Callable[[list[dict[str, float]]], None] | None = None,
+    callbacks: Iterable[Callback] = (),
     checkpoint: Checkpoint | None = None,
     cuda_graphs: bool | None = False,
     accelerate: bool = False,
@@ -76,6 +80,7 @@ def fit(
         evaluation: Called every `evaluate_every` steps and at the end; its numbers go to the history.
         on_step: Called after each step with the number of steps done.
         on_record: Called with the whole history whenever it has grown.
+        callbacks: Told of the start, each step, each new entry of the history, and the end; see `Callback`.
         checkpoint: Where to save and resume.
         cuda_graphs: Replay whole steps from a CUDA graph, see `graphs`; None for wherever that is possible.
         accelerate: Let linear layers whose weights a search keeps sparse and of one magnitude multiply by
@@ -104,7 +109,6 @@ def fit(
     pace = Pace(share.ranks, progress.step)
     loss_sum = torch.tensor(progress.loss_sum, dtype=torch.float64, device=device)
     lowered = Bf16Weights(model, optimizer) if amp == PURE else None
-
     objective = objective or partial(_cross_entropy, label_smoothing=label_smoothing)
     train_on = _Step(
         model, device, optimizer, objective, scaler, share, share.statistics(model), lowered, amp, clip
@@ -112,32 +116,44 @@ def fit(
     model.train()
     began = time.monotonic() - progress.seconds
     graph = graphed(train_on, model, optimizer, amp, cuda_graphs)
+    told = Callbacks([_Functions(on_step, on_record, progress), *callbacks])
+    watching = told.watching({"step": progress.step, "steps": steps, "lr": rates[0]})
     faster = accelerated(model) if accelerate else nullcontext()
-    with guarded(model), lowered or nullcontext(), faster, graph as (step, plain):
+    with watching as watch, guarded(model), lowered or nullcontext(), faster, graph as (step, plain):
         while progress.step < steps:
             factor = schedule(progress.step) if schedule else 1.0
             set_rates(optimizer, [rate * factor for rate in rates])
             loss_sum += step(*batches(progress.step))
             progress.loss_steps += 1
             progress.step += 1
-            if on_step:
-                on_step(progress.step)
+            watch.on_step(progress.step)
             if progress.step == steps or (evaluate_every and progress.step % evaluate_every == 0):
                 share.check(model, optimizer, progress.step)
-                _record(progress, share.mean(loss_sum), evaluation)
+                _record(progress, share.mean(loss_sum), evaluation, watch)
                 loss_sum.zero_()
-                if on_record:
-                    on_record(progress.history)
             if checkpoint and progress.step < steps and pace.due(progress.step, checkpoint):
                 progress.seconds, progress.loss_sum = time.monotonic() - began, float(loss_sum)
-                share.check(model, optimizer, progress.step)
-                with in_float32(model):
-                    state = state_of(progress, model, optimizer, scaler, share)
-                    if share.ranks.main:
-                        checkpoint.save({**state, "optimizer": plain(state["optimizer"])})
+                _save(checkpoint, progress, model, optimizer, scaler, share, plain)
     set_rates(optimizer, rates)
     progress.seconds = time.monotonic() - began
     return progress
+
+
+@dataclass(frozen=True, eq=False)
+class _Functions(Callback):
+    """The functions that `fit` was given, as one of those it tells."""
+
+    step: Callable[[int], None] | None
+    record: Callable[[list[dict[str, float]]], None] | None
+    progress: Progress
+
+    def on_step(self, step: int) -> None:
+        if self.step:
+            self.step(step)
+
+    def on_record(self, record: Mapping[str, float]) -> None:
+        if self.record:
+            self.record(self.progress.history)
 
 
 @dataclass(frozen=True, eq=False)
@@ -173,6 +189,23 @@ class _Step:
 
 def _cross_entropy(model: nn.Module, inputs: Tensor, labels: Tensor, label_smoothing: float) -> Tensor:
     return F.cross_entropy(model(inputs), labels, label_smoothing=label_smoothing)
+
+
+def _save(
+    checkpoint: Checkpoint,
+    progress: Progress,
+    model: nn.Module,
+    optimizer: Optimizer,
+    scaler: torch.amp.GradScaler,
+    share: Share,
+    plain: Callable[[Any], Any],
+) -> None:
+    """Write a checkpoint from rank 0, once all ranks agree."""
+    share.check(model, optimizer, progress.step)
+    with in_float32(model):
+        state = state_of(progress, model, optimizer, scaler, share)
+        if share.ranks.main:
+            checkpoint.save({**state, "optimizer": plain(state["optimizer"])})
 
 
 def _begun(
@@ -237,7 +270,9 @@ def estimate_norm_statistics(model: nn.Module, batches: Batches, steps: int) -> 
         model(batches(step)[0])
 
 
-def _record(progress: Progress, loss_sum: float, evaluation: Callable[[], dict[str, float]] | None) -> None:
+def _record(
+    progress: Progress, loss_sum: float, evaluation: Callable[[], dict[str, float]] | None, watch: Callback
+) -> None:
     mean = loss_sum / max(progress.loss_steps, 1)
     if not math.isfinite(mean):
         raise DivergedError(
@@ -247,3 +282,4 @@ def _record(progress: Progress, loss_sum: float, evaluation: Callable[[], dict[s
     numbers = evaluation() if evaluation else {}
     progress.history.append({"step": progress.step, "train_loss": mean, **numbers})
     progress.loss_steps = 0
+    watch.on_record(progress.history[-1])

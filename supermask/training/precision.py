@@ -110,7 +110,7 @@ class Bf16Weights:
         _put([*self._moved, *self._frozen], [*self._masters, *self._originals])
         _put(self._written, [p.data.to(torch.float32) for p in self._written])
         if self.search is not None:
-            self.search.rewrite()
+            self.search.write(self.search.mask)
 
 
 _LOWERED: WeakKeyDictionary[nn.Module, Bf16Weights] = WeakKeyDictionary()

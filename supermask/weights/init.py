@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from supermask import ops
-from supermask.weights.roles import ParameterInfo, classify, unwrap
+from supermask.weights.notices import FrozenNoiseWarning, first_of, tell
+from supermask.weights.roles import ParameterInfo, check_usable, classify, share_unmoved, unwrap
 
 GENERATOR = "philox4x32-10"
 SQRT_2 = math.sqrt(2.0)
@@ -48,6 +49,7 @@ class Draw:
         scale: Factor on the unit draw, rounded to float32 when drawn; the value itself for `constant`.
         binary: Whether only the sign of the draw counts: +1 for a draw of 0 or more, -1 below.
         factor: What the draw, or its sign, is multiplied by afterwards, rounded to float32.
+        zero_row: Row that is zero whatever is drawn: the padding of an embedding.
     """
 
     name: str
@@ -57,6 +59,7 @@ class Draw:
     scale: float
     binary: bool = False
     factor: float = 1.0
+    zero_row: int | None = None
 
     def weight(
         self,
@@ -74,12 +77,16 @@ class Draw:
             ops.fill_random(out, derive_key(purpose, seed, self.name), self.scheme, self.scale)
         if self.binary:
             out = torch.where(out < 0, -1.0, 1.0).to(dtype)
-        return out if self.factor == 1 else multiply(out, self.factor)
+        if self.factor != 1:
+            out = multiply(out, self.factor)
+        if self.zero_row is not None:
+            out[self.zero_row] = 0
+        return out
 
     @property
     def magnitude(self) -> float | None:
         """|value| of every weight where it is the same for all, as in a signed constant; otherwise None."""
-        if not self.binary and self.scheme not in ("sign", "constant"):
+        if self.zero_row is not None or (not self.binary and self.scheme not in ("sign", "constant")):
             return None
         one = torch.tensor(1.0 if self.binary else abs(self.scale))
         return float(multiply(one, abs(self.factor)))
@@ -95,12 +102,18 @@ class Init:
         draws: One per parameter.
         generations: The last generation that a weight may be of; more than 0 where a search drew some of
             them again.
+        density: What `randomize_` was given to rescale for.
+        fixed: Names of parameters that were left as the architecture has them.
+        kept: Names of others that `randomize_` was told to keep.
     """
 
     init: str
     seed: int
     draws: tuple[Draw, ...]
     generations: int = 0
+    density: float | Mapping[str, float] | None = None
+    fixed: tuple[str, ...] = ()
+    kept: tuple[str, ...] = ()
 
     def named(self) -> dict[str, Draw]:
         return {draw.name: draw for draw in self.draws}
@@ -138,13 +151,17 @@ def randomize_(
     density: float | Mapping[str, float] | None = None,
     include: Iterable[str] = (),
     exclude: Iterable[str] = (),
+    keep: Iterable[str] = (),
     train_norms: bool = False,
 ) -> nn.Module:
     """Redraw `model` from `seed`, in place, and freeze all that a mask search does not touch.
 
     Masked weights are drawn by `init`; norms become 1 and 0, biases 0, layer scales 1; embeddings are
-    drawn from N(0, 1) and tokens from N(0, 0.02²). Unmasked parameters stop requiring gradients; masked
-    ones require them, because the search reads them. Norm statistics are reset.
+    drawn from N(0, 1) (their padding row is 0) and tokens from N(0, 0.02²). Unmasked parameters stop
+    requiring gradients; masked ones require them, because the search reads them. Norm statistics are reset.
+
+    What the architecture fixes is left as it is: parameters that require no gradient before the first call
+    (unless none does), integers, and what `keep` names.
 
     Args:
         model: Any module. Wrap it in DDP after this call, not before.
@@ -155,31 +172,59 @@ def randomize_(
             of a masked layer is that of the whole one. A mapping gives the density of each name.
         include: Patterns of parameter names to mask although the default would not.
         exclude: Patterns of parameter names to leave unmasked.
+        keep: Patterns of parameters whose present values are part of the architecture, such as Mamba's
+            `A_log`; they are frozen, and a ticket stores them.
         train_norms: Let the weights and biases of norms require gradients, for searches that train them.
 
     Returns:
         The model.
 
     Raises:
-        ValueError: Unknown `init`, seed or density out of range, a pattern without a match.
+        ValueError: Unknown `init`, seed or density out of range, a pattern without a match, a parameter that
+            has no values or is no plain weight.
+
+    Warns:
+        FrozenNoiseWarning: Matrices that no rule knows are drawn like tokens, and no search moves them.
     """
     if init not in _SCHEMES:
         raise ValueError(f"unknown init {init!r}; choose one of {', '.join(INITS)}")
     check_seed(seed)
     if isinstance(model, nn.parallel.DistributedDataParallel):
         raise ValueError("call randomize_ before wrapping the model in DDP, which must see what is frozen")
-    infos = classify(model, include, exclude)
-    draws = tuple(_draw(info, init, gain, density) for info in infos)
+    infos = classify(model, include, exclude, keep, redraw=True)
+    check_usable(infos)
+    _tell_of_noise(infos)
+    drawn = [info for info in infos if info.role != "kept"]
+    draws = tuple(_draw(info, init, gain, density) for info in drawn)
+    fixed = tuple(info.name for info in infos if info.role == "kept" and info.reason != "kept")
+    kept = tuple(info.name for info in infos if info.role == "kept" and info.reason == "kept")
     inner = unwrap(model)
     with torch.no_grad():
         for module in inner.modules():
             if callable(reset := getattr(module, "reset_running_stats", None)):
                 reset()
-        for info, draw in zip(infos, draws, strict=True):
+        for info, draw in zip(drawn, draws, strict=True):
             info.tensor.copy_(draw.weight(seed, info.tensor.dtype, info.tensor.device))
-            info.tensor.requires_grad_(info.role == "masked" or (train_norms and is_norm_parameter(info)))
-    inner.supermask_init = Init(init, seed, draws)  # type: ignore[assignment]
+    for info in infos:
+        info.tensor.requires_grad_(info.role == "masked" or (train_norms and is_norm_parameter(info)))
+    record = Init(init, seed, draws, density=density, fixed=fixed, kept=kept)
+    inner.supermask_init = record  # type: ignore[assignment]
     return model
+
+
+def _tell_of_noise(infos: list[ParameterInfo]) -> None:
+    unknown = [info for info in infos if not info.known]
+    if unknown:
+        noise = sum(info.tensor.numel() for info in unknown)
+        share = noise / sum(info.tensor.numel() for info in infos)
+        names = [f"{info.name} ({'×'.join(map(str, info.tensor.shape))})" for info in unknown]
+        tell(
+            f"no rule says what {first_of(names)} do: they are drawn from N(0, 0.02²), {share:.2%} of all "
+            f"weights, and stay so; no search moves {share_unmoved(infos):.2%} in all. Name the axes that "
+            "are inputs by sm.register_layer(…), mask (out, in) weights by include=[…], or keep their values "
+            "by keep=[…]",
+            FrozenNoiseWarning,
+        )
 
 
 def is_norm_parameter(info: ParameterInfo) -> bool:
@@ -200,7 +245,7 @@ def _draw(
     if info.role == "constant":
         return Draw(info.name, shape, False, "constant", info.value)
     if info.spread:
-        return Draw(info.name, shape, False, "normal", info.spread)
+        return Draw(info.name, shape, False, "normal", info.spread, zero_row=info.zero_row)
     scheme, scale, default_gain = _SCHEMES[init]
     factor = 1.0
     if info.role == "masked" and density is not None:
@@ -209,4 +254,5 @@ def _draw(
             raise ValueError(f"density must lie in (0, 1], not {layer} (for {info.name})")
         factor = math.sqrt(1.0 / layer)
     base = scale(default_gain if gain is None else gain, info.fan_in, info.fan_out)
-    return Draw(info.name, shape, info.role == "masked", scheme, base * factor)
+    masked = info.role == "masked"
+    return Draw(info.name, shape, masked, scheme, base * factor, zero_row=info.zero_row)

@@ -4,10 +4,15 @@ from dataclasses import dataclass
 from functools import cache, partial
 
 from supermask.data import Dataset
-from supermask.experiments.compare.comparison import Comparison
-from supermask.experiments.compare.methods import METHODS
+from supermask.experiments.compare.comparison import ComparisonBuilder
+from supermask.experiments.compare.methods import METHODS, MethodNames
 from supermask.experiments.compare.options import DEFAULT_METHODS, CompareOptions
-from supermask.experiments.compare.recipes import check_used, compared, densities_of, search_behind
+from supermask.experiments.compare.recipes import (
+    check_used,
+    densities_of,
+    rule_and_mask_for,
+    search_of_method,
+)
 from supermask.experiments.config import (
     ConfigError,
     check_densities,
@@ -17,15 +22,17 @@ from supermask.experiments.config import (
     option,
 )
 from supermask.experiments.errors import NotApplicable
-from supermask.experiments.plan import Plan, filter_layers_of, planned_network, steps_per_epoch, task_of
+from supermask.experiments.plan import Plan, filter_layers_of, planned_network, task_of
 from supermask.experiments.registry import Experiment, register_experiment
 from supermask.experiments.runs import check_weights_left
-from supermask.experiments.searches import check_search, nominal_length, refusals
+from supermask.experiments.searches import check_search, length_without_data, refusals
 from supermask.experiments.spec import RunSpec
 from supermask.weights.roles import classify
 
-EVERYTHING = tuple(dict.fromkeys((*DEFAULT_METHODS, *METHODS)))
-"""What `--methods all` stands for."""
+
+def all_methods() -> tuple[str, ...]:
+    """What `--methods all` stands for."""
+    return tuple(dict.fromkeys((*DEFAULT_METHODS, *METHODS)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,13 +40,13 @@ class CompareConfig(CompareOptions):
     """`supermask compare`: dense, strong tickets, IMP tickets and their controls, side by side."""
 
     methods: tuple[str, ...] = option(
-        DEFAULT_METHODS, "what to compare; all for everything there is", choices=("all", *METHODS)
+        DEFAULT_METHODS, "what to compare; all for everything there is", choices=MethodNames()
     )
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.methods == ("all",):
-            object.__setattr__(self, "methods", EVERYTHING)
+            object.__setattr__(self, "methods", all_methods())
         elif "all" in self.methods:
             raise ConfigError("methods", self.methods, "give all alone, or the methods by name")
         check_densities(self)
@@ -49,13 +56,13 @@ class CompareConfig(CompareOptions):
         check_used(self)
         self._check_filters()
         for method in () if self.everything else self.methods:
-            if search := search_behind(method):
+            if search := search_of_method(method):
                 for density in densities_of(self, search):
                     with refusals("search_args", method):
                         check_search(
                             search,
-                            *compared(self, search, density),
-                            **nominal_length(self.epochs, self.label_smoothing),
+                            *rule_and_mask_for(self, search, density),
+                            **length_without_data(self.epochs, self.label_smoothing),
                         )
 
     def _check_filters(self) -> None:
@@ -70,7 +77,7 @@ class CompareConfig(CompareOptions):
     @property
     def everything(self) -> bool:
         """Whether all methods were asked for, so that those without meaning here are left out."""
-        return self.methods == EVERYTHING
+        return self.methods == all_methods()
 
 
 def plan_compare(config: CompareConfig, data: Dataset) -> Plan:
@@ -83,10 +90,7 @@ def plan_compare(config: CompareConfig, data: Dataset) -> Plan:
     parameters = classify(planned_network(task, data))
     check_weights_left("densities", config.densities, [info for info in parameters if info.role == "masked"])
     filters = cache(partial(filter_layers_of, task, data))
-    per_epoch = steps_per_epoch(config, data)
-    parts = [
-        Comparison(config, task, parameters, rewind_to, seed, filters, per_epoch) for seed in config.seeds
-    ]
+    parts = [ComparisonBuilder(config, task, parameters, rewind_to, seed, filters) for seed in config.seeds]
     rows: list[RunSpec] = []
     skipped: dict[str, str] = {}
     for method in config.methods:

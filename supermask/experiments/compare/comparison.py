@@ -5,16 +5,16 @@ from collections.abc import Callable, Iterable
 from functools import cached_property
 
 from supermask.experiments.compare.options import CompareOptions
-from supermask.experiments.compare.recipes import compared, recipe_of
+from supermask.experiments.compare.recipes import recipe_of, rule_and_mask_for
 from supermask.experiments.errors import ConfigError, NotApplicable, RefusedError
-from supermask.experiments.runs import Setting, rescaling, search_run
+from supermask.experiments.runs import RunBuilder, rescaling, search_run
 from supermask.experiments.searches import check_search
 from supermask.experiments.spec import RunSpec, Task, WeightSource
 from supermask.prune import FilterLayer, density_path, filter_counts, filter_fractions, weights_left
 from supermask.weights.roles import ParameterInfo
 
 
-class Comparison(Setting):
+class ComparisonBuilder(RunBuilder):
     """One seed of `compare`: what several methods build on is made once.
 
     Attributes:
@@ -22,7 +22,6 @@ class Comparison(Setting):
         parameters: All parameters of the network.
         rewind_to: Early step that late rewinding goes back to.
         filter_layers: Finds the layers of the network that can lose filters.
-        steps_per_epoch: Steps that see every training image once.
     """
 
     def __init__(
@@ -33,12 +32,11 @@ class Comparison(Setting):
         rewind_to: int,
         seed: int,
         filter_layers: Callable[[], dict[str, FilterLayer]],
-        steps_per_epoch: int,
     ) -> None:
         infos = [info for info in parameters if info.role == "masked"]
         super().__init__(task, infos, config.rule, config.init, seed)
         self.config, self.parameters, self.rewind_to = config, parameters, rewind_to
-        self.filter_layers, self.steps_per_epoch = filter_layers, steps_per_epoch
+        self.filter_layers = filter_layers
         self._paths: dict[str, dict[float, RunSpec]] = {}
 
     @property
@@ -64,8 +62,7 @@ class Comparison(Setting):
         if self.config.filters:
             layers = self.filter_layers()
             try:
-                fractions = {pattern: float(share) for pattern, share in self.config.filters.items()}
-                counts = filter_fractions(layers, fractions)
+                counts = filter_fractions(layers, self.config.filter_fractions)
             except ValueError as error:
                 raise ConfigError("filters", self.config.filters, str(error)) from None
             found[weights_left(layers, shapes, counts)] = counts
@@ -80,13 +77,13 @@ class Comparison(Setting):
         shapes = {info.name: tuple(info.tensor.shape) for info in self.infos}
         for density in densities:
             try:
-                rule, mask = compared(self.config, method, density)
+                rule, mask = rule_and_mask_for(self.config, method, density)
                 check_search(
                     method,
                     rule,
                     mask,
                     steps=self.task.steps,
-                    steps_per_epoch=self.steps_per_epoch,
+                    steps_per_epoch=self.task.steps_per_epoch,
                     label_smoothing=self.task.label_smoothing,
                     shapes=shapes,
                 )
@@ -96,7 +93,7 @@ class Comparison(Setting):
     def search(self, method: str, density: float) -> RunSpec:
         """A mask search, by the method's own recipe where it has one and the user does not say otherwise."""
         config = self.config
-        rule, mask = compared(config, method, density)
+        rule, mask = rule_and_mask_for(config, method, density)
         recipe = recipe_of(config, method)
         rescale = recipe.get("rescale", config.rescale)
         weights = WeightSource(

@@ -50,3 +50,12 @@ class CompareOptions(RuleConfig):
     rate: float = option(0.2, "IMP prunes about this fraction of the survivors per round")
     scope: str = option("layerwise", "rank weights per layer or over the network", choices=SCOPES)
     rewind_to: int | None = option(None, "early step of imp-rewind; by default 5% of the steps")
+
+    @property
+    def filter_fractions(self) -> dict[str, float]:
+        """`filters` as numbers: pattern of layers → fraction of their filters that they keep.
+
+        Raises:
+            ValueError: A fraction is not a number.
+        """
+        return {pattern: float(share) for pattern, share in self.filters.items()}

@@ -3,17 +3,19 @@
 from collections.abc import Mapping
 from typing import Any
 
+from supermask.experiments.arguments import search_arguments
 from supermask.experiments.compare.options import CompareOptions
 from supermask.experiments.errors import ConfigError
-from supermask.experiments.searches import search_arguments
-from supermask.experiments.spec import MaskSource, Rule
+from supermask.experiments.spec import MaskSource, OptimizerSpec
 from supermask.search import SEARCHES
+from supermask.search.description import DESCRIPTIONS
 
-FINE_TUNED = "-fine-tuned"
 FROZEN_CONTROL = "random-mask-frozen"
 
 
-def compared(config: CompareOptions, method: str, density: float) -> tuple[Rule, MaskSource]:
+def rule_and_mask_for(
+    config: CompareOptions, method: str, density: float
+) -> tuple[OptimizerSpec, MaskSource]:
     """Rule and mask of a search of `compare`: its own recipe, where it has one and the user wants it.
 
     A distribution that the user chose goes before the recipe's.
@@ -22,7 +24,7 @@ def compared(config: CompareOptions, method: str, density: float) -> tuple[Rule,
         ConfigError: An argument that the method does not have, or of another type.
     """
     recipe = recipe_of(config, method)
-    rule = Rule(
+    rule = OptimizerSpec(
         optimizer=recipe.get("optimizer", config.search_optimizer),
         lr=recipe.get("lr", config.search_lr),
         momentum=recipe.get("momentum", config.momentum),
@@ -46,7 +48,7 @@ def check_used(config: CompareOptions) -> None:
     Raises:
         ConfigError: With what the last of them says.
     """
-    searches = [search for method in config.methods if (search := search_behind(method))]
+    searches = [search for method in config.methods if (search := search_of_method(method))]
     for name, value in config.search_args.items():
         refused = ConfigError("search_args", f"{name}={value}", "leave it out: none of --methods is a search")
         for search in searches:
@@ -76,7 +78,12 @@ def densities_of(config: CompareOptions, method: str) -> tuple[float, ...]:
     return config.densities if own is None else (own,)
 
 
-def search_behind(method: str) -> str | None:
+def search_of_method(method: str) -> str | None:
     """The search that a method of `compare` needs, if it needs one."""
-    name = "edge-popup" if method == FROZEN_CONTROL else method.removesuffix(FINE_TUNED)
-    return name if name in SEARCHES else None
+    description = DESCRIPTIONS.get(method)
+    return None if description is None else description.search
+
+
+def fine_tuned_name(search: str) -> str:
+    """The method that trains the weights under the mask that a search found."""
+    return f"{search}-fine-tuned"

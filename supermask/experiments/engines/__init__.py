@@ -2,7 +2,7 @@
 
 Every module of this package is imported here, so that a new engine is one new file with its decorator.
 Engines differ in where runs execute and in nothing else: what starts next, what is tried again and what ends
-the work is decided by `drive`, and the results have the same bytes.
+the work is decided by `execute_graph`, and the results have the same bytes.
 """
 
 from importlib import import_module

@@ -12,14 +12,14 @@ from typing import Any
 
 from supermask.data.cache import CACHE_VARIABLE
 from supermask.data.registry import ROOT_VARIABLE
-from supermask.experiments.execution.batching import Teams
+from supermask.experiments.execution.batching import Ensembles
 from supermask.experiments.execution.context import Environment
-from supermask.experiments.execution.ensemble import execute_together
+from supermask.experiments.execution.ensemble import execute_ensemble
 from supermask.experiments.execution.run import execute
 from supermask.experiments.execution.store import Store
 from supermask.experiments.spec import RunSpec
 
-Unit = tuple[RunSpec, ...]
+Job = tuple[RunSpec, ...]
 """Runs that one worker executes together; most often one."""
 Advanced = Callable[[str, int], None]
 """Is told a run's identifier and the number of its steps done."""
@@ -27,50 +27,50 @@ Advanced = Callable[[str, int], None]
 
 @dataclass(frozen=True)
 class Done:
-    """A unit is finished: the result of each of its runs."""
+    """A job is finished: the result of each of its runs."""
 
-    unit: Unit
+    job: Job
     results: tuple[dict[str, Any], ...]
 
 
 @dataclass(frozen=True)
 class Failed:
-    """A run of a unit raised an error; trying again would raise it again."""
+    """A run of a job raised an error; trying again would raise it again."""
 
-    unit: Unit
+    job: Job
     error: Exception
 
 
 @dataclass(frozen=True)
-class Died:
-    """The worker of a unit ended without a word, as when it is killed or its machine goes away."""
+class WorkerLost:
+    """The worker of a job ended without a word, as when it is killed or its machine goes away."""
 
-    unit: Unit
+    job: Job
     reason: str
 
 
-Outcome = Done | Failed | Died
+JobResult = Done | Failed | WorkerLost
 
 
-def groups(ready: Sequence[RunSpec], waits: Callable[[str], bool], teams: Teams) -> list[Unit]:
-    """The units to hand out from the runs that can start, in the same order.
+def ready_jobs(ready: Sequence[RunSpec], waits: Callable[[str], bool], ensembles: Ensembles) -> list[Job]:
+    """The jobs to hand out from the runs that can start, in the same order.
 
-    The one place that decides which runs are executed as one: those of a team, once all that still wait of it
-    can start.
+    The one place that decides which runs are executed as one: those of an ensemble, once all of it that still
+    wait can start.
 
     Args:
         ready: Runs that can start.
         waits: Whether a run has not started yet, ready or not.
-        teams: See `teams_of`.
+        ensembles: See `ensembles_of`.
     """
-    startable, units = {spec.id: spec for spec in ready}, list[Unit]()
+    startable, jobs = {spec.id: spec for spec in ready}, list[Job]()
     for spec in ready:
-        if any(spec in unit for unit in units):
+        if any(spec in job for job in jobs):
             continue
-        team = [id for id in teams.get(spec.id, (spec.id,)) if waits(id)]
-        if startable.keys() >= set(team):
-            units.append(tuple(startable[id] for id in team))
-    return units
+        ensemble = [id for id in ensembles.get(spec.id, (spec.id,)) if waits(id)]
+        if startable.keys() >= set(ensemble):
+            jobs.append(tuple(startable[id] for id in ensemble))
+    return jobs
 
 
 def self_contained(environment: Environment) -> Environment:
@@ -84,16 +84,16 @@ def _resolved(folder: str | None) -> str | None:
     return str(Path(folder).expanduser().resolve()) if folder else None
 
 
-def perform(unit: Unit, store: Store, environment: Environment, advanced: Advanced) -> Done | Failed:
-    """Execute a unit here; never raises an `Exception`."""
+def perform(job: Job, store: Store, environment: Environment, advanced: Advanced) -> Done | Failed:
+    """Execute a job here; never raises an `Exception`."""
     try:
-        if len(unit) > 1:
-            return Done(unit, execute_together(unit, store, environment, advanced))
-        (spec,) = unit
-        return Done(unit, (execute(spec, store, environment, partial(advanced, spec.id)),))
+        if len(job) > 1:
+            return Done(job, execute_ensemble(job, store, environment, advanced))
+        (spec,) = job
+        return Done(job, (execute(spec, store, environment, partial(advanced, spec.id)),))
     except Exception as error:
-        error.add_note(f"in run {', '.join(spec.id for spec in unit)}")
-        return Failed(unit, error)
+        error.add_note(f"in run {', '.join(spec.id for spec in job)}")
+        return Failed(job, error)
 
 
 class Elsewhere(Exception):
@@ -115,7 +115,7 @@ def pack(outcome: Done | Failed) -> bytes:
         error = RuntimeError(f"{type(error).__name__}: {error}")
         for note in outcome.error.__notes__:
             error.add_note(note)
-    return pickle.dumps((Failed(outcome.unit, error), f"\n{where}"))
+    return pickle.dumps((Failed(outcome.job, error), f"\n{where}"))
 
 
 def unpack(data: bytes) -> Done | Failed:

@@ -20,17 +20,17 @@ import torch
 
 from supermask.experiments.engines.jobs import (
     Advanced,
-    Died,
-    Outcome,
+    Job,
+    JobResult,
     Throttle,
-    Unit,
+    WorkerLost,
     pack,
     perform,
     self_contained,
     unpack,
 )
 from supermask.experiments.engines.registry import Grid, Watcher, register_engine
-from supermask.experiments.engines.scheduler import drive
+from supermask.experiments.engines.scheduler import execute_graph
 from supermask.experiments.execution.context import Environment
 from supermask.experiments.execution.store import Store
 from supermask.experiments.spec import RunSpec
@@ -63,11 +63,11 @@ class LocalEngine:
         def workers() -> _Pool:
             return _Pool(self.store, self_contained(self.environment), self.grid)
 
-        return drive(specs, self.store, self.environment, self.grid, workers, watcher)
+        return execute_graph(specs, self.store, self.environment, self.grid, workers, watcher)
 
 
 @dataclass(frozen=True)
-class Place:
+class WorkerSlot:
     """Where a worker belongs.
 
     Attributes:
@@ -86,7 +86,7 @@ class Place:
             os.environ[VISIBLE] = self.gpu
 
 
-def places(jobs: int, cores: list[int], threads: int, gpus: list[str]) -> list[Place]:
+def worker_slots(jobs: int, cores: list[int], threads: int, gpus: list[str]) -> list[WorkerSlot]:
     """A place for each of `jobs` workers.
 
     The cores are dealt out in blocks, unless a block would have fewer than a worker has threads: then the
@@ -99,7 +99,7 @@ def places(jobs: int, cores: list[int], threads: int, gpus: list[str]) -> list[P
     for i in range(jobs):
         end = start + share + (i < more)
         block = tuple(cores[start:end]) if pinned else ()
-        found.append(Place(block, gpus[i % len(gpus)] if gpus else None))
+        found.append(WorkerSlot(block, gpus[i % len(gpus)] if gpus else None))
         start = end
     return found
 
@@ -130,7 +130,7 @@ def jobs_here(device: str, gpu_share: float = 1.0) -> int:
 class _Worker:
     process: BaseProcess
     connection: Connection
-    unit: Unit | None = None
+    job: Job | None = None
 
 
 class _Pool:
@@ -142,7 +142,7 @@ class _Pool:
         self._context: Any = multiprocessing.get_context("forkserver" if sys.platform == "linux" else "spawn")
         self._context.set_forkserver_preload([__name__])
         jobs = grid.jobs or jobs_here(environment.device, grid.gpu_share)
-        self._places = places(jobs, cores_here(), environment.threads, gpus_here(environment.device))
+        self._slots = worker_slots(jobs, cores_here(), environment.threads, gpus_here(environment.device))
         self._workers: list[_Worker | None] = [None] * jobs
 
     def __enter__(self) -> "_Pool":
@@ -161,37 +161,37 @@ class _Pool:
             worker.connection.close()
 
     def free(self) -> int:
-        return sum(worker is None or worker.unit is None for worker in self._workers)
+        return sum(worker is None or worker.job is None for worker in self._workers)
 
-    def submit(self, unit: Unit) -> None:
+    def submit(self, job: Job) -> None:
         # A worker that is there already has torch and the data in memory.
-        idle = [w for w in self._workers if w and w.unit is None and w.process.is_alive()]
+        idle = [w for w in self._workers if w and w.job is None and w.process.is_alive()]
         worker = idle[0] if idle else self._start(next(i for i, w in enumerate(self._workers) if _gone(w)))
-        worker.unit = unit
+        worker.job = job
         with suppress(OSError):  # should it die now, `wait` sees it
-            worker.connection.send(unit)
+            worker.connection.send(job)
 
-    def wait(self, advanced: Advanced) -> list[Outcome]:
-        busy = {slot: worker for slot, worker in enumerate(self._workers) if worker and worker.unit}
+    def wait(self, advanced: Advanced) -> list[JobResult]:
+        busy = {slot: worker for slot, worker in enumerate(self._workers) if worker and worker.job}
         wait([handle for w in busy.values() for handle in (w.connection, w.process.sentinel)], PATIENCE)
-        outcomes: list[Outcome] = []
+        outcomes: list[JobResult] = []
         for slot, worker in busy.items():
             # Whether it lives is asked first: what it sent before its death is still in the pipe.
             alive = worker.process.is_alive()
             outcome = _news(worker, advanced)
             if outcome is None and not alive:
-                outcome = Died(worker.unit or (), _reason(worker.process))
+                outcome = WorkerLost(worker.job or (), _reason(worker.process))
             if not alive:
                 worker.connection.close()
                 self._workers[slot] = None
             if outcome is not None:
-                worker.unit = None
+                worker.job = None
                 outcomes.append(outcome)
         return outcomes
 
     def _start(self, slot: int) -> _Worker:
         ours, theirs = self._context.Pipe()
-        arguments = (theirs, self._places[slot], self._store, self._environment)
+        arguments = (theirs, self._slots[slot], self._store, self._environment)
         process = self._context.Process(target=_serve, args=arguments, name=f"supermask-{slot}")
         worker = self._workers[slot] = _Worker(process, ours)
         with _without_interrupts():
@@ -201,11 +201,11 @@ class _Pool:
 
 
 def _gone(worker: _Worker | None) -> bool:
-    return worker is None or (worker.unit is None and not worker.process.is_alive())
+    return worker is None or (worker.job is None and not worker.process.is_alive())
 
 
-def _news(worker: _Worker, advanced: Advanced) -> Outcome | None:
-    """Read what a worker has sent; its unit's outcome, if that is among it."""
+def _news(worker: _Worker, advanced: Advanced) -> JobResult | None:
+    """Read what a worker has sent; its job's outcome, if that is among it."""
     while True:
         try:
             message = worker.connection.recv() if worker.connection.poll() else None
@@ -243,19 +243,19 @@ def _without_interrupts() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _serve(connection: Connection, place: Place, store: Store, environment: Environment) -> None:
+def _serve(connection: Connection, slot: WorkerSlot, store: Store, environment: Environment) -> None:
     """A worker's life: units come through the pipe, news goes back through it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    place.take()
+    slot.take()
     threading.Thread(target=_end_with_parent, daemon=True).start()
     while True:
         try:
-            unit: Unit = connection.recv()
+            job: Job = connection.recv()
         except EOFError:
             return
         told = Throttle(lambda id, step: connection.send((id, step)))
-        connection.send(pack(perform(unit, store, environment, told)))
+        connection.send(pack(perform(job, store, environment, told)))
 
 
 def _end_with_parent() -> None:

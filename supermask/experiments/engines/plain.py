@@ -4,9 +4,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from supermask.experiments.engines.jobs import Advanced, Outcome, Unit, perform
+from supermask.experiments.engines.jobs import Advanced, Job, JobResult, perform
 from supermask.experiments.engines.registry import Grid, Watcher, register_engine
-from supermask.experiments.engines.scheduler import drive
+from supermask.experiments.engines.scheduler import execute_graph
 from supermask.experiments.execution.context import Environment
 from supermask.experiments.execution.store import Store
 from supermask.experiments.spec import RunSpec
@@ -27,7 +27,7 @@ class PlainEngine:
         def workers() -> _Here:
             return _Here(self.store, self.environment)
 
-        return drive(specs, self.store, self.environment, self.grid, workers, watcher)
+        return execute_graph(specs, self.store, self.environment, self.grid, workers, watcher)
 
 
 class _Here:
@@ -35,7 +35,7 @@ class _Here:
 
     def __init__(self, store: Store, environment: Environment) -> None:
         self._store, self._environment = store, environment
-        self._unit: Unit | None = None
+        self._job: Job | None = None
 
     def __enter__(self) -> "_Here":
         return self
@@ -44,12 +44,12 @@ class _Here:
         pass
 
     def free(self) -> int:
-        return int(self._unit is None)
+        return int(self._job is None)
 
-    def submit(self, unit: Unit) -> None:
-        self._unit = unit
+    def submit(self, job: Job) -> None:
+        self._job = job
 
-    def wait(self, advanced: Advanced) -> list[Outcome]:
-        assert self._unit is not None
-        unit, self._unit = self._unit, None
-        return [perform(unit, self._store, self._environment, advanced)]
+    def wait(self, advanced: Advanced) -> list[JobResult]:
+        assert self._job is not None
+        job, self._job = self._job, None
+        return [perform(job, self._store, self._environment, advanced)]

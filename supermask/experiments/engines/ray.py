@@ -23,11 +23,11 @@ import torch
 
 from supermask.experiments.engines.jobs import (
     Advanced,
-    Died,
     Failed,
-    Outcome,
+    Job,
+    JobResult,
     Throttle,
-    Unit,
+    WorkerLost,
     pack,
     perform,
     self_contained,
@@ -35,7 +35,7 @@ from supermask.experiments.engines.jobs import (
 )
 from supermask.experiments.engines.local import cores_here, gpus_here
 from supermask.experiments.engines.registry import EngineError, Grid, Watcher, register_engine
-from supermask.experiments.engines.scheduler import drive
+from supermask.experiments.engines.scheduler import execute_graph
 from supermask.experiments.execution.context import Environment
 from supermask.experiments.execution.store import Run, Store
 from supermask.experiments.spec import RunSpec
@@ -81,7 +81,7 @@ class RayEngine:
         def workers() -> _Cluster:
             return _Cluster(store, environment, self.grid)
 
-        results = drive(specs, store, environment, self.grid, workers, watcher)
+        results = execute_graph(specs, store, environment, self.grid, workers, watcher)
         await_results(store, results)
         return results
 
@@ -94,7 +94,7 @@ class _Cluster:
         self._store, self._environment, self._grid = store, environment, grid
         self._cpus = max(environment.threads, 1)
         self._gpus = grid.gpu_share if environment.device.startswith("cuda") else 0.0
-        self._running: dict[Any, Unit] = {}
+        self._running: dict[Any, Job] = {}
         self._connected = False
         self._token = store.root / f".shared-{uuid.uuid4().hex}"
         self._seen_room = time.monotonic()
@@ -129,11 +129,11 @@ class _Cluster:
     def free(self) -> int:
         return (self._grid.jobs or self._room()) - len(self._running)
 
-    def submit(self, unit: Unit) -> None:
-        ref = self._task.remote(unit, self._store, self._environment, self._token, Path.cwd(), self._board)
-        self._running[ref] = unit
+    def submit(self, job: Job) -> None:
+        ref = self._task.remote(job, self._store, self._environment, self._token, Path.cwd(), self._board)
+        self._running[ref] = job
 
-    def wait(self, advanced: Advanced) -> list[Outcome]:
+    def wait(self, advanced: Advanced) -> list[JobResult]:
         self._look_for_room()
         if not self._running:
             time.sleep(PATIENCE)
@@ -144,17 +144,17 @@ class _Cluster:
                 advanced(id, step)
         return [self._outcome(ref) for ref in ended]
 
-    def _outcome(self, ref: Any) -> Outcome:
-        unit = self._running.pop(ref)
+    def _outcome(self, ref: Any) -> JobResult:
+        job = self._running.pop(ref)
         try:
             return unpack(self._ray.get(ref))
         except self._ray.exceptions.RayTaskError as error:
-            names = ", ".join(spec.id for spec in unit)
+            names = ", ".join(spec.id for spec in job)
             last = str(error).strip().splitlines()[-1]
-            return Failed(unit, EngineError(f"a machine of the cluster cannot execute run {names}: {last}"))
+            return Failed(job, EngineError(f"a machine of the cluster cannot execute run {names}: {last}"))
         except self._ray.exceptions.RayError as error:
             first = next(iter(str(error).strip().splitlines()), "")
-            return Died(unit, f"{type(error).__name__}: {first}")
+            return WorkerLost(job, f"{type(error).__name__}: {first}")
 
     def _connect(self) -> None:
         """Start or join a cluster, unless this process is in one already."""
@@ -270,17 +270,17 @@ def _board(ray: Any) -> Any:
 # On the machines of the cluster ----------------------------------------------------------------------
 
 
-def _work(unit: Unit, store: Store, environment: Environment, token: Path, folder: Path, board: Any) -> bytes:
+def _work(job: Job, store: Store, environment: Environment, token: Path, folder: Path, board: Any) -> bytes:
     with suppress(OSError):
         os.chdir(folder)  # a data set may be named by a relative path
     try:
         if problem := _unshared(token):
             raise EngineError(f"a machine that came later {problem}")
-        await_results(store, [need for spec in unit for need in spec.needs])
+        await_results(store, [need for spec in job for need in spec.needs])
     except Exception as error:
-        return pack(Failed(unit, error))
+        return pack(Failed(job, error))
     told = Throttle(lambda id, step: board.tell.remote(id, step))
-    return pack(perform(unit, store, environment, told))
+    return pack(perform(job, store, environment, told))
 
 
 def _look(token: Path, versions: dict[str, str]) -> str:

@@ -38,7 +38,7 @@ def chain_lengths(ordered: Sequence[RunSpec]) -> dict[str, int]:
     return lengths
 
 
-class Schedule:
+class ReadyQueue:
     """The runs of a graph that are still to be done.
 
     Those that begin the longest chain come first; among equals the order of the graph decides. The same graph

@@ -1,8 +1,8 @@
-"""Teams: runs that are executed as one program because that is faster; see `supermask.training.ensemble`.
+"""Ensembles: runs that are executed as one program because that is faster; see `supermask.training.ensemble`.
 
-The runs of a team agree in all but seeds, densities and where their masks and weights come from, and none
-needs another. Who is in a team follows from the graph of runs, the environment and the number of jobs, never
-from what happens to be ready, so that the same command gives the same bytes.
+The runs of an ensemble agree in all but seeds, densities and where their masks and weights come from, and
+none needs another. Who is in an ensemble follows from the graph of runs, the environment and the number of
+jobs, never from what happens to be ready, so that the same command gives the same bytes.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,23 +17,23 @@ from supermask.experiments.spec import RunSpec, Task, canonical_hash
 from supermask.training.ensemble import is_perceptron, obstacle
 
 MOST = 8
-"""Members of a team at most, where nobody asked for a number."""
+"""Members of an ensemble at most, where nobody asked for a number."""
 LARGEST = {"cpu": 1 << 22}
-"""Multiply-adds of a forward pass of one member (weights × batch) up to which a perceptron trains faster in a
-team, see `benchmarks/seeds_together.py`. A GPU has none until one has measured it: there a team gives up CUDA
-graphs, which take away the same overhead."""
+"""Multiply-adds of a forward pass of one member (weights × batch) up to which a perceptron trains faster in
+an ensemble, see `benchmarks/seeds_together.py`. A GPU has none until it is measured: there an ensemble gives
+up CUDA graphs, which take away the same overhead."""
 
-Teams = Mapping[str, tuple[str, ...]]
-"""Identifier of a run → those of its team, itself among them; runs that go alone are missing."""
+Ensembles = Mapping[str, tuple[str, ...]]
+"""Identifier of a run → those of its ensemble, itself among them; runs that go alone are missing."""
 
 
-def teams_of(ordered: Sequence[RunSpec], store: Store, environment: Environment, jobs: int) -> Teams:
-    """The teams of a graph, without runs that are finished or have begun alone.
+def ensembles_of(ordered: Sequence[RunSpec], store: Store, environment: Environment, jobs: int) -> Ensembles:
+    """The ensembles of a graph, without runs that are finished or have begun alone.
 
     Args:
         ordered: The whole graph, each run after those it needs.
         store: Where runs lie.
-        environment: Where they execute; `together` is the size of a team, None for what pays.
+        environment: Where they execute; `together` is the size of an ensemble, None for what pays.
         jobs: Units at a time; where it is 0, unknown, nothing pays.
     """
     if environment.together in (0, 1) or environment.ranks.size > 1 or environment.compile:
@@ -48,9 +48,9 @@ def teams_of(ordered: Sequence[RunSpec], store: Store, environment: Environment,
     found: dict[str, tuple[str, ...]] = {}
     for specs in alike.values():
         most = environment.together or _paying(specs[0].task, environment)
-        for team in _parts(specs, most, 1 if environment.together else jobs):
-            open = [spec for spec in team if store.run(spec.id).result is None]
-            if not store.begun_together([spec.id for spec in open]):
+        for ensemble in _parts(specs, most, 1 if environment.together else jobs):
+            open = [spec for spec in ensemble if store.run(spec.id).result is None]
+            if not store.begun_as_ensemble([spec.id for spec in open]):
                 open = [spec for spec in open if not store.run(spec.id).checkpoint.exists()]
             if len(open) > 1:
                 found |= dict.fromkeys([spec.id for spec in open], tuple(spec.id for spec in open))
@@ -58,7 +58,7 @@ def teams_of(ordered: Sequence[RunSpec], store: Store, environment: Environment,
 
 
 def _likeness(spec: RunSpec, environment: Environment) -> list[object] | None:
-    """What the runs of a team have in common; None for a run that must go alone."""
+    """What the runs of an ensemble have in common; None for a run that must go alone."""
     task, mask = spec.task, spec.mask
     if task.amp not in ("none", "bf16") or task.clip is not None or environment.cuda_graphs:
         return None
@@ -75,7 +75,7 @@ def _likeness(spec: RunSpec, environment: Environment) -> list[object] | None:
 
 
 def _paying(task: Task, environment: Environment) -> int:
-    """How many members to take where nobody said; 1 where a team would not be faster."""
+    """How many members to take where nobody said; 1 where an ensemble would not be faster."""
     device = torch.device(environment.device).type
     network = _network(task, environment)
     weights = sum(parameter.numel() for parameter in network.parameters())

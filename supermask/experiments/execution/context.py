@@ -54,7 +54,7 @@ class Environment:
     cuda_graphs: bool | None = None
     checkpoint_seconds: float = 30.0
     together: int | None = 0
-    """Runs trained as one program at most, see `teams`; None for as many as pay."""
+    """Runs trained as one program at most, see `batching`; None for as many as pay."""
     ranks: Ranks = field(default_factory=Ranks)
     """The processes that execute every run together, all of them the same graph in the same order."""
 
@@ -86,7 +86,7 @@ def network_of(task: Task, data: Dataset) -> nn.Module:
     )
 
 
-class Execution:
+class RunContext:
     """A run in progress.
 
     Attributes:
@@ -194,6 +194,10 @@ class Execution:
         """Name → shape of the masked parameters."""
         return {info.name: tuple(info.tensor.shape) for info in masked(self.model)}
 
+    def input_axes(self) -> dict[str, int]:
+        """Name → axis of the masked parameters along which N:M masks group."""
+        return {info.name: info.inputs[0] for info in masked(self.model)}
+
     def fit(self, optimizer: Optimizer, mask: Mask) -> Progress:
         """Train by `optimizer` to the end of the schedule, with checkpoints, curves and snapshots."""
         synced = self.spec.task.sync_norms and self.environment.ranks.size > 1
@@ -205,10 +209,10 @@ class Execution:
         share = Share.of(self.loader.batch_size, ranks)
 
         def step_done(step: int) -> None:
-            self.look(step, optimizer, mask)
+            self.save_snapshot(step, optimizer, mask)
             self._on_step(step - spec.start)
 
-        self.look(spec.start, optimizer, mask)
+        self.save_snapshot(spec.start, optimizer, mask)
         ranks.seed_generator(spec.seed)
         # Inside DDP: at what DDP does around a network the compiler gives up, and on the network with it.
         model: Any = torch.compile(self.model) if self.environment.compile else self.model
@@ -227,7 +231,7 @@ class Execution:
 
     def _objective(self, optimizer: Optimizer) -> Objective | None:
         """The loss of a search that has its own."""
-        own = getattr(optimizer, "objective", None)
+        own = optimizer.objective if isinstance(optimizer, Search) else None
         return own and partial(own, label_smoothing=self.spec.task.label_smoothing)
 
     def training(self) -> dict[str, Any]:
@@ -244,11 +248,15 @@ class Execution:
             "cuda_graphs": self.environment.cuda_graphs,
         }
 
-    def look(self, step: int, optimizer: Optimizer, mask: Mask) -> None:
+    def save_snapshot(self, step: int, optimizer: Optimizer, mask: Mask) -> None:
         """Save the weights for others to rewind to, if this is a step to do so."""
         if step in self.spec.snapshots and self.environment.ranks.main:
             with in_float32(self.model):
-                present = optimizer.ticket() if isinstance(optimizer, Search) else Ticket.of(self.model, mask)
+                present = (
+                    optimizer.ticket()
+                    if isinstance(optimizer, Search)
+                    else Ticket.from_model(self.model, mask)
+                )
                 present.save(self.run.ticket_path(step))
 
     def validation(self, optimizer: Optimizer) -> dict[str, float]:
@@ -256,6 +264,12 @@ class Execution:
         with optimizer.evaluating() if isinstance(optimizer, Search) else nullcontext():
             measured = self.evaluate(self.val_split)
         return {f"val_{name}": value for name, value in measured.items() if value is not None}
+
+    def accuracy(self, images: Images) -> float:
+        """Fraction of correct answers."""
+        measured = self.evaluate(images)["accuracy"]
+        assert measured is not None
+        return measured
 
     def evaluate(self, images: Images) -> dict[str, float | None]:
         """Accuracy and loss; a loss that is not finite, as fp16 can give, is None.

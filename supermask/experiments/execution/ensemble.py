@@ -1,8 +1,8 @@
-"""Execute the runs of a team as one training; see `teams`.
+"""Execute the runs of an ensemble as one training; see `batching`.
 
 While they train they have one checkpoint, in the folder of the first. After the last step each gets one of
 its own, as if it had trained alone, and is brought to its end from there like any other run: measured, saved
-and finished. So an interrupted team goes on bit for bit, and what is finished is never computed again.
+and finished. So an interrupted ensemble goes on bit for bit, and what is finished is never computed again.
 """
 
 import dataclasses
@@ -15,7 +15,7 @@ import torch
 from torch.optim import Optimizer
 
 from supermask.distributed import Share
-from supermask.experiments.execution.context import Environment, Execution
+from supermask.experiments.execution.context import Environment, RunContext
 from supermask.experiments.execution.kinds import begin_training, optimizer_of, planned_search
 from supermask.experiments.execution.run import execute
 from supermask.experiments.execution.store import Run, Store
@@ -30,13 +30,13 @@ from supermask.training.loop import Checkpoint, DivergedError, Progress, fit
 Advanced = Callable[[str, int], None]
 
 
-def execute_together(
+def execute_ensemble(
     specs: Sequence[RunSpec], store: Store, environment: Environment, advanced: Advanced
 ) -> tuple[dict[str, Any], ...]:
-    """Bring the runs of a team to their ends and return their results.
+    """Bring the runs of an ensemble to their ends and return their results.
 
     Args:
-        specs: A team, see `teams_of`.
+        specs: An ensemble, see `ensembles_of`.
         store: Where runs lie.
         environment: Where they execute.
         advanced: Is told a run's identifier and the number of its steps done.
@@ -45,16 +45,16 @@ def execute_together(
     with ExitStack() as locks:
         for run in sorted(runs, key=lambda run: run.folder):
             locks.enter_context(run.lock())
-        begun = store.begun_together([spec.id for spec in specs])
+        begun = store.begun_as_ensemble([spec.id for spec in specs])
         if begun or not any(run.result or run.checkpoint.exists() for run in runs):
-            _Team(specs, runs, store, environment, advanced).train(begun)
+            _Ensemble(specs, runs, store, environment, advanced).train(begun)
     return tuple(
         execute(spec, store, environment, lambda step, id=spec.id: advanced(id, step))  # type: ignore[misc]
         for spec in specs
     )
 
 
-class _Team:
+class _Ensemble:
     """Runs that train together: their networks as one, and what moves it."""
 
     def __init__(
@@ -68,18 +68,18 @@ class _Team:
         self.specs, self.runs, self.advanced = specs, runs, advanced
         self.seconds = environment.checkpoint_seconds
         place = dataclasses.replace(environment, channels_last=False)
-        self.executions = [
-            Execution(spec, store, place, run, lambda _: None) for spec, run in zip(specs, runs, strict=True)
+        self.contexts = [
+            RunContext(spec, store, place, run, lambda _: None) for spec, run in zip(specs, runs, strict=True)
         ]
-        models = [execution.model for execution in self.executions]
+        models = [context.model for context in self.contexts]
         self.masks: Sequence[Mask] = [{} for _ in specs]
         if specs[0].kind == "search":
-            searches = [planned_search(execution) for execution in self.executions]
+            searches = [planned_search(context) for context in self.contexts]
             self.network = Together(models)
             self.optimizer: Optimizer = SearchesTogether(self.network, searches)
             self.own: Sequence[Optimizer] = searches
             return
-        self.masks, values = zip(*map(begin_training, self.executions), strict=True)
+        self.masks, values = zip(*map(begin_training, self.contexts), strict=True)
         self.network = Together(models)
         self.optimizer = optimizer_of(specs[0], self.network.stack)
         held = stack_named(values) if values[0] is not None else None
@@ -94,22 +94,22 @@ class _Team:
         """
         first = self.runs[0]
         if not begun:
-            first.team_checkpoint.unlink(missing_ok=True)
-            write_json(first.team, [spec.id for spec in self.specs])
-        self._look(self.specs[0].start)
-        settings = self.executions[0].training()
+            first.ensemble_checkpoint.unlink(missing_ok=True)
+            write_json(first.ensemble, [spec.id for spec in self.specs])
+        self._save_snapshots(self.specs[0].start)
+        settings = self.contexts[0].training()
         smoothing = settings["label_smoothing"]
         try:
             progress = fit(
                 self.network,
                 self.optimizer,
-                stack_batches([execution.batch for execution in self.executions]),
+                stack_batches([context.batch for context in self.contexts]),
                 objective=lambda model, x, y: model.losses(x, y, smoothing).sum(),  # type: ignore[operator]
                 evaluation=self._measure,
                 on_step=self._step_done,
                 on_record=self._write_histories,
                 checkpoint=Checkpoint(
-                    first.team_checkpoint, self.seconds, " ".join(spec.id for spec in self.specs)
+                    first.ensemble_checkpoint, self.seconds, " ".join(spec.id for spec in self.specs)
                 ),
                 **settings,
             )
@@ -120,25 +120,25 @@ class _Team:
             raise
         for index in range(len(self.runs)):
             self._leave(index, progress)
-        first.team.unlink()
-        first.team_checkpoint.unlink(missing_ok=True)
+        first.ensemble.unlink()
+        first.ensemble_checkpoint.unlink(missing_ok=True)
 
     def _step_done(self, step: int) -> None:
-        self._look(step)
+        self._save_snapshots(step)
         for spec in self.specs:
             self.advanced(spec.id, step - spec.start)
 
-    def _look(self, step: int) -> None:
-        for execution, optimizer, mask in zip(self.executions, self.own, self.masks, strict=True):
-            execution.look(step, optimizer, mask)
+    def _save_snapshots(self, step: int) -> None:
+        for context, optimizer, mask in zip(self.contexts, self.own, self.masks, strict=True):
+            context.save_snapshot(step, optimizer, mask)
 
     def _measure(self) -> dict[str, float]:
         """What goes to the curves, under `<number of the run>/<name>`."""
         found = {f"{i}/train_loss": loss for i, loss in enumerate(self.network.loss_sums.tolist())}
         self.network.loss_sums.zero_()
-        for i, execution in enumerate(self.executions):
-            if len(execution.val_split):
-                measured = execution.validation(self.own[i])
+        for i, context in enumerate(self.contexts):
+            if len(context.val_split):
+                measured = context.validation(self.own[i])
                 found |= {f"{i}/{name}": value for name, value in measured.items()}
         return found
 
@@ -158,7 +158,7 @@ class _Team:
 
     def _leave(self, index: int, progress: Progress) -> None:
         """Save the checkpoint that the run would have after its last step alone."""
-        optimizer, model = self.own[index], self.executions[index].model
+        optimizer, model = self.own[index], self.contexts[index].model
         if self.specs[0].kind != "search":
             moved = self.optimizer.param_groups[0]["params"]
             optimizer.load_state_dict(member_state(self.optimizer.state_dict(), moved, index))

@@ -1,11 +1,10 @@
 """Kinds of runs: what happens between a fresh network and its ticket.
 
-A new kind is a function from an `Execution` to an `Outcome` under `register_kind`.
+A new kind is a function from a `RunContext` to a `RunOutcome` under `register_kind`.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from statistics import fmean
 from typing import Any
 
 import torch
@@ -13,19 +12,18 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from supermask.analysis.connectivity import error_along_line, instability
-from supermask.experiments.execution.context import Execution
+from supermask.experiments.execution.context import RunContext
 from supermask.experiments.execution.mask_sources import final_weights, mask_of
 from supermask.experiments.searches import search_of
 from supermask.experiments.spec import RunSpec
 from supermask.masks import Mask
 from supermask.prune import EarlyBird, Rewire, apply_mask, hold, pruned_values
 from supermask.search import BASES, Search
-from supermask.search.zhou import Zhou
 from supermask.training.loop import Progress, estimate_norm_statistics
 
 
 @dataclass(frozen=True)
-class Outcome:
+class RunOutcome:
     """What a run leaves on its model.
 
     Attributes:
@@ -43,10 +41,8 @@ class Outcome:
     """Whether there is a ticket to save: not where a run only measures."""
 
 
-Kind = Callable[[Execution], Outcome]
+Kind = Callable[[RunContext], RunOutcome]
 KINDS: dict[str, Kind] = {}
-SAMPLES = 10
-"""Masks that Zhou et al. draw to measure a supermask."""
 REWIRE_EVERY, REWIRE_UNTIL = 100, 0.75
 """RigL's steps between two changes (or an epoch, where that is shorter), and the share of the training that
 has any."""
@@ -63,22 +59,22 @@ def register_kind(name: str) -> Callable[[Kind], Kind]:
 
 
 @register_kind("train")
-def train(execution: Execution) -> Outcome:
+def train(context: RunContext) -> RunOutcome:
     """The weights move, under the run's mask."""
-    mask, values = begin_training(execution)
-    optimizer = optimizer_of(execution.spec, execution.model)
-    hold(optimizer, mask, execution.model, values)
-    return Outcome(mask, execution.fit(optimizer, mask), whole=values is not None)
+    mask, values = begin_training(context)
+    optimizer = optimizer_of(context.spec, context.model)
+    hold(optimizer, mask, context.model, values)
+    return RunOutcome(mask, context.fit(optimizer, mask), whole=values is not None)
 
 
-def begin_training(execution: Execution) -> tuple[Mask, dict[str, Tensor] | None]:
+def begin_training(context: RunContext) -> tuple[Mask, dict[str, Tensor] | None]:
     """Put the weights in place; returns the mask, and where the pruned ones are held if not at zero."""
-    execution.model.requires_grad_(True)
-    execution.load_weights()
-    mask, action = mask_of(execution), execution.spec.mask.pruned
+    context.model.requires_grad_(True)
+    context.load_weights()
+    mask, action = mask_of(context), context.spec.mask.pruned
     if action == "zero":
         return mask, None
-    return mask, pruned_values(action, execution.starting_weights(), final_weights(execution))
+    return mask, pruned_values(action, context.starting_weights(), final_weights(context))
 
 
 def optimizer_of(spec: RunSpec, model: nn.Module) -> Optimizer:
@@ -87,95 +83,92 @@ def optimizer_of(spec: RunSpec, model: nn.Module) -> Optimizer:
 
 
 @register_kind("rewire")
-def rewire(execution: Execution) -> Outcome:
+def rewire(context: RunContext) -> RunOutcome:
     """The weights move, and so does their mask: SET or RigL, as `options["rule"]` says."""
-    execution.model.requires_grad_(True)
-    mask = mask_of(execution)
-    optimizer = optimizer_of(execution.spec, execution.model)
+    context.model.requires_grad_(True)
+    mask = mask_of(context)
+    optimizer = optimizer_of(context.spec, context.model)
     handle = Rewire(
         optimizer,
         mask,
-        execution.model,
-        every=max(1, min(REWIRE_EVERY, execution.loader.steps_per_epoch)),
-        until=round(REWIRE_UNTIL * execution.spec.task.steps),
-        seed=execution.spec.seed,
-        **execution.spec.options,
+        context.model,
+        every=max(1, min(REWIRE_EVERY, context.loader.steps_per_epoch)),
+        until=round(REWIRE_UNTIL * context.spec.task.steps),
+        seed=context.spec.seed,
+        **context.spec.options,
     )
-    progress = execution.fit(optimizer, mask)
-    return Outcome(handle.mask, progress)
+    progress = context.fit(optimizer, mask)
+    return RunOutcome(handle.mask, progress)
 
 
 @register_kind("early-bird")
-def early_bird(execution: Execution) -> Outcome:
+def early_bird(context: RunContext) -> RunOutcome:
     """The weights move, without a mask until the early-bird ticket is drawn."""
-    execution.model.requires_grad_(True)
-    optimizer = optimizer_of(execution.spec, execution.model)
+    context.model.requires_grad_(True)
+    optimizer = optimizer_of(context.spec, context.model)
     handle = EarlyBird(
         optimizer,
-        execution.model,
-        density=execution.spec.density,
-        every=max(1, execution.loader.steps_per_epoch),
-        until=max(1, execution.spec.task.steps // 2),
-        **execution.spec.options,
+        context.model,
+        density=context.spec.density,
+        every=max(1, context.loader.steps_per_epoch),
+        until=max(1, context.spec.task.steps // 2),
+        **context.spec.options,
     )
-    progress = execution.fit(optimizer, {})
+    progress = context.fit(optimizer, {})
     by = "agreement" if handle.agreed else "patience"
-    return Outcome(handle.mask, progress, {"drawn_at": handle.drawn, "drawn_by": by})
+    return RunOutcome(handle.mask, progress, {"drawn_at": handle.drawn, "drawn_by": by})
 
 
 @register_kind("search")
-def search(execution: Execution) -> Outcome:
+def search(context: RunContext) -> RunOutcome:
     """The scores move; the weights stay as drawn."""
-    optimizer = planned_search(execution)
-    progress = execution.fit(optimizer, {})
-    facts = {}
-    if isinstance(optimizer, Zhou):
-        accuracies = [execution.evaluate(execution.data.test)["accuracy"] for _ in optimizer.samples(SAMPLES)]
-        facts["sampled_accuracy"] = fmean(a for a in accuracies if a is not None)
+    optimizer = planned_search(context)
+    progress = context.fit(optimizer, {})
+    facts = optimizer.further_metrics(lambda: context.accuracy(context.data.test))
     trained = [parameter.detach().clone() for parameter in optimizer.masked_parameters.values()]
     optimizer.settle()
     if not all(map(torch.equal, trained, optimizer.masked_parameters.values())):
         # Norms saw another network than the one that is put in place.
-        steps = min(execution.loader.steps_per_epoch, 100)
-        estimate_norm_statistics(execution.model, execution.batch, steps)
-    return Outcome(optimizer.mask, progress, facts)
+        steps = min(context.loader.steps_per_epoch, 100)
+        estimate_norm_statistics(context.model, context.batch, steps)
+    return RunOutcome(optimizer.mask, progress, facts)
 
 
-def planned_search(execution: Execution) -> Search:
+def planned_search(context: RunContext) -> Search:
     """The run's search, before its first step."""
-    spec = execution.spec
-    optimizer = search_of(execution.model, spec.method, spec.rule, spec.mask, spec.seed)
-    optimizer.plan(execution.spec.task.steps, execution.loader.steps_per_epoch)
+    spec = context.spec
+    optimizer = search_of(context.model, spec.method, spec.rule, spec.mask, spec.seed)
+    optimizer.plan(context.spec.task.steps, context.loader.steps_per_epoch)
     return optimizer
 
 
 @register_kind("path")
-def path(execution: Execution) -> Outcome:
+def path(context: RunContext) -> RunOutcome:
     """Nothing moves: the error between two trained networks is measured along the line that joins them."""
-    spec, model = execution.spec, execution.model
+    spec, model = context.spec, context.model
     assert spec.weights.run is not None
     ends = []
     for run in (spec.weights.run, *spec.others):
-        execution.store.run(run).ticket().apply(model)
+        context.store.run(run).ticket().apply(model)
         ends.append({name: value.clone() for name, value in model.state_dict().items()})
-    steps = min(execution.loader.steps_per_epoch, 100)
+    steps = min(context.loader.steps_per_epoch, 100)
 
     def error() -> float:
-        estimate_norm_statistics(model, execution.batch, steps)
-        accuracy = execution.evaluate(execution.data.test)["accuracy"]
+        estimate_norm_statistics(model, context.batch, steps)
+        accuracy = context.evaluate(context.data.test)["accuracy"]
         assert accuracy is not None
         return 1 - accuracy
 
     errors = error_along_line(model, ends[0], ends[1], error, **spec.options)
     facts = {"errors": errors, "instability": instability(errors)}
-    return Outcome({}, Progress(0), facts, ticket=False)
+    return RunOutcome({}, Progress(0), facts, ticket=False)
 
 
 @register_kind("frozen")
-def frozen(execution: Execution) -> Outcome:
+def frozen(context: RunContext) -> RunOutcome:
     """Nothing moves; norms only get to see the network."""
-    mask = mask_of(execution)
-    apply_mask(execution.model, mask)
-    steps = min(execution.loader.steps_per_epoch, 100)
-    estimate_norm_statistics(execution.model, execution.batch, steps)
-    return Outcome(mask, Progress(0))
+    mask = mask_of(context)
+    apply_mask(context.model, mask)
+    steps = min(context.loader.steps_per_epoch, 100)
+    estimate_norm_statistics(context.model, context.batch, steps)
+    return RunOutcome(mask, Progress(0))

@@ -1,6 +1,6 @@
 """Where the mask of a run comes from: one function per `MaskSource.kind`.
 
-A new source is a function from an `Execution`, whose weights are in place, to a mask, under
+A new source is a function from a `RunContext`, whose weights are in place, to a mask, under
 `register_mask_source`.
 """
 
@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from supermask.experiments.execution.context import Execution
+from supermask.experiments.execution.context import RunContext
 from supermask.masks import Mask, keep_count, random_mask
 from supermask.prune import (
     best,
@@ -23,14 +23,14 @@ from supermask.prune import (
     synflow,
 )
 
-Source = Callable[[Execution], Mask]
+Source = Callable[[RunContext], Mask]
 MASK_SOURCES: dict[str, Source] = {}
 
 
-def mask_of(execution: Execution) -> Mask:
+def mask_of(context: RunContext) -> Mask:
     """The mask that a run's specification asks for; of several ranks that of the main one holds."""
-    mask = MASK_SOURCES[execution.spec.mask.kind](execution)
-    execution.environment.ranks.agree(mask)
+    mask = MASK_SOURCES[context.spec.mask.kind](context)
+    context.environment.ranks.agree(mask)
     return mask
 
 
@@ -45,30 +45,31 @@ def register_mask_source(kind: str) -> Callable[[Source], Source]:
 
 
 @register_mask_source("none")
-def none(execution: Execution) -> Mask:
+def none(context: RunContext) -> Mask:
     """No mask: a dense network."""
     return {}
 
 
 @register_mask_source("random")
-def random(execution: Execution) -> Mask:
+def random(context: RunContext) -> Mask:
     """As many weights of each layer as `keep` says, at random."""
-    source = execution.spec.mask
+    source = context.spec.mask
     assert isinstance(source.keep, dict)
-    return random_mask(execution.masked_shapes(), source.keep, execution.spec.seed, source.distribution)
+    shapes, axes = context.masked_shapes(), context.input_axes()
+    return random_mask(shapes, source.keep, context.spec.seed, source.distribution, axes)
 
 
 @register_mask_source("same")
-def same(execution: Execution) -> Mask:
+def same(context: RunContext) -> Mask:
     """The mask of the parent run."""
-    return execution.parent().mask()
+    return context.parent().mask()
 
 
 @register_mask_source("transferred")
-def transferred(execution: Execution) -> Mask:
+def transferred(context: RunContext) -> Mask:
     """The mask of a run of another task; layers of another shape take a random one of its density."""
-    theirs, mask = execution.parent().mask(), {}
-    for name, shape in execution.masked_shapes().items():
+    theirs, mask = context.parent().mask(), {}
+    for name, shape in context.masked_shapes().items():
         if name not in theirs:
             raise ValueError(
                 f"the ticket has no mask of {name}; transfer between networks of one architecture"
@@ -76,74 +77,74 @@ def transferred(execution: Execution) -> Mask:
         mask[name] = theirs[name]
         if theirs[name].shape != shape:
             count = keep_count(math.prod(shape), int(theirs[name].sum()) / theirs[name].numel())
-            mask |= random_mask({name: shape}, {name: count}, execution.spec.seed)
+            mask |= random_mask({name: shape}, {name: count}, context.spec.seed)
     return mask
 
 
 @register_mask_source("shuffle")
-def shuffled(execution: Execution) -> Mask:
+def shuffled(context: RunContext) -> Mask:
     """The mask of the parent run, shuffled within each layer."""
-    return shuffle(execution.parent().mask(), execution.spec.seed)
+    return shuffle(context.parent().mask(), context.spec.seed)
 
 
 @register_mask_source("magnitude")
-def largest(execution: Execution) -> Mask:
+def largest(context: RunContext) -> Mask:
     """The largest weights of the parent run among those that it kept."""
-    keep = execution.spec.mask.keep
+    keep = context.spec.mask.keep
     assert keep is not None
-    return magnitude(final_weights(execution), keep, execution.parent().mask() or None)
+    return magnitude(final_weights(context), keep, context.parent().mask() or None)
 
 
-def final_weights(execution: Execution) -> dict[str, Tensor]:
+def final_weights(context: RunContext) -> dict[str, Tensor]:
     """Name → the masked weights with which the parent run ended."""
-    weights = execution.parent_ticket().weights()
-    return {name: weights[name] for name in execution.masked_shapes()}
+    weights = context.parent_ticket().weights()
+    return {name: weights[name] for name in context.masked_shapes()}
 
 
 @register_mask_source("criterion")
-def criterion(execution: Execution) -> Mask:
+def criterion(context: RunContext) -> Mask:
     """What another criterion than magnitude keeps of the parent run, whose draw this run's must be."""
-    source = execution.spec.mask
+    source = context.spec.mask
     assert source.keep is not None
     return by_criterion(
         source.criterion,
-        execution.starting_weights(),
-        final_weights(execution),
+        context.starting_weights(),
+        final_weights(context),
         source.keep,
-        execution.parent().mask() or None,
+        context.parent().mask() or None,
         alpha=source.alpha,
-        seed=execution.spec.seed,
+        seed=context.spec.seed,
     )
 
 
 @register_mask_source("filters")
-def filters(execution: Execution) -> Mask:
+def filters(context: RunContext) -> Mask:
     """As many filters of each layer of the parent run as `keep` says, by their L1 norm."""
-    keep = execution.spec.mask.keep
+    keep = context.spec.mask.keep
     assert isinstance(keep, dict)
-    return filter_mask(final_weights(execution), filter_layers(execution.model, execution.batch(0)[0]), keep)
+    return filter_mask(final_weights(context), filter_layers(context.model, context.batch(0)[0]), keep)
 
 
 @register_mask_source("snip")
-def sensitive(execution: Execution) -> Mask:
+def sensitive(context: RunContext) -> Mask:
     """SNIP on the first batch."""
-    return _by_saliency(execution, snip)
+    return _by_saliency(context, snip)
 
 
 @register_mask_source("grasp")
-def flowing(execution: Execution) -> Mask:
+def flowing(context: RunContext) -> Mask:
     """GraSP on the first batch."""
-    return _by_saliency(execution, grasp)
+    return _by_saliency(context, grasp)
 
 
 @register_mask_source("synflow")
-def synaptic(execution: Execution) -> Mask:
+def synaptic(context: RunContext) -> Mask:
     """SynFlow, which sees no data."""
-    keep = execution.spec.mask.keep
+    keep = context.spec.mask.keep
     assert isinstance(keep, int)
-    return synflow(execution.model, tuple(execution.batch(0)[0].shape[1:]), keep)
+    return synflow(context.model, tuple(context.batch(0)[0].shape[1:]), keep)
 
 
-def _by_saliency(execution: Execution, saliency: Callable[..., dict[str, Tensor]]) -> Mask:
-    assert execution.spec.mask.keep is not None
-    return best(saliency(execution.model, *execution.batch(0)), execution.spec.mask.keep)
+def _by_saliency(context: RunContext, saliency: Callable[..., dict[str, Tensor]]) -> Mask:
+    assert context.spec.mask.keep is not None
+    return best(saliency(context.model, *context.batch(0)), context.spec.mask.keep)

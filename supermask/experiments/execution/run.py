@@ -8,8 +8,8 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any
 
-from supermask.experiments.execution.context import Environment, Execution
-from supermask.experiments.execution.kinds import KINDS, Outcome
+from supermask.experiments.execution.context import Environment, RunContext
+from supermask.experiments.execution.kinds import KINDS, RunOutcome
 from supermask.experiments.execution.store import Run, Store
 from supermask.experiments.spec import RunSpec
 from supermask.masks import density
@@ -29,7 +29,7 @@ def execute(
     with run.lock() if ranks.main else nullcontext():
         if (done := ranks.from_main(lambda: _left_by_others(run))) is not None:
             return done
-        return _run_to_end(Execution(spec, store, environment, run, on_step))
+        return _run_to_end(RunContext(spec, store, environment, run, on_step))
 
 
 def _left_by_others(run: Run) -> dict[str, Any] | None:
@@ -38,29 +38,29 @@ def _left_by_others(run: Run) -> dict[str, Any] | None:
     return run.result
 
 
-def _run_to_end(execution: Execution) -> dict[str, Any]:
-    spec, ranks = execution.spec, execution.environment.ranks
-    outcome = KINDS[spec.kind](execution)
-    ranks.agree(execution.model.state_dict())
-    test = execution.evaluate(execution.data.test)
-    val = execution.evaluate(execution.val_split) if len(execution.val_split) else None
-    return ranks.from_main(lambda: _finish(execution, outcome, test, val))
+def _run_to_end(context: RunContext) -> dict[str, Any]:
+    spec, ranks = context.spec, context.environment.ranks
+    outcome = KINDS[spec.kind](context)
+    ranks.agree(context.model.state_dict())
+    test = context.evaluate(context.data.test)
+    val = context.evaluate(context.val_split) if len(context.val_split) else None
+    return ranks.from_main(lambda: _finish(context, outcome, test, val))
 
 
 def _finish(
-    execution: Execution,
-    outcome: Outcome,
+    context: RunContext,
+    outcome: RunOutcome,
     test: dict[str, float | None],
     val: dict[str, float | None] | None,
 ) -> dict[str, Any]:
     """Write ticket and result."""
-    spec, run = execution.spec, execution.run
+    spec, run = context.spec, context.run
     if outcome.ticket:
         mask = {} if outcome.whole else outcome.mask
-        Ticket.of(execution.model, mask, provenance=execution.provenance()).save(run.ticket_path())
+        Ticket.from_model(context.model, mask, provenance=context.provenance()).save(run.ticket_path())
         if outcome.whole:
             run.write_mask(outcome.mask)
-    parents = [execution.store.run(id).result or {} for id in spec.needs]
+    parents = [context.store.run(id).result or {} for id in spec.needs]
     return run.finish(
         {
             "run": spec.id,
@@ -74,9 +74,9 @@ def _finish(
             "total_steps": spec.steps + max((p.get("total_steps", 0) for p in parents), default=0),
             "seconds": round(outcome.progress.seconds, 3),
             "ticket_bytes": run.ticket_path().stat().st_size if outcome.ticket else None,
-            "dense_bytes": dense_bytes(execution.model),
+            "dense_bytes": dense_bytes(context.model),
             **outcome.facts,
             **({"together": size} if (size := outcome.progress.together) > 1 else {}),
-            **({"ranks": size} if (size := execution.environment.ranks.size) > 1 else {}),
+            **({"ranks": size} if (size := context.environment.ranks.size) > 1 else {}),
         }
     )

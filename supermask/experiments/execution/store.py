@@ -18,6 +18,7 @@ from torch import Tensor
 from supermask.experiments.spec import RunSpec
 from supermask.io import DamagedFileError, load_tree, read_json, save_tree, write_json, write_text
 from supermask.masks import Mask
+from supermask.tickets.container import read_ticket
 from supermask.tickets.ticket import Ticket
 
 NUMBER = (int, float)
@@ -45,16 +46,41 @@ class Run:
 
     @property
     def result(self) -> dict[str, Any] | None:
-        """The result, or None while the run is not finished."""
+        """The result, or None while the run is not finished.
+
+        Raises:
+            DamagedFileError: The result is damaged, or the ticket has not the bytes that it had.
+        """
         path = self.folder / "result.json"
         if not path.exists():
             return None
         result = read_json(path)
-        sound = self._is_mine(result)
-        if not sound or (result["ticket_bytes"] is not None and not self.ticket_path().exists()):
-            raise DamagedFileError(
-                f"{path} or its ticket is damaged; delete {self.folder} to have it made again"
-            )
+        if not self._is_mine(result):
+            raise DamagedFileError(f"{path} is damaged; delete {self.folder} to have it made again")
+        if result["ticket_bytes"] is not None:
+            ticket = self.ticket_path()
+            found = ticket.stat().st_size if ticket.exists() else None
+            if found != result["ticket_bytes"]:
+                raise DamagedFileError(
+                    f"{ticket} is {'gone' if found is None else 'damaged'}: it has {found or 0} bytes, and "
+                    f"{path} says {result['ticket_bytes']}; delete {self.folder} to have the run made again"
+                )
+        return result
+
+    def checked_result(self) -> dict[str, Any] | None:
+        """The result, after a look at every byte of the ticket beside it.
+
+        Raises:
+            DamagedFileError: As of `result`, or the ticket is not what was saved.
+        """
+        result = self.result
+        if result is not None and result["ticket_bytes"] is not None:
+            try:
+                read_ticket(self.ticket_path())
+            except DamagedFileError as error:
+                raise DamagedFileError(
+                    f"{self.ticket_path()}: {error}; delete {self.folder} to have the run made again"
+                ) from None
         return result
 
     def _is_mine(self, result: Any) -> bool:
@@ -73,12 +99,12 @@ class Run:
         return self.folder / "checkpoint.safetensors"
 
     @property
-    def team(self) -> Path:
+    def ensemble(self) -> Path:
         """Who trains together with this run, the first of them, while they do; see `together`."""
         return self.folder / "together.json"
 
     @property
-    def team_checkpoint(self) -> Path:
+    def ensemble_checkpoint(self) -> Path:
         """The checkpoint of all of them."""
         return self.folder / "together.safetensors"
 
@@ -150,7 +176,7 @@ class Run:
             self._drop_checkpoints()
 
     def _drop_checkpoints(self) -> None:
-        for path in (self.checkpoint, self.team, self.team_checkpoint):
+        for path in (self.checkpoint, self.ensemble, self.ensemble_checkpoint):
             path.unlink(missing_ok=True)
 
     def lock(self) -> FileLock:
@@ -180,10 +206,10 @@ class Store:
             write_json(config, spec.as_dict())
         return run
 
-    def begun_together(self, ids: Sequence[str]) -> bool:
+    def begun_as_ensemble(self, ids: Sequence[str]) -> bool:
         """Whether just these runs, in this order, have begun to train together and not ended."""
-        team = self.run(ids[0]).team if ids else None
-        return team is not None and team.exists() and read_json(team) == list(ids)
+        ensemble = self.run(ids[0]).ensemble if ids else None
+        return ensemble is not None and ensemble.exists() and read_json(ensemble) == list(ids)
 
 
 def _fits(value: Any, kinds: tuple[type, ...]) -> bool:

@@ -25,7 +25,11 @@ from supermask.report.results.rows import SummaryRow
 def draw_accuracy_density(results: Results) -> Drawing:
     """Test accuracy against density, spread over seeds as bars; many methods stand in a panel per group."""
     rows = results.rows
-    figure, caption = _by_group(rows) if results.crowded else _together(rows)
+    draw = _by_group if results.crowded else _together
+    figure, caption = draw(rows, DensityAxis.of(rows))
+    tickets = [row for row in rows if row.method.group != "dense"]
+    several = len({row.true_density for row in tickets}) > 2  # with two points, both scales look alike
+    linear = draw(rows, DensityAxis.of(rows, "linear"))[0] if several else None
     best = max(rows, key=lambda row: row.mean)
     alt = (
         f"Test accuracy against density, on a logarithmic axis from dense to sparse, for "
@@ -33,16 +37,16 @@ def draw_accuracy_density(results: Results) -> Drawing:
         f"{percent(best.mean)} %, {best.method.label} at density {density_text(best.true_density)}. "
         "The results table holds every number."
     )
-    return render(figure, "accuracy-density", alt, caption)
+    return render(figure, "accuracy-density", alt, caption, linear=linear)
 
 
-def _together(rows: Sequence[SummaryRow]) -> tuple[Figure, str]:
+def _together(rows: Sequence[SummaryRow], across: DensityAxis) -> tuple[Figure, str]:
     """All methods in one panel.
 
     Controls can be at chance while the tickets differ by tenths of a point. So where the whole range would
     press the top together it stands small at the left, and a close-up of the top beside it.
     """
-    across, whole = DensityAxis.of(rows), whole_range(rows)
+    whole = whole_range(rows)
     window = close_up(rows, whole)
     figure = Figure(figsize=(WIDTH, 3.5 if len(rows) > 2 else 2.0))
     if window is None:
@@ -63,9 +67,8 @@ def _together(rows: Sequence[SummaryRow]) -> tuple[Figure, str]:
     return figure, _caption(rows, name_methods(close, rows, across, gap=0.052))
 
 
-def _by_group(rows: Sequence[SummaryRow]) -> tuple[Figure, str]:
+def _by_group(rows: Sequence[SummaryRow], across: DensityAxis) -> tuple[Figure, str]:
     """A panel for each group on common axes; a group of which little is at the top shows its whole range."""
-    across = DensityAxis.of(rows)
     window = close_up(rows, whole_range(rows))
     dense = [row for row in rows if row.method.group == "dense"]
     groups = by_group(rows)
@@ -110,7 +113,8 @@ def _caption(rows: Sequence[SummaryRow], below: bool, *, panels: bool = False) -
             ", its band the spread over seeds." if averaged else "."
         )
     if below:
-        text += f" An arrow gives the mean of a line that ends below the {'panel' if panels else 'close-up'}."
+        text += f" An arrow gives the mean of a line that ends below the {'panel' if panels else 'close-up'},"
+        text += " a triangle at the foot marks a mean that lies there."
     return text
 
 

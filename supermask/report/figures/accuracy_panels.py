@@ -4,10 +4,12 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
+from supermask.report.figures.drawing import mark, say
 from supermask.report.figures.line_names import Name, in_axes, name_lines
 from supermask.report.figures.style import PAPER
 from supermask.report.formatting import density_text, percent
@@ -22,31 +24,45 @@ Range = tuple[float, float]
 
 @dataclass(frozen=True)
 class DensityAxis:
-    """The x axis: logarithmic, dense at the left as in the papers.
+    """The x axis: dense at the left as in the papers.
 
     Attributes:
         densities: Densities asked for, from dense to sparse; that of the dense network only if there is no
             other.
         limits: The ends of the axis, which also hold densities that came out elsewhere.
+        scale: `log`, or `linear`.
     """
 
     densities: Sequence[float]
     limits: Range
+    scale: str = "log"
 
     @classmethod
-    def of(cls, rows: Sequence[SummaryRow]) -> "DensityAxis":
+    def of(cls, rows: Sequence[SummaryRow], scale: str = "log") -> "DensityAxis":
         """The axis that `rows` need."""
         tickets = [row for row in rows if row.method.group != "dense"]
         found = {row.density for row in tickets} or {1.0}
         shown = {row.true_density for row in tickets} or {1.0}
         first, last = max(shown), min(shown)
+        densities = sorted(found, reverse=True)
+        if scale == "linear":
+            edge = max(0.02, 0.06 * (first - last))
+            return cls(densities, (first + edge, last - edge), scale)
         pad = math.exp(max(0.15, 0.09 * math.log(first / last)))
-        return cls(sorted(found, reverse=True), (first * pad, last / pad))
+        return cls(densities, (first * pad, last / pad))
+
+    def between(self, more: float, less: float) -> float:
+        """How far apart two densities are on the axis."""
+        return more - less if self.scale == "linear" else math.log(more / less)
+
+    def aside(self, density: float, distance: float) -> float:
+        """What stands at a distance from a density, to the left."""
+        return density + distance if self.scale == "linear" else density * math.exp(distance)
 
     def shift(self, count: int) -> float:
-        """How far apart, in log density, `count` methods stand at one density, so that bars do not touch."""
-        width = math.log(self.limits[0] / self.limits[1])
-        gaps = [math.log(more / less) for more, less in pairwise(self.densities)]
+        """How far apart `count` methods stand at one density, so that bars do not touch."""
+        width = self.between(*self.limits)
+        gaps = [self.between(more, less) for more, less in pairwise(self.densities)]
         if not gaps:
             return width / (count + 1)
         return min(min(gaps) / (2.2 * max(count, 1)), 0.012 * width)
@@ -58,10 +74,10 @@ class DensityAxis:
             least: Distance that labels need, as a fraction of the axis.
         """
         first, last = self.densities[0], self.densities[-1]
-        room = least * math.log(first / last)
+        room = least * self.between(first, last)
         kept = [first]
         for density in self.densities[1:-1]:
-            if math.log(kept[-1] / density) >= room and math.log(density / last) >= room:
+            if self.between(kept[-1], density) >= room and self.between(density, last) >= room:
                 kept.append(density)
         return [*kept, last]
 
@@ -72,11 +88,12 @@ def draw_accuracies(
     """The dense band, a line with bars for each method, and the axes."""
     for row in rows:
         if row.method.group == "dense":
-            axes.axhspan(100 * row.min, 100 * row.max, color=row.method.colour, alpha=0.13, lw=0)
-            axes.axhline(100 * row.mean, color=row.method.colour, lw=1.3)
+            band = axes.axhspan(100 * row.min, 100 * row.max, color=row.method.colour, alpha=0.13, lw=0)
+            mark(band, row.method)
+            mark(axes.axhline(100 * row.mean, color=row.method.colour, lw=1.3), row.method, value_of(row))
     for method, points in series(rows, across).items():
         quiet = method.group == "control"
-        axes.errorbar(
+        bars = axes.errorbar(
             [x for x, _ in points],
             [100 * row.mean for _, row in points],
             yerr=[
@@ -93,7 +110,21 @@ def draw_accuracies(
             mew=0.4,
             zorder=2 if quiet else 3,
         )
-    axes.set_xscale("log")
+        for artist in bars.get_children():
+            mark(artist, method)
+        for x, row in points:
+            if 100 * row.mean < limits[0]:
+                look: dict[str, Any] = {
+                    "color": method.colour,
+                    "marker": "v",
+                    "ms": 3,
+                    "mew": 0,
+                    "clip_on": False,
+                }
+                mark(axes.plot([x], [limits[0]], **look)[0], method, value_of(row))
+            else:
+                say(axes, x, 100 * row.mean, method, value_of(row))
+    axes.set_xscale(across.scale)
     axes.set_xlim(*across.limits)
     axes.set_ylim(*limits)
     axes.grid(False, axis="x")
@@ -144,10 +175,20 @@ def series(rows: Sequence[SummaryRow], across: DensityAxis) -> dict[Method, list
     shift = across.shift(len(methods))
     placed = {}
     for index, (method, members) in enumerate(methods.items()):
-        aside = math.exp(((len(methods) - 1) / 2 - index) * shift)
-        points = [(row.true_density if row.emerged else row.density * aside, row) for row in members]
+        aside = ((len(methods) - 1) / 2 - index) * shift
+        points = [
+            (row.true_density if row.emerged else across.aside(row.density, aside), row) for row in members
+        ]
         placed[method] = sorted(points, key=lambda point: point[0], reverse=True)
     return placed
+
+
+def value_of(row: SummaryRow) -> str:
+    """What a point says: density, mean, extremes and number of seeds."""
+    text = f"{percent(row.mean, 2)} %"
+    if row.n > 1:
+        text += f" ({percent(row.min, 2)} to {percent(row.max, 2)}, {row.n} seeds)"
+    return text if row.method.group == "dense" else f"density {density_text(row.true_density)}: {text}"
 
 
 def whole_range(rows: Sequence[SummaryRow]) -> Range:

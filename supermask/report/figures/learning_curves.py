@@ -1,30 +1,30 @@
 """The figure of learning curves: a quantity against the step, mean and spread over seeds."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
-from matplotlib.colors import LinearSegmentedColormap, LogNorm
+from matplotlib.colors import BoundaryNorm, ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
-from supermask.report.figures.drawing import Drawing, render
+from supermask.report.figures.drawing import Drawing, Series, mark, render, say
 from supermask.report.figures.groups import TITLE_PAD, group_panels, label_panels, name_gap
 from supermask.report.figures.line_names import Name, in_axes, name_lines
-from supermask.report.figures.style import INK, WIDTH
+from supermask.report.figures.style import INK, WIDTH, density_colours
 from supermask.report.formatting import density_text
 from supermask.report.methods.method import GROUPS, Method, by_group, is_crowded
 from supermask.report.results.model import LearningCurves
 from supermask.report.results.rows import Curve
 
 COLUMNS = 3
-_DENSITY_COLOURS = LinearSegmentedColormap.from_list(
-    "density", ["#2f6c9e", "#2a9d8f", "#d9a32b", "#c8442b"], N=48
-)
-"""Dense to sparse, cool to warm; no end vanishes on light or dark ground. With more than 50 steps matplotlib
-would put a bitmap into the SVG."""
+BELOW_CAPTION = " An arrow names what ends below the frame, with its last value."
+SAID = 12
+"""At up to so many steps a curve says its value when pointed at."""
+BELOW = 6
+"""So many lines that end below a panel are named in it."""
 
 
 def draw_learning_curves(learning: LearningCurves) -> Drawing:
@@ -41,7 +41,7 @@ def draw_learning_curves(learning: LearningCurves) -> Drawing:
     others = [curve for curve in curves if curve.method.group != "dense"]
     densities = sorted({curve.density for curve in others}, reverse=True)
     by_density = len(densities) <= COLUMNS
-    norm = None if by_density else LogNorm(densities[-1], densities[0])
+    colours = None if by_density else density_colours(densities)
     panels = _panels_of_densities(others, densities) if by_density else _panels_of_methods(others)
     figure, grid = _grid(len(panels))
     for axes, (title, members) in zip(grid, panels.items(), strict=True):
@@ -49,12 +49,15 @@ def draw_learning_curves(learning: LearningCurves) -> Drawing:
         for curve in dense:
             _draw_curve(axes, curve, scale)
         for curve in members:
-            _draw_curve(axes, curve, scale, _DENSITY_COLOURS(1 - norm(curve.density)) if norm else None)
+            _draw_curve(axes, curve, scale, None if colours is None else colours[curve.density])
     _scale(grid, curves, scale, loss)
+    below = [
+        _name_below(axes, dense + members, scale) for axes, members in zip(grid, panels.values(), strict=True)
+    ]
     for axes in grid[::COLUMNS]:
         axes.set_ylabel(_y_label(loss))
-    if norm:
-        _density_bar(figure, grid, norm, densities)
+    if colours is not None:
+        _density_key(figure, grid, colours)
     else:
         _name_methods(grid[-1], dense + others, densities, scale)
     what = "Training loss" if loss else "Validation accuracy"
@@ -62,6 +65,8 @@ def draw_learning_curves(learning: LearningCurves) -> Drawing:
         "panel per density, one line per method" if by_density else "panel per method, one line per density"
     )
     alt, caption = _alt(what, curves, panel), _caption(what, curves, by_density, loss)
+    if any(below):
+        caption += BELOW_CAPTION
     return render(figure, "learning-curves", alt, caption)
 
 
@@ -80,11 +85,15 @@ def _draw_groups(curves: Sequence[Curve], loss: bool) -> Drawing:
             _draw_curve(axes, curve, scale)
     label_panels(panels, "step", _y_label(loss))
     figure.draw_without_rendering()  # the height of the panels is only known now
+    below = False
     for group, axes in panels.items():
         _name_methods(axes, dense + groups[group], [lowest], scale, name_gap(figure, axes), small=True)
+        below |= _name_below(axes, dense + groups[group], scale)
     what = f"{'Training loss' if loss else 'Validation accuracy'} at density {density_text(lowest)}"
     caption = _caption(what, shown, by_density=True, loss=loss)
     caption += " A panel for each group of methods; results.json has the curves of the other densities."
+    if below:
+        caption += BELOW_CAPTION
     alt = _alt(what, shown, "panel per group of methods, one line per method")
     return render(figure, "learning-curves", alt, caption)
 
@@ -126,9 +135,11 @@ def _draw_curve(axes: Axes, curve: Curve, scale: float, colour: Any = None) -> N
     by_method = colour is None
     colour = curve.method.colour if by_method else colour
     low, mean, high = ([scale * value for value in values] for values in (curve.low, curve.mean, curve.high))
+    look = curve.method if by_method else density_series(curve.density, colour)
     if low != high and by_method:
-        axes.fill_between(curve.steps, low, high, color=colour, alpha=0.10 if quiet else 0.16, lw=0)
-    axes.plot(
+        band = axes.fill_between(curve.steps, low, high, color=colour, alpha=0.10 if quiet else 0.16, lw=0)
+        mark(band, look)
+    (line,) = axes.plot(
         curve.steps,
         mean,
         color=colour,
@@ -136,6 +147,42 @@ def _draw_curve(axes: Axes, curve: Curve, scale: float, colour: Any = None) -> N
         lw=1.0 if quiet or not by_method else 1.4,
         marker="." if len(mean) == 1 else "",  # a line through one point cannot be seen
     )
+    mark(line, look)
+    for index in _spaced(len(mean), SAID):
+        value = f"{mean[index]:.3g}" if scale == 1 else f"{mean[index]:.2f} %"
+        at = f"step {curve.steps[index]:,.0f}: {value}"
+        at = (
+            at
+            if by_method and curve.method.group == "dense"
+            else f"density {density_text(curve.density)}, {at}"
+        )
+        say(axes, curve.steps[index], mean[index], look, at if by_method else f"{curve.method.label}, {at}")
+
+
+def density_series(density: float, colour: str) -> Series:
+    """What the curves of one density have in common."""
+    return Series(f"density {density!r}", f"density {density_text(density)}", colour)
+
+
+def _spaced(count: int, most: int) -> list[int]:
+    """Up to `most` indices below `count` at equal distances, with the last among them."""
+    wanted = min(count, most)
+    return [(count * (index + 1)) // wanted - 1 for index in range(wanted)]
+
+
+def _name_below(axes: Axes, curves: Sequence[Curve], scale: float) -> bool:
+    """Name at the foot of a panel what ends below it, with its last value; whether there was something."""
+    bottom = min(axes.get_ylim())
+    below = [curve for curve in curves if scale * curve.mean[-1] < bottom]
+    for index, curve in enumerate(below[:BELOW]):
+        text = f"↓ {curve.method.label} {scale * curve.mean[-1]:.1f} %"
+        if index == BELOW - 1 and len(below) > BELOW:
+            text = f"↓ {len(below) - index} more"
+        written = axes.text(
+            0.02, 0.02 + 0.06 * index, text, transform=axes.transAxes, fontsize=6, color=curve.method.colour
+        )
+        mark(written, curve.method)
+    return bool(below)
 
 
 def _scale(panels: Sequence[Axes], curves: Sequence[Curve], scale: float, loss: bool) -> None:
@@ -177,17 +224,20 @@ def _name_methods(
     name_lines(axes, names, gap=gap, markers=False, small=small)
 
 
-def _density_bar(figure: Figure, panels: Sequence[Axes], norm: LogNorm, densities: Sequence[float]) -> None:
-    """A key to the colours with its dense end on top, labelled at up to seven of the densities."""
-    mappable = ScalarMappable(norm, _DENSITY_COLOURS.reversed())
-    bar = figure.colorbar(mappable, ax=list(panels), label="density", aspect=30)
+def _density_key(figure: Figure, panels: Sequence[Axes], colours: Mapping[float, str]) -> None:
+    """A key to the colours: a block for each density, dense on top, labelled at up to 17 of them."""
+    count, names = len(colours), list(colours)
+    blocks = ScalarMappable(BoundaryNorm(range(count + 1), count), ListedColormap(list(colours.values())))
+    bar = figure.colorbar(blocks, ax=list(panels), label="density", aspect=30)
     bar.outline.set_visible(False)
     if bar.solids is not None:
-        bar.solids.set_edgecolor("face")  # or hairlines show between its steps
-    every = math.ceil(len(densities) / 7)
-    bar.ax.yaxis.set_major_locator(FixedLocator(densities[::every]))
+        bar.solids.set_rasterized(False)  # with many densities matplotlib would put a bitmap into the SVG
+    every = math.ceil(count / 17)
+    bar.ax.invert_yaxis()
+    bar.ax.yaxis.set_major_locator(FixedLocator([index + 0.5 for index in range(0, count, every)]))
     bar.ax.yaxis.set_minor_locator(NullLocator())
-    bar.ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: density_text(value)))
+    bar.ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: density_text(names[int(value)])))
+    bar.ax.tick_params(length=0)
     bar.ax.yaxis.label.set_color(INK)
 
 

@@ -7,6 +7,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.transforms import ScaledTranslation, Transform, blended_transform_factory
 
+from supermask.report.figures.drawing import mark
 from supermask.report.figures.style import PAPER, QUIET
 from supermask.report.methods.method import Method
 
@@ -50,12 +51,17 @@ def name_lines(
         method = name.method
         if name.end is not None:
             leader = {"arrowstyle": "-", "color": QUIET, "lw": 0.4, "alpha": 0.8, "shrinkA": 0, "shrinkB": 0}
-            axes.annotate(
+            pointer = axes.annotate(
                 "", name.end, (left - 0.03, height), "axes fraction", at, leader, annotation_clip=False
             )
-        axes.plot([left, right], [height] * 2, color=method.colour, ls=method.dash, lw=1.5, **here)
+            if pointer.arrow_patch is not None:
+                mark(pointer.arrow_patch, method)
+        (handle,) = axes.plot(
+            [left, right], [height] * 2, color=method.colour, ls=method.dash, lw=1.5, **here
+        )
+        mark(handle, method)
         if markers:
-            axes.plot(
+            (handle,) = axes.plot(
                 [middle],
                 [height],
                 color=method.colour,
@@ -65,8 +71,10 @@ def name_lines(
                 mew=0.3,
                 **here,
             )
+            mark(handle, method)
         weight = "normal" if small or method.group == "control" else "bold"
-        axes.text(start, height, name.text, va="center", fontsize=size, weight=weight, transform=at)
+        label = axes.text(start, height, name.text, va="center", fontsize=size, weight=weight, transform=at)
+        mark(label, method)
 
 
 def keep_apart(wanted: Sequence[float], gap: float) -> list[float]:

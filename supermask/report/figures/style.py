@@ -1,10 +1,11 @@
 """How figures look, without global state: colours that follow the theme of the page, sizes, fonts."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import matplotlib
+from matplotlib.colors import LinearSegmentedColormap, to_hex
 
 from supermask.report.methods.palette import DARK
 
@@ -63,3 +64,14 @@ def style() -> Iterator[None]:
 def themed(colour: str) -> str:
     """A colour of the theme as CSS variable with itself as fallback; any other as it is."""
     return f"var(--c-{colour[1:]}, {colour})" if colour in THEME else colour
+
+
+_DENSE_TO_SPARSE = LinearSegmentedColormap.from_list("density", ["#2f6c9e", "#2a9d8f", "#d9a32b", "#c8442b"])
+"""Cool to warm; no end vanishes on light or dark ground."""
+
+
+def density_colours(densities: Iterable[float]) -> dict[float, str]:
+    """Density → its own colour, from dense to sparse in equal steps, however the densities are spaced."""
+    ordered = sorted(set(densities), reverse=True)
+    last = max(1, len(ordered) - 1)
+    return {density: to_hex(_DENSE_TO_SPARSE(index / last)) for index, density in enumerate(ordered)}

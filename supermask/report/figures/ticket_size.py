@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-from supermask.report.figures.drawing import Drawing, render
+from supermask.report.figures.drawing import Drawing, Series, mark, render
 from supermask.report.figures.line_names import beside
 from supermask.report.figures.style import INK, QUIET, WIDTH
 from supermask.report.formatting import bytes_text, density_text, ratio_text
@@ -19,6 +19,7 @@ from supermask.report.methods.method import GROUPS
 from supermask.report.results import Results
 from supermask.report.results.rows import SummaryRow
 
+DENSE = Series("dense", "dense weights", INK)
 UNTRAINED, TRAINED = "#d55e00", "#0072b2"
 """Colours of groups: what a ticket weighs depends on whether it holds weights."""
 
@@ -42,6 +43,19 @@ class Bar:
     least: float
     most: float
 
+    @property
+    def look(self) -> Series:
+        """What is switched on and off together."""
+        return Series(self.series, self.series, self.colour)
+
+    @property
+    def value(self) -> str:
+        """What the bar says when pointed at."""
+        text = f"density {density_text(self.density)}: {bytes_text(self.size)}"
+        if self.least < self.most:
+            text += f" ({bytes_text(self.least)} to {bytes_text(self.most)})"
+        return text if self.ratio is None else f"{text}, {ratio_text(self.ratio)} smaller"
+
 
 def draw_ticket_size(results: Results) -> Drawing:
     """Bytes of each ticket beside the dense weights; controls only where there is nothing else to show.
@@ -53,39 +67,47 @@ def draw_ticket_size(results: Results) -> Drawing:
     tickets = [row for row in sized if row.method.is_ticket] or sized
     bars = _bars_of_groups(tickets) if crowded else [_bar([row], row.method.label) for row in tickets]
     dense = max(row.dense_bytes or row.ticket_bytes or 0 for row in rows)
+    caption = "The file of the median ticket, by group" if crowded else "The file of each ticket, by method"
+    caption += " and density; the dotted line is the size of the dense weights."
+    if crowded:
+        caption += " Thin lines reach from the smallest ticket of the group to the largest."
+    if len(tickets) < len(sized):
+        caption += " Controls are in the table."
+    alt, linear = _size_alt(tickets, dense), _draw_bars(bars, dense, "linear")
+    return render(_draw_bars(bars, dense, "log"), "ticket-size", alt, caption, linear=linear)
+
+
+def _draw_bars(bars: Sequence[Bar], dense: float, scale: str) -> Figure:
     sizes = [dense, *(bar.size for bar in bars)]
     # A little air where another series begins.
     heights = [-index - 0.5 * len({bar.series for bar in bars[:index]}) for index in range(len(sizes))]
     figure = Figure(figsize=(WIDTH, 0.8 + 0.19 * len(sizes)))
     axes = figure.add_subplot()
-    axes.barh(heights, sizes, height=0.74, color=[INK, *(bar.colour for bar in bars)])
-    for height, bar in zip(heights[1:], bars, strict=True):
+    drawn = axes.barh(heights, sizes, height=0.74, color=[INK, *(bar.colour for bar in bars)])
+    mark(drawn[0], DENSE, bytes_text(dense))
+    for height, bar, patch in zip(heights[1:], bars, drawn[1:], strict=True):
+        mark(patch, bar.look, bar.value)
         if bar.least < bar.most:
-            axes.plot([bar.least, bar.most], [height] * 2, color=INK, lw=1.0, marker="|", ms=4)
+            (reach,) = axes.plot([bar.least, bar.most], [height] * 2, color=INK, lw=1.0, marker="|", ms=4)
+            mark(reach, bar.look)
     axes.axvline(dense, color=INK, lw=0.7, ls=(0, (2, 2)), zorder=0)
-    axes.set_xscale("log")
     extremes = [*sizes, *(bar.least for bar in bars), *(bar.most for bar in bars)]
-    axes.set_xlim(_round_below(min(extremes) / 1.5), max(extremes) * 1.04)
+    axes.set_xscale(scale)
+    if scale == "log":
+        axes.set_xlim(_round_below(min(extremes) / 1.5), max(extremes) * 1.04)
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if max(sizes) < 15 * min(sizes) else (1,)))
+        axes.xaxis.set_minor_locator(NullLocator())
+    else:
+        axes.set_xlim(0, max(extremes) * 1.04)
     axes.set_ylim(heights[-1] - 0.7, heights[0] + 0.7)
-    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if max(sizes) < 15 * min(sizes) else (1,)))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: re.sub(r"\.0+ ", " ", bytes_text(value))))
-    axes.xaxis.set_minor_locator(NullLocator())
-    axes.set_xlabel("bytes, logarithmic")
+    axes.set_xlabel("bytes, logarithmic" if scale == "log" else "bytes")
     axes.grid(False, axis="y")
     axes.tick_params(axis="y", length=0)
     axes.set_yticks(heights, ["dense weights", *_bar_names(bars)])
     _write_column(axes, 0.62, "size", heights, [bytes_text(size) for size in sizes])
     _write_column(axes, 1.25, "smaller by", heights, ["", *(ratio_text(bar.ratio) for bar in bars)])
-    caption = (
-        f"The file of {'the median' if crowded else 'each'} ticket, "
-        f"by {'group' if crowded else 'method'} and density, on a logarithmic axis; "
-        "the dotted line is the size of the dense weights."
-    )
-    if crowded:
-        caption += " Thin lines reach from the smallest ticket of the group to the largest."
-    if len(tickets) < len(sized):
-        caption += " Controls are in the table."
-    return render(figure, "ticket-size", _size_alt(tickets, dense), caption)
+    return figure
 
 
 def _bars_of_groups(tickets: Sequence[SummaryRow]) -> list[Bar]:

@@ -1,11 +1,13 @@
 """The figure of what a ticket cost: accuracy against all training steps that stand behind it."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-from supermask.report.figures.drawing import Drawing, render
+from supermask.report.figures.accuracy_panels import value_of
+from supermask.report.figures.drawing import Drawing, mark, render, say
 from supermask.report.figures.style import WIDTH
 from supermask.report.formatting import count_text, density_text
 from supermask.report.results import Results
@@ -30,9 +32,13 @@ def draw_training_cost(results: Results) -> Drawing:
         own = [row for row in rows if row.method == method]
         x, y = [row.total_steps or 0 for row in own], [100 * row.mean for row in own]
         marker = method.marker or "o"
-        axes.plot(x, y, color=method.colour, marker=marker, ms=4, lw=1, ls=method.dash, label=method.label)
+        look: dict[str, Any] = {"color": method.colour, "marker": marker, "ms": 4, "lw": 1, "ls": method.dash}
+        (line,) = axes.plot(x, y, label=method.label, **look)
+        mark(line, method)
         lows, highs = [100 * row.min for row in own], [100 * row.max for row in own]
-        axes.vlines(x, lows, highs, color=method.colour, lw=0.8)
+        mark(axes.vlines(x, lows, highs, color=method.colour, lw=0.8), method)
+        for row, across, up in zip(own, x, y, strict=True):
+            say(axes, across, up, method, f"{count_text(across)} steps, {value_of(row)}")
     axes.set_xscale("log")
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_minor_locator(NullLocator())

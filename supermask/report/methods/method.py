@@ -1,6 +1,6 @@
 """What a method is in a report: its name, its group and its look.
 
-`method_table` lists the methods, `catalogue` finds them by name and describes those that nobody listed.
+Methods describe themselves where they are registered; `catalogue` finds them by name.
 """
 
 from collections.abc import Sequence
@@ -35,6 +35,8 @@ class Method:
         marker: A marker of matplotlib.
         about: One sentence for the reader who meets the method here.
         dash: A dash pattern of matplotlib; controls and variants of another method are dashed.
+        holds_pruned: Whether pruned weights are held at other values than zero: fewer weights train, none is
+            gone.
     """
 
     name: str
@@ -44,6 +46,7 @@ class Method:
     marker: str
     about: str
     dash: Any = "solid"
+    holds_pruned: bool = False
 
     @property
     def is_ticket(self) -> bool:

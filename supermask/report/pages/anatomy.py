@@ -1,13 +1,14 @@
 """The page of `supermask anatomy`: density by layer, overlaps, and how far masks move."""
 
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 from statistics import fmean
 from typing import Any
 
 from matplotlib.figure import Figure
 
-from supermask.report.figures.drawing import Drawing, render
-from supermask.report.figures.style import WIDTH, style
+from supermask.report.figures.drawing import Drawing, Series, mark, render, say
+from supermask.report.figures.style import WIDTH, density_colours, style
 from supermask.report.formatting import density_text, percent
 from supermask.report.methods.catalogue import methods_of
 from supermask.report.pages.experiment import Experiment, Page, Section, Table
@@ -90,7 +91,7 @@ def _draw_layers(layers: Sequence[Entry]) -> Drawing:
             if groups:
                 shares = [[e["layer_density"] * e["effective"] for e in groups[(n,)]] for n in names]
                 values = [100 * fmean(share) for share in shares]
-                panel.plot(
+                (line,) = panel.plot(
                     range(len(names)),
                     values,
                     color=method.colour,
@@ -100,6 +101,9 @@ def _draw_layers(layers: Sequence[Entry]) -> Drawing:
                     lw=1.3,
                     label=method.label,
                 )
+                mark(line, method)
+                for index, value in enumerate(values):
+                    say(panel, index, value, method, f"{names[index]}: {value:.2f} %")
         panel.set_ylim(bottom=0)
     panels[-1].set_xticks(range(len(names)), names, rotation=30 if len(names) > 4 else 0, ha="center")
     panels[0].legend(frameon=False, fontsize=6.5, ncols=3)
@@ -114,6 +118,8 @@ def _draw_distances(distances: Sequence[Entry]) -> Drawing:
     looks = methods_of(entry["method"] for entry in distances)
     figure = Figure(figsize=(WIDTH, 2.6))
     panels = figure.subplots(1, 2, sharey=True)
+    colours = density_colours(entry["density"] for entry in distances)
+    dashes = dict(zip(looks, cycle(("solid", (0, (4, 1.6)), (0, (1.2, 1.4)), (0, (4, 1.4, 1.2, 1.4))))))
     views = (("from_first", "from its start"), ("from_last", "from its end"))
     for panel, (key, title) in zip(panels, views, strict=True):
         panel.set_title(f"distance {title}")
@@ -123,7 +129,11 @@ def _draw_distances(distances: Sequence[Entry]) -> Drawing:
             points = [(step, 100 * fmean(e[key] for e in members)) for (step,), members in by_step]
             label = f"{looks[name].label}, density {density_text(density)}"
             xs, ys = zip(*points, strict=True)
-            panel.plot(xs, ys, color=looks[name].colour, lw=1.4, alpha=0.4 + 0.6 * density, label=label)
+            look = Series(label, label, colours[density])
+            (line,) = panel.plot(xs, ys, color=look.colour, lw=1.4, ls=dashes[name], label=label)
+            mark(line, look)
+            for x, y in points:
+                say(panel, x, y, look, f"step {x:,}: {y:.2f} %")
         panel.set_ylim(bottom=0)
     panels[0].set_ylabel("entries that differ (%)")
     panels[0].legend(frameon=False, fontsize=6.5)

@@ -8,7 +8,6 @@ from supermask.report.figures import FIGURES, draw_figures
 from supermask.report.formatting import bytes_text, density_text, percent
 from supermask.report.methods.catalogue import methods_of
 from supermask.report.methods.method import GROUPS, Method
-from supermask.report.methods.method_table import UNZEROED
 from supermask.report.pages.registry import Rendered, register_page
 from supermask.report.pages.template import render_template
 from supermask.report.results import Results
@@ -57,7 +56,7 @@ def _values(results: Results) -> dict[str, Any]:
         "crowded": results.crowded,
         "best": results.best if results.crowded else None,
         "pairs": results.pairs,
-        "unzeroed": [method.label for method in methods if method.name.endswith(UNZEROED)],
+        "unzeroed": [method.label for method in methods if method.holds_pruned],
         "emerged": any(row.emerged for row in rows),
         "impatient": _impatient(results),
         "skipped": _skipped(document),
@@ -66,6 +65,7 @@ def _values(results: Results) -> dict[str, Any]:
         "runs": results.runs,
         "dense_bytes": next((row.dense_bytes for row in rows if row.dense_bytes), None),
         "untrained": list(dict.fromkeys(row.method.label for row in rows if row.steps == 0)),
+        "csv": {"results": _results_csv(results), "runs": _runs_csv(results)},
         "command_line": document.get("command"),
         "config": document.get("config") or {},
         "machine": document.get("machine") or {},
@@ -135,3 +135,24 @@ def _tiles(results: Results) -> list[dict[str, Any]]:
             }
         )
     return tiles
+
+
+_RUN_COLUMNS = (
+    "method", "density", "kept_density", "seed", "test_accuracy", "val_accuracy", "test_loss", "steps",
+    "total_steps", "seconds", "ticket_bytes", "dense_bytes", "ticket",
+)  # fmt: skip
+
+
+def _runs_csv(results: Results) -> list[list[Any]]:
+    """Every run as results.csv has it; columns that no run has are left out."""
+    columns = [name for name in _RUN_COLUMNS if any(run.get(name) is not None for run in results.runs)]
+    return [columns, *([run.get(name) for name in columns] for run in results.runs)]
+
+
+def _results_csv(results: Results) -> list[list[Any]]:
+    """A row for each method and density."""
+    columns = ("density", "true_density", "n", "mean", "min", "max", "difference", "val_accuracy", "steps",
+               "total_steps", "seconds", "ticket_bytes", "dense_bytes")  # fmt: skip
+    rows = [[row.method.name, *(getattr(row, name) for name in columns)] for row in results.rows]
+    titles = {"true_density": "kept_density", "n": "seeds", "mean": "test_accuracy"}
+    return [["method", *(titles.get(name, name) for name in columns)], *rows]

@@ -7,7 +7,7 @@ from typing import Any
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullLocator
 
-from supermask.report.figures.drawing import Drawing, render
+from supermask.report.figures.drawing import Drawing, Series, mark, render, say
 from supermask.report.figures.style import WIDTH, style
 from supermask.report.formatting import bytes_text, density_text, percent
 from supermask.report.methods.catalogue import methods_of
@@ -112,10 +112,14 @@ def _draw(points: Sequence[Point], name: str, quantity: str, caption: str) -> Dr
         label = method.label if name_of == "dense" else f"{method.label}, {density_text(density)}"
         dash = "solid" if turn == 0 else (0, (4, 1 + turn))
         marker = method.marker or "o"
-        axes.plot(x, y, color=method.colour, marker=marker, ms=4, lw=1.2, ls=dash, label=label)
-        axes.vlines(
-            x, [100 * p["min"] for p in own], [100 * p["max"] for p in own], color=method.colour, lw=0.8
-        )
+        look = Series(label, label, method.colour)
+        (line,) = axes.plot(x, y, color=look.colour, marker=marker, ms=4, lw=1.2, ls=dash, label=label)
+        low, high = ([100 * p[key] for p in own] for key in ("min", "max"))
+        mark(line, look)
+        mark(axes.vlines(x, low, high, color=look.colour, lw=0.8), look)
+        for point, across, up in zip(own, x, y, strict=True):
+            value = f"width {point['width']:g}, {bytes_text(point['bytes'])}: {up:.2f} %"
+            say(axes, across, up, look, value)
     axes.set_xscale("log")
     if quantity == "width":
         axes.set_xticks(sorted({p[quantity] for p in points}))
@@ -123,7 +127,7 @@ def _draw(points: Sequence[Point], name: str, quantity: str, caption: str) -> Dr
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _TICKS[quantity](value)))
     axes.set_xlabel("width, as a multiple" if quantity == "width" else "bytes, logarithmic")
     axes.set_ylabel("test accuracy, %")
-    axes.legend(frameon=False, fontsize=7)
+    axes.legend(frameon=False, fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
     alt = (
         f"Lines of test accuracy against {quantity}, one for each method and density; the table holds every "
         "number."

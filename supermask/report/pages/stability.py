@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from supermask.analysis.connectivity import STABLE_BELOW
-from supermask.report.figures.drawing import Drawing, render
+from supermask.report.figures.drawing import Drawing, Series, mark, render, say
 from supermask.report.figures.style import INK, QUIET, WIDTH, style
 from supermask.report.formatting import density_text, percent
 from supermask.report.pages.experiment import Experiment, Page, Section, Table
@@ -95,7 +95,8 @@ def _draw_lines(document: Mapping[str, Any]) -> Drawing:
                 continue
             columns = list(zip(*(entry["errors"] for entry in members), strict=True))
             alphas = members[0]["alphas"]
-            panel.fill_between(
+            look = Series(_name(density), _name(density), colour)
+            band = panel.fill_between(
                 alphas,
                 [100 * min(c) for c in columns],
                 [100 * max(c) for c in columns],
@@ -103,7 +104,12 @@ def _draw_lines(document: Mapping[str, Any]) -> Drawing:
                 alpha=0.15,
                 lw=0,
             )
-            panel.plot(alphas, [100 * fmean(c) for c in columns], color=colour, lw=1.4, label=_name(density))
+            mark(band, look)
+            means = [100 * fmean(c) for c in columns]
+            (line,) = panel.plot(alphas, means, color=colour, lw=1.4, label=look.label)
+            mark(line, look)
+            for alpha, mean in zip(alphas, means, strict=True):
+                say(panel, alpha, mean, look, f"α = {alpha:.3g}: {mean:.2f} % error")
     panels[0].set_ylabel("test error (%)")
     panels[0].set_ylim(bottom=0)
     if len(looks) > 1:
@@ -124,14 +130,14 @@ def _draw_instability(summary: Sequence[Mapping[str, Any]], steps: int) -> Drawi
     for density, (colour, marker) in looks.items():
         members = [entry for entry in summary if entry["density"] == density]
         means = [100 * entry["mean"] for entry in members]
-        spread = [
+        reach = [
             [100 * (entry["mean"] - entry["min"]) for entry in members],
             [100 * (entry["max"] - entry["mean"]) for entry in members],
         ]
-        axes.errorbar(
+        bars = axes.errorbar(
             [entry["step"] for entry in members],
             means,
-            yerr=spread,
+            yerr=reach,
             color=colour,
             marker=marker,
             ms=4.5,
@@ -139,6 +145,11 @@ def _draw_instability(summary: Sequence[Mapping[str, Any]], steps: int) -> Drawi
             elinewidth=0.8,
             label=_name(density),
         )
+        look = Series(_name(density), _name(density), colour)
+        for artist in bars.get_children():
+            mark(artist, look)
+        for entry, mean in zip(members, means, strict=True):
+            say(axes, entry["step"], mean, look, f"parted at step {entry['step']:,}: {mean:.2f} points")
     smallest = min((entry["step"] for entry in summary if entry["step"]), default=1)
     axes.set_xscale("symlog", linthresh=smallest, linscale=0.4)
     axes.set_xlim(left=-0.1 * smallest)

@@ -1,5 +1,7 @@
 """Pages from templates: everything from a document is escaped, only our own SVG and CSS are not."""
 
+import base64
+import hashlib
 import re
 from importlib import resources
 from typing import Any
@@ -7,7 +9,7 @@ from typing import Any
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 
 from supermask.report import formatting
-from supermask.report.figures.style import THEME
+from supermask.report.figures.style import THEME, themed
 
 
 def render_template(name: str, **values: Any) -> str:
@@ -20,7 +22,15 @@ def render_template(name: str, **values: Any) -> str:
         lstrip_blocks=True,
     )
     environment.filters.update(_FILTERS)
-    return environment.get_template(name).render(**values, style=_resource("style.css"), theme=THEME)
+    script = _resource("report.js")
+    return environment.get_template(name).render(
+        **values, style=_resource("style.css"), theme=THEME, script=script, script_hash=_hash(script)
+    )
+
+
+def _hash(script: str) -> str:
+    """What a Content-Security-Policy calls a script that may run."""
+    return f"sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}"
 
 
 def _resource(name: str) -> str:
@@ -41,6 +51,7 @@ _FILTERS = {
     "points": formatting.points,
     "ratio": formatting.ratio_text,
     "sparsity": formatting.sparsity_text,
+    "themed": themed,
     "unbroken": _unbroken,
     "value": formatting.value_text,
 }

@@ -9,7 +9,7 @@ from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
 
-from supermask.report.figures.drawing import Drawing, render
+from supermask.report.figures.drawing import Drawing, Series, mark, render, say
 from supermask.report.figures.line_names import Name, in_axes, name_lines
 from supermask.report.figures.style import INK, PAPER, QUIET, WIDTH, style
 from supermask.report.formatting import count_text, percent
@@ -127,7 +127,7 @@ def _draw_panel(axes: Axes, name: str, entries: Sequence[Entry], rate: Mapping[s
     colour, marker = _LOOKS[name]
     sizes = [entry["n"] for entry in entries]
     for key, label, width in _CURVES:
-        axes.errorbar(
+        bars = axes.errorbar(
             sizes,
             [entry[key]["mean"] for entry in entries],
             yerr=_bars(entries, key),
@@ -140,12 +140,19 @@ def _draw_panel(axes: Axes, name: str, entries: Sequence[Entry], rate: Mapping[s
             mew=0.4,
             label=label,
         )
+        look = Series(key, label, colour)
+        for artist in bars.get_children():
+            mark(artist, look)
+        for entry in entries:
+            value = f"{METHODS[name].label}, n = {entry['n']}: {entry[key]['mean']:.2e}"
+            say(axes, entry["n"], entry[key]["mean"], look, value)
     if rate is not None:
         steps = [sizes[0] + (sizes[-1] - sizes[0]) * index / 200 for index in range(201)]
         if name == "orseau":
             steps = [float(size) for size in sizes]  # the number of digits is a whole one
         predicted = [math.exp(rate["offset"] + CONSTRUCTIONS[name].log_error(step)) for step in steps]
-        axes.plot(steps, predicted, color=INK, lw=0.9, ls=(0, (4, 3)), label="predicted", zorder=4)
+        (line,) = axes.plot(steps, predicted, color=INK, lw=0.9, ls=(0, (4, 3)), label="predicted", zorder=4)
+        mark(line, Series("predicted", "predicted", INK))
     axes.set_yscale("log")
     _powers(axes.yaxis)
     if name in _POWER_LAWS:
@@ -166,7 +173,10 @@ def _draw_sizes(groups: Mapping[str, Sequence[Entry]]) -> Drawing:
     for name, points in curves.items():
         colour, marker = _LOOKS[name]
         xs, ys = zip(*points, strict=True)
-        axes.plot(xs, ys, color=colour, lw=1.6, marker=marker, ms=4.6, mec=PAPER, mew=0.4)
+        (line,) = axes.plot(xs, ys, color=colour, lw=1.6, marker=marker, ms=4.6, mec=PAPER, mew=0.4)
+        mark(line, METHODS[name])
+        for x, y in points:
+            say(axes, x, y, METHODS[name], f"{x:.3g} times the weights: {y:.2e}")
     axes.set_xscale("log")
     axes.set_yscale("log")
     _powers(axes.xaxis)

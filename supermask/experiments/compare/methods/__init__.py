@@ -7,9 +7,15 @@ one new file. Every search of the registry is a method by itself.
 from importlib import import_module
 from pkgutil import iter_modules
 
-from supermask.experiments.compare.methods.registry import METHODS, Rows, register_method
+from supermask.experiments.compare.methods.registry import (
+    METHODS,
+    MethodNames,
+    Rows,
+    list_methods,
+    register_method,
+)
 
 for _module in iter_modules(__path__):
     import_module(f"{__name__}.{_module.name}")
 
-__all__ = ["METHODS", "Rows", "register_method"]
+__all__ = ["METHODS", "MethodNames", "Rows", "list_methods", "register_method"]

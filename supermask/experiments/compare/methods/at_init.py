@@ -10,15 +10,38 @@ from supermask.experiments.compare.methods.registry import register_method
 from supermask.experiments.spec import MaskSource, RunSpec
 
 if TYPE_CHECKING:
-    from supermask.experiments.compare.comparison import Comparison
+    from supermask.experiments.compare.comparison import ComparisonBuilder
 
 
-def pruned_at_init(name: str, comparison: Comparison) -> Iterator[RunSpec]:
+def pruned_at_init(name: str, comparison: ComparisonBuilder) -> Iterator[RunSpec]:
     """The saliency `name`, ranked over the whole network."""
     for density in comparison.densities:
         mask = MaskSource(kind=name, keep=comparison.keep(density, "global"))
         yield comparison.train(name, mask=mask, density=density)
 
 
-for _name in ("snip", "grasp", "synflow"):
-    register_method(_name)(partial(pruned_at_init, _name))
+register_method(
+    "snip",
+    label="SNIP",
+    group="initial",
+    about="Keeps the weights to which the loss of the untrained network is most sensitive, then trains.",
+    colour="violet",
+    marker="o",
+)(partial(pruned_at_init, "snip"))
+register_method(
+    "grasp",
+    label="GraSP",
+    group="initial",
+    about="Keeps the weights whose removal would most reduce the gradient flow at initialization, then "
+    "trains.",
+    colour="forest",
+    marker="s",
+)(partial(pruned_at_init, "grasp"))
+register_method(
+    "synflow",
+    label="SynFlow",
+    group="initial",
+    about="Prunes step by step what carries least from input to output, without seeing data, then trains.",
+    colour="orange",
+    marker="D",
+)(partial(pruned_at_init, "synflow"))

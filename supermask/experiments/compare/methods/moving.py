@@ -12,21 +12,35 @@ from supermask.experiments.spec import MaskSource, RunSpec
 from supermask.weights.init import is_norm_parameter
 
 if TYPE_CHECKING:
-    from supermask.experiments.compare.comparison import Comparison
+    from supermask.experiments.compare.comparison import ComparisonBuilder
 
 
-def rewired(rule: str, comparison: Comparison) -> Iterator[RunSpec]:
+def rewired(rule: str, comparison: ComparisonBuilder) -> Iterator[RunSpec]:
     """SET or RigL, see `prune.Rewire`, from a random mask with ERK densities, as in RigL's paper."""
     for density in comparison.densities:
         mask = MaskSource(kind="random", keep=comparison.counts(density, "erk"))
         yield comparison.train(rule, kind="rewire", mask=mask, density=density, options={"rule": rule})
 
 
-for _rule in ("set", "rigl"):
-    register_method(_rule)(partial(rewired, _rule))
+register_method(
+    "set",
+    label="SET",
+    group="moving",
+    about="Trains under a mask that drops its smallest weights now and then and grows as many at random.",
+    colour="teal",
+    marker="o",
+)(partial(rewired, "set"))
+register_method(
+    "rigl",
+    label="RigL",
+    group="moving",
+    about="Trains under a mask that drops its smallest weights and grows those of largest gradient.",
+    colour="red",
+    marker="s",
+)(partial(rewired, "rigl"))
 
 
-def early_bird(name: str, units: str, comparison: Comparison) -> Iterator[RunSpec]:
+def early_bird(name: str, units: str, comparison: ComparisonBuilder) -> Iterator[RunSpec]:
     """Drawn when five masks agree; `density` counts weights or channels over the whole network."""
     if units == "channels" and not any(is_norm_parameter(info) for info in comparison.parameters):
         raise NotApplicable("it prunes the channels of norms, and the network has none")
@@ -38,5 +52,19 @@ def early_bird(name: str, units: str, comparison: Comparison) -> Iterator[RunSpe
         yield comparison.train(name, kind="early-bird", mask=mask, density=density, options=options)
 
 
-register_method("early-bird")(partial(early_bird, "early-bird", "weights"))
-register_method("early-bird-channels")(partial(early_bird, "early-bird-channels", "channels"))
+register_method(
+    "early-bird",
+    label="early bird",
+    group="moving",
+    about="The mask of largest weights, taken as soon as it hardly changes any more in training.",
+    colour="brown",
+    marker="D",
+)(partial(early_bird, "early-bird", "weights"))
+register_method(
+    "early-bird-channels",
+    label="early bird, channels",
+    group="moving",
+    about="The same for channels, by the scales of their norms; density counts channels.",
+    colour="indigo",
+    marker="H",
+)(partial(early_bird, "early-bird-channels", "channels"))

@@ -17,24 +17,40 @@ from supermask.experiments.compare.methods.registry import register_method
 from supermask.experiments.spec import MaskSource, RunSpec, WeightSource
 
 if TYPE_CHECKING:
-    from supermask.experiments.compare.comparison import Comparison
+    from supermask.experiments.compare.comparison import ComparisonBuilder
 
 
-def pruned_filters(name: str, comparison: Comparison, weights: WeightSource) -> Iterator[RunSpec]:
+def pruned_filters(name: str, comparison: ComparisonBuilder, weights: WeightSource) -> Iterator[RunSpec]:
     """The trained dense network without its filters of least L1 norm, trained from `weights`."""
     for density, keep in comparison.filters().items():
         mask = MaskSource(kind="filters", run=comparison.dense.id, keep=keep)
         yield comparison.train(name, weights=weights, mask=mask, density=density)
 
 
-@register_method("filters-l1")
-def filters_l1(comparison: Comparison) -> Iterator[RunSpec]:
+@register_method(
+    "filters-l1",
+    label="filters by L1",
+    group="trained",
+    about="Whole filters of the trained network pruned by the sum of their weights, the rest trained on.",
+    colour="brown",
+    marker="h",
+    last=True,
+)
+def filters_l1(comparison: ComparisonBuilder) -> Iterator[RunSpec]:
     """Fine-tuned from the final weights, as in the paper."""
     final = dataclasses.replace(comparison.weights, run=comparison.dense.id)
     return pruned_filters("filters-l1", comparison, final)
 
 
-@register_method("filters-l1-reset")
-def filters_l1_reset(comparison: Comparison) -> Iterator[RunSpec]:
+@register_method(
+    "filters-l1-reset",
+    label="filters by L1, reset",
+    group="trained",
+    about="The same filters pruned, the rest trained again from initialization.",
+    colour="olive",
+    marker="H",
+    last=True,
+)
+def filters_l1_reset(comparison: ComparisonBuilder) -> Iterator[RunSpec]:
     """Trained again from initialization: is the smaller network a ticket?"""
     return pruned_filters("filters-l1-reset", comparison, comparison.weights)

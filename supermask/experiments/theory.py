@@ -1,4 +1,4 @@
-"""The experiment: error against overparameterization, for each construction, size and seed.
+"""`supermask theory`: error against overparameterization, for each construction, size and seed.
 
 `run_theory` leaves `results.json` and `results.csv` in its folder, and each finished case in `cases/`, so
 that an interrupted run goes on and a larger one begins with what is there.
@@ -20,6 +20,7 @@ from typing import Any
 
 from supermask.data import Dataset, load_data
 from supermask.experiments.config import ConfigError, option
+from supermask.experiments.registry import Computation, register_experiment
 from supermask.experiments.results import describe_machine
 from supermask.io import DamagedFileError, read_json, write_json, write_text
 from supermask.theory.constructions import CONSTRUCTIONS
@@ -235,3 +236,19 @@ def _csv(rows: Sequence[dict[str, Any]]) -> str:
     writer.writeheader()
     writer.writerows(rows)
     return text.getvalue()
+
+
+def compute(config: TheoryConfig, told: Callable[[int], None]) -> dict[str, Any]:
+    """As `run_theory`; `told` gets the number of cases that are done."""
+    return run_theory(config, lambda row, done, total: told(done))
+
+
+register_experiment(
+    Computation(
+        "theory",
+        "strong tickets by construction: random networks pruned into trained ones",
+        TheoryConfig,
+        lambda config: len(config.cases),
+        compute,
+    )
+)

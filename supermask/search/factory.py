@@ -1,0 +1,33 @@
+"""Searches by name, as `models` has networks by name."""
+
+import difflib
+from typing import Any
+
+from torch import nn
+
+from supermask.search.base import Search
+from supermask.search.registry import SEARCHES
+
+
+def list_searches() -> list[str]:
+    """Names of all registered searches."""
+    return sorted(SEARCHES)
+
+
+def create_search(name: str, model: nn.Module, /, **options: Any) -> Search:
+    """Make the search of that name over a model.
+
+    Args:
+        name: One of `list_searches()`.
+        model: The network, its weights drawn; see `randomize_`.
+        **options: `density`, `lr` and whatever else the search takes; see `Search` and its own class.
+
+    Raises:
+        ValueError: No search has that name, or it refuses an option.
+        TypeError: It has no option of that name.
+    """
+    if name not in SEARCHES:
+        near = difflib.get_close_matches(name, SEARCHES, n=1)
+        hint = f"did you mean {near[0]!r}? There" if near else "there"
+        raise ValueError(f"no search is called {name!r}; {hint} are {', '.join(list_searches())}")
+    return SEARCHES[name](model, **options)
