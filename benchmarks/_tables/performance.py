@@ -44,8 +44,9 @@ def linear(document: dict[str, Any], _: str) -> str:
 def _where_linear(document: dict[str, Any]) -> str:
     place = where(document["machine"], "masked_linear")
     limit = " with ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2, which other packages do not heed"
-    clock = ", time of the processor" if document.get("clock") == "cpu" else ""
-    return place + (limit if document.get("instructions") == "avx2" else "") + clock
+    if document.get("clock") == "cpu":
+        place = place.removesuffix("`") + " --clock cpu`"
+    return place + (limit if document.get("instructions") == "avx2" else "")
 
 
 EXACT = ("eager", "onednn")
