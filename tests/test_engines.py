@@ -258,7 +258,7 @@ def test_an_error_travels_with_its_run_and_where_it_was_raised(tmp_path):
             error.add_note(f"in run {spec.id}")
             arrived = unpack(pack(Failed((spec,), error)))
         assert type(arrived.error) is kind and str(error) in str(arrived.error)
-        assert arrived.error.__notes__ == [f"in run {spec.id}"] and arrived.unit == (spec,)
+        assert arrived.error.__notes__ == [f"in run {spec.id}"] and arrived.job == (spec,)
         assert "test_an_error_travels" in str(arrived.error.__cause__)
     assert pickle.loads(pack(Done((spec,), ({"a": 1},))))[0] == Done((spec,), ({"a": 1},))
 
@@ -340,7 +340,7 @@ def test_the_command_line_chooses_the_engine(tmp_path, capsys):
 
 def test_without_ray_the_remedy_is_named(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(ray.importlib.util, "find_spec", lambda name: None)
-    assert main(["search", "--engine", "ray", "--out", str(tmp_path)]) == 1
+    assert main(["search", "--engine", "ray", "--out", str(tmp_path)]) == 2
     assert "pip install 'supermask[ray]'" in capsys.readouterr().err
 
 

@@ -14,7 +14,7 @@ from supermask.ops.library import empty_masks
 from supermask.ops.library import instruction_set as instruction_set
 from supermask.ops.library import is_native as is_native
 from supermask.ops.library import reference as reference
-from supermask.ops.references import round_to_int8
+from supermask.ops.packed_references import round_to_int8
 
 _NOT_FINITE = -(1 << 63)  # kNotFinite of hint.h
 
