@@ -258,9 +258,10 @@ def main() -> None:
 
     parser = argparse.ArgumentParser(description="mutated tickets")
     parser.add_argument("--count", type=int, default=1_000_000, help="mutations (default: 1,000,000)")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=0, help="of the mutations (default: 0)")
     parser.add_argument("--rounds", type=int, default=40, help="the results are written after each")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
+    folder = Path(__file__).parent / "results"
+    parser.add_argument("--out", type=Path, default=folder, help="folder for the JSON (default: results/)")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from supermask import EdgePopup, register_search
-from supermask.experiments.compare.comparison import Comparison
+from supermask.experiments.compare.comparison import ComparisonBuilder
 from supermask.experiments.compare.methods import register_method
 from supermask.experiments.spec import MaskSource, RunSpec
 
@@ -21,7 +21,7 @@ class OutsideSearch(EdgePopup):
     colour="teal",
     marker="*",
 )
-def outside_method(comparison: Comparison) -> Iterator[RunSpec]:
+def outside_method(comparison: ComparisonBuilder) -> Iterator[RunSpec]:
     """A random mask, trained."""
     for density in comparison.densities:
         mask = MaskSource(kind="random", keep=comparison.counts(density))

@@ -132,7 +132,7 @@ def test_an_image_folder_is_a_data_set(tmp_path, capsys):
     arguments = ["--data", tmp_path / "photos", "--model", "conv-2", "--model-args", "width=0.25"]
     assert run("search", *arguments, "--epochs", 10, "--batch-size", 8, "--out", out) == 0
     assert json.loads((out / "results.json").read_text())["rows"][0]["test_accuracy"] == 1.0
-    assert run("eval", ticket_of(out)) == 0
+    assert run("eval", ticket_of(out), "--data", tmp_path / "photos") == 0
     assert "100.00 % of 12 test images" in capsys.readouterr().out
 
 

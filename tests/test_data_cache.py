@@ -455,7 +455,7 @@ def test_images_that_do_not_fit_are_read_ahead(folder: Path, monkeypatch: pytest
     dataset = load_data(str(folder), image_size=10)
     arguments = {"batch_size": 5, "seed": 2, "mean": dataset.mean, "std": dataset.std}
     assert Loader(dataset.train, **arguments)._read_ahead is None
-    monkeypatch.setattr(read_ahead, "_available", lambda: 2 * dataset.train.nbytes - 1)
+    monkeypatch.setattr(read_ahead, "available_memory", lambda: 2 * dataset.train.nbytes - 1)
     assert Loader(dataset.train, **arguments)._read_ahead is not None
     with pytest.raises(ValueError, match="workers and ahead are not negative"):
         Loader(dataset.train, workers=-1, **arguments)

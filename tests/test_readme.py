@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 import supermask as sm
 from supermask.io import read_json
+from supermask.search.description import DESCRIPTIONS
 
 ROOT = Path(__file__).parent.parent
 TEXT = (ROOT / "README.md").read_text()
@@ -45,6 +46,8 @@ def test_the_new_search_algorithm_learns(small_net, batch, monkeypatch):
     from .test_search import train
 
     monkeypatch.setattr("supermask.search.registry.SEARCHES", dict(sm.SEARCHES))
+    monkeypatch.setattr("supermask.search.registry._watchers", [])
+    monkeypatch.setattr("supermask.search.description.DESCRIPTIONS", dict(DESCRIPTIONS))
     scope: dict = {}
     exec(NEW_SEARCH[0], scope)
     sm.randomize_(small_net, seed=0, density=0.5)

@@ -337,7 +337,7 @@ def test_page_can_be_read_aloud(report: tuple[dict[str, Any], Path, str]) -> Non
     assert tags.count("caption") == tags.count("table") == 4
     assert all(attributes.get("scope") for tag, attributes in page.tags if tag == "th")
     drawings = [attributes for tag, attributes in page.tags if tag == "svg"]
-    assert len(drawings) == 5  # two of the figures have a linear axis as well
+    assert len(drawings) == 6  # two of the four figures have a linear axis as well
     assert all(drawing["role"] == "img" and drawing["aria-label"] for drawing in drawings)
     ids = list(page.attributes("id"))
     assert len(ids) == len(set(ids))

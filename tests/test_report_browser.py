@@ -72,7 +72,7 @@ def test_without_scripts_nothing_is_offered_that_needs_them(browser: Browser, pa
     browser.send("Emulation.setScriptExecutionDisabled", value=False)
     shown = "[...document.querySelectorAll({!r})].filter(e => e.getClientRects().length).length"
     assert browser.evaluate(shown.format("button, .tools")) == 0
-    assert browser.evaluate(shown.format("figure svg")) == 3
+    assert browser.evaluate(shown.format("figure svg")) == 4
     assert browser.evaluate("document.querySelectorAll('svg .says > title').length") > 20
 
 

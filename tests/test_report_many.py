@@ -85,10 +85,10 @@ def test_variants_follow_the_method_they_vary() -> None:
         "zhou",
         "edge-popup-fine-tuned",
         "zhou-fine-tuned",
+        "large-final-diff-sign",
         "small-final",
         "movement",
         "movement-same-sign",
-        "large-final-diff-sign",
     ]
     assert methods["zhou-fine-tuned"].colour == methods["zhou"].colour
     assert methods["zhou-fine-tuned"].group == "fine-tuned" and methods["zhou-fine-tuned"].is_trained

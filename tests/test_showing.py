@@ -17,7 +17,7 @@ from supermask.tickets.difference import difference
 def ticket_of(density: float = 0.5, seed: int = 0, **provenance: object) -> sm.Ticket:
     """A strong ticket whose scores are drawn from `seed`."""
     model = sm.create_model("lenet-300-100", num_classes=10, in_channels=1, image_size=8, bias=True)
-    sm.randomize_(model, init="signed_constant", seed=0, density=0.5)
+    sm.randomize_(model, init="signed_constant", seed=0, density=density)
     return sm.EdgePopup(model, density=density, lr=0.1, seed=seed).ticket(provenance)
 
 

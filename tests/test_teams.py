@@ -148,8 +148,8 @@ def test_an_interrupted_team_ends_with_the_same_bytes(plan, together, tmp_path, 
 
     with monkeypatch.context() as patch:
         target, name, times = {
-            "training": (module._Team, "_step_done", 30),
-            "between": (module._Team, "_leave", 2),
+            "training": (module._Ensemble, "_step_done", 30),
+            "between": (module._Ensemble, "_leave", 2),
             "finishing": (module, "execute", 2),
         }[place]
         patch.setattr(target, name, break_off(getattr(target, name), times))

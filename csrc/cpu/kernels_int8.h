@@ -199,7 +199,7 @@ RoundedRow round_to_int8(const float* inputs, int64_t count, int8_t* rounded_inp
   RoundedRow row = {magnitude / 127.0f, 0};
   if (largest >= kInfinity) row.scale = __builtin_nanf("");
   if (!(row.scale > 0)) {
-    __builtin_memset(rounded_inputs, 0, static_cast<size_t>(count));
+    for (int64_t i = 0; i < count; ++i) rounded_inputs[i] = 0;
     return row;
   }
   for (int64_t i = 0; i < count; ++i) {

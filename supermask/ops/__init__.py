@@ -10,16 +10,13 @@ from supermask.ops.functional import SCHEMES as SCHEMES
 from supermask.ops.functional import as_int8 as as_int8
 from supermask.ops.functional import backends as backends
 from supermask.ops.functional import check_ranking as check_ranking
-from supermask.ops.functional import decode_mask as decode_mask
 from supermask.ops.functional import edge_popup_sgd as edge_popup_sgd
-from supermask.ops.functional import encode_mask as encode_mask
 from supermask.ops.functional import fill_random as fill_random
 from supermask.ops.functional import instruction_set as instruction_set
 from supermask.ops.functional import is_native as is_native
 from supermask.ops.functional import lists_of_weights as lists_of_weights
 from supermask.ops.functional import new_cuts as new_cuts
 from supermask.ops.functional import not_finite as not_finite
-from supermask.ops.functional import pack_mask as pack_mask
 from supermask.ops.functional import packed_linear as packed_linear
 from supermask.ops.functional import philox as philox
 from supermask.ops.functional import reference as reference
@@ -27,5 +24,8 @@ from supermask.ops.functional import select as select
 from supermask.ops.functional import select_global as select_global
 from supermask.ops.functional import select_n_of_m as select_n_of_m
 from supermask.ops.functional import straight_through as straight_through
-from supermask.ops.functional import unpack_mask as unpack_mask
 from supermask.ops.functional import write_masked as write_masked
+from supermask.ops.mask_bits import decode_mask as decode_mask
+from supermask.ops.mask_bits import encode_mask as encode_mask
+from supermask.ops.mask_bits import pack_mask as pack_mask
+from supermask.ops.mask_bits import unpack_mask as unpack_mask

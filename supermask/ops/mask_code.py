@@ -1,4 +1,6 @@
-"""Mask bits at their entropy, the reference: rANS of two symbols, interleaved, in vectorized NumPy.
+"""References for masks as bytes: packed bits in torch, and their entropy code in vectorized NumPy.
+
+The code is rANS of two symbols with interleaved states.
 
 rANS is Duda's ("Asymmetric numeral systems", arXiv:1311.2540); its states share one stream of words as Giesen
 has it ("Interleaved entropy coders", arXiv:1402.3392). docs/ticket-format.md has the layout of the code, and
@@ -15,6 +17,22 @@ LOW = 1 << 16
 """States lie in [2^16, 2^32)."""
 PER_LANE = 8192
 """Most bits that one state codes: few steps for whoever decodes all lanes at once, and few states."""
+
+
+def _bit_values(device: torch.device) -> Tensor:
+    return torch.tensor([1, 2, 4, 8, 16, 32, 64, 128], dtype=torch.uint8, device=device)
+
+
+def pack(mask: Tensor) -> Tensor:
+    """One bit for each entry of a bool mask, least significant first."""
+    flat = mask.contiguous().view(-1).to(torch.uint8)
+    flat = torch.nn.functional.pad(flat, (0, -len(flat) % 8))
+    return (flat.view(-1, 8) * _bit_values(mask.device)).sum(dim=1, dtype=torch.uint8)
+
+
+def unpack(packed: Tensor, numel: int) -> Tensor:
+    """The first `numel` bits as a flat bool tensor."""
+    return (packed.unsqueeze(1) & _bit_values(packed.device)).flatten()[:numel] != 0
 
 
 def lanes_of(numel: int) -> int:

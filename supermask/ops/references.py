@@ -12,15 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from supermask.ops import mask_code
+from supermask.ops import mask_code, packed_references
 from supermask.ops.generator import fill_philox, fill_random
 from supermask.ops.layouts import (
     LINEAR_LAYOUTS,
-    lists_of_signs,
     signs_of_codes,
-    signs_of_fields,
-    signs_of_lists,
-    weights_of_lists,
 )
 
 # --- selection ---------------------------------------------------------------------------------------
@@ -183,114 +179,6 @@ def _edge_popup_sgd(
     _write_masked(out, weights, masks)
 
 
-# --- packing -----------------------------------------------------------------------------------------
-
-
-def _bit_values(device: torch.device) -> Tensor:
-    return torch.tensor([1, 2, 4, 8, 16, 32, 64, 128], dtype=torch.uint8, device=device)
-
-
-def _pack_mask(mask: Tensor) -> Tensor:
-    flat = mask.contiguous().view(-1).to(torch.uint8)
-    flat = torch.nn.functional.pad(flat, (0, -len(flat) % 8))
-    return (flat.view(-1, 8) * _bit_values(mask.device)).sum(dim=1, dtype=torch.uint8)
-
-
-def _unpack_mask(packed: Tensor, numel: int) -> Tensor:
-    return (packed.unsqueeze(1) & _bit_values(packed.device)).flatten()[:numel] != 0
-
-
-# --- packed layers -----------------------------------------------------------------------------------
-
-
-def _packed_linear(weights_of: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """x · Wᵀ · scale + bias, summed in float32 at least, for the packed W that `weights_of` unpacks."""
-
-    def linear(x: Tensor, *layout_and_rest: Any) -> Tensor:
-        *layout, outputs, scale, bias = layout_and_rest
-        wide = torch.promote_types(x.dtype, torch.float32)
-        weights = weights_of(*layout, outputs, x.shape[-1]).to(wide)
-        product = (x.to(wide) @ weights.t()) * scale
-        return (product if bias is None else product + bias.to(wide)).to(x.dtype)
-
-    return linear
-
-
-def round_to_int8(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Each row of x as integers from -127 to 127, ties to even, and what they are to be multiplied by.
-
-    That is the row's largest magnitude / 127, in float32. A row that is not all finite is 0 times NaN.
-
-    Returns:
-        The integers, as float32, and the scales, with a last dimension of 1.
-    """
-    x = x.float()
-    scale = x.abs().amax(dim=-1, keepdim=True) / 127 if x.shape[-1] else x.new_zeros(*x.shape[:-1], 1)
-    scale = torch.where(scale.isfinite(), scale, torch.nan)
-    return torch.where(scale > 0, (x / scale).round().clamp(-127, 127), 0.0), scale
-
-
-def _linear_int8(x: Tensor, fields: Tensor, outputs: int, scale: float, bias: Tensor | None) -> Tensor:
-    integers, scales = round_to_int8(x)
-    weights = signs_of_fields(fields, outputs, x.shape[-1])
-    sums = (integers.double() @ weights.t().double()).float()  # of integers: exact, then rounded once
-    product = sums * (scales * torch.tensor(scale, dtype=torch.float32, device=x.device))
-    return (product if bias is None else product + bias.float()).to(x.dtype)
-
-
-def _packed_conv(weights_of: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """The convolution of x, summed in float32, with the packed matrix that `weights_of` unpacks."""
-
-    def convolve(
-        x: Tensor,
-        layout: Sequence[Tensor],
-        outputs: int,
-        kernel: Sequence[int],
-        stride: Sequence[int],
-        padding: Sequence[int],
-        dilation: Sequence[int],
-        groups: int,
-        scale: float,
-        bias: Tensor | None,
-    ) -> Tensor:
-        channels = x.shape[1] // groups
-        depth = channels * kernel[0] * kernel[1]
-        weight = weights_of(*layout, outputs, depth).view(outputs, channels, *kernel).float()
-        top, bottom, left, right = padding
-        padded = torch.nn.functional.pad(x.float(), (left, right, top, bottom))
-        sums = torch.nn.functional.conv2d(padded, weight, None, stride, 0, dilation, groups) * scale
-        return (sums if bias is None else sums + bias.view(-1, 1, 1)).to(x.dtype)
-
-    return convolve
-
-
-def _conv_from_lists(x: Tensor, starts: Tensor, entries: Tensor, *geometry_and_rest: Any) -> Tensor:
-    return _packed_conv(signs_of_lists)(x, (starts, entries), *geometry_and_rest)
-
-
-def _conv_from_values(
-    x: Tensor, starts: Tensor, entries: Tensor, values: Tensor, *geometry_and_bias: Any
-) -> Tensor:
-    *geometry, bias = geometry_and_bias
-    return _packed_conv(weights_of_lists)(x, (starts, entries, values), *geometry, 1.0, bias)
-
-
-def _lists_of_weights_into(
-    starts: Tensor, entries: Tensor, weights: Tensor, scale: float, transposed: bool
-) -> None:
-    magnitude = torch.tensor(scale, dtype=torch.float32)
-    if not bool(((weights.abs() == magnitude) | (weights == 0)).all()):
-        raise RuntimeError(f"weights must be 0, +scale or -scale, and scale is {scale}")
-    signs = weights.sign().to(torch.int8)
-    laid_out, listed = lists_of_signs(signs.t() if transposed else signs)
-    starts.copy_(laid_out)
-    entries[: len(listed)] = listed
-
-
-def _decode_codes(codes: Tensor, outputs: int, inputs: int, scale: float, dtype: torch.dtype) -> Tensor:
-    return signs_of_codes(codes, outputs, inputs).to(dtype) * scale
-
-
 # --- all of them -------------------------------------------------------------------------------------
 
 _select, _select_global = _make_select(_topk_threshold)
@@ -351,16 +239,16 @@ KERNELS: dict[str, Callable[..., Any]] = {
     "straight_through": _straight_through,
     "write_masked": _write_masked,
     "edge_popup_sgd": _edge_popup_sgd,
-    **{name: _packed_linear(weights_of) for name, weights_of in LINEAR_LAYOUTS.items()},
-    "linear_int8": _linear_int8,
-    "conv_from_lists": _conv_from_lists,
-    "conv_from_values": _conv_from_values,
-    "linear_from_codes": _packed_linear(signs_of_codes),
-    "linear_from_codes_wgmma": _packed_linear(signs_of_codes),
-    "lists_of_weights_into": _lists_of_weights_into,
-    "decode_codes": _decode_codes,
-    "pack_mask": _pack_mask,
-    "unpack_mask": _unpack_mask,
+    **{name: packed_references.packed_linear(weights_of) for name, weights_of in LINEAR_LAYOUTS.items()},
+    "linear_int8": packed_references.linear_int8,
+    "conv_from_lists": packed_references.conv_from_lists,
+    "conv_from_values": packed_references.conv_from_values,
+    "linear_from_codes": packed_references.packed_linear(signs_of_codes),
+    "linear_from_codes_wgmma": packed_references.packed_linear(signs_of_codes),
+    "lists_of_weights_into": packed_references.lists_of_weights_into,
+    "decode_codes": packed_references.decode_codes,
+    "pack_mask": mask_code.pack,
+    "unpack_mask": mask_code.unpack,
     "encode_mask": mask_code.encode,
     "decode_mask": mask_code.decode,
 }

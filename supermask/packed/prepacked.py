@@ -6,8 +6,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-DTYPES = (torch.float32, torch.bfloat16)
-
 
 class PrepackedLinear:
     """x · Wᵀ + b with W laid out by oneDNN.
@@ -32,9 +30,16 @@ class PrepackedLinear:
 
 
 def serves(x: Tensor) -> bool:
-    """Whether oneDNN computes a product with x, of which no gradient is asked."""
-    if x.device.type != "cpu" or x.dtype not in DTYPES or not torch.backends.mkldnn.is_available():
+    """Whether oneDNN computes a product with x here, of which no gradient is asked."""
+    if x.device.type != "cpu" or not has_prepacked(x.dtype):
         return False
-    return hasattr(torch.ops.mkldnn, "_linear_pointwise") and not (
-        torch.is_grad_enabled() and x.requires_grad
+    return not (torch.is_grad_enabled() and x.requires_grad)
+
+
+def has_prepacked(dtype: torch.dtype) -> bool:
+    """Whether torch has oneDNN's products of prepacked weights, and this CPU those of that type."""
+    if not torch.backends.mkldnn.is_available() or not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+        return False
+    return dtype == torch.float32 or (
+        dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported()
     )

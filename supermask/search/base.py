@@ -94,8 +94,7 @@ class Search(Shown, Algorithm, Optimizer):
         masks.check_distribution(distribution, density)
         construction.check_schedule(density_schedule, schedule_steps, distribution, density, initial_density)
         construction.check_score_init(score_init, None if self.accepts_score_init else self.method)
-        rule = (lr, base, step_size, base_options)
-        lr, base, self.step_size, base_options = settle_rule(self.method, self.has_default_rate, *rule)
+        lr, base, self.step_size, base_options = settle_rule(self, lr, base, step_size, base_options)
         check_usable(classify(model, include, exclude))
         check_storable(model, values=False)
         infos = masked(model, include, exclude)
@@ -106,13 +105,11 @@ class Search(Shown, Algorithm, Optimizer):
         construction.tell_of_weights(model, infos, density, self.scaled_for(density))
         construction.freeze_the_rest(model, moved, infos, exclude)
         self.model = unwrap(model)
-        self.density = density
-        self.distribution = distribution
+        self.density, self.distribution = density, distribution
         self.density_schedule = density_schedule
         self.schedule_steps, self.initial_density = schedule_steps, initial_density
         self.seed, self.score_init, self.train_norms = seed, score_init, train_norms
-        self.group = masks.group_of(distribution)
-        self.steps, self._horizon = 0, schedule_steps
+        self.steps, self._horizon, self.group = 0, schedule_steps, masks.group_of(distribution)
         self._owners = {name: module for name, _, module in owned_parameters(model) if name in moved}
         self.input_axes = {info.name: info.inputs for info in infos}
         weights = {info.name: construction.frozen_weight(info) for info in infos}
@@ -122,9 +119,8 @@ class Search(Shown, Algorithm, Optimizer):
         group = {key: value for key, value in self.base.param_groups[0].items() if key != "params"}
         super().__init__([{"params": list(moved.values()), **group}], self.base.defaults)
         for name, parameter in self.masked_parameters.items():
-            self.state[parameter] = {"score": first[name], "weight": weights[name]}
-            if self.step_size == "relative":
-                self.state[parameter]["sizes"] = first_sizes(first[name], weights[name])
+            own = {"score": first[name], "weight": weights[name]}
+            self.state[parameter] = own | first_sizes(self.step_size, **own)
         self.keep = self.counts(self.current_density)
         self.threshold_hints = ops.new_cuts(list(first.values()), together=distribution == "global")
         self.prepare()

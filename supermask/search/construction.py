@@ -188,7 +188,7 @@ def tell_of_weights(
             f"Call sm.randomize_(model, density={density:g}) before, unless trained weights are meant",
             NotDrawnWarning,
         )
-    elif isinstance(record.density, float | int) and scaled is not None:
+    elif isinstance(record.density, float | int) and record.density != 1 and scaled is not None:
         if not any(math.isclose(record.density, right, rel_tol=1e-6) for right in (density, scaled)):
             tell(
                 f"the weights were scaled for density {record.density:g}, and the search keeps {density:g}; "

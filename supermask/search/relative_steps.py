@@ -22,7 +22,7 @@ constants and spares a pass over the weights.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -37,9 +37,15 @@ BETA2 = 0.95
 _TINY = 1e-30
 
 
+class RateOwner(Protocol):
+    """What a search says of its learning rate."""
+
+    method: str
+    has_default_rate: bool
+
+
 def settle_rule(
-    method: str,
-    measured: bool,
+    search: RateOwner,
     lr: float | None,
     base: str | Callable[..., Optimizer] | None,
     step_size: str | None,
@@ -51,8 +57,7 @@ def settle_rule(
     `DEFAULT_RATE`.
 
     Args:
-        method: Name of the search, for errors.
-        measured: Whether the defaults were measured for it.
+        search: Says whether the defaults were measured for it.
         lr, base, step_size, options: What the user said; None for nothing.
 
     Raises:
@@ -62,8 +67,8 @@ def settle_rule(
         raise ValueError(f"step_size must be one of {', '.join(STEP_SIZES)}, not {step_size!r}")
     if lr is not None:
         return lr, base or "sgd", step_size or "absolute", options
-    if not measured:
-        raise ValueError(f"{method} has no default learning rate; give lr=")
+    if not search.has_default_rate:
+        raise ValueError(f"{search.method} has no default learning rate; give lr=")
     if step_size == "absolute" or base not in (None, "sgd", torch.optim.SGD):
         raise ValueError(
             "without lr= a search takes relative steps of SGD; give lr= with another base or with "
@@ -75,14 +80,16 @@ def settle_rule(
     return DEFAULT_RATE, "sgd", "relative", given
 
 
-def first_sizes(score: Tensor, weight: Tensor) -> Tensor:
-    """What relative steps remember of a layer, float32, (4,).
+def first_sizes(step_size: str, score: Tensor, weight: Tensor) -> dict[str, Tensor]:
+    """What relative steps remember of a layer, as a part of its state: `sizes`, float32, (4,).
 
     The size of its first scores; that of its weights; the running sum of squared gradients; the sum of
     its coefficients. Scores that all start at 0 count as of size 1.
     """
+    if step_size == "absolute":
+        return {}
     sizes = [float(t.double().square().mean().sqrt()) if t.numel() else 0.0 for t in (score, weight)]
-    return torch.tensor([sizes[0] or 1.0, sizes[1], 0.0, 0.0], device=score.device)
+    return {"sizes": torch.tensor([sizes[0] or 1.0, sizes[1], 0.0, 0.0], device=score.device)}
 
 
 def in_units_of_layers(grads: Sequence[Tensor], sizes: Sequence[Tensor]) -> list[Tensor]:

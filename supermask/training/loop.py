@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from typing import Any
 
 import torch
@@ -242,7 +243,8 @@ def evaluate(
     """
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
-    device = next(model.parameters()).device
+    # A packed network may have no parameter left, only buffers.
+    device = next(chain(model.parameters(), model.buffers())).device
     correct = torch.zeros((), dtype=torch.int64, device=device)
     loss = torch.zeros((), dtype=torch.float64, device=device)
     count = torch.zeros((), dtype=torch.int64, device=device)

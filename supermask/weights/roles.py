@@ -11,7 +11,6 @@ import math
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from typing import Literal
 
 import torch
@@ -19,8 +18,9 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from supermask.weights.kinds import Fans, kind_of, matches, usual_fans
-from supermask.weights.names import aliases_of, owned_parameters
+from supermask.weights.names import owned_parameters
 from supermask.weights.names import unwrap as unwrap
+from supermask.weights.patterns import Patterns
 
 Role = Literal["masked", "drawn", "constant", "kept"]
 
@@ -100,7 +100,7 @@ def classify(
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"give the model itself, an nn.Module, not a {type(model).__name__}")
-    patterns = _Patterns(model, include, exclude, keep)
+    patterns = Patterns(model, include, exclude, keep)
     fixed = fixed_names(model, redraw=redraw)
     return [
         _kept_or_decided(name, parameter, module, patterns, name in fixed)
@@ -164,38 +164,6 @@ def decision_table(infos: Sequence[ParameterInfo]) -> str:
     return "\n".join([*lines, f"no search moves {share_unmoved(infos):.2%} of all weights"])
 
 
-class _Patterns:
-    """The patterns that a caller gave, and which parameters they match."""
-
-    def __init__(
-        self, model: nn.Module, include: Iterable[str], exclude: Iterable[str], keep: Iterable[str]
-    ) -> None:
-        self.include = _listed(include, "include")
-        self.exclude = _listed(exclude, "exclude")
-        self.keep = _listed(keep, "keep")
-        self._names: dict[int, list[str]] = {}
-        for name, parameter in aliases_of(model).items():
-            self._names.setdefault(id(parameter), []).append(name)
-        every = [name for names in self._names.values() for name in names]
-        for pattern in (*self.include, *self.exclude, *self.keep):
-            if not any(fnmatchcase(name, pattern) for name in every):
-                raise ValueError(
-                    f"pattern {pattern!r} matches no parameter; names look like {', '.join(every[:3])}, …"
-                )
-
-    def match(self, parameter: nn.Parameter, patterns: tuple[str, ...]) -> bool:
-        """Whether one of `patterns` matches a name of `parameter`."""
-        return any(matches(name, patterns) for name in self._names[id(parameter)])
-
-
-def _listed(patterns: Iterable[str], argument: str) -> tuple[str, ...]:
-    if isinstance(patterns, str):
-        raise ValueError(
-            f"{argument} takes a list of patterns, not the string {patterns!r}; write [{patterns!r}]"
-        )
-    return tuple(patterns)
-
-
 def fixed_names(model: nn.Module, *, redraw: bool = False) -> set[str]:
     """Names of parameters that are to stay as they are: those that `randomize_` kept, if it was called.
 
@@ -222,7 +190,7 @@ STOPPED = "supermask_stopped"
 
 
 def _kept_or_decided(
-    name: str, parameter: nn.Parameter, module: nn.Module, patterns: _Patterns, fixed: bool
+    name: str, parameter: nn.Parameter, module: nn.Module, patterns: Patterns, fixed: bool
 ) -> ParameterInfo:
     """Look for what keeps a parameter from being drawn or masked; decide by its layer otherwise."""
     included = patterns.match(parameter, patterns.include)
@@ -277,7 +245,7 @@ def _no_plain_weight(name: str, way: str) -> str:
 
 
 def _decide(
-    name: str, parameter: nn.Parameter, module: nn.Module, patterns: _Patterns, included: bool
+    name: str, parameter: nn.Parameter, module: nn.Module, patterns: Patterns, included: bool
 ) -> ParameterInfo:
     local = name.rpartition(".")[2]
     kind, shape = kind_of(module), tuple(parameter.shape)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from supermask.experiments.compare.methods.registry import add_method, register_method
 from supermask.experiments.compare.recipes import FROZEN_CONTROL, densities_of, fine_tuned_name
 from supermask.experiments.spec import MaskSource, RunSpec
-from supermask.search.description import DESCRIPTIONS
+from supermask.search.description import DESCRIPTIONS, describe
 from supermask.search.registry import for_every_search
 
 if TYPE_CHECKING:
@@ -36,17 +36,22 @@ def fine_tuned(name: str, comparison: ComparisonBuilder) -> Iterator[RunSpec]:
         yield comparison.train(fine_tuned_name(name), weights=found.weights, mask=mask, density=density)
 
 
-for _name in ("gem-miner", "concrete"):
-    _label = DESCRIPTIONS[_name].label
-    register_method(
-        fine_tuned_name(_name),
-        label=f"{_label}, fine-tuned",
+def _describe_fine_tuned(search: str) -> None:
+    label = DESCRIPTIONS[search].label
+    describe(
+        fine_tuned_name(search),
+        label=f"{label}, fine-tuned",
         group="fine-tuned",
-        about=f"The mask that {_label} found on frozen weights, then the weights trained under it.",
+        about=f"The mask that {label} found on frozen weights, then the weights trained under it.",
         dash=(0, (7, 1.5)),
-        variant_of=_name,
-        search=_name,
-    )(partial(fine_tuned, _name))
+        variant_of=search,
+        search=search,
+    )
+
+
+for_every_search(_describe_fine_tuned)
+for _name in ("gem-miner", "concrete"):
+    add_method(fine_tuned_name(_name), partial(fine_tuned, _name))
 
 
 @register_method(
