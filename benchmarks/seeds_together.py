@@ -68,7 +68,7 @@ def step_alone(
 
 
 def step_together(
-    together: sm.Together, optimizer: torch.optim.Optimizer, inputs: torch.Tensor, labels: torch.Tensor
+    together: sm.Ensemble, optimizer: torch.optim.Optimizer, inputs: torch.Tensor, labels: torch.Tensor
 ) -> Step:
     """Forward, backward and update of all networks."""
 
@@ -88,14 +88,14 @@ def candidates(
     inputs = torch.randn(count, batch, *shape, device=device)
     labels = torch.randint(0, 10, (count, batch), device=device)
     (one,), (other,) = (networks(name, config, 1, device) for _ in range(2))
-    trained = sm.Together([model.requires_grad_(True) for model in networks(name, config, count, device)])
+    trained = sm.Ensemble([model.requires_grad_(True) for model in networks(name, config, count, device)])
     rule = torch.optim.SGD(trained.stack.parameters(), **OPTIONS)
-    searched = sm.Together(networks(name, config, count, device))
+    searched = sm.Ensemble(networks(name, config, count, device))
     searches = [
         sm.EdgePopup(model, density=DENSITY, seed=seed, **OPTIONS)
         for seed, model in enumerate(searched.members)
     ]
-    search = sm.SearchesTogether(searched, searches)
+    search = sm.EnsembleSearch(searched, searches)
     return {
         "dense": {
             "alone": dense_alone(one, inputs[0], labels[0]),

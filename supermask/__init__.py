@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from supermask.tickets.load import load as load
     from supermask.tickets.ticket import Ticket as Ticket
     from supermask.tickets.ticket import TicketError as TicketError
+    from supermask.training.ensemble import Ensemble as Ensemble
+    from supermask.training.ensemble import EnsembleSearch as EnsembleSearch
     from supermask.training.ensemble import SearchesTogether as SearchesTogether
     from supermask.training.ensemble import Together as Together
     from supermask.training.loop import evaluate as evaluate
@@ -43,7 +45,7 @@ _PUBLIC = {
     "list_methods": "experiments.compare.methods",
     "load": "tickets.load",
     **dict.fromkeys(("Ticket", "TicketError"), "tickets.ticket"),
-    **dict.fromkeys(("SearchesTogether", "Together"), "training.ensemble"),
+    **dict.fromkeys(("Ensemble", "EnsembleSearch", "SearchesTogether", "Together"), "training.ensemble"),
     **dict.fromkeys(("evaluate", "fit"), "training.loop"),
     **dict.fromkeys(("INITS", "randomize_"), "weights.init"),
     **dict.fromkeys(("Fans", "register_layer"), "weights.kinds"),

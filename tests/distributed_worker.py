@@ -19,7 +19,7 @@ from torch.nn import functional as F
 import supermask as sm
 from supermask.cli import entry as cli
 from supermask.data import Images, iterate_eval
-from supermask.distributed import Ranks, RanksDifferError, Share, assert_same_masks, joined
+from supermask.distributed import BatchShard, Ranks, RanksDifferError, assert_same_masks, joined
 from supermask.distributed.sync_batchnorm import synced_norms
 from supermask.io import load_tree, save_tree
 from supermask.masks import random_mask
@@ -77,7 +77,7 @@ def half_masks(model: nn.Module) -> dict[str, Tensor]:
 
 def trained(model: nn.Module, optimizer: Any, ranks: Ranks, size: int, **options: Any) -> dict[str, Any]:
     """Train to step `STEPS`, and what is left of it; `size` is that of the whole batch."""
-    share, dtype = Share.of(size, ranks), next(model.parameters()).dtype
+    share, dtype = BatchShard.of(size, ranks), next(model.parameters()).dtype
     progress = sm.fit(
         ranks.wrap(model),
         optimizer,
@@ -103,7 +103,7 @@ def own_loop(ranks: Ranks, folder: Path) -> dict[str, Any]:
     model = network(norm=False, dtype=torch.float64)
     whole = nn.parallel.DistributedDataParallel(model) if ranks.size > 1 else model
     search = sm.EdgePopup(whole, density=0.3, lr=0.1, momentum=0.9)
-    share = Share.of(8)
+    share = BatchShard.of(8)
     for step in range(STEPS):
         for half in (0, 1):
             inputs, labels = share.take(batch(2 * step + half, 8, torch.float64))
@@ -177,7 +177,7 @@ def curve(kind: str, size: int, synced: bool, ranks: Ranks, folder: Path) -> dic
 def imp_rounds(ranks: Ranks, folder: Path) -> dict[str, Any]:
     """Three trainings and the tickets of two rounds between them, in float64, rewound to step 2."""
     model = network(norm=False, dtype=torch.float64).requires_grad_(True)
-    whole, share = ranks.wrap(model), Share.of(15, ranks)
+    whole, share = ranks.wrap(model), BatchShard.of(15, ranks)
 
     def train(model: nn.Module, mask: Any, *, start: int, on_step: Any) -> list[dict[str, float]]:
         optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9, weight_decay=1e-3)
@@ -236,7 +236,7 @@ def lost(ranks: Ranks, folder: Path) -> dict[str, Any]:
     `DistributedDataParallel` nor an optimizer: they import for longer than all of this takes.
     """
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    model, share = network().requires_grad_(True), Share.of(9, ranks)
+    model, share = network().requires_grad_(True), BatchShard.of(9, ranks)
     for step in range(STEPS):
         inputs, labels = share.take(batch(step, 9))
         share.weigh(F.cross_entropy(model(inputs), labels)).backward()
@@ -259,7 +259,7 @@ def lost_training(ranks: Ranks, folder: Path) -> dict[str, Any]:
 def statistics(ranks: Ranks, folder: Path) -> dict[str, Any]:
     """One step of a network whose norms are not synchronized."""
     model = network(dtype=torch.float64)
-    share = Share.of(7, ranks)
+    share = BatchShard.of(7, ranks)
     search = sm.EdgePopup(model, density=0.3, lr=0.1)
     data = share.take(batch(0, 7, torch.float64))
     sm.fit(ranks.wrap(model), search, lambda step: data, steps=1, share=share)

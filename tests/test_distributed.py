@@ -23,10 +23,10 @@ from torch import Tensor, nn
 import supermask as sm
 from supermask.cli import main
 from supermask.distributed import (
-    Pace,
+    BatchShard,
     RankLostError,
     Ranks,
-    Share,
+    SyncedTimer,
     assert_same_masks,
     joined,
     own_device,
@@ -262,7 +262,7 @@ def test_other_ranks_get_generators_that_follow_from_the_saved_one():
     saved = {"rng": torch.get_rng_state(), "cuda_rng": [], "others": []}
     drawn = []
     for rank in (0, 1, 2, 1):
-        loss_sum = Share(Ranks(rank, 3)).restore(saved, 2.5, torch.device("cpu"))
+        loss_sum = BatchShard(Ranks(rank, 3)).restore(saved, 2.5, torch.device("cpu"))
         assert loss_sum == 2.5
         drawn.append(torch.rand(1).item())
     torch.manual_seed(3)
@@ -274,14 +274,14 @@ def test_other_ranks_get_generators_that_follow_from_the_saved_one():
 
 def test_shares_are_all_rows_once_and_weigh_one_in_the_mean():
     for batch_size in (5, 6, 64):
-        shares = [Share.of(batch_size, Ranks(rank, 5)) for rank in range(5)]
+        shares = [BatchShard.of(batch_size, Ranks(rank, 5)) for rank in range(5)]
         rows = [row for share in shares for row in range(batch_size)[share.rows]]
         assert rows == list(range(batch_size))
         losses = torch.randn(batch_size, dtype=torch.float64)
         means = [share.weigh(losses[share.rows].mean()) for share in shares]
         assert float(sum(means)) / 5 == pytest.approx(float(losses.mean()))
     with pytest.raises(ValueError, match=r"a batch of 4 cannot be shared by 5 ranks.*--batch-size"):
-        Share.of(4, Ranks(0, 5))
+        BatchShard.of(4, Ranks(0, 5))
 
 
 def test_ranks_ask_for_the_time_seldom(monkeypatch):
@@ -298,7 +298,7 @@ def test_ranks_ask_for_the_time_seldom(monkeypatch):
         seconds, last = 30.0, 0.0
         elapsed = property(lambda self: now[0] - self.last)
 
-    pace, clock, saved = Pace(Two(0, 2), 0), Clock(), []
+    pace, clock, saved = SyncedTimer(Two(0, 2), 0), Clock(), []
     for step in range(1, 3001):
         now[0] += 0.1
         if pace.due(step, clock):

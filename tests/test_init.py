@@ -104,7 +104,7 @@ def test_what_is_frozen_and_at_which_value(small_net):
 
 def test_a_vit_is_decided_parameter_by_parameter():
     model = timm.create_model("vit_tiny_patch16_224", img_size=32, init_values=1e-5)
-    roles = {info.name: (info.role, info.value, info.spread) for info in classify(model)}
+    roles = {info.name: (info.role, info.value, info.std) for info in classify(model)}
     assert roles["patch_embed.proj.weight"][0] == roles["blocks.0.attn.qkv.weight"][0] == "masked"
     assert roles["cls_token"] == ("drawn", 0.0, 0.02) and roles["pos_embed"] == ("drawn", 0.0, 0.02)
     assert roles["blocks.3.ls1.gamma"] == roles["norm.weight"] == ("constant", 1.0, 0.0)
@@ -137,7 +137,7 @@ def test_recurrent_attention_transposed_and_embedding_layers():
         "attention.out_proj.weight",
         "up.weight",
     }
-    assert drawn == {"words.weight"} and infos["words.weight"].spread == 1.0
+    assert drawn == {"words.weight"} and infos["words.weight"].std == 1.0
     assert infos["lstm.weight_hh_l0"].fan_in == 6 and infos["attention.k_proj_weight"].fan_in == 4
     # Four of sixteen kernel positions of each of the group's four input channels reach one output.
     assert infos["up.weight"].fan_in == 16

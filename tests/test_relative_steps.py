@@ -159,11 +159,11 @@ def test_scores_that_start_at_zero_and_layers_without_gradient_can_move_later():
 
 
 def test_searches_trained_together_move_as_each_does_alone():
-    together = sm.Together([sm.randomize_(net(), seed=1), sm.randomize_(net(), seed=1)])
+    together = sm.Ensemble([sm.randomize_(net(), seed=1), sm.randomize_(net(), seed=1)])
     searches = [
         sm.EdgePopup(member, density=d) for member, d in zip(together.members, (0.4, 0.2), strict=True)
     ]
-    both = sm.SearchesTogether(together, searches)
+    both = sm.EnsembleSearch(together, searches)
     for x, y in batches(5):
         together.losses(torch.stack([x, x]), torch.stack([y, y])).sum().backward()
         both.step()

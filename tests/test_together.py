@@ -12,7 +12,7 @@ import supermask as sm
 from supermask.masks import random_mask
 from supermask.models import create_model
 from supermask.prune import hold
-from supermask.training.ensemble import SearchesTogether, Together, member_state, stack_batches, stack_named
+from supermask.training.ensemble import Ensemble, EnsembleSearch, member_state, stack_batches, stack_named
 from supermask.training.loop import fit
 
 S, B, STEPS = 3, 8, 25
@@ -66,7 +66,7 @@ def alone(model: nn.Module, optimizer: torch.optim.Optimizer, seed: int) -> None
         optimizer.zero_grad()
 
 
-def as_one(together: Together, optimizer: torch.optim.Optimizer) -> None:
+def as_one(together: Ensemble, optimizer: torch.optim.Optimizer) -> None:
     together_batches = stack_batches([batches(seed) for seed in range(S)])
     for step in range(STEPS):
         together.losses(*together_batches(step)).sum().backward()
@@ -95,7 +95,7 @@ RULES = {
 def test_weights_train_as_alone(make, rule):
     cls, options = RULES[rule]
     singles = [make(seed).requires_grad_(True) for seed in range(S)]
-    together = Together(copy.deepcopy(singles))
+    together = Ensemble(copy.deepcopy(singles))
     for seed, model in enumerate(singles):
         start = copy.deepcopy(model)
         alone(model, cls(model.parameters(), **options), seed)
@@ -114,7 +114,7 @@ def test_tickets_train_as_alone_under_their_masks(values):
         keep = {name: p.numel() // (2 + seed) for name, p in singles[0].named_parameters()}
         masks.append(random_mask(shapes, keep, seed))
     held = [{n: p.detach().clone() for n, p in m.named_parameters()} if values else {} for m in singles]
-    together = Together(copy.deepcopy(singles))
+    together = Ensemble(copy.deepcopy(singles))
     cls, options = RULES["sgd"]
     for seed, model in enumerate(singles):
         optimizer = cls(model.parameters(), **options)
@@ -153,9 +153,9 @@ def test_searches_end_with_the_masks_that_they_find_alone(method, options, dtype
         return sm.SEARCHES[method](model, density=densities[seed], seed=seed, **common)
 
     singles = [normed(seed).to(dtype) for seed in range(S)]
-    together = Together(copy.deepcopy(singles))
+    together = Ensemble(copy.deepcopy(singles))
     steps = [search(seed, model) for seed, model in enumerate(singles)]
-    optimizer = SearchesTogether(together, [search(i, m) for i, m in enumerate(together.members)])
+    optimizer = EnsembleSearch(together, [search(i, m) for i, m in enumerate(together.members)])
     first = optimizer.members[0].mask
     stacked = stack_batches([batches(seed) for seed in range(S)])
     for step in range(STEPS if dtype == torch.float64 else 8):
@@ -190,9 +190,9 @@ def test_the_fused_step_of_several_is_one_call_and_that_of_each(monkeypatch):
 
     monkeypatch.setattr(ops, "edge_popup_sgd", counted)
     models = [perceptron(seed).float() for seed in range(S)]
-    together = Together(models)
+    together = Ensemble(models)
     searches = [sm.EdgePopup(m, density=0.3, lr=0.1, momentum=0.9, seed=i) for i, m in enumerate(models)]
-    optimizer = SearchesTogether(together, searches)
+    optimizer = EnsembleSearch(together, searches)
     twins = [copy.deepcopy(search) for search in searches]
     for _ in range(3):
         grads = {name: torch.randn_like(p) for name, p in together.stack.named_parameters()}
@@ -214,7 +214,7 @@ def test_the_fused_step_of_several_is_one_call_and_that_of_each(monkeypatch):
 
 
 def test_a_member_is_an_ordinary_network_all_the_time():
-    together = Together([convolutional(seed).requires_grad_(True) for seed in range(S)])
+    together = Ensemble([convolutional(seed).requires_grad_(True) for seed in range(S)])
     inputs, labels = stack_batches([batches(seed) for seed in range(S)])(0)
     outputs = together(inputs)
     losses = together.losses(inputs, labels)
@@ -239,16 +239,16 @@ def test_a_member_is_an_ordinary_network_all_the_time():
 def test_fit_goes_on_bit_for_bit(tmp_path, kind):
     from supermask.training.loop import Checkpoint
 
-    def make() -> tuple[Together, torch.optim.Optimizer]:
-        together = Together([perceptron(seed).float().requires_grad_(True) for seed in range(S)])
+    def make() -> tuple[Ensemble, torch.optim.Optimizer]:
+        together = Ensemble([perceptron(seed).float().requires_grad_(True) for seed in range(S)])
         if kind == "weights":
             return together, torch.optim.SGD(together.stack.parameters(), lr=0.1, momentum=0.9)
         searches = [
             sm.EdgePopup(m, density=0.3, lr=0.1, momentum=0.9, seed=i) for i, m in enumerate(together.members)
         ]
-        return together, SearchesTogether(together, searches)
+        return together, EnsembleSearch(together, searches)
 
-    def train(stop: int | None) -> Together:
+    def train(stop: int | None) -> Ensemble:
         together, optimizer = make()
 
         def on_step(step: int) -> None:
@@ -278,7 +278,7 @@ def test_fit_goes_on_bit_for_bit(tmp_path, kind):
 
 def test_the_state_of_a_member_is_that_of_its_optimizer_alone():
     singles = [perceptron(seed).requires_grad_(True) for seed in range(S)]
-    together = Together(copy.deepcopy(singles))
+    together = Ensemble(copy.deepcopy(singles))
     cls, options = RULES["adam"]
     stacked = cls(together.stack.parameters(), **options)
     as_one(together, stacked)
@@ -295,14 +295,14 @@ def test_the_state_of_a_member_is_that_of_its_optimizer_alone():
 def test_what_cannot_be_together_is_refused_with_the_reason():
     with pytest.raises(ValueError, match=r"member 1 .*fc1\.weight is .*\(60, 64\)"):
         wide = create_model("lenet-300-100", num_classes=3, in_channels=1, image_size=8, width=0.2).double()
-        Together([perceptron(0), wide])
+        Ensemble([perceptron(0), wide])
     dropping = nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(64, 3))
     with pytest.raises(ValueError, match="1 drops units at random"):
-        Together([dropping, copy.deepcopy(dropping)])
+        Ensemble([dropping, copy.deepcopy(dropping)])
     models = [perceptron(seed) for seed in range(2)]
-    together = Together(models)
+    together = Ensemble(models)
     searches = [sm.EdgePopup(m, density=0.3, lr=0.1) for m in models]
     with pytest.raises(ValueError, match="one search for each member"):
-        SearchesTogether(together, searches[::-1])
+        EnsembleSearch(together, searches[::-1])
     with pytest.raises(ValueError, match="other names"):
         stack_named([{"a": torch.zeros(1)}, {"b": torch.zeros(1)}])

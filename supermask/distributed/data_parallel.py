@@ -32,7 +32,7 @@ from supermask.weights.roles import unwrap
 
 
 @dataclass(frozen=True)
-class Share:
+class BatchShard:
     """The part of every batch that a rank trains on; by default all of it.
 
     A batch that does not divide by the ranks is split unevenly, and its losses are weighted so that their
@@ -49,7 +49,7 @@ class Share:
     weight: float = 1.0
 
     @classmethod
-    def of(cls, batch_size: int, ranks: Ranks | None = None) -> "Share":
+    def of(cls, batch_size: int, ranks: Ranks | None = None) -> "BatchShard":
         """This rank's share of batches of `batch_size`.
 
         Args:
@@ -161,7 +161,7 @@ class Clock(Protocol):
     def elapsed(self) -> float: ...
 
 
-class Pace:
+class SyncedTimer:
     """Lets all ranks do at the same step what is due by the clock of rank 0.
 
     They do not ask at every step: rank 0 says from the time per step when it will be worth asking again.

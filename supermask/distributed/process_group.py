@@ -105,7 +105,7 @@ class Ranks:
     def wrap(self, model: nn.Module) -> nn.Module:
         """The model in `DistributedDataParallel`; itself where there is one rank.
 
-        All ranks get the parameters and buffers of rank 0. Running statistics are left to `Share`.
+        All ranks get the parameters and buffers of rank 0. Running statistics are left to `BatchShard`.
         """
         if self.size == 1:
             return model

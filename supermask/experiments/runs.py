@@ -22,7 +22,7 @@ def counts(infos: list[ParameterInfo], density: float, distribution: str = "unif
 
 def rescaling(method: str, infos: list[ParameterInfo], mask: MaskSource) -> float | dict[str, float]:
     """The density that each layer is rescaled for: its own where the distribution fixes it."""
-    density = SEARCHES[method].scaled_for(mask.density)
+    density = SEARCHES[method].rescale_density(mask.density)
     if density is None:
         return 1.0
     if mask.distribution in ("uniform", "global"):

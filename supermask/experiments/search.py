@@ -44,7 +44,7 @@ class SearchConfig(RuleConfig):
             raise ConfigError("method", self.method, remedy)
         check_density_field("density", self.density)
         check_distribution_field(self.distribution, self.density)
-        if self.rescale and SEARCHES[self.method].scaled_for(self.density) is None:
+        if self.rescale and SEARCHES[self.method].rescale_density(self.density) is None:
             raise ConfigError("rescale", True, f"leave it out: {self.method} scales its layers by itself")
         with refusals("method_args"):
             check_search(

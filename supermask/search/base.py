@@ -90,7 +90,7 @@ class Search(Shown, Algorithm, Optimizer):
     ) -> None:
         masks.check_density(density)
         check_seed(seed)
-        self.check_spread(distribution, density_schedule)
+        self.check_allocation(distribution, density_schedule)
         masks.check_distribution(distribution, density)
         construction.check_schedule(density_schedule, schedule_steps, distribution, density, initial_density)
         construction.check_score_init(score_init, None if self.accepts_score_init else self.method)
@@ -102,7 +102,7 @@ class Search(Shown, Algorithm, Optimizer):
         self.masked_parameters: dict[str, nn.Parameter] = {info.name: info.tensor for info in infos}
         moved = {**self.masked_parameters, **norms}
         claims.check_free(moved)
-        construction.tell_of_weights(model, infos, density, self.scaled_for(density))
+        construction.tell_of_weights(model, infos, density, self.rescale_density(density))
         construction.freeze_the_rest(model, moved, infos, exclude)
         self.model = unwrap(model)
         self.density, self.distribution = density, distribution

@@ -56,7 +56,7 @@ def check_schedule(
         raise ValueError(f"distribution {distribution!r} fixes the density, so it cannot follow a schedule")
 
 
-def spread_of(distribution: str, schedule: str) -> str:
+def non_default_allocation(distribution: str, schedule: str) -> str:
     """What was asked for that is not the default, for those who refuse it."""
     asked = {"distribution": (distribution, "uniform"), "density_schedule": (schedule, "constant")}
     return " and ".join(f"{name}={value!r}" for name, (value, usual) in asked.items() if value != usual)

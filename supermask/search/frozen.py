@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from supermask import masks
-from supermask.search.construction import spread_of
+from supermask.search.construction import non_default_allocation
 from supermask.search.edge_popup import EdgePopup
 from supermask.search.registry import register_search
 
@@ -76,11 +76,11 @@ class Frozen(EdgePopup):
         self.layout = layout or ("epl" if distribution == "global" else distribution)
         super().__init__(model, density=density, distribution=distribution, **options)
 
-    def check_spread(self, distribution: str, density_schedule: str) -> None:
+    def check_allocation(self, distribution: str, density_schedule: str) -> None:
         """The pattern fixes counts once and for all, and leaves no whole groups."""
         if masks.group_of(distribution) or density_schedule != "constant" or self.ranking != "magnitude":
             raw = [] if self.ranking == "magnitude" else [f"ranking={self.ranking!r}"]
-            asked = " and ".join(filter(None, [spread_of(distribution, density_schedule), *raw]))
+            asked = " and ".join(filter(None, [non_default_allocation(distribution, density_schedule), *raw]))
             raise ValueError(
                 f"the random pattern of a partially frozen search leaves no room for {asked}; use uniform, "
                 "global, erk or epl with a constant density and magnitudes"

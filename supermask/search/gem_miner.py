@@ -14,8 +14,8 @@ the end, as the authors may do before fine-tuning, so that the density is met.
 Deviations. Equal scores keep the lower index; every layer keeps its best score free; freezings follow
 steps, so that a search of any length has about thirty of them; weights are drawn as `randomize_` was told.
 The authors do not scale them, before norms without scale and shift; without norms they have to be scaled,
-for a density at which the scores can learn rather than for that of the end (`scaled_for`). Fine-tuning is a
-training of its own, from the initial weights under the mask.
+for a density at which the scores can learn rather than for that of the end (`rescale_density`). Fine-tuning
+is a training of its own, from the initial weights under the mask.
 """
 
 import math
@@ -86,7 +86,7 @@ class GemMiner(Search):
         super().__init__(model, **options)
 
     @classmethod
-    def scaled_for(cls, density: float) -> float:
+    def rescale_density(cls, density: float) -> float:
         """`density`, but not below 0.2: scores learn while more weights stand than will in the end."""
         return max(density, SCALED_FROM)
 

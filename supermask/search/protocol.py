@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Protocol
 from torch import Tensor, nn
 
 from supermask import masks
-from supermask.search.construction import draw_scores, spread_of
+from supermask.search.construction import draw_scores, non_default_allocation
 from supermask.weights.roles import ParameterInfo
 
 
@@ -93,16 +93,16 @@ class Algorithm(ABC):
     def weights(self) -> dict[str, Tensor]:
         """Parameter name → frozen weights W, contiguous."""
 
-    def check_spread(self, distribution: str, density_schedule: str) -> None:
+    def check_allocation(self, distribution: str, density_schedule: str) -> None:
         """Refuse a distribution over layers or a schedule that the algorithm cannot keep."""
         if not self.exact_density and (distribution, density_schedule) != ("uniform", "constant"):
             raise ValueError(
                 f"the density of {self.method} emerges from its scores, so that "
-                f"{spread_of(distribution, density_schedule)} cannot hold; leave it out"
+                f"{non_default_allocation(distribution, density_schedule)} cannot hold; leave it out"
             )
 
     @classmethod
-    def scaled_for(cls, density: float) -> float | None:
+    def rescale_density(cls, density: float) -> float | None:
         """The density d for which commands scale the frozen weights by 1/√d; None where it has no meaning."""
         return density
 

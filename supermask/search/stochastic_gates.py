@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from supermask import masks
-from supermask.search.construction import spread_of
+from supermask.search.construction import non_default_allocation
 from supermask.search.noisy import NoisySearch
 from supermask.search.relaxations import Relaxation
 from supermask.weights.roles import ParameterInfo
@@ -52,13 +52,13 @@ class GatedSearch(NoisySearch):
         self._binary = False
         super().__init__(model, density=density, **options)
 
-    def check_spread(self, distribution: str, density_schedule: str) -> None:
+    def check_allocation(self, distribution: str, density_schedule: str) -> None:
         """The final mask follows any distribution that counts weights, but no groups and no schedule."""
         if masks.group_of(distribution) or density_schedule != "constant":
             raise ValueError(
                 f"{self.method} leaves the gates of highest score open in the end, so that "
-                f"{spread_of(distribution, density_schedule)} cannot hold; use uniform, global, erk or epl "
-                "with a constant density"
+                f"{non_default_allocation(distribution, density_schedule)} cannot hold; use uniform, "
+                "global, erk or epl with a constant density"
             )
 
     def multiplier(self, expected: Tensor, loss: list[Tensor], penalty: list[Tensor]) -> Tensor:

@@ -71,7 +71,7 @@ class Zhou(Search):
         super().__init__(model, density=density, lr=lr, **options)
 
     @classmethod
-    def scaled_for(cls, density: float) -> None:
+    def rescale_density(cls, density: float) -> None:
         """None: layers are rescaled in training, and `density` is not the one that emerges."""
 
     def initial_scores(self, info: ParameterInfo, weight: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from supermask.distributed import Share, generators
+from supermask.distributed import BatchShard, generators
 from supermask.io import DamagedFileError, load_tree, save_tree
 from supermask.weights.roles import unwrap
 
@@ -75,7 +75,11 @@ class Progress:
 
 
 def state_of(
-    progress: Progress, model: nn.Module, optimizer: Optimizer, scaler: torch.amp.GradScaler, share: Share
+    progress: Progress,
+    model: nn.Module,
+    optimizer: Optimizer,
+    scaler: torch.amp.GradScaler,
+    share: BatchShard,
 ) -> dict[str, Any]:
     """All that a training is, as a tree for `Checkpoint.save`: also the states of torch's generators.
 
@@ -97,7 +101,7 @@ def resume(
     model: nn.Module,
     optimizer: Optimizer,
     scaler: torch.amp.GradScaler,
-    share: Share,
+    share: BatchShard,
     steps: range,
 ) -> Progress:
     """Put a saved training, if there is one, in place of the present one; returns how far it was.
@@ -136,7 +140,7 @@ def _restore(
     model: nn.Module,
     optimizer: Optimizer,
     scaler: torch.amp.GradScaler,
-    share: Share,
+    share: BatchShard,
 ) -> Progress:
     progress = Progress(**saved["progress"])
     if type(progress.step) is not int or not isinstance(progress.history, list):

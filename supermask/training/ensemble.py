@@ -9,8 +9,8 @@ sums.
 
 ```python
 members = [sm.randomize_(sm.create_model("lenet-300-100"), seed=seed) for seed in range(8)]
-together = sm.Together(members)
-search = sm.SearchesTogether(
+together = sm.Ensemble(members)
+search = sm.EnsembleSearch(
     together, [sm.EdgePopup(m, density=0.3, lr=0.1, momentum=0.9, seed=s) for s, m in enumerate(members)]
 )
 for inputs, labels in batches:  # (8, B, 1, 28, 28) and (8, B): each member has batches of its own
@@ -39,7 +39,7 @@ from supermask.search import Search
 Batches = Callable[[int], tuple[Tensor, Tensor]]
 
 
-class Together(nn.Module):
+class Ensemble(nn.Module):
     """Networks that compute as one.
 
     Args:
@@ -109,7 +109,7 @@ class Together(nn.Module):
         return functional_call(self.stack, tensors, (inputs,))
 
 
-class SearchesTogether(Optimizer):
+class EnsembleSearch(Optimizer):
     """The searches of members as one optimizer; each keeps its own density, seed and learning rate.
 
     Where all are edge-popup by plain SGD of the same options, one selection and one fused step serve all of
@@ -123,7 +123,7 @@ class SearchesTogether(Optimizer):
         ValueError: The searches are not those of the members, or one has a loss of its own.
     """
 
-    def __init__(self, together: Together, searches: Sequence[Search]) -> None:
+    def __init__(self, together: Ensemble, searches: Sequence[Search]) -> None:
         if [id(search.model) for search in searches] != [id(member) for member in together.members]:
             raise ValueError("give one search for each member, made on it, in the order of the members")
         if any(search.objective is not None for search in searches):
@@ -274,7 +274,7 @@ def _stack_tensor(stack: nn.Module, name: str, members: Sequence[nn.Module]) -> 
 
 
 def is_perceptron(model: nn.Module) -> bool:
-    """Whether a network is a chain of linear layers and ReLUs, for which `Together` needs no `vmap`."""
+    """Whether a network is a chain of linear layers and ReLUs, for which `Ensemble` needs no `vmap`."""
     return _chain(model) is not None
 
 
@@ -303,3 +303,7 @@ def _along_chain(layers: Sequence[nn.Module], x: Tensor) -> Tensor:
         else:
             x = torch.relu(x)
     return x
+
+
+Together, SearchesTogether = Ensemble, EnsembleSearch
+"""Their names in version 0.1."""

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import Optimizer
 
-from supermask.distributed import Pace, Ranks, RanksDifferError, Share
+from supermask.distributed import BatchShard, Ranks, RanksDifferError, SyncedTimer
 from supermask.training.acceleration import accelerated
 from supermask.training.callbacks import Callback as Callback
 from supermask.training.callbacks import Callbacks as Callbacks
@@ -62,7 +62,7 @@ def fit(
     checkpoint: Checkpoint | None = None,
     cuda_graphs: bool | None = False,
     accelerate: bool = False,
-    share: Share | None = None,
+    share: BatchShard | None = None,
 ) -> Progress:
     """Train from step `start` to step `steps`, by cross-entropy unless told otherwise.
 
@@ -105,9 +105,9 @@ def fit(
     rates = [float(group["lr"]) for group in optimizer.param_groups]
     device = next(model.parameters()).device
     scaler = torch.amp.GradScaler(device.type, enabled=amp == "fp16")
-    share = share or Share()
+    share = share or BatchShard()
     progress = _begun(checkpoint, model, optimizer, scaler, share, range(start, steps))
-    pace = Pace(share.ranks, progress.step)
+    pace = SyncedTimer(share.ranks, progress.step)
     loss_sum = torch.tensor(progress.loss_sum, dtype=torch.float64, device=device)
     lowered = Bf16Weights(model, optimizer) if amp == PURE else None
     objective = objective or partial(_cross_entropy, label_smoothing=label_smoothing)
@@ -166,7 +166,7 @@ class _Step:
     optimizer: Optimizer
     objective: Objective
     scaler: torch.amp.GradScaler
-    share: Share
+    share: BatchShard
     synchronize: Callable[[], None]
     lowered: Bf16Weights | None
     amp: str
@@ -198,7 +198,7 @@ def _save(
     model: nn.Module,
     optimizer: Optimizer,
     scaler: torch.amp.GradScaler,
-    share: Share,
+    share: BatchShard,
     plain: Callable[[Any], Any],
 ) -> None:
     """Write a checkpoint from rank 0, once all ranks agree."""
@@ -214,7 +214,7 @@ def _begun(
     model: nn.Module,
     optimizer: Optimizer,
     scaler: torch.amp.GradScaler,
-    share: Share,
+    share: BatchShard,
     steps: range,
 ) -> Progress:
     """Where the training goes on: at its checkpoint, or at its first step; the same on every rank."""

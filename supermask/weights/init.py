@@ -244,8 +244,8 @@ def _draw(
     shape = tuple(info.tensor.shape)
     if info.role == "constant":
         return Draw(info.name, shape, False, "constant", info.value)
-    if info.spread:
-        return Draw(info.name, shape, False, "normal", info.spread, zero_row=info.zero_row)
+    if info.std:
+        return Draw(info.name, shape, False, "normal", info.std, zero_row=info.zero_row)
     scheme, scale, default_gain = _SCHEMES[init]
     factor = 1.0
     if info.role == "masked" and density is not None:

@@ -38,7 +38,7 @@ class ParameterInfo:
         fan_in: Number of products summed into one output value.
         fan_out: Number of output values that one input value reaches.
         value: Entry of a constant parameter.
-        spread: Standard deviation of a drawn parameter that follows no weight initialization.
+        std: Standard deviation of a drawn parameter that follows no weight initialization.
         inputs: Axes that the layer sums over; the first of them is the one that N:M masks group.
         zero_row: Row that is zero whatever is drawn: the padding of an embedding.
         known: Whether a rule says what the parameter is. A matrix of which none does is drawn like a token.
@@ -51,13 +51,13 @@ class ParameterInfo:
     fan_in: int = 0
     fan_out: int = 0
     value: float = 0.0
-    spread: float = 0.0
+    std: float = 0.0
     inputs: tuple[int, ...] = (1,)
     zero_row: int | None = None
     known: bool = True
 
 
-TOKEN_SPREAD = 0.02
+TOKEN_STD = 0.02
 """Standard deviation of class tokens, position embeddings and the like: the usual one of ViTs."""
 
 _LAYER_SCALES = ("gamma", "gamma_1", "gamma_2", "gamma1", "gamma2", "ls1", "ls2", "layer_scale")
@@ -285,7 +285,7 @@ def _padding(module: nn.Module) -> int | None:
 def _decide_unmasked(name: str, local: str, parameter: nn.Parameter, module: nn.Module) -> ParameterInfo:
     kind = type(module).__name__
     if isinstance(module, nn.Embedding | nn.EmbeddingBag):
-        return ParameterInfo(name, parameter, "drawn", kind, spread=1.0, zero_row=_padding(module))
+        return ParameterInfo(name, parameter, "drawn", kind, std=1.0, zero_row=_padding(module))
     if _is_norm(module) and local in ("weight", "bias") and parameter.squeeze().dim() <= 1:
         return ParameterInfo(name, parameter, "constant", kind, value=float(local == "weight"))
     if kind.startswith("LayerScale") or local in _LAYER_SCALES:
@@ -303,7 +303,7 @@ def _decide_unmasked(name: str, local: str, parameter: nn.Parameter, module: nn.
         return ParameterInfo(name, parameter, "constant", f"constant in {kind}", value=constant)
     words = set(re.split("[^a-z]+", re.sub("([A-Z])", r" \1", local).lower()))
     known = parameter.squeeze().dim() < 2 or not words.isdisjoint(_TOKENS)
-    return ParameterInfo(name, parameter, "drawn", f"{local} of {kind}", spread=TOKEN_SPREAD, known=known)
+    return ParameterInfo(name, parameter, "drawn", f"{local} of {kind}", std=TOKEN_STD, known=known)
 
 
 def _is_norm(module: nn.Module) -> bool:

@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 
 from supermask.data import DamagedDataError, Dataset, Images, Loader, iterate_eval
 from supermask.data.read_ahead import place
-from supermask.distributed import Ranks, Share
+from supermask.distributed import BatchShard, Ranks
 from supermask.distributed.sync_batchnorm import synced_norms
 from supermask.experiments.datasets import dataset, split
 from supermask.experiments.execution.store import Run, Store
@@ -206,7 +206,7 @@ class RunContext:
 
     def _fit(self, optimizer: Optimizer, mask: Mask) -> Progress:
         spec, ranks = self.spec, self.environment.ranks
-        share = Share.of(self.loader.batch_size, ranks)
+        share = BatchShard.of(self.loader.batch_size, ranks)
 
         def step_done(step: int) -> None:
             self.save_snapshot(step, optimizer, mask)

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch.optim import Optimizer
 
-from supermask.distributed import Share
+from supermask.distributed import BatchShard
 from supermask.experiments.execution.context import Environment, RunContext
 from supermask.experiments.execution.kinds import begin_training, optimizer_of, planned_search
 from supermask.experiments.execution.run import execute
@@ -24,7 +24,7 @@ from supermask.io import write_json
 from supermask.masks import Mask
 from supermask.prune import hold
 from supermask.training.checkpoint import state_of
-from supermask.training.ensemble import SearchesTogether, Together, member_state, stack_batches, stack_named
+from supermask.training.ensemble import Ensemble, EnsembleSearch, member_state, stack_batches, stack_named
 from supermask.training.loop import Checkpoint, DivergedError, Progress, fit
 
 Advanced = Callable[[str, int], None]
@@ -75,12 +75,12 @@ class _Ensemble:
         self.masks: Sequence[Mask] = [{} for _ in specs]
         if specs[0].kind == "search":
             searches = [planned_search(context) for context in self.contexts]
-            self.network = Together(models)
-            self.optimizer: Optimizer = SearchesTogether(self.network, searches)
+            self.network = Ensemble(models)
+            self.optimizer: Optimizer = EnsembleSearch(self.network, searches)
             self.own: Sequence[Optimizer] = searches
             return
         self.masks, values = zip(*map(begin_training, self.contexts), strict=True)
-        self.network = Together(models)
+        self.network = Ensemble(models)
         self.optimizer = optimizer_of(specs[0], self.network.stack)
         held = stack_named(values) if values[0] is not None else None
         hold(self.optimizer, stack_named(self.masks), self.network.stack, held)
@@ -169,5 +169,5 @@ class _Ensemble:
             together=len(self.runs),
         )
         scaler = torch.amp.GradScaler(enabled=False)
-        state = state_of(alone, model, optimizer, scaler, Share())
+        state = state_of(alone, model, optimizer, scaler, BatchShard())
         Checkpoint(self.runs[index].checkpoint, training=self.specs[index].id).save(state)
