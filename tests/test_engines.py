@@ -339,8 +339,9 @@ def test_the_command_line_chooses_the_engine(tmp_path, capsys):
 
 
 def test_without_ray_the_remedy_is_named(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(ray.importlib.util, "find_spec", lambda name: None)
-    assert main(["search", "--engine", "ray", "--out", str(tmp_path)]) == 2
+    find = ray.importlib.util.find_spec
+    monkeypatch.setattr(ray.importlib.util, "find_spec", lambda name: None if name == "ray" else find(name))
+    assert main(["search", "--engine", "ray", "--out", str(tmp_path)]) == 1
     assert "pip install 'supermask[ray]'" in capsys.readouterr().err
 
 
