@@ -45,7 +45,8 @@ def round_to_int8(x: Tensor) -> tuple[Tensor, Tensor]:
 def linear_int8(x: Tensor, fields: Tensor, outputs: int, scale: float, bias: Tensor | None) -> Tensor:
     integers, scales = round_to_int8(x)
     weights = signs_of_fields(fields, outputs, x.shape[-1])
-    sums = (integers.double() @ weights.t().double()).float()  # of integers: exact, then rounded once
+    # Sums of integers: exact, then rounded once, and without a zero that is negative.
+    sums = (integers.double() @ weights.t().double() + 0.0).float()
     product = sums * (scales * torch.tensor(scale, dtype=torch.float32, device=x.device))
     return (product if bias is None else product + bias.float()).to(x.dtype)
 
