@@ -323,7 +323,8 @@ def test_layers_export_with_a_dynamic_batch(scheme):
     layer = make_layer(scheme, 0.3)
     batch = torch.export.Dim("batch", min=1, max=1000)
     program = torch.export.export(layer, (torch.randn(3, 300),), dynamic_shapes=({0: batch},))
-    assert any("linear_from" in str(node.target) for node in program.graph.nodes)
+    packed = any("linear_from" in str(node.target) for node in program.graph.nodes)
+    assert packed == (ops.instruction_set() != "baseline")  # without vectors the dense product is faster
     for inputs in (1, 3, 100):
         x = torch.randn(inputs, 300)
         assert torch.allclose(program.module()(x), layer(x), atol=1e-4)
