@@ -20,7 +20,7 @@ from supermask.packed import PackedConv1d, PackedConv2d, pack
 from supermask.packed.tuning import fastest
 
 LISTS = "lists" if ops.instruction_set() in ("avx2", "avx512") else "dense"
-"""What a sparse convolution is computed with here: without vector instructions the dense product is faster."""
+"""What a sparse convolution is computed with: without vector instructions the dense product is faster."""
 needs_native = pytest.mark.skipif(
     not ops.is_native("conv_from_lists", torch.device("cpu")),
     reason="no compiled library; `make setup` builds it",
