@@ -16,15 +16,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from supermask.distributed.consistency import RanksDifferError as RanksDifferError
 from supermask.distributed.consistency import assert_same, checksum, of_search
-from supermask.distributed.consistency import assert_same_masks as assert_same_masks
-from supermask.distributed.process_group import RankLostError as RankLostError
-from supermask.distributed.process_group import Ranks as Ranks
-from supermask.distributed.process_group import joined as joined
-from supermask.distributed.process_group import launched as launched
-from supermask.distributed.process_group import own_device as own_device
-from supermask.distributed.process_group import rank as rank
+from supermask.distributed.process_group import Ranks
 from supermask.distributed.sync_batchnorm import is_synced
 from supermask.search.base import Search
 from supermask.weights.init import derive_key
