@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors.torch import save
-from torch import nn
+from torch import Tensor, nn
 
 import supermask as sm
 from supermask.io import read_tensors, write_json
@@ -49,6 +49,20 @@ class Tables(nn.Module):
         self.linear = nn.Linear(4, 3)
         self.register_buffer("flags", torch.tensor([True, False, True]))
         self.register_buffer("halves", torch.tensor([1.5, -2.0], dtype=torch.bfloat16))
+
+
+class Words(nn.Module):
+    """Two tables with a padding row each, and a layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.word = nn.Embedding(12, 6, padding_idx=3)
+        self.tag = nn.EmbeddingBag(5, 6, padding_idx=-1)
+        self.linear = nn.Linear(6, 3)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """Numbers for each row of word ids, of any length."""
+        return self.linear(self.word(ids).sum(dim=1) + self.tag(ids % 5))
 
 
 def tickets() -> dict[str, sm.Ticket]:
@@ -78,6 +92,8 @@ def tickets() -> dict[str, sm.Ticket]:
         tables.linear.weight.mul_(mask["linear.weight"])
     found["tables"] = sm.Ticket.from_model(tables, mask)
     assert init_of(lenet) is not None
+    words = sm.randomize_(Words(), "kaiming_normal", seed=17, include=["tag.*"])
+    found["padded"] = sm.EdgePopup(words, density=0.6, lr=0.1, include=["tag.*"]).ticket()
     return {kind: replace(ticket, version=3) for kind, ticket in found.items()}
 
 

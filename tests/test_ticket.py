@@ -197,6 +197,12 @@ def set_entry(key, value):
         (set_entry("name", "other.weight"), "masks are not those"),
         (lambda t: t["parameters"].append(t["parameters"][0]), "twice"),
         (lambda t: t["parameters"][0].pop("scheme") and None, "keys that it should be"),
+        (set_entry("zero_row", 0), "checksum"),
+        (set_entry("zero_row", 300), "zero_row, 300, that is none of its rows"),
+        (set_entry("zero_row", -1), "zero_row, -1"),
+        (set_entry("zero_row", True), "zero_row, True"),
+        (set_entry("zero_row", None), "zero_row, None"),
+        (set_entry("zero_row", 0.0), "zero_row, 0.0"),
         (lambda t: [t], "not JSON"),
     ],
 )
@@ -249,6 +255,7 @@ def set_second(key, value):
         (set_second("redrawn", False), "generations are not those"),
         (set_second("flipped", True), r"lacks the inverted signs of 1\.weight"),
         (lambda t: t["parameters"][0].pop("scheme") and None, "stored, and yet said to vary"),
+        (set_entry("zero_row", 0), "checksum"),
         (set_entry("masked", False), "no kept weights to be flipped"),
     ],
 )

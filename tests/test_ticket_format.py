@@ -12,9 +12,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch import Tensor, nn
 
 import supermask as sm
-from supermask.weights.init import INITS
+from supermask.weights.init import INITS, init_of
 
 from .test_search import train
 
@@ -113,6 +114,9 @@ def kept_values(entry: dict, seed: int, keep: np.ndarray, dtype: np.dtype, tenso
     if entry.get("factor", 1) != 1:
         wide = np.float64 if dtype == np.float64 else np.float32
         values = (values.astype(wide) * wide(np.float32(entry["factor"]))).astype(dtype)
+    if "zero_row" in entry:
+        rows = np.arange(keep.size)[keep] // int(np.prod(entry["shape"][1:]))
+        values[rows == entry["zero_row"]] = 0
     if entry.get("flipped"):
         inverted = np.unpackbits(tensors[f"flip/{name}"], bitorder="little")[:count].astype(bool)
         values = np.where(inverted, -values, values)
@@ -206,6 +210,50 @@ def test_the_ticket_of_every_search_is_strong_and_rebuilt_with_numpy(
         for name, parameter in model.named_parameters():
             assert np.array_equal(weights[name], parameter.detach().numpy()), name
     assert ticket.save(tmp_path / "again.ticket").read_bytes() == path.read_bytes()
+
+
+class Words(nn.Module):
+    """A table that is drawn and one that is masked, each with a padding row, and a layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.word = nn.Embedding(1000, 8, padding_idx=3)
+        self.tag = nn.EmbeddingBag(7, 8, padding_idx=-1)
+        self.linear = nn.Linear(8, 3)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return self.linear(self.word(ids).mean(dim=1) + self.tag(ids % 7))
+
+
+@pytest.mark.parametrize("method", ["edge-popup", *VARIED])
+@pytest.mark.parametrize("init", ["signed_constant", "kaiming_normal"])
+@pytest.mark.parametrize("density", [0.5, 1.0])
+def test_padding_rows_cost_no_stored_values(tmp_path, method, init, density):
+    model = sm.randomize_(Words(), init, seed=11, include=["tag.*"])
+    options = VARIED.get(method, {"lr": 0.1}) | {"density": density, "include": ["tag.*"]}
+    if method == "zhou" and density == 1:
+        options["density"] = 0.99  # where its probabilities start
+    search = sm.SEARCHES[method](model, **options)
+    ids = torch.randint(1000, (16, 4), generator=torch.Generator().manual_seed(0))
+    for _ in range(6):
+        search.zero_grad()
+        model(ids).square().sum().backward()
+        search.step()
+    search.settle()
+    path = search.ticket().save(tmp_path / "words.ticket")
+    header, weights, _ = read_ticket(path)
+    rows = {entry["name"]: entry.get("zero_row") for entry in header["parameters"]}
+    assert rows == {"word.weight": 3, "tag.weight": 6, "linear.weight": None, "linear.bias": None}
+    for name, parameter in model.named_parameters():
+        assert np.array_equal(weights[name], parameter.detach().numpy()), name
+    ticket = sm.Ticket.load(path)
+    assert ticket.strong and not ticket.values and path.stat().st_size < 3000  # 32,000 bytes of words
+    twin = Words()
+    with torch.no_grad():
+        twin.word.weight.fill_(7)
+    twin = ticket.apply(twin)
+    assert torch.equal(twin(ids), model(ids))
+    assert {draw.name: draw.zero_row for draw in init_of(twin).draws} == rows
 
 
 def test_a_trained_ticket_is_rebuilt_with_numpy_alone(small_net, batch, tmp_path):

@@ -55,6 +55,18 @@ def test_saving_gives_the_bytes_of_the_golden_file(tmp_path):
     assert old.digest() == ticket.digest()
 
 
+def test_a_golden_file_with_padding_rows(tmp_path):
+    ticket = sm.Ticket.load(GOLDEN / "zero-row.ticket")
+    assert ticket.strong and not ticket.values
+    assert ticket.checksum() == "98627c632ae173b95d0fa53df831468fa7e99926697cefdb674f2936f319df04"
+    rows = {entry.name: entry.draw.zero_row for entry in ticket.entries if entry.draw}
+    assert rows == {"word.weight": 3, "tag.weight": 4, "linear.weight": None, "linear.bias": None}
+    weights = ticket.weights()
+    assert not weights["word.weight"][3].any() and weights["word.weight"].count_nonzero() == 11 * 6
+    again = ticket.save(tmp_path / "again.ticket")
+    assert again.read_bytes() == (GOLDEN / "zero-row.ticket").read_bytes()
+
+
 @pytest.mark.parametrize("version", SAVED)
 def test_what_is_less_protected_says_so(version):
     ticket = sm.Ticket.load(path_of(version))

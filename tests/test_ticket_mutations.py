@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 BENCHMARKS = str(Path(__file__).parents[1] / "benchmarks")
-KINDS = ("strong", "bits", "trained", "dense", "varied", "tables")
+KINDS = ("strong", "bits", "trained", "dense", "varied", "tables", "padded")
 EXAMPLES, BATCH = 10, 100  # 10,000 mutations in all: what Hypothesis draws is the seed of a batch
 QUIET = settings(
     max_examples=EXAMPLES, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]

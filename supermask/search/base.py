@@ -112,6 +112,7 @@ class Search(Shown, Algorithm, Optimizer):
         self.steps, self._horizon, self.group = 0, schedule_steps, masks.group_of(distribution)
         self._owners = {name: module for name, _, module in owned_parameters(model) if name in moved}
         self.input_axes = {info.name: info.inputs for info in infos}
+        self.zero_rows = {info.name: info.zero_row for info in infos if info.zero_row is not None}
         weights = {info.name: construction.frozen_weight(info) for info in infos}
         first = {info.name: self.initial_scores(info, weights[info.name]) for info in infos}
         construction.replace_scores(first, scores or {})

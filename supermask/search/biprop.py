@@ -45,11 +45,17 @@ class Biprop(Search, graphable=True):
         return ops.straight_through(grads, weights, scores)
 
     def effective(self, mask: masks.Mask) -> dict[str, Tensor]:
-        return {name: _binary(weight, mask[name]) for name, weight in self.weights.items()}
+        return {
+            name: _binary(weight, mask[name], self.zero_rows.get(name))
+            for name, weight in self.weights.items()
+        }
 
 
-def _binary(weight: Tensor, mask: Tensor) -> Tensor:
-    """α · sign(W) of a layer, with α rounded to float32."""
+def _binary(weight: Tensor, mask: Tensor, zero_row: int | None) -> Tensor:
+    """α · sign(W) of a layer, with α rounded to float32; padding stays zero."""
     total = (weight.abs() * mask).sum(dtype=torch.float64)
     alpha = (total / mask.sum()).float().to(weight.dtype)
-    return torch.where(weight < 0, -alpha, alpha)
+    signs = torch.where(weight < 0, -alpha, alpha)
+    if zero_row is not None:
+        signs[zero_row] = 0
+    return signs

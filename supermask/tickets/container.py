@@ -37,6 +37,8 @@ def entry_to_json(entry: Entry) -> dict[str, Any]:
         if not derivation.plain:
             value |= {"binary": derivation.draw.binary, "factor": derivation.draw.factor}
             value |= {"flipped": derivation.flips is not None, "redrawn": derivation.generations is not None}
+        if derivation.draw.zero_row is not None:
+            value["zero_row"] = derivation.draw.zero_row
     return value
 
 

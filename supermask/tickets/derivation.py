@@ -81,7 +81,6 @@ def derive(
     """
     if not weight.is_floating_point() or not abs(draw.scale) < LARGEST or not 0 < draw.factor < LARGEST:
         return None
-    draw = replace(draw, zero_row=None)  # the file knows of none
     plain = Derivation(draw)
     if mask is None:
         return plain if same_bits(weight, draw.weight(seed, weight.dtype)) else None
@@ -115,8 +114,9 @@ def _candidates(kept: Tensor, mask: Tensor, draw: Draw, seed: int, generations: 
         yield Derivation(draw)
     inverted = torch.signbit(kept) != torch.signbit(drawn)
     if not inverted.any():
-        magnitude = float(kept[0].abs())
-        if 0 < magnitude < LARGEST and bool((kept.abs() == kept.abs()[0]).all()):
+        values = kept.abs()[kept != 0] if draw.zero_row is not None else kept.abs()
+        magnitude = float(values[0]) if len(values) else 0.0
+        if 0 < magnitude < LARGEST and bool((values == values[0]).all()):
             if draw.scheme == "sign":
                 yield Derivation(replace(draw, scale=math.copysign(magnitude, draw.scale)))
             yield Derivation(replace(draw, binary=True, factor=magnitude))

@@ -27,6 +27,7 @@ _KEYS = {"format", "version", "generator", "seed", "init", "parameters", "sha256
 _STORED_KEYS = {"name", "shape", "dtype", "masked"}
 _DRAWN_KEYS = _STORED_KEYS | {"scheme", "scale"}
 _VARIED_KEYS = {"binary", "factor", "flipped", "redrawn"}
+_ZERO_ROW = {"zero_row"}
 
 Tensors = Mapping[str, dict[str, Tensor]]
 """Kind → name of parameter or buffer → tensor."""
@@ -119,10 +120,10 @@ def _entry(value: Any, tensors: Tensors, version: int) -> Entry:
     typed = isinstance(dtype, str) and dtype in types
     if not _is_shape(shape) or not typed or not isinstance(masked, bool):
         raise TicketError(f"parameter {name!r:.80} has no sound shape, dtype and masked flag")
-    if "scheme" not in value and value.keys() & _VARIED_KEYS:
+    if "scheme" not in value and value.keys() & (_VARIED_KEYS | _ZERO_ROW):
         raise TicketError(f"parameter {name!r:.80} is stored, and yet said to vary a draw")
     keys = _STORED_KEYS if "scheme" not in value else _DRAWN_KEYS
-    if value.keys() not in (keys, keys | _VARIED_KEYS):
+    if value.keys() - _ZERO_ROW not in (keys, keys | _VARIED_KEYS) or (version < 3 and "zero_row" in value):
         raise TicketError(f"parameter {name!r:.80} is not described by the keys that it should be")
     if version < 2 and value.keys() & _VARIED_KEYS:
         raise TicketError("it is of version 1 and has entries of version 2")
@@ -154,10 +155,22 @@ def _derivation(value: dict[str, Any], shape: tuple[int, ...], tensors: Tensors)
         )
     if (flipped or redrawn) and not masked:
         raise TicketError(f"parameter {name!r:.80} has no mask, so no kept weights to be flipped or redrawn")
-    draw = Draw(name, shape, masked, scheme, float(scale), binary, float(factor))  # type: ignore[arg-type]
+    zero_row = _zero_row(value, shape)
+    draw = Draw(name, shape, masked, scheme, float(scale), binary, float(factor), zero_row)  # type: ignore[arg-type]
     flips = _wanted(tensors["flip"], name, "inverted signs") if flipped else None
     generations = _wanted(tensors["generation"], name, "generations") if redrawn else None
     return Derivation(draw, flips, generations)
+
+
+def _zero_row(value: dict[str, Any], shape: tuple[int, ...]) -> int | None:
+    if "zero_row" not in value:
+        return None
+    row = value["zero_row"]
+    if type(row) is not int or not shape or not 0 <= row < shape[0]:
+        raise TicketError(
+            f"parameter {value['name']!r:.80} has a zero_row, {row!r:.40}, that is none of its rows"
+        )
+    return row
 
 
 def _is_number(value: Any) -> bool:
