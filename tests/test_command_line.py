@@ -475,7 +475,7 @@ def test_without_a_terminal_a_line_says_now_and_then_how_far_it_is(
     assert re.fullmatch(
         r"run 1 of 1: edge-popup-d0\.3-s0 \(62\.5 % val\); step 9 of 20, ends in about .*", lines[2]
     )
-    assert re.fullmatch(r"1 runs done in 0:00:0\d", lines[3])
+    assert re.fullmatch(r"1 run done in 0:00:0\d", lines[3])
     assert len(lines) == 4, "the next would come after half a minute"
 
 

@@ -16,7 +16,7 @@ from supermask.training.precision import PURE
 
 EXECUTION_FIELDS = (
     *("out", "jobs", "threads", "data_root", "cache", "stream", "checkpoint_seconds"),
-    *("engine", "retries", "keep_going", "gpu_share", "ray_address", "together"),
+    *("engine", "retries", "keep_going", "gpu_share", "ray_address", "together", "log"),
 )
 """Fields that say where and not what; they are left out of the recorded configuration."""
 
@@ -67,6 +67,7 @@ def environment_of(config: TaskConfig, device: str, ranks: Ranks) -> tuple[Envir
         cuda_graphs=config.cuda_graphs,
         checkpoint_seconds=config.checkpoint_seconds,
         together=config.together,
+        log=config.log,
         ranks=ranks,
     )
     return environment, jobs

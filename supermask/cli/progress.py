@@ -16,6 +16,7 @@ from supermask.experiments.execution.store import Store
 from supermask.experiments.plan import Plan
 from supermask.experiments.spec import RunSpec
 from supermask.io import DamagedFileError, read_json
+from supermask.training.loggers import WHERE
 
 FIRST, BETWEEN = 5.0, 30.0
 """Seconds to the first line, and between two lines."""
@@ -78,17 +79,24 @@ class ProgressWatcher:
         console: A terminal has a bar, anything else gets lines.
         store: Where the runs lie, for their checkpoints and learning curves; None leaves both out.
         quiet: Say nothing, as ranks but the first do.
+        logs: Loggers of the runs, by name; where each writes is told.
     """
 
     def __init__(
-        self, plan: Plan, console: Console, store: Store | None = None, *, quiet: bool = False
+        self,
+        plan: Plan,
+        console: Console,
+        store: Store | None = None,
+        *,
+        quiet: bool = False,
+        logs: Iterable[str] = (),
     ) -> None:
         self._left = {spec.id: spec.steps for spec in plan.graph}
         self._active: dict[str, int] = {}
         self._accuracy: dict[str, tuple[float, str]] = {}
         self._begun: set[str] = set()
         self._store, self._console, self._quiet = store, console, quiet
-        self._lines = _Lines(console, quiet)
+        self._lines, self._logs = _Lines(console, quiet), tuple(logs)
         self._bar = RichProgress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -106,9 +114,11 @@ class ProgressWatcher:
         if self._store is not None and not self._quiet:
             self._begun = _begun(self._left, self._store)
             steps = sum(self._left.values())
-            runs = f"{self._runs} runs" if self._runs != 1 else "1 run"
+            runs = self._count()
             about = f"{runs} of {steps} steps together" if self._runs != 1 else f"{runs} of {steps} steps"
             self._say(f"{about}; results go to {self._store.root.parent}")
+            for name in self._logs:
+                self._say(f"log of each run, {name}: {WHERE[name].format(runs=self._store.root)}")
         self._bar.start()
         return self
 
@@ -138,6 +148,9 @@ class ProgressWatcher:
         self._bar.update(self._task, description=self._describe())
         self._lines.say(self._line)
 
+    def _count(self) -> str:
+        return f"{self._runs} runs" if self._runs != 1 else "1 run"
+
     def _say_resumed(self, spec: RunSpec, step: int) -> None:
         """What is told first of a run is the step after its checkpoint."""
         if step > 1 and spec.id in self._begun:
@@ -149,7 +162,7 @@ class ProgressWatcher:
 
     def _describe(self) -> str:
         if self._done == self._runs:
-            return f"{self._runs} runs done"
+            return f"{self._count()} done"
         names = ", ".join(id.rpartition("-")[0] + self._accuracy_of(id) for id in self._active) or "…"
         return f"run {self._done + len(self._active)} of {self._runs}: {names}"
 

@@ -22,6 +22,7 @@ from supermask.experiments.datasets import dataset
 from supermask.experiments.execution.store import Store
 from supermask.experiments.registry import COMPUTATIONS, EXPERIMENTS, Computation, commands
 from supermask.experiments.results import describe_machine, write_results
+from supermask.extras import EXTRAS, require
 from supermask.io import DamagedFileError, read_json, write_json
 from supermask.report import headline, write_report
 
@@ -52,6 +53,9 @@ def run_command(command: str, config: Any, line: str, console: Console) -> dict[
 def _run(
     command: str, config: TaskConfig, line: str, console: Console, device: str, ranks: Ranks
 ) -> dict[str, Any]:
+    for name in config.log:
+        if name in EXTRAS:
+            require(name)
     out = Path(config.out)
     out.mkdir(parents=True, exist_ok=True)
     _check_folder(out, command)
@@ -65,7 +69,7 @@ def _run(
     check_memory_format(config, plan, data, environment.device)
     store = Store(out / "runs")
     engine = engine_of(config, store, environment, jobs)
-    with ProgressWatcher(plan, console, store, quiet=not ranks.main) as watcher:
+    with ProgressWatcher(plan, console, store, quiet=not ranks.main, logs=config.log) as watcher:
         engine.run(plan.graph, watcher)
     recorded = {
         key: value for key, value in dataclasses.asdict(config).items() if key not in EXECUTION_FIELDS

@@ -18,6 +18,7 @@ from supermask.experiments.errors import ConfigError as ConfigError
 from supermask.experiments.spec import OptimizerSpec
 from supermask.masks import check_density, check_distribution
 from supermask.search import BASES
+from supermask.training.loggers import LOGGERS
 from supermask.training.loop import AMP_DTYPES, SCHEDULES
 
 
@@ -137,6 +138,11 @@ class TaskConfig:
         "by default as many as pay",
     )
     checkpoint_seconds: float = option(30.0, "least time between two checkpoints of a run")
+    log: tuple[str, ...] = option(
+        (),
+        "where the numbers of each run are written as it trains, besides its folder",
+        choices=tuple(LOGGERS),
+    )
     out: str = option("", "folder for results; required")
 
     def __post_init__(self) -> None:
@@ -157,6 +163,8 @@ class TaskConfig:
         if getattr(self, "nesterov", False) and not getattr(self, "momentum", 0):
             raise ConfigError("nesterov", True, "give a --momentum above 0 with it")
         self._check_milestones()
+        if len(set(self.log)) != len(self.log):
+            raise ConfigError("log", self.log, "give each once")
         rules = {value for name in ("optimizer", "search_optimizer") if (value := getattr(self, name, None))}
         if getattr(self, "nesterov", False) and "sgd" not in rules:
             raise ConfigError(

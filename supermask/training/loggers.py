@@ -4,13 +4,19 @@ What a logger needs is imported when one is made, and comes with the extra of it
 """
 
 import csv
+import hashlib
+import io
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from supermask import extras
+from supermask.io import write_text
 from supermask.training.callbacks import Callback
+
+PROJECT = "supermask"
+"""Where trackers put a run unless told otherwise."""
 
 
 class CsvLogger(Callback):
@@ -26,10 +32,7 @@ class CsvLogger(Callback):
 
     def on_start(self, facts: Mapping[str, Any]) -> None:
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        done = int(facts.get("step", 0))
-        if done and self._path.exists():
-            with self._path.open(newline="", encoding="utf-8") as file:
-                self._rows = [row for row in csv.DictReader(file) if int(float(row["step"])) <= done]
+        self._rows = self._rows_until(int(facts.get("step", 0)))
         self._write()
 
     def on_record(self, record: Mapping[str, float]) -> None:
@@ -37,19 +40,28 @@ class CsvLogger(Callback):
         self._rows.append(dict(record))
         if set(record) <= known and known:
             with self._path.open("a", newline="", encoding="utf-8") as file:
-                csv.DictWriter(file, self._columns()).writerow(record)
+                csv.DictWriter(file, self._columns(), lineterminator="\n").writerow(record)
         else:
             self._write()
 
     def _columns(self) -> list[str]:
         return list(dict.fromkeys(key for row in self._rows for key in row))
 
+    def _rows_until(self, step: int) -> list[dict[str, Any]]:
+        """What the file holds up to a step; what a training wrote after its last checkpoint is told again."""
+        if not step or not self._path.exists():
+            return []
+        text = self._path.read_text(encoding="utf-8")
+        whole = text[: text.rfind("\n") + 1]  # a full disk can leave part of a line
+        return [row for row in csv.DictReader(io.StringIO(whole)) if int(float(row["step"])) <= step]
+
     def _write(self) -> None:
-        with self._path.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, self._columns())
-            if self._rows:
-                writer.writeheader()
-            writer.writerows(self._rows)
+        text = io.StringIO()
+        writer = csv.DictWriter(text, self._columns(), lineterminator="\n")
+        if self._rows:
+            writer.writeheader()
+        writer.writerows(self._rows)
+        write_text(self._path, text.getvalue())
 
 
 class TensorBoardLogger(Callback):
@@ -66,9 +78,8 @@ class TensorBoardLogger(Callback):
 
     def on_start(self, facts: Mapping[str, Any]) -> None:
         tensorboard: Any = extras.load("torch.utils.tensorboard", "tensorboard")
-        done = int(facts.get("step", 0))
         # What an interrupted training wrote after its last checkpoint is not to be seen twice.
-        self._writer = tensorboard.SummaryWriter(str(self._folder), purge_step=done + 1 if done else None)
+        self._writer = tensorboard.SummaryWriter(str(self._folder), purge_step=int(facts.get("step", 0)) + 1)
 
     def on_record(self, record: Mapping[str, float]) -> None:
         assert self._writer is not None, "on_start comes before the first record"
@@ -86,16 +97,20 @@ class WandbLogger(Callback):
 
     Args:
         name: Of the run; a training that goes on under the same name goes on in the same run.
-        options: Further arguments of `wandb.init`, such as `project`, `mode` and `dir`.
+        options: Further arguments of `wandb.init`, such as `project`, `mode` and `dir`; to a `config` the
+            facts of the training are added.
     """
 
     def __init__(self, name: str, **options: Any) -> None:
         self._wandb: Any = extras.load("wandb", "wandb")
-        self._options = {"project": "supermask", "name": name, "id": name, "resume": "allow", **options}
+        # Runs that train together are open at the same time, and none may end another.
+        own = {"id": name, "resume": "allow", "reinit": "create_new"}
+        self._options = {"project": PROJECT, "name": name, **own, **options}
         self._run: Any = None
 
     def on_start(self, facts: Mapping[str, Any]) -> None:
-        self._run = self._wandb.init(config=dict(facts), **self._options)
+        config = {**self._options.get("config", {}), **facts}
+        self._run = self._wandb.init(**{**self._options, "config": config})
 
     def on_record(self, record: Mapping[str, float]) -> None:
         self._run.log(_numbers(record), step=int(record["step"]))
@@ -110,16 +125,18 @@ class TrackioLogger(Callback):
 
     Args:
         name: Of the run.
-        options: Further arguments of `trackio.init`, such as `project`.
+        options: Further arguments of `trackio.init`, such as `project`; to a `config` the facts of the
+            training are added.
     """
 
     def __init__(self, name: str, **options: Any) -> None:
         self._trackio: Any = extras.load("trackio", "trackio")
-        self._options = {"project": "supermask", "name": name, "resume": "allow", **options}
+        self._options = {"project": PROJECT, "name": name, "resume": "allow", **options}
         self._run: Any = None
 
     def on_start(self, facts: Mapping[str, Any]) -> None:
-        self._run = self._trackio.init(config=dict(facts), **self._options)
+        config = {**self._options.get("config", {}), **facts}
+        self._run = self._trackio.init(**{**self._options, "config": config})
 
     def on_record(self, record: Mapping[str, float]) -> None:
         self._run.log(_numbers(record), step=int(record["step"]))
@@ -129,13 +146,27 @@ class TrackioLogger(Callback):
             self._run.finish()
 
 
-LOGGERS: dict[str, Callable[[str, Path], Callback]] = {
-    "csv": lambda name, folder: CsvLogger(folder / "log.csv"),
-    "tensorboard": lambda name, folder: TensorBoardLogger(folder / "tensorboard"),
-    "trackio": lambda name, folder: TrackioLogger(name),
-    "wandb": lambda name, folder: WandbLogger(name, dir=str(folder)),
+def _wandb_of(name: str, folder: Path, about: Mapping[str, Any]) -> Callback:
+    # The same run in another folder is another one there, or it could not begin again.
+    place = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:8]
+    settings = {"quiet": True}  # hundreds of runs with a summary each would hide the command's own lines
+    return WandbLogger(name, dir=str(folder), id=f"{name}-{place}", config=dict(about), settings=settings)
+
+
+LOGGERS: dict[str, Callable[[str, Path, Mapping[str, Any]], Callback]] = {
+    "csv": lambda name, folder, about: CsvLogger(folder / "log.csv"),
+    "tensorboard": lambda name, folder, about: TensorBoardLogger(folder / "tensorboard"),
+    "trackio": lambda name, folder, about: TrackioLogger(name, config=dict(about)),
+    "wandb": _wandb_of,
 }
-"""Name on the command line → what makes a logger for a run of that name whose files lie in that folder."""
+"""Name on the command line → what makes a logger of a run, given its name, its folder and facts about it."""
+WHERE = {
+    "csv": "{runs}/*/log.csv",
+    "tensorboard": "`tensorboard --logdir {runs}` shows it",
+    "trackio": f"`trackio show --project {PROJECT}` shows it",
+    "wandb": f"project {PROJECT} of Weights & Biases",
+}
+"""The same names → where the numbers of runs are found whose folders lie in `runs`."""
 
 
 def _numbers(record: Mapping[str, float]) -> dict[str, float]:

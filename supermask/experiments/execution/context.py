@@ -23,6 +23,8 @@ from supermask.models import create_model
 from supermask.prune import put, signs
 from supermask.search import Search
 from supermask.tickets.ticket import Ticket
+from supermask.training.callbacks import Callback
+from supermask.training.loggers import LOGGERS
 from supermask.training.loop import Checkpoint, Objective, Progress, Schedule, evaluate, fit
 from supermask.training.memory_format import check_channels_last, unsafe_in_channels_last
 from supermask.training.precision import in_float32
@@ -55,6 +57,8 @@ class Environment:
     checkpoint_seconds: float = 30.0
     together: int | None = 0
     """Runs trained as one program at most, see `batching`; None for as many as pay."""
+    log: tuple[str, ...] = ()
+    """Names of `training.loggers.LOGGERS` that every run tells its numbers."""
     ranks: Ranks = field(default_factory=Ranks)
     """The processes that execute every run together, all of them the same graph in the same order."""
 
@@ -224,10 +228,17 @@ class RunContext:
             objective=self._objective(optimizer),
             on_step=step_done,
             on_record=self.run.write_history if ranks.main else None,
+            callbacks=self.loggers(),
             checkpoint=Checkpoint(self.run.checkpoint, self.environment.checkpoint_seconds, spec.id),
             share=share,
             **self.training(),
         )
+
+    def loggers(self) -> list[Callback]:
+        """Those that were asked for, each with a log of this run alone; rank 0 has them."""
+        names = self.environment.log if self.environment.ranks.main else ()
+        about = self.spec.as_dict()
+        return [LOGGERS[name](self.spec.id, self.run.folder, about) for name in names]
 
     def _objective(self, optimizer: Optimizer) -> Objective | None:
         """The loss of a search that has its own."""

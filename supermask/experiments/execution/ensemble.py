@@ -7,7 +7,7 @@ and finished. So an interrupted ensemble goes on bit for bit, and what is finish
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -23,6 +23,7 @@ from supermask.experiments.spec import RunSpec
 from supermask.io import write_json
 from supermask.masks import Mask
 from supermask.prune import hold
+from supermask.training.callbacks import Callbacks
 from supermask.training.checkpoint import state_of
 from supermask.training.ensemble import Ensemble, EnsembleSearch, member_state, stack_batches, stack_named
 from supermask.training.loop import Checkpoint, DivergedError, Progress, fit
@@ -48,10 +49,18 @@ def execute_ensemble(
         begun = store.begun_as_ensemble([spec.id for spec in specs])
         if begun or not any(run.result or run.checkpoint.exists() for run in runs):
             _Ensemble(specs, runs, store, environment, advanced).train(begun)
+            environment = dataclasses.replace(environment, log=())  # nothing is left to tell
     return tuple(
         execute(spec, store, environment, lambda step, id=spec.id: advanced(id, step))  # type: ignore[misc]
         for spec in specs
     )
+
+
+class _Logs(Callbacks):
+    """The logs of all runs, which begin and end together; records each has its own, of `_write_histories`."""
+
+    def on_record(self, record: Mapping[str, float]) -> None:
+        pass
 
 
 class _Ensemble:
@@ -71,6 +80,7 @@ class _Ensemble:
         self.contexts = [
             RunContext(spec, store, place, run, lambda _: None) for spec, run in zip(specs, runs, strict=True)
         ]
+        self.logs = [Callbacks(context.loggers()) for context in self.contexts]
         models = [context.model for context in self.contexts]
         self.masks: Sequence[Mask] = [{} for _ in specs]
         if specs[0].kind == "search":
@@ -108,6 +118,7 @@ class _Ensemble:
                 evaluation=self._measure,
                 on_step=self._step_done,
                 on_record=self._write_histories,
+                callbacks=[_Logs(self.logs)],
                 checkpoint=Checkpoint(
                     first.ensemble_checkpoint, self.seconds, " ".join(spec.id for spec in self.specs)
                 ),
@@ -143,8 +154,10 @@ class _Ensemble:
         return found
 
     def _write_histories(self, history: list[dict[str, float]]) -> None:
-        for index, run in enumerate(self.runs):
-            run.write_history(self._curve(index, history))
+        for index, (run, log) in enumerate(zip(self.runs, self.logs, strict=True)):
+            curve = self._curve(index, history)
+            run.write_history(curve)
+            log.on_record(curve[-1])
 
     def _curve(self, index: int, history: list[dict[str, float]]) -> list[dict[str, float]]:
         """The learning curve of one run."""
