@@ -28,7 +28,7 @@ from torch import Tensor, nn
 import supermask as sm
 from supermask.io import read_tensors, write_json
 from supermask.tickets.container import digest_of
-from supermask.tickets.load import network_of
+from supermask.tickets.network import network_of
 from supermask.weights.init import init_of
 
 GOLDEN = Path(__file__).parent.parent / "tests" / "golden"

@@ -11,6 +11,7 @@ import supermask as sm
 from supermask.cli import main
 from supermask.export import ExportError, example_of, write_onnx, write_program
 from supermask.export.two_bit import block_for, codes, magnitude
+from supermask.tickets.ticket import TicketError
 
 
 def strong(name: str = "lenet-300-100", init: str = "signed_constant", **arguments: object) -> nn.Module:
@@ -106,6 +107,37 @@ def test_the_command_writes_what_the_name_asks_for(tmp_path, images, capsys):
     assert "input (1, 8, 8) per row" in capsys.readouterr().out
     expected = sm.load(tmp_path / "a.ticket")(images).detach().numpy()
     np.testing.assert_allclose(run(tmp_path / "a.onnx", images), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_ticket_writes_itself(tmp_path, images):
+    network = strong(bias=True)
+    ticket = sm.Ticket.from_model(network, {n: p != 0 for n, p in network.named_parameters()})
+    expected = network(images).detach().numpy()
+    for weights in ("float32", "2bit"):
+        path = ticket.to_onnx(tmp_path / f"{weights}.onnx", weights=weights)
+        np.testing.assert_allclose(run(path, images), expected, rtol=1e-4, atol=1e-5)
+    program = torch.export.load(ticket.to_pt2(tmp_path / "a.pt2")).module()
+    np.testing.assert_allclose(program(images).detach().numpy(), expected, rtol=1e-6, atol=1e-6)
+
+
+def test_a_ticket_of_a_network_built_elsewhere_takes_it(tmp_path, capsys):
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(5, 4), nn.ReLU(), nn.Linear(4, 3))
+    ticket = sm.Ticket.from_model(network, {})
+    for write in (ticket.to_onnx, ticket.to_pt2):
+        with pytest.raises(TicketError, match="does not say how its network is built"):
+            write(tmp_path / "a")
+        with pytest.raises(ExportError, match="give example="):
+            write(tmp_path / "a", model=network)
+    assert main(["export", str(ticket.save(tmp_path / "a.ticket")), str(tmp_path / "a.onnx")]) == 2
+    assert "ticket.to_onnx(path, model=..., example=...)" in capsys.readouterr().err
+
+    fresh = nn.Sequential(nn.Linear(5, 4), nn.ReLU(), nn.Linear(4, 3))
+    before = [parameter.clone() for parameter in fresh.parameters()]
+    inputs = torch.randn(6, 5)
+    path = ticket.to_onnx(tmp_path / "a.onnx", model=fresh, example=inputs[:2])
+    np.testing.assert_allclose(run(path, inputs), network(inputs).detach().numpy(), rtol=1e-4, atol=1e-6)
+    assert all(map(torch.equal, before, fresh.parameters()))
 
 
 @pytest.mark.parametrize(

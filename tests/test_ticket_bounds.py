@@ -16,7 +16,7 @@ from supermask.io import read_tensors, write_tensors
 from supermask.models.limits import TooLargeError, limited_construction
 from supermask.tickets import bounds
 from supermask.tickets.container import digest_of
-from supermask.tickets.load import network_of
+from supermask.tickets.network import network_of
 
 
 def entropy(density: float) -> float:

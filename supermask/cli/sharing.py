@@ -11,8 +11,7 @@ FORMATS = (".onnx", ".pt2")
 
 def run_export(options: argparse.Namespace) -> None:
     """Write the network of a ticket in the format that the name of the file asks for."""
-    from supermask.export import example_of, write_onnx, write_program
-    from supermask.tickets.load import network_of
+    from supermask.export import ExportError, example_of
     from supermask.tickets.ticket import Ticket
 
     suffix = Path(options.file).suffix
@@ -21,12 +20,15 @@ def run_export(options: argparse.Namespace) -> None:
     if suffix == ".pt2" and options.weights != "float32":
         raise FlagError(f"--weights {options.weights} is for .onnx; leave it out, or name a .onnx file")
     ticket = Ticket.load(options.ticket)
-    example = example_of(ticket.factory)
-    network = network_of(ticket)
+    try:
+        example = example_of(ticket.factory)
+    except ExportError as error:
+        how = f"ticket.to_{suffix[1:]}(path, model=..., example=...)"
+        raise FlagError(f"{options.ticket}: {error}, in Python as {how}") from None
     if suffix == ".onnx":
-        write_onnx(network, options.file, example, weights=options.weights)
+        ticket.to_onnx(options.file, weights=options.weights, example=example)
     else:
-        write_program(network, options.file, example)
+        ticket.to_pt2(options.file, example=example)
     print(
         f"{options.file}: {Path(options.file).stat().st_size} bytes, input {tuple(example.shape[1:])} per row"
     )

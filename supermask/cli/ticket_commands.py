@@ -16,7 +16,7 @@ def run_eval(options: argparse.Namespace) -> None:
     from supermask.cli.placement import check_device
     from supermask.data import iterate_eval, load_data
     from supermask.packed import pack
-    from supermask.tickets.load import network_of
+    from supermask.tickets.network import network_of
     from supermask.tickets.ticket import Ticket
     from supermask.training.loop import evaluate
 

@@ -26,7 +26,7 @@ from supermask.experiments.registry import Experiment, register_experiment
 from supermask.experiments.results import describe_rows
 from supermask.experiments.spec import RunSpec
 from supermask.masks import distance
-from supermask.tickets.load import network_of
+from supermask.tickets.network import network_of
 
 LOOKS = 20
 """Masks of a search that are kept along its training."""

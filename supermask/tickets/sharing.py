@@ -1,5 +1,6 @@
-"""What every ticket can do beyond its file: show itself, compare itself, go to the Hub."""
+"""What every ticket can do beyond its file: show and compare itself, go to the Hub and to other formats."""
 
+import copy
 import os
 import tempfile
 from abc import ABC, abstractmethod
@@ -8,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from supermask.export import example_of, write_onnx, write_program
 from supermask.masks import summary
 from supermask.tickets import hub
 from supermask.tickets.entry import Entry
+from supermask.tickets.network import network_of
 
 
 class Shared(ABC):
@@ -28,6 +31,15 @@ class Shared(ABC):
     @abstractmethod
     def strong(self) -> bool:
         """Whether no masked weight was trained."""
+
+    @property
+    @abstractmethod
+    def stored_bytes(self) -> int:
+        """Bytes of all that is kept in memory."""
+
+    @abstractmethod
+    def apply(self, model: nn.Module) -> nn.Module:
+        """Put the ticket onto a model."""
 
     @abstractmethod
     def save(self, path: str | os.PathLike[str]) -> Path:
@@ -125,6 +137,64 @@ class Shared(ABC):
             return hub.upload(
                 file, card, repository, private=private, revision=revision, message=message, token=token
             )
+
+    def to_onnx(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        weights: str = "float32",
+        model: nn.Module | None = None,
+        example: Tensor | None = None,
+    ) -> Path:
+        """Write the network as ONNX, once onnxruntime has given the network's outputs with it.
+
+        The graph has one input, `input`, and one output, `output`, each with a first dimension of any size.
+
+        Args:
+            path: The file; one that is there is replaced when the new one is whole.
+            weights: `float32`, or `2bit`: linear layers whose kept weights are of one magnitude, as signed
+                constants are, hold two bits per weight (`MatMulNBits`, which onnxruntime has).
+            model: The network as it was built, for tickets that do not say how; it is left as it is.
+            example: A batch of at least two inputs; by default random images of the size that the ticket
+                records.
+
+        Raises:
+            ValueError: `weights` is none of these.
+            TicketError: The ticket says nothing of its network and no `model` was given, or it does not fit.
+            ExportError: The network cannot be followed or written, has no layer for two bits, or no `example`
+                was given where one is needed.
+            MissingExtraError: An exporter is not installed: `pip install 'supermask[onnx]'`.
+            OSError: The file cannot be written.
+        """
+        network, example = self._to_export(model, example)
+        return write_onnx(network, path, example, weights=weights)
+
+    def to_pt2(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        model: nn.Module | None = None,
+        example: Tensor | None = None,
+    ) -> Path:
+        """Write the network as a program of `torch.export`; `torch.export.load(path).module()` runs it.
+
+        Args:
+            path: The file, by custom `.pt2`.
+            model: As in `to_onnx`.
+            example: As in `to_onnx`.
+
+        Raises:
+            TicketError: As in `to_onnx`.
+            ExportError: `torch.export` cannot follow the network, or no `example` was given where one is
+                needed.
+            OSError: The file cannot be written.
+        """
+        network, example = self._to_export(model, example)
+        return write_program(network, path, example)
+
+    def _to_export(self, model: nn.Module | None, example: Tensor | None) -> tuple[nn.Module, Tensor]:
+        network = network_of(self) if model is None else self.apply(copy.deepcopy(model).cpu())
+        return network, example_of(self.factory) if example is None else example
 
 
 def _same(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> bool:
