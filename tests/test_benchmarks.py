@@ -147,3 +147,30 @@ def test_every_variant_is_one_that_its_search_takes():
         assert config.method == method and config.epochs == 10
     plain = {method for method, flags in keys if not flags}
     assert plain == {method for method, _ in keys}, "a method's own recipe stands beside its options"
+
+
+def test_every_line_of_the_gap_changes_something():
+    module = importlib.import_module("close_gap")
+    lines = list(module.lines())
+    assert len({line.name for line in lines}) == len(lines)
+    configs = [module.config_of(line) for line in lines]
+    known = [repr(config) for config in configs]
+    assert len(set(known)) == len(known)
+    base = next(c for line, c in zip(lines, configs, strict=True) if line.change == "lr 1.5")
+    assert all(config.val_fraction == 0.1 and config.seeds == (0,) for config in configs)
+    assert all(config.model_args == base.model_args for config in configs)
+
+
+def test_the_table_of_the_gap_has_a_column_for_each_method():
+    module = importlib.import_module("readme_tables")
+    row = {"group": "rule", "change": "SGD 10", "density": 0.5, "seed": 0, "steps": 4, "seconds": 1.0}
+    rows = [row | {"method": "edge-popup", "val_accuracy": 0.5}]
+    rows += [row | {"method": "dense", "group": "dense", "change": "lr 1.5", "val_accuracy": 0.75}]
+    machine = {"cpu": "a CPU", "threads": 1, "torch": "2"}
+    table = module.KINDS["gaps"]({"rows": rows, "machine": machine}, "close-gap").splitlines()
+    assert table[2:] == [
+        "|  | tried | dense | edge-popup |",
+        "| --- | --- | --- | --- |",
+        "| trained | lr 1.5 | 75.00 |  |",
+        "| rule of the scores | SGD 10 |  | 50.00 |",
+    ]

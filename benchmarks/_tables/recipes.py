@@ -1,4 +1,4 @@
-"""Tables of docs/recipes.md: what `recipe_search.py` and `score_steps.py` measured."""
+"""Tables of docs/recipes.md: what `recipe_search.py`, `score_steps.py` and `close_gap.py` measured."""
 
 from typing import Any
 
@@ -55,6 +55,8 @@ def changes(document: dict[str, Any], _: str) -> str:
 
 ENOUGH = 4
 """Rates that a setting was searched with, from which on there is a best among them."""
+RULES = {"relative": "relative", "absolute": "SGD", "adam": "Adam"}
+"""Step size, and what the table calls it, in the order of its columns."""
 
 
 def untuned(document: dict[str, Any], _: str) -> str:
@@ -66,7 +68,7 @@ def untuned(document: dict[str, Any], _: str) -> str:
     columns = sorted(
         {rate for cells in found.values() for rate in cells}, key=lambda rate: (rate[0], rate[1])
     )
-    columns.sort(key=lambda rate: rate[0] == "absolute")
+    columns.sort(key=lambda rate: list(RULES).index(rate[0]))
     rows = []
     for setting, cells in found.items():
         if len(cells) < ENOUGH:
@@ -76,14 +78,33 @@ def untuned(document: dict[str, Any], _: str) -> str:
         gap = "" if own is None else f"{own - best:+.1f}".replace("-", "−").replace("+0.0", "0.0")
         shown = [f"{cells[rate]:.1f}" if rate in cells else "" for rate in columns]
         rows.append([setting, *(f"**{x}**" if x and float(x) == round(best, 1) else x for x in shown), gap])
-    names = {"relative": "relative", "absolute": "SGD"}
-    head = ["setting", *(f"{names[size]} {lr:g}" for size, lr in columns), "default to best"]
+    head = ["setting", *(f"{RULES[size]} {lr:g}" for size, lr in columns), "default to best"]
     return (
         f"{cpu_and_torch(document['machine'])}: `python benchmarks/score_steps.py`\n\n{markdown(head, rows)}"
     )
 
 
+def gaps(document: dict[str, Any], _: str) -> str:
+    """Changes of a search and their validation accuracy, beside the dense network where there is one."""
+    groups = {"dense": "trained", "rule": "rule of the scores", "change": "change", "budget": "budget"}
+    found: dict[tuple[str, str], dict[str, float]] = {}
+    for row in document["rows"]:
+        found.setdefault((row["group"], row["change"]), {})[row["method"]] = 100 * row["val_accuracy"]
+    methods = [name for name in METHODS if any(name in cells for cells in found.values())]
+    rows = [
+        [groups[group], change, *(f"{cells[name]:.2f}" if name in cells else "" for name in methods)]
+        for group in groups
+        for (own, change), cells in found.items()
+        if own == group
+    ]
+    about = f"{cpu_and_torch(document['machine'])}: `python benchmarks/close_gap.py`"
+    return f"{about}\n\n{markdown(['', 'tried', *methods], rows)}"
+
+
+METHODS = ("dense", "edge-popup", "signed-supermask")
+
 KINDS = {
+    "gaps": gaps,
     "untuned": untuned,
     "grid": grid,
     "changes": changes,
