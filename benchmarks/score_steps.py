@@ -3,9 +3,9 @@
     python benchmarks/score_steps.py --data-root DIR
 
 Every setting is searched by edge-popup with relative steps over a grid of rates, the default among them, and
-with the published rule (SGD with momentum 0.9 and weight decay 5e-4) and with Adam over wide grids. Judged on a
-validation split of 5,000 training images, one seed; the test split is not looked at. Trainings are short, so that
-all of it takes about an hour of one core. Writes `benchmarks/results/score-steps.json` after each run, and goes
+with the published rule (SGD with momentum 0.9 and weight decay 5e-4) and Adam over wide grids. Judged on a
+validation split of 5,000 training images, one seed; the test split is not looked at. Trainings are short, so
+that all of it takes about an hour of one core. Writes `benchmarks/results/score-steps.json` after each run, and goes
 on from it.
 """
 
