@@ -115,15 +115,22 @@ class Printer:
         print(f"{spec.id}: validation {100 * result['val_accuracy']:.2f} %", flush=True)
 
 
-def rows_of(store: Store, specs: dict[Line, RunSpec]) -> list[dict[str, Any]]:
-    """What is finished, line by line."""
+def write(path: Path, store: Store, specs: dict[Line, RunSpec]) -> None:
+    """Write what is finished, line by line."""
     rows = []
     for line, spec in specs.items():
         if result := store.run(spec.id).result:
             known = ("density", "seed", "steps", "val_accuracy", "seconds")
             facts = {"group": line.group, "method": line.method, "change": line.change}
             rows.append({**facts, **{name: result[name] for name in known}})
-    return rows
+    document = {
+        "schema": "supermask/close-gap/1",
+        "recipe": str(RECIPE.relative_to(ROOT)),
+        "machine": describe_machine("cpu", 1, 1),
+        "val_fraction": COMMON["val_fraction"],
+        "rows": rows,
+    }
+    write_json(path, document)
 
 
 def main() -> None:
@@ -139,19 +146,13 @@ def main() -> None:
     specs = {line: plan_compare(config_of(line, options.data_root), data).rows[0] for line in lines()}
     store = Store(options.store)
     engine = PlainEngine(store, Environment(threads=1, data_root=options.data_root))
+    write(options.results, store, specs)
     for pattern in options.only:
         for line, spec in specs.items():
             if fnmatchcase(line.name, pattern):
                 print(line.name, flush=True)
                 engine.run([spec], Printer())
-                document = {
-                    "schema": "supermask/close-gap/1",
-                    "recipe": str(RECIPE.relative_to(ROOT)),
-                    "machine": describe_machine("cpu", 1, 1),
-                    "val_fraction": COMMON["val_fraction"],
-                    "rows": rows_of(store, specs),
-                }
-                write_json(options.results, document)
+                write(options.results, store, specs)
 
 
 if __name__ == "__main__":

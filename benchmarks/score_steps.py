@@ -5,8 +5,8 @@
 Every setting is searched by edge-popup with relative steps over a grid of rates, the default among them, and
 with the published rule (SGD with momentum 0.9 and weight decay 5e-4) and Adam over wide grids. Judged on a
 validation split of 5,000 training images, one seed; the test split is not looked at. Trainings are short, so
-that all of it takes about an hour of one core. Writes `benchmarks/results/score-steps.json` after each run, and goes
-on from it.
+that all of it takes about an hour of one core. Writes `benchmarks/results/score-steps.json` after each run,
+and goes on from it.
 """
 
 import argparse
@@ -34,6 +34,7 @@ from supermask.training.schedule import Schedule
 
 RESULTS = Path(__file__).parent / "results" / "score-steps.json"
 RATES = (
+    ("relative", 0.02),
     ("relative", 0.01),
     ("absolute", 0.1),
     ("absolute", 1.0),

@@ -30,7 +30,7 @@ from torch.optim import Optimizer
 
 STEP_SIZES = ("absolute", "relative")
 """The base rule moves scores by their gradients, or by gradients in units of the layer."""
-DEFAULT_RATE = 0.01
+DEFAULT_RATE = 0.02
 DEFAULT_MOMENTUM: dict[str, Any] = {"momentum": 0.9, "nesterov": True}
 """What a search takes that is given no learning rate."""
 BETA2 = 0.95
