@@ -8,6 +8,7 @@ Diffenderfer and Kailkhura (arXiv:2103.09377) use it for their multi-prize ticke
 from torch import Tensor, nn, where
 
 from supermask.models.registry import FACTORY_ATTRIBUTE
+from supermask.models.structure import changes, record_structure
 
 OPTION = "binary_activations"
 """The option of `create_model`, for every network, that asks for them."""
@@ -50,9 +51,11 @@ def binarize_activations(model: nn.Module) -> nn.Module:
             f"{type(model).__name__} has no activation module to replace; let it call modules (nn.ReLU) "
             "instead of functions"
         )
+    altered = changes(model)
     for parent, name in found:
         setattr(parent, name, SignActivation())
     factory = getattr(model, FACTORY_ATTRIBUTE, None)
-    if factory is not None:
+    if factory is not None and not altered:
+        record_structure(model)
         setattr(model, FACTORY_ATTRIBUTE, {**factory, "args": {**factory["args"], OPTION: True}})
     return model

@@ -24,6 +24,7 @@ from supermask.models.registry import (
     registered,
     registered_names,
 )
+from supermask.models.structure import record_structure
 
 
 def create_model(
@@ -41,7 +42,8 @@ def create_model(
     ``torchvision/<name>``, or a bare name, which is looked for in that order. Parameters have
     torch's default init. The network carries the attribute ``supermask_factory``, ``{"name": ...,
     "args": {...}}``, with which ``create_model(f["name"], **f["args"])`` and ``build(f)`` make
-    the same structure again.
+    the same structure again. The ticket of a network whose modules were changed since (another
+    activation, stride, dropout) does not claim it.
 
     Args:
         name: The network's name.
@@ -79,6 +81,7 @@ def create_model(
         arguments: dict[str, Any] = {"full_name": full_name, **shape, "options": checked}
         model = _construct(full_name, {**shape, **checked}, external.build_external, arguments)
     setattr(model, FACTORY_ATTRIBUTE, {"name": full_name, "args": {**shape, **checked}})
+    record_structure(model)
     return binarize_activations(model) if binary else model
 
 

@@ -8,17 +8,35 @@ from typing import Any
 import torch
 from torch import nn
 
+from supermask.models.registry import FACTORY_ATTRIBUTE
+from supermask.models.structure import changes, structure_of
 from supermask.tickets.entry import is_text
+from supermask.weights.names import parameters_of
+from supermask.weights.notices import ChangedNetworkWarning, tell
 
 MAX_DEPTH = 20
 """Of lists and dictionaries inside each other."""
 
 
 def factory_of(model: nn.Module) -> dict[str, Any] | None:
-    """How to build `model` again: what `create_model` recorded, or what timm did, checked by rebuilding."""
-    recorded = getattr(model, "supermask_factory", None)
+    """How to build `model` again: what `create_model` recorded, or what timm did, checked by rebuilding.
+
+    Warns:
+        ChangedNetworkWarning: The network is not what `create_model` built any more; None is returned.
+    """
+    recorded = getattr(model, FACTORY_ATTRIBUTE, None)
     if isinstance(recorded, dict):
-        return recorded
+        altered = changes(model)
+        if not altered:
+            return recorded
+        more = " …" * (len(altered) > 3)
+        tell(
+            f"the network was changed after create_model: {'; '.join(altered[:3])}{more}. Its ticket does "
+            "not say how it is built: load it by sm.Ticket.load(path).apply(model) on a network changed "
+            "likewise, or give factory= to Ticket.from_model",
+            ChangedNetworkWarning,
+        )
+        return None
     config = getattr(model, "pretrained_cfg", None)
     architecture = config.get("architecture") if isinstance(config, dict) else None
     classes = getattr(model, "num_classes", None)
@@ -85,10 +103,8 @@ def _timm_factory(model: nn.Module, architecture: str, classes: int) -> dict[str
             twin = timm.create_model(architecture, num_classes=classes)
     except Exception:
         return None
-    same = repr(twin) == repr(model) and [(n, p.shape) for n, p in twin.named_parameters()] == [
-        (n, p.shape) for n, p in model.named_parameters()
-    ]
-    if not same:
+    shapes = [[(name, p.shape) for name, p in parameters_of(m).items()] for m in (model, twin)]
+    if shapes[0] != shapes[1] or structure_of(model) != structure_of(twin):
         return None
     size = model.pretrained_cfg["input_size"]  # type: ignore[index]
     return {

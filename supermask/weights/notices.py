@@ -27,6 +27,10 @@ class FrozenParameterWarning(UserWarning):
     """A search stops the gradient of a parameter that somebody wanted to train."""
 
 
+class ChangedNetworkWarning(UserWarning):
+    """A network is not what the factory that it remembers builds."""
+
+
 def tell(message: str, category: type[Warning]) -> None:
     """Warn, at the line outside this library that called it."""
     level, frame = 2, sys._getframe(1)
