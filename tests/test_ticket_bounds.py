@@ -2,8 +2,12 @@
 
 import json
 import math
+import re
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -171,20 +175,51 @@ def forged(path, entry, tensors=None):
     return path
 
 
+@contextmanager
+def at_most(nbytes: int) -> Iterator[None]:
+    """Fail where the memory of this process grows by more, for a moment; where Linux tells."""
+
+    def kilobytes(field: str) -> int:
+        return int(re.search(rf"{field}:\s+(\d+)", Path("/proc/self/status").read_text())[1])
+
+    try:
+        Path("/proc/self/clear_refs").write_text("5")  # the peak is the present size
+        before = kilobytes("VmHWM")
+    except (OSError, TypeError):
+        yield
+        return
+    try:
+        yield
+    finally:
+        assert 1024 * (kilobytes("VmHWM") - before) < nbytes
+
+
+def test_the_peak_of_memory_is_seen():
+    with pytest.raises(AssertionError), at_most(100 << 20):
+        torch.ones(60 << 20)
+    with at_most(100 << 20):
+        torch.ones(1 << 20)
+
+
 DRAWN = {"scheme": "normal", "scale": 1.0}
 
 
 def test_a_small_file_cannot_ask_for_a_large_network(tmp_path):
     began = time.perf_counter()
-    for shape in ([1 << 27], [1 << 20, 1 << 20], [(1 << 40) - 1] * 32):
-        with pytest.raises(sm.TicketError, match="declares more parameters"):
-            sm.Ticket.load(forged(tmp_path / "net.ticket", {"shape": shape, **DRAWN}))
-    with pytest.raises(sm.TicketError, match="declares more parameters"):
-        sm.Ticket.load(forged(tmp_path / "net.ticket", {"shape": [1 << 26], **DRAWN, "dtype": "F64"}))
     tensors = {"coded/w": ops.encode_mask(torch.zeros(1 << 20, dtype=torch.bool))}
-    hostile = {"shape": [1 << 30], "masked": True, **DRAWN}
-    with pytest.raises(sm.TicketError, match="declares more parameters"):
-        sm.Ticket.load(forged(tmp_path / "net.ticket", hostile, tensors))
+    with at_most(100 << 20):
+        for shape in ([1 << 27], [1 << 20, 1 << 20], [(1 << 40) - 1] * 32):
+            with pytest.raises(sm.TicketError, match="declares more parameters"):
+                sm.Ticket.load(forged(tmp_path / "net.ticket", {"shape": shape, **DRAWN}))
+        with pytest.raises(sm.TicketError, match="declares more parameters"):
+            sm.Ticket.load(forged(tmp_path / "net.ticket", {"shape": [1 << 26], **DRAWN, "dtype": "F64"}))
+        hostile = {"shape": [1 << 30], "masked": True, **DRAWN}
+        with pytest.raises(sm.TicketError, match="declares more parameters"):
+            sm.Ticket.load(forged(tmp_path / "net.ticket", hostile, tensors))
+        megabyte = {"coded/w": torch.zeros(1 << 20, dtype=torch.uint8)}
+        for size in (1 << 30, 1 << 28):
+            with pytest.raises(sm.TicketError, match=r"declares more parameters|coded as it should"):
+                sm.Ticket.load(forged(tmp_path / "net.ticket", {**hostile, "shape": [size]}, megabyte))
     assert time.perf_counter() - began < 10
 
 
@@ -197,8 +232,9 @@ def test_generations_are_draws(tmp_path):
     tensors = {"coded/w": ops.encode_mask(mask), "generation/w": planes}
     entry = {"shape": [size], "masked": True, **DRAWN}
     entry |= {"binary": False, "factor": 1.0, "flipped": False, "redrawn": True}
-    with pytest.raises(sm.TicketError, match=r"asks for \d+ draws"):
-        sm.Ticket.load(forged(tmp_path / "net.ticket", entry, tensors))
+    path = forged(tmp_path / "net.ticket", entry, tensors)
+    with pytest.raises(sm.TicketError, match=r"asks for \d+ draws"), at_most(100 << 20):
+        sm.Ticket.load(path)
 
 
 @pytest.fixture(scope="module")
@@ -210,10 +246,14 @@ def resnet():
 @pytest.mark.parametrize(
     ("name", "arguments", "message"),
     [
-        ("timm/resnet10t", {"layers": [1048576] * 4}, "more than .* modules|calls of functions"),
-        ("timm/resnet10t", {"channels": [1048576] * 4}, "parameters take more than"),
-        ("timm/rexnet_100", {"depth_mult": 1048576}, "calls of functions|modules"),
+        ("timm/resnet10t", {"layers": [1048576] * 4}, "'layers' is 1048576, .* allow for 16384 at most"),
+        ("timm/resnet10t", {"layers": [16384] * 4}, "more than .* modules|calls of functions"),
+        ("timm/resnet10t", {"channels": [16384] * 4}, "parameters take more than"),
+        ("timm/rexnet_100", {"depth_mult": 16384}, "calls of functions|modules"),
         ("timm/beit_base_patch16_224", {"image_size": 16384}, "take more than"),
+        ("timm/vit_tiny_patch16_224", {"depth": 1 << 20}, "'depth' is 1048576"),
+        ("timm/vit_tiny_patch16_224", {"depth": 1 << 14}, "more than .* modules|calls of functions"),
+        ("timm/resnet10t", {"drop_path_rate": -1e300}, "'drop_path_rate' is -1e"),
         ("timm/resnet10t", {"stem_width": 64}, "other parameters|cannot be built"),
     ],
 )
@@ -221,7 +261,7 @@ def test_hostile_factories_stop_early(resnet, name, arguments, message):
     began = time.process_time()
     arguments = {"num_classes": 4, "image_size": 32, **arguments}
     hostile = replace(resnet, factory={"name": name, "args": arguments})
-    with pytest.raises(sm.TicketError, match=message):
+    with pytest.raises(sm.TicketError, match=message), at_most(300 << 20):
         network_of(hostile)
     assert time.process_time() - began < 20
 

@@ -18,6 +18,10 @@ CALLS_PER_PARAMETER, FREE_CALLS = 10_000, 1 << 20
 """Calls of functions that it may take to build: up to 4500 for each parameter in timm."""
 
 
+LARGEST_ARGUMENT = 1 << 14
+"""Numbers among the arguments of a network; larger ones only where an axis of a parameter is as long."""
+
+
 class Buildable(Protocol):
     """What of a ticket its network follows from; see `Ticket`."""
 
@@ -43,6 +47,7 @@ def network_of(ticket: Buildable, device: torch.device | str = "cpu") -> nn.Modu
             "the ticket does not say how its network is built, because it was built outside the library. "
             "Build it yourself and call ticket.apply(model)"
         )
+    _check_arguments(ticket, ticket.factory)
     parts = PARTS_PER_PARAMETER * len(ticket.entries) + FREE_PARTS
     calls = CALLS_PER_PARAMETER * len(ticket.entries) + FREE_CALLS
     weights = sum(entry.numel for entry in ticket.entries)
@@ -59,6 +64,20 @@ def network_of(ticket: Buildable, device: torch.device | str = "cpu") -> nn.Modu
         raise TicketError(f"the network of the ticket cannot be built: {error}") from None
     ticket.apply(model)
     return model.to(device).eval()
+
+
+def _check_arguments(ticket: Buildable, factory: Mapping[str, Any]) -> None:
+    """Refuse numbers that no network of such parameters has, before a constructor counts up to them."""
+    tensors = [entry.shape for entry in ticket.entries] + [buffer.shape for buffer in ticket.buffers.values()]
+    largest = max(LARGEST_ARGUMENT, 0, *(size for shape in tensors for size in shape))
+    arguments = factory.get("args")
+    for key, value in arguments.items() if isinstance(arguments, Mapping) else ():
+        for number in value if isinstance(value, list | tuple) else [value]:
+            if isinstance(number, int | float) and abs(number) > largest:
+                raise TicketError(
+                    f"the network of the ticket cannot be built: {key!r:.40} is {number!r:.40}, and its "
+                    f"parameters allow for {largest} at most"
+                )
 
 
 def _outline(factory: Mapping[str, Any], nbytes: int) -> nn.Module:
