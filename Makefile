@@ -33,11 +33,14 @@ check: setup
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
+# Each of two processes takes the files from its end, so that what the tests of a file share is made once.
+TOGETHER := -n 2 --dist worksteal
+
 # All tests with what this CPU has; those that train or touch kernels with AVX2; the kernels' own with none.
 test: check sanitize
-	$(BIN)/pytest -n 2
-	ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 $(BIN)/pytest -n 2 -m 'isa and not slow and not cuda'
-	ONEDNN_MAX_CPU_ISA=SSE41 ATEN_CPU_CAPABILITY=default $(BIN)/pytest -n 2 -m 'kernels and not slow and not cuda'
+	$(BIN)/pytest $(TOGETHER)
+	ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 $(BIN)/pytest $(TOGETHER) -m 'isa and not slow and not cuda'
+	ONEDNN_MAX_CPU_ISA=SSE41 ATEN_CPU_CAPABILITY=default $(BIN)/pytest $(TOGETHER) -m 'kernels and not slow and not cuda'
 
 # The inner loops of the kernels, without torch, under address and undefined-behaviour sanitizers.
 sanitize: setup

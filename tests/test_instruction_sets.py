@@ -1,20 +1,27 @@
 """The tests that `make test` runs again for other instruction sets: they are there, and see those sets."""
 
+import re
 from pathlib import Path
 
 import pytest
 import torch
 
 from supermask import ops
-from tests.conftest import KERNELS, TRAINING
+from tests.conftest import KERNELS, MARKED, TRAINING
 
 ORDER = ("baseline", "avx2", "avx512")
 LIMITS = {"DEFAULT": "baseline", "NO AVX": "baseline", "AVX2": "avx2", "AVX512": "avx512"}
 
 
-@pytest.mark.parametrize("name", sorted(KERNELS | TRAINING))
+@pytest.mark.parametrize("name", sorted(KERNELS | TRAINING | MARKED))
 def test_every_file_is_there(name):
     assert Path(__file__).with_name(f"test_{name}.py").exists()
+
+
+def test_no_other_file_has_their_marks():
+    """Files that these runs do not import, because nothing in them is marked."""
+    others = [path for path in Path(__file__).parent.glob("test_*.py") if path != Path(__file__)]
+    assert not [path.name for path in others if re.search(r"mark\.(isa|kernels)\b", path.read_text("utf-8"))]
 
 
 @pytest.mark.isa

@@ -330,6 +330,7 @@ def test_layers_export_with_a_dynamic_batch(scheme):
         assert torch.allclose(program.module()(x), layer(x), atol=1e-4)
 
 
+@pytest.mark.own_isa
 def test_packed_layers_import_no_compiler():
     code = "import sys, supermask.packed; sys.exit('torch._dynamo' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -379,6 +379,7 @@ def test_results_depend_neither_on_threads_nor_on_the_rest_of_the_batch(scale):
 
 
 @needs_native
+@pytest.mark.own_isa
 @pytest.mark.parametrize("capability", ["default", "avx2"])
 def test_every_instruction_set_is_exact(capability):
     code = (

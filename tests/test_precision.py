@@ -12,7 +12,7 @@ from supermask.prune import EarlyBird, Rewire
 from supermask.training.loop import Schedule, fit
 from supermask.training.precision import Bf16Weights, in_float32
 
-from .conftest import SmallNet
+from .small_net import SmallNet
 
 STEPS, RATE, MOMENTUM, DECAY = 12, 0.3, 0.9, 1e-2
 

@@ -13,7 +13,7 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, StepLR
 import supermask as sm
 from supermask.weights.notices import FrozenParameterWarning, NotDrawnWarning, OtherDensityWarning
 
-from .conftest import SmallNet
+from .small_net import SmallNet
 from .test_search import train
 
 
