@@ -9,6 +9,7 @@ import torch
 from torch.nn import functional as F
 
 import supermask as sm
+from supermask import ops
 from supermask.io import read_json
 from supermask.search.description import DESCRIPTIONS
 
@@ -104,6 +105,18 @@ def test_a_search_step_on_a_gpu_costs_a_fiftieth_more_at_most():
     found = [row for path in (ROOT / "benchmarks" / "results").glob("nvidia-*/training_step.json")
              for row in read_json(path)["rows"]]  # fmt: skip
     assert len(found) >= 3 and all(row["edge-popup/dense"] <= 1.02 for row in found)
+
+
+def test_masks_of_tickets_take_what_is_said_of_them():
+    (path,) = (ROOT / "benchmarks" / "results").glob("*/ticket_coding.json")
+    rows = {row["density"]: row for row in read_json(path)["rows"]}
+    bits = {density: row["bits_per_weight"] for density, row in rows.items()}
+    assert bits[0.1] <= 0.48 and bits[0.3] <= 0.89 and bits[0.5] > 1  # where a ticket keeps plain bits
+    assert all(row["weights"] == 10_000_000 and row["decode"]["median_ms"] < 500 for row in rows.values())
+    said = f"{bits[0.1]:.2f} at density 0.1, {bits[0.3]:.2f} at 0.3"
+    assert said in (ROOT / "docs" / "ticket-format.md").read_text(encoding="utf-8")
+    said = f"At density 0.1 it takes {bits[0.1]:.2f} bits a weight and at 0.3 {bits[0.3]:.2f}"
+    assert said in ops.encode_mask.__doc__
 
 
 def results(name):

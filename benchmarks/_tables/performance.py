@@ -229,7 +229,24 @@ def seeds(document: dict[str, Any], _: str) -> str:
     return f"{where(document['machine'], 'seeds_together')}\n\n" + markdown(head, rows)
 
 
+def coding(document: dict[str, Any], _: str) -> str:
+    """Masks at their entropy."""
+    head = ["density", "bits a weight", "entropy"]
+    head += ["coded in, ms", "decoded in, ms", "in NumPy, ms", "plain bits, ms"]
+    rows = [
+        [
+            f"{row['density']:g}",
+            f"{row['bits_per_weight']:.3f}",
+            f"{row['entropy']:.3f}",
+            *(rounded(row[way]["median_ms"]) for way in ("encode", "decode", "page", "unpack")),
+        ]
+        for row in document["rows"]
+    ]
+    return f"{where(document['machine'], 'ticket_coding')}\n\n{markdown(head, rows)}"
+
+
 KINDS = {
+    "coding": coding,
     "steps": steps,
     "linear": linear,
     "linear_gpu": linear_gpu,

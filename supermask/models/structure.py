@@ -40,7 +40,7 @@ def differences(before: Mapping[str, str], after: Mapping[str, str]) -> list[str
     """How two structures differ, a text for each module."""
     return [
         f"{name or 'the network itself'} is {after.get(name, 'absent')} and was {before.get(name, 'absent')}"
-        for name in (before | after)
+        for name in {**before, **after}
         if before.get(name) != after.get(name)
     ]
 

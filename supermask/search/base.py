@@ -105,8 +105,7 @@ class Search(Shown, Algorithm, Optimizer):
         construction.tell_of_weights(model, infos, density, self.rescale_density(density))
         construction.freeze_the_rest(model, moved, infos, exclude)
         self.model = unwrap(model)
-        self.density, self.distribution = density, distribution
-        self.density_schedule = density_schedule
+        self.density, self.distribution, self.density_schedule = density, distribution, density_schedule
         self.schedule_steps, self.initial_density = schedule_steps, initial_density
         self.seed, self.score_init, self.train_norms = seed, score_init, train_norms
         self.steps, self._horizon, self.group = 0, schedule_steps, masks.group_of(distribution)
