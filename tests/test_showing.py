@@ -11,6 +11,7 @@ import torch
 import supermask as sm
 from supermask.cli import main
 from supermask.masks.summary import LayerCount, as_html, as_text
+from supermask.packed import PackedConv2d
 from supermask.tickets.difference import difference
 
 
@@ -167,3 +168,25 @@ def test_a_round_shows_itself_in_few_lines(small_net):
     assert lines[0] == "Round 1 of IMP on SmallNet" and len(lines) <= 5
     assert lines[-1] == "  the training returned {'accuracy': 0.5}"
     assert len(Table(dense._repr_html_()).rows) == 1 + len(dense.mask)
+
+
+@pytest.mark.parametrize("activations", [None, "int8"])
+def test_packed_layers_say_what_they_hold(activations):
+    model = sm.create_model("lenet-300-100", num_classes=10, in_channels=1, image_size=32, bias=True)
+    sm.randomize_(model, init="signed_constant", seed=0, density=0.25)
+    packed = sm.pack(model, sm.EdgePopup(model, density=0.25, lr=0.1).ticket(), activations=activations)
+    layer = packed.fc1
+    held = sum(tensor.numel() * tensor.element_size() for tensor in layer.state_dict().values())
+    assert layer.nbytes == held < 4 * 1024 * 300 / 8
+    assert repr(layer) == (
+        "PackedLinear(1024, 300, bias=True, weights=signs, density=0.25, "
+        f"activations={activations or 'as they come'}, bytes={held})"
+    )
+
+
+def test_a_packed_convolution_says_what_it_holds():
+    weights = torch.zeros(16, 4, 3, 3)
+    weights[:, 0] = torch.randn(16, 3, 3, generator=torch.Generator().manual_seed(0))
+    layer = PackedConv2d(weights, padding=1)
+    assert "weights=values, density=0.25, activations=as they come" in repr(layer)
+    assert f"bytes={layer.nbytes})" in repr(layer) and len(repr(layer).splitlines()) == 1

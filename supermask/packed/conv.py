@@ -63,7 +63,7 @@ class _PackedConv(Placed):
         self.kernel_size, self.groups, self.padding_mode = tuple(weights.shape[2:]), groups, padding_mode
         self.stride, self.dilation = _each(stride, count), _each(dilation, count)
         self.margins = _margins(padding, self.kernel_size, self.dilation)
-        self.scale = scale
+        self.scale, self.signed = scale, scale is not None
         self.operator = OPERATORS[scale is not None]
         self.density = int(weights.count_nonzero()) / max(weights.numel(), 1)
         self.kernels = {
@@ -217,7 +217,7 @@ class _PackedConv(Placed):
         return (
             f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, stride={self.stride}, "
             f"padding={self.margins}, dilation={self.dilation}, groups={self.groups}, "
-            f"density={self.density:.3f}"
+            f"bias={self.bias is not None}, {self.held()}"
         )
 
 

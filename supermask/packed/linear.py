@@ -271,8 +271,7 @@ class PackedLinear(Placed):
         state_dict.update({prefix + name: buffer for name, buffer in self.packed_for_cpu(weights).items()})
 
     def extra_repr(self) -> str:
-        activations = "" if self.activations is None else f", activations={self.activations}"
-        return f"{self.in_features}, {self.out_features}, density={self.density:.3f}{activations}"
+        return f"{self.in_features}, {self.out_features}, bias={self.bias is not None}, {self.held()}"
 
 
 def check_activations(activations: str | None) -> str | None:

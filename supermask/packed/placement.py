@@ -42,6 +42,22 @@ class Placed(nn.Module):
 
     layout: tuple[str, ...] = ()
     on_gpu = False
+    signed: bool
+    """Whether all weights are of one magnitude, so that signs are held and no values."""
+    density: float
+    activations: str | None = None
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of what the layer holds, weights and bias, as it lies on its device."""
+        return sum(buffer.nbytes for buffer in self.buffers())
+
+    def held(self) -> str:
+        """What `repr` says of the weights."""
+        return (
+            f"weights={'signs' if self.signed else 'values'}, density={self.density:.4g}, "
+            f"activations={self.activations or 'as they come'}, bytes={self.nbytes}"
+        )
 
     def unpacked(self) -> Tensor:
         """The weights as they were packed."""
