@@ -178,6 +178,17 @@ def test_help_prints_every_flag_with_its_default(command, config, capsys):
         (["imp", "--rewind-to", "10000000"], "--rewind-to 10000000: stay below"),
         (["imp", "--rate", "1"], "--rate 1.0: take a fraction"),
         (["compare", "--densities", "0.5", "7"], "--densities 7.0"),
+        (["search", "--config", ""], "--config .: name a .toml"),
+        (["search", "--data", "pictures", "--classes", ""], "--classes ('',): no class is named"),
+        (["search", "--out", "a_file"], "--out 'a_file': it is a file, or lies below one"),
+        (["theory", "--out", "a_file/below"], "--out 'a_file/below': it is a file, or lies below one"),
+        (
+            ["theory", "--out", "out", "--malach", "99999999999"],
+            "--malach (99999999999,): take integers from 1",
+        ),
+        (["theory", "--out", "out", "--seeds", "99999999999"], "--seeds 99999999999: take at most"),
+        (["export", "absent.ticket", "no/such/a.onnx"], "no/such/a.onnx: name a file in a folder"),
+        (["export", "absent.ticket", "pictures.onnx"], "pictures.onnx: name a file in a folder"),
         (["eval", "absent.ticket"], "no such file: absent.ticket"),
         (["info", "absent.ticket"], "no such file: absent.ticket"),
         (["report", "absent"], "absent holds no results.json"),
@@ -185,7 +196,9 @@ def test_help_prints_every_flag_with_its_default(command, config, capsys):
 )
 def test_wrong_calls(arguments, message, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    if arguments[0] in ("search", "imp", "compare"):
+    (tmp_path / "a_file").touch()
+    (tmp_path / "pictures.onnx").mkdir()
+    if arguments[0] in ("search", "imp", "compare") and "--out" not in arguments:
         arguments = [*arguments, "--out", "out"]
     assert run(*arguments) == 2
     assert message in capsys.readouterr().err

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 import supermask as sm
+from supermask.cli import main
 from supermask.tickets import hub
 from tests.hub_server import Hub, serving
 
@@ -73,9 +74,13 @@ def test_what_is_not_there_is_named(server: Hub, ticket):
 @pytest.mark.parametrize(
     "address", ["hf://", "hf://name", "hf://a/b/c", "hf://../..", "hf://a/b@", "hf://a b/c"]
 )
-def test_a_wrong_address_is_refused_before_anything_is_asked(server: Hub, address):
-    with pytest.raises(ValueError, match="no address of a ticket"):
+def test_a_wrong_address_is_refused_before_anything_is_asked(server: Hub, address, capsys):
+    with pytest.raises(hub.AddressError, match="no address of a ticket"):
         hub.local_file(address)
+    for command in (["info"], ["eval"], ["diff", address]):
+        assert main([*command, address]) == 2
+        assert "hf://" in capsys.readouterr().err
+    assert main(["export", address, "network.onnx"]) == 2
     assert not server.asked
 
 

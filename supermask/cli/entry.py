@@ -19,7 +19,7 @@ from supermask.cli.catalogue import Catalogue, catalogue
 from supermask.cli.errors import EXIT_INTERRUPT, exit_code, message_of
 from supermask.cli.flags import FlagError, read_config
 from supermask.cli.parser import ALL, Parser, check_known, parser_of, refuse_unknown
-from supermask.cli.streams import show_what_can_be_shown, use_utf8
+from supermask.cli.streams import console_of, show_what_can_be_shown, use_utf8
 from supermask.cli.suggest import near
 
 GRACE = 3.0
@@ -153,9 +153,7 @@ def _line(arguments: list[str]) -> str:
 
 def _console() -> Any:
     """Progress goes to the error stream."""
-    from rich.console import Console
-
-    return Console(stderr=True, force_terminal=False if _rank() else None)
+    return console_of(sys.stderr, force_terminal=False if _rank() else None)
 
 
 def _launched() -> bool:

@@ -25,9 +25,11 @@ def exit_code(error: Exception) -> int | None:
     from supermask.extras import MissingExtraError
     from supermask.io import DamagedFileError
     from supermask.models import UnknownModelError
+    from supermask.tickets.hub import AddressError
     from supermask.training.loop import DivergedError
 
-    if isinstance(error, ConfigError | UnknownModelError | FileNotFoundError | MissingExtraError):
+    wrong = (ConfigError, UnknownModelError, FileNotFoundError, MissingExtraError, AddressError)
+    if isinstance(error, wrong):
         return EXIT_USAGE
     if isinstance(error, DataError) and not isinstance(error, DamagedDataError):
         return EXIT_USAGE

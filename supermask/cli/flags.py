@@ -123,7 +123,7 @@ def read_config(config_type: type[T], options: argparse.Namespace) -> T:
         FlagError: The file is missing or not readable, or has an unknown key or a wrong value.
     """
     names = {field.name for field in dataclasses.fields(config_type)}  # type: ignore[arg-type]
-    values = _read_file(Path(options.config), config_type) if options.config else {}
+    values = _read_file(Path(options.config), config_type) if options.config is not None else {}
     values |= {name: value for name, value in vars(options).items() if name in names}
     for name, value in values.items():
         if isinstance(value, list):

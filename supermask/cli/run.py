@@ -1,6 +1,7 @@
 """A command from its configuration to its folder of results."""
 
 import dataclasses
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from supermask.cli.placement import (
     environment_of,
 )
 from supermask.cli.progress import ProgressWatcher, task_progress
+from supermask.cli.streams import console_of
 from supermask.distributed import Ranks, joined, launched
 from supermask.experiments.config import ConfigError, TaskConfig
 from supermask.experiments.datasets import dataset
@@ -56,9 +58,7 @@ def _run(
     for name in config.log:
         if name in EXTRAS:
             require(name)
-    out = Path(config.out)
-    out.mkdir(parents=True, exist_ok=True)
-    _check_folder(out, command)
+    out = _folder(config.out, command)
     environment, jobs = environment_of(config, device, ranks)
     with ranks.one_per_machine_first():
         data = dataset(
@@ -91,9 +91,7 @@ def _run(
 def _compute(computation: Computation, config: Any, line: str, console: Console) -> dict[str, Any]:
     if launched():
         raise FlagError(f"{computation.name} runs in one process; start it without torchrun")
-    out = Path(config.out)
-    out.mkdir(parents=True, exist_ok=True)
-    _check_folder(out, computation.name)
+    out = _folder(config.out, computation.name)
     with task_progress(computation.name, computation.cases(config), console) as told:
         document = computation.compute(config, told)
     document["command"] = line
@@ -102,16 +100,27 @@ def _compute(computation: Computation, config: Any, line: str, console: Console)
     return document
 
 
-def _check_folder(out: Path, command: str) -> None:
-    """Refuse to write one command's results over another's."""
+def _folder(name: str, command: str) -> Path:
+    """The folder for results, made if it is not there; one command's are not written over another's.
+
+    Raises:
+        ConfigError: It is a file, or holds results of another command.
+        OSError: It cannot be made.
+    """
+    out = Path(name)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise ConfigError("out", name, "it is a file, or lies below one; name a folder") from None
     if not (out / "results.json").exists():
-        return
+        return out
     document = read_json(out / "results.json")
     schema = document.get("schema") if isinstance(document, dict) else None
     if schema != f"supermask/{command}/1":
         raise ConfigError(
             "out", str(out), f"it holds results of another command ({schema}); name another folder"
         )
+    return out
 
 
 def write_page_again(folder: Path) -> Path:
@@ -145,7 +154,7 @@ def configuration(command: str) -> type[Any]:
 
 def print_summary(document: dict[str, Any], out: Path) -> None:
     """Print what came out, on standard output."""
-    console = Console()
+    console = console_of(sys.stdout)
     if "summary" in document and "curves" in document:
         console.print(_summary_table(document))
     console.print(headline(document), highlight=False)

@@ -2,9 +2,11 @@
 
 import argparse
 import json
+import sys
 from pathlib import Path
 
 from supermask.cli.flags import FlagError
+from supermask.cli.streams import console_of
 
 FORMATS = (".onnx", ".pt2")
 
@@ -19,6 +21,8 @@ def run_export(options: argparse.Namespace) -> None:
         raise FlagError(f"{options.file}: name a file that ends in {' or '.join(FORMATS)}")
     if suffix == ".pt2" and options.weights != "float32":
         raise FlagError(f"--weights {options.weights} is for .onnx; leave it out, or name a .onnx file")
+    if Path(options.file).is_dir() or not Path(options.file).parent.is_dir():
+        raise FlagError(f"{options.file}: name a file in a folder that is there")
     ticket = Ticket.load(options.ticket)
     try:
         example = example_of(ticket.factory)
@@ -36,7 +40,6 @@ def run_export(options: argparse.Namespace) -> None:
 
 def run_diff(options: argparse.Namespace) -> None:
     """Print what two tickets share and where they differ."""
-    from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
@@ -47,7 +50,7 @@ def run_diff(options: argparse.Namespace) -> None:
     if options.json:
         print(json.dumps(found))
         return
-    console = Console()
+    console = console_of(sys.stdout)
     console.print("the same network, bit for bit" if found["equal"] else "two networks", highlight=False)
     facts = Table("recorded", "A", "B", box=None, header_style="bold")
     for name, values in found["facts"].items():

@@ -5,6 +5,7 @@ import locale
 import os
 import sys
 import unicodedata
+from typing import Any, TextIO
 
 _PLAIN = {
     **dict.fromkeys("\u2010\u2011\u2012\u2013\u2014\u2212", "-"),
@@ -14,6 +15,13 @@ _PLAIN = {
 }
 """What has no plain letters inside, as accents and fractions do."""
 _ERRORS = "supermask.plain"
+
+
+def console_of(stream: TextIO, force_terminal: bool | None = None) -> Any:
+    """A rich console on a stream; text in a notebook, too, where rich would make elements of a page."""
+    from rich.console import Console
+
+    return Console(file=stream, force_terminal=force_terminal, force_jupyter=False)
 
 
 def use_utf8() -> None:

@@ -4,10 +4,12 @@ import argparse
 import json
 import math
 import os
+import sys
 from typing import Any
 
 from supermask.cli.flags import FlagError
 from supermask.cli.recorded import recorded_data, recorded_selection, same_data
+from supermask.cli.streams import console_of
 
 
 def run_eval(options: argparse.Namespace) -> None:
@@ -92,7 +94,6 @@ def _check_fit(factory: dict[str, Any] | None, data: Any) -> None:
 
 def run_info(options: argparse.Namespace) -> None:
     """Print what a ticket is."""
-    from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
@@ -104,7 +105,7 @@ def run_info(options: argparse.Namespace) -> None:
         print(json.dumps(facts))
         return
     layers = facts.pop("layers")
-    console = Console()
+    console = console_of(sys.stdout)
     for key, value in facts.items():
         shown = json.dumps(value, ensure_ascii=False) if isinstance(value, dict) else value
         console.print(f"{key.replace('_', ' ')}: {shown}", highlight=False, soft_wrap=True, markup=False)

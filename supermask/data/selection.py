@@ -65,7 +65,7 @@ def read_classes(given: Sequence[str]) -> tuple[str, ...]:
     name may have dots; one with a slash, or that ends in .txt, can only be a file.
 
     Raises:
-        MissingDataError: A word can only be a file, and there is none.
+        MissingDataError: A word can only be a file, and there is none; or no word has a name.
         DamagedDataError: A file has no names.
     """
     names: set[str] = set()
@@ -83,6 +83,8 @@ def read_classes(given: Sequence[str]) -> tuple[str, ...]:
                 )
             elif piece:
                 names.add(piece)
+    if given and not names:
+        raise MissingDataError("no class is named; give names, or leave it out")
     return tuple(sorted({unicodedata.normalize("NFC", name) for name in names}))
 
 

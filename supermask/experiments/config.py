@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import Any, get_args
 
-from supermask.data import Selection
+from supermask.data import MissingDataError, Selection
 from supermask.data.augment import Augmentation
 from supermask.data.selection import MOST_PIXELS, read_classes
 from supermask.experiments.arguments import parse_arguments
@@ -188,10 +188,19 @@ class TaskConfig:
 
     @property
     def selection(self) -> Selection:
-        """What is taken of a folder of images; reads the files that name classes."""
+        """What is taken of a folder of images; reads the files that name classes.
+
+        Raises:
+            ConfigError: There is no such file, or no class is named.
+            DamagedDataError: A file has no names.
+        """
+        try:
+            classes = read_classes(self.classes)
+        except MissingDataError as error:
+            raise ConfigError("classes", self.classes, str(error)) from None
         return Selection(
             stored_size=self.stored_size if self.stored_size != self.image_size else None,
-            classes=read_classes(self.classes),
+            classes=classes,
             per_class_fraction=self.per_class_fraction,
             allow_corrupt=self.allow_corrupt,
         )

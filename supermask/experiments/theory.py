@@ -29,6 +29,8 @@ from supermask.theory.target import Target, train_attention, train_perceptron
 
 FORMAT = 1
 """Part of a case's name: raised when the same options would give other numbers."""
+MOST = 1_000_000
+"""Seeds, and units of a layer, that anybody can mean; what memory cannot hold is told when it is made."""
 SIZES = ("accuracy", "kept_weights", "random_weights")
 TARGET = ("target_accuracy", "target_weights", "mean_output_norm")
 ERRORS = ("mean_weight_error", "max_weight_error", "mean_output_error", "max_output_error")
@@ -63,9 +65,12 @@ class TheoryConfig:
             value = getattr(self, name)
             if value is not None and not (math.isfinite(value) and value > 0):
                 raise ConfigError(name, value, "take a positive number")
+        for name in ("seeds", "heads", "head_width"):
+            if getattr(self, name) > MOST:
+                raise ConfigError(name, getattr(self, name), f"take at most {MOST}")
         for name in ("hidden", *CONSTRUCTIONS):
-            if any(value < 1 for value in getattr(self, name)):
-                raise ConfigError(name, getattr(self, name), "take positive integers")
+            if any(not 1 <= value <= MOST for value in getattr(self, name)):
+                raise ConfigError(name, getattr(self, name), f"take integers from 1 to {MOST}")
         for name in self.constructions:
             if name not in CONSTRUCTIONS:
                 raise ConfigError("constructions", name, f"choose from {', '.join(CONSTRUCTIONS)}")

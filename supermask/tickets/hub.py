@@ -24,11 +24,15 @@ class HubError(OSError):
     """The Hub refused, or could not be reached; the message says what was asked of it."""
 
 
+class AddressError(ValueError):
+    """What starts with `hf://` is no address of a ticket; nothing was asked for anywhere."""
+
+
 def local_file(path: str | os.PathLike[str]) -> Path:
     """The file behind a path: itself, or for `hf://user/name[@revision]` a copy in huggingface_hub's cache.
 
     Raises:
-        ValueError: What starts with `hf://` is no such address.
+        AddressError: What starts with `hf://` is no such address.
         MissingExtraError: huggingface_hub is not installed.
         HubError: The repository, the revision or the ticket is not there, or the Hub is not reached.
     """
@@ -36,7 +40,9 @@ def local_file(path: str | os.PathLike[str]) -> Path:
         return Path(path)
     match = _ADDRESS.fullmatch(str(path))
     if match is None:
-        raise ValueError(f"{path} is no address of a ticket; give hf://user/name or hf://user/name@revision")
+        raise AddressError(
+            f"{path} is no address of a ticket; give hf://user/name or hf://user/name@revision"
+        )
     hub: Any = extras.load("huggingface_hub", "hub")
     errors: Any = extras.load("huggingface_hub.errors", "hub")
     repository, revision = match.groups()
