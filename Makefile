@@ -7,7 +7,7 @@ OUT ?= runs/compare
 CONSTRAINTS ?= constraints.txt
 TORCH ?= torch
 
-.PHONY: setup test check sanitize slow compare catalogue docs integrations wheel newcomer clean
+.PHONY: setup test check sanitize slow compare catalogue docs notebooks integrations wheel newcomer clean
 
 setup: $(READY)
 
@@ -58,9 +58,14 @@ compare: setup
 catalogue: setup
 	$(BIN)/python -c 'from supermask.cli.catalogue import write; write()'
 
-# The documentation site in build/site; a link that leads nowhere is an error.
-docs: setup
-	$(INSTALL) 'mkdocs-material' 'mkdocstrings[python]'
+# The tutorials, executed: build/tutorials/*.ipynb. A cell that fails, or takes too long, is an error.
+notebooks: setup
+	$(INSTALL) ipykernel jupytext nbclient
+	OMP_NUM_THREADS=1 $(BIN)/python tools/notebooks.py
+
+# The documentation site in build/site, tutorials with their outputs; a link that leads nowhere is an error.
+docs: notebooks
+	$(INSTALL) 'mkdocs-material' 'mkdocstrings[python]' nbconvert
 	PATH="$(CURDIR)/$(BIN):$$PATH" NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
 
 # A search in the loops of other frameworks, which are installed here.

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from supermask.cli import catalogue
+
 ROOT = Path(__file__).parent.parent
 METHODS = ("dense", "outside-search", "outside-method")
 SCRIPT = """
@@ -63,3 +65,13 @@ def test_the_table_of_the_docs_has_it(outside: tuple[Path, str, str]) -> None:
     assert "| `outside-search` | Somebody's own search. |" in table
     assert "| `outside-method` | Somebody's own way to a trained ticket. |" in table
     assert table.index("**Strong tickets") < table.index("outside-search") < table.index("**Trained tickets")
+
+
+@pytest.mark.parametrize("registry", ["search", "data", "models"])
+def test_a_registry_that_is_imported_is_asked(registry: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(catalogue, "live", lambda: "asked")
+    for name in catalogue.REGISTRIES:
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    assert catalogue.catalogue() != "asked"
+    monkeypatch.setitem(sys.modules, f"supermask.{registry}.registry", sys)
+    assert catalogue.catalogue() == "asked"

@@ -1,7 +1,8 @@
-"""Hooks of the documentation site: the README as its first page, and the files that pages link to.
+"""Hooks of the documentation site: the README as its first page, tutorials, and the files that pages link to.
 
 Pages of docs/ link to `../recipes/…`, `../examples/…` and pictures under `../benchmarks/`, as they must on a
 code host. Here every such file becomes a page or a picture of the site, so that a reader never leaves it.
+Tutorials are pages made of the notebooks that `tools/notebooks.py` executed, with their outputs.
 """
 
 import posixpath
@@ -9,8 +10,10 @@ import re
 from pathlib import Path
 from typing import Any
 
+from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
+from nbconvert.exporters import MarkdownExporter
 
 LINK = re.compile(r"(?<=\]\()(?!https?:|mailto:|#)([^)#\s]+)")
 WHOLE_PAGES = {"README.md": "index.md", "CONTRIBUTING.md": "contributing.md"}
@@ -24,6 +27,8 @@ def on_files(files: Files, config: Any) -> Files:
     root = Path(config.config_file_path).parent
     for source, page in WHOLE_PAGES.items():
         files.append(File.generated(config, page, content=(root / source).read_text(encoding="utf-8")))
+    for file in _tutorials(config, root):
+        files.append(file)
     pages = [(file.src_uri, file.content_string) for file in files.documentation_pages()]
     for uri, text in pages:
         for target in LINK.findall(text):
@@ -45,6 +50,22 @@ def on_page_markdown(markdown: str, page: Page, config: Any, files: Files) -> st
         return posixpath.relpath(_uri(root, path), posixpath.dirname(page.file.src_uri) or ".")
 
     return LINK.sub(inside, markdown)
+
+
+def _tutorials(config: Any, root: Path) -> list[File]:
+    """A page for each tutorial, the pictures that it drew, and the executed notebook to take away."""
+    files = []
+    for source in sorted((root / "docs" / "tutorials").glob("*.py")):
+        name = source.stem
+        notebook = root / "build" / "tutorials" / f"{name}.ipynb"
+        if not notebook.exists():
+            raise PluginError(f"{notebook} is missing: run `make docs`, which executes the tutorials")
+        about = {"unique_key": name, "output_files_dir": f"{name}_files"}
+        text, found = MarkdownExporter().from_filename(str(notebook), resources=about)
+        text += f"\n\nThis page [as a notebook]({name}.ipynb), with its outputs.\n"
+        contents = {f"{name}.md": text, f"{name}.ipynb": notebook.read_bytes(), **found["outputs"]}
+        files += [File.generated(config, f"tutorials/{uri}", content=c) for uri, c in contents.items()]
+    return files
 
 
 def _in_repository(uri: str, target: str) -> str | None:

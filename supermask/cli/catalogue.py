@@ -16,6 +16,10 @@ from typing import Any
 from supermask.cli.flags import Flag, flags_of
 
 PATH = Path(__file__).with_name("catalogue.json")
+REGISTRIES = (
+    "supermask.experiments",
+    *(f"supermask.{room}.registry" for room in ("search", "data", "models")),
+)
 
 
 @dataclass(frozen=True)
@@ -54,7 +58,8 @@ class Catalogue:
 
 def catalogue() -> Catalogue:
     """The registries' own answer if they are imported, and what is written in the package otherwise."""
-    return live() if "supermask.experiments" in sys.modules or not PATH.is_file() else _written()
+    imported = any(name in sys.modules for name in REGISTRIES)
+    return live() if imported or not PATH.is_file() else _written()
 
 
 @cache

@@ -37,7 +37,7 @@ class Callbacks(Callback):
             for step, (images, labels) in enumerate(loader, start=1):
                 ...
                 watch.on_step(step)
-                watch.on_record({"step": step, "train_loss": float(loss)})
+                watch.on_record({"step": step, "train_loss": loss.item()})
     """
 
     def __init__(self, callbacks: Iterable[Callback] = ()) -> None:
