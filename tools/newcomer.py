@@ -180,7 +180,9 @@ def own_model(journey: Journey) -> None:
 
         draw = torch.Generator().manual_seed(0)
         images = torch.rand(256, 1, 8, 8, generator=draw)
-        labels = (images.mean(dim=(1, 2, 3)) > 0.5).long()
+        labels = torch.randint(2, (256,), generator=draw)
+        images[labels == 0, :, :, :4] += 1  # the left half is the lighter one, or the right half
+        images[labels == 1, :, :, 4:] += 1
         model = network()
         sm.randomize_(model, init="signed_constant", seed=0, density=0.5)
         search = sm.EdgePopup(model, density=0.5, lr=0.1, momentum=0.9)

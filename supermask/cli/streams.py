@@ -18,9 +18,15 @@ _ERRORS = "supermask.plain"
 
 
 def console_of(stream: TextIO, force_terminal: bool | None = None) -> Any:
-    """A rich console on a stream; text in a notebook, too, where rich would make elements of a page."""
+    """A rich console on a stream.
+
+    In a notebook it prints plain lines, where rich would make elements of a page, and bars of control codes:
+    kernels pass for terminals.
+    """
     from rich.console import Console
 
+    if "ipykernel" in sys.modules:
+        force_terminal = False
     return Console(file=stream, force_terminal=force_terminal, force_jupyter=False)
 
 
