@@ -121,6 +121,25 @@ def ratio(results: Mapping[str, Mapping[str, float]], one: str, other: str) -> f
     return results[one]["median_ms"] / results[other]["median_ms"]
 
 
+MOST = 1.05
+"""How many times as long as what it replaces something of ours may take."""
+
+
+def check_not_slower(cases: Mapping[str, float], most: float = MOST) -> None:
+    """Fail the script where ours takes longer than it may.
+
+    Args:
+        cases: What was measured → how many times as long as what it replaces ours takes.
+        most: What is allowed.
+
+    Raises:
+        SystemExit: Some take longer; it names them.
+    """
+    slower = [f"{case}: {factor:.2f}" for case, factor in cases.items() if factor > most]
+    if slower:
+        raise SystemExit(f"ours takes more than {most} times as long for\n  " + "\n  ".join(slower))
+
+
 def machine(threads: int, device: str = "cpu") -> dict[str, Any]:
     """Where and with what the numbers were taken; nothing that names the host."""
     return {

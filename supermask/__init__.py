@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from supermask.tickets.load import load as load
     from supermask.tickets.ticket import Ticket as Ticket
     from supermask.tickets.ticket import TicketError as TicketError
+    from supermask.training.acceleration import accelerated as accelerated
     from supermask.training.ensemble import Ensemble as Ensemble
     from supermask.training.ensemble import EnsembleSearch as EnsembleSearch
     from supermask.training.ensemble import SearchesTogether as SearchesTogether
@@ -45,6 +46,7 @@ _PUBLIC = {
     "list_methods": "experiments.compare.methods",
     "load": "tickets.load",
     **dict.fromkeys(("Ticket", "TicketError"), "tickets.ticket"),
+    "accelerated": "training.acceleration",
     **dict.fromkeys(("Ensemble", "EnsembleSearch", "SearchesTogether", "Together"), "training.ensemble"),
     **dict.fromkeys(("evaluate", "fit"), "training.loop"),
     **dict.fromkeys(("INITS", "randomize_"), "weights.init"),

@@ -41,12 +41,13 @@ def into(outputs: int, inputs: int) -> tuple[Tensor, Tensor]:
 def test_lists_are_those_of_the_signs(outputs, inputs, density, transposed, seed):
     weights = draw(outputs, inputs, density, seed)
     signs = weights.sign().to(torch.int8)
-    starts, entries = layouts.lists_of_signs(signs.t() if transposed else signs)
+    expected = [layouts.lists_of_signs(matrix) for matrix in (signs, signs.t())[: 1 + transposed]]
     for lay_out in (torch.ops.supermask.lists_of_weights_into, references.KERNELS["lists_of_weights_into"]):
-        held = into(*(signs.t() if transposed else signs).shape)
-        lay_out(*held, weights, SIGMA, transposed)
-        assert torch.equal(held[0], starts) and torch.equal(held[1][: len(entries)], entries)
-        assert (held[1][len(entries) :] == 99).all(), "nothing is written beyond the last entry"
+        held, turned = into(outputs, inputs), into(inputs, outputs) if transposed else (None, None)
+        lay_out(*held, weights, SIGMA, *turned)
+        for (starts, entries), (laid_out, listed) in zip((held, turned), expected, strict=False):
+            assert torch.equal(starts, laid_out) and torch.equal(entries[: len(listed)], listed)
+            assert (entries[len(listed) :] == 99).all(), "nothing is written beyond the last entry"
 
 
 @needs_native
@@ -55,11 +56,12 @@ def test_lists_do_not_depend_on_threads():
     try:
         for count in (1, 2, 3):
             torch.set_num_threads(count)
-            found.append([ops.lists_of_weights(weights, SIGMA, transposed) for transposed in (False, True)])
+            found.append(ops.lists_of_weights(weights, SIGMA, transposed=True))
     finally:
         torch.set_num_threads(threads)
     for other in found[1:]:
-        for (starts, entries), (again, listed) in zip(found[0], other, strict=True):
+        for at in (0, 2):
+            (starts, entries), (again, listed) = found[0][at : at + 2], other[at : at + 2]
             assert torch.equal(starts, again) and torch.equal(entries[: starts[-1]], listed[: starts[-1]])
 
 
@@ -89,8 +91,27 @@ def test_wrong_arguments_raise_and_name_themselves():
         ("entries must", (starts, entries[1:], weights)),
     ):
         with pytest.raises(RuntimeError, match=words):
-            lay_out(*arguments, SIGMA, False)
-    torch.library.opcheck(lay_out, (starts, entries, weights, SIGMA, False))
+            lay_out(*arguments, SIGMA, None, None)
+    turned = into(9, 5)
+    for words, wrong in (
+        ("starts must", (starts, turned[1])),
+        ("entries must", (turned[0], entries[1:])),
+        ("both starts and entries", (turned[0], None)),
+    ):
+        with pytest.raises(RuntimeError, match=words):
+            lay_out(starts, entries, weights, SIGMA, *wrong)
+    for rest in ((None, None), turned):
+        torch.library.opcheck(lay_out, (starts, entries, weights, SIGMA, *rest))
+
+
+@needs_native
+def test_lists_stay_as_they_are_where_weights_are_refused():
+    weights = draw(70, 300, 0.3)
+    lists = ops.lists_of_weights(weights, SIGMA, transposed=True)
+    before = [part.clone() for part in lists]
+    weights[5, 5] = 0.7
+    assert ops.lists_of_weights(weights, SIGMA, transposed=True, into=lists) is None
+    assert all(torch.equal(part, same) for part, same in zip(lists, before, strict=True))
 
 
 # --- layers ------------------------------------------------------------------------------------------
@@ -103,9 +124,10 @@ def make_layer(weights: Tensor, bias: bool = True) -> nn.Linear:
     return layer
 
 
-def used(monkeypatch) -> list[bool]:
-    """Collects whether each transposed or plain product came from lists."""
+def used(monkeypatch, fastest: str = "lists") -> list[bool]:
+    """Collects whether each transposed or plain product came from lists, where `fastest` is measured."""
     calls: list[bool] = []
+    monkeypatch.setattr(acceleration, "fastest", lambda candidates: fastest)
     multiply = acceleration._Lists.multiply
 
     def counted(self, x, bias, transposed):
@@ -137,8 +159,64 @@ def test_results_and_gradients_are_those_of_float64(bias, shape, monkeypatch):
 
 
 @needs_native
-def test_lists_follow_the_weights_and_a_stale_backward_is_refused():
-    layer, x = make_layer(draw(520, 600, 0.3)), torch.randn(70, 600, requires_grad=True)
+def test_dense_products_serve_where_they_are_measured_to_be_faster(monkeypatch):
+    """And are asked again only after a while; an evaluation is another case than a step."""
+    calls, asked = used(monkeypatch), []
+
+    def measured(candidates):
+        for candidate in candidates.values():
+            candidate()
+        calls.clear()
+        asked.append(sorted(candidates))
+        return "dense" if len(asked) < 3 else "lists"
+
+    monkeypatch.setattr(acceleration, "fastest", measured)
+    monkeypatch.setattr(acceleration, "PRODUCTS_TO_WAIT", 3)
+    layer, x = make_layer(draw(520, 600, 0.3)), torch.randn(70, 600)
+    with accelerated(layer):
+        layer(x)
+        layer(x.clone().requires_grad_())
+        assert len(asked) == 2 and calls == []
+        for _ in range(3):
+            assert torch.equal(layer(x), F.linear(x, layer.weight, layer.bias))
+        assert len(asked) == 2 and calls == []
+        layer(x)
+    assert asked == [["dense", "lists"]] * 3 and calls == [False]
+
+
+@needs_native
+def test_layers_that_a_search_does_not_mask_are_left_alone(monkeypatch):
+    calls, x = used(monkeypatch), torch.randn(70, 600)
+    model = nn.Sequential(nn.Linear(600, 520), nn.Linear(520, 512))
+    sm.randomize_(model, "signed_constant", seed=1)
+    search = sm.EdgePopup(model[:1], density=0.3, lr=0.1)
+    with torch.no_grad():
+        model[1].weight.copy_(draw(512, 520, 0.3))
+    with sm.accelerated(model, search):
+        assert "forward" in vars(model[0]) and "forward" not in vars(model[1])
+        model(x)
+    assert calls == [False]
+
+
+@needs_native
+def test_an_evaluation_between_forward_and_backward_changes_nothing(monkeypatch):
+    calls, layer = used(monkeypatch), make_layer(draw(520, 600, 0.3))
+    x = torch.randn(70, 600, requires_grad=True)
+    with accelerated(layer):
+        with torch.no_grad():
+            layer(x)
+        y = layer(x)
+        with torch.no_grad():
+            layer(x)
+        y.sum().backward()
+    assert calls == [False, False, False, True]
+    assert torch.allclose(x.grad, layer.weight.detach().sum(0).expand_as(x), atol=1e-4)
+
+
+@needs_native
+def test_lists_follow_the_weights_and_a_stale_backward_is_refused(monkeypatch):
+    calls, layer = used(monkeypatch), make_layer(draw(520, 600, 0.3))
+    x = torch.randn(70, 600, requires_grad=True)
     with accelerated(layer):
         for seed, scale in ((1, SIGMA), (2, SIGMA), (3, 0.3)):
             y = layer(x)
@@ -147,6 +225,7 @@ def test_lists_follow_the_weights_and_a_stale_backward_is_refused():
             with pytest.raises(RuntimeError, match="modified by an inplace operation"):
                 y.sum().backward()
             assert torch.allclose(layer(x), F.linear(x, layer.weight, layer.bias), atol=1e-4)
+    assert calls == [False, False] * 3
     assert "forward" not in vars(layer)
 
 

@@ -72,7 +72,12 @@ def small_loader(module: ModuleType, root: Path) -> dict[str, Any]:
     return {"SETTINGS": (("cifar10", "crop-flip", 32, 32, 8),), "BATCH": 4, "WORKERS": 1}
 
 
+def small_accelerated_step(module: ModuleType, _: Path) -> dict[str, Any]:
+    return {"CASES": ((16, 0.3),), "BATCH": 4}
+
+
 CASES = {
+    "accelerated_step": (small_accelerated_step, "accelerated"),
     "generator": (small_generator, None),
     "training_step": (small_training_step, "steps"),
     "seeds_together": (small_seeds_together, "seeds"),
@@ -106,6 +111,8 @@ def test_a_benchmark_runs_and_writes_what_its_table_is_made_from(name, tmp_path,
         data_root=str(tmp_path),
     )
     monkeypatch.setattr(module, "arguments", lambda *_: options)
+    if hasattr(module, "check_not_slower"):  # times of what is so small say nothing
+        monkeypatch.setattr(module, "check_not_slower", dict)
     module.main()
 
     written = json.loads((tmp_path / f"{name}.json").read_text())
@@ -174,3 +181,18 @@ def test_the_table_of_the_gap_has_a_column_for_each_method():
         "| trained | lr 1.5 | 75.00 |  |",
         "| rule of the scores | SGD 10 |  | 50.00 |",
     ]
+
+
+def test_a_benchmark_fails_where_ours_is_slower_than_what_it_replaces():
+    measure = importlib.import_module("_measure")
+    measure.check_not_slower({"as fast": 1.0, "faster": 0.2, "within what is allowed": 1.05})
+    with pytest.raises(
+        SystemExit, match=r"more than 1\.05 times as long for\s+a layer: 1\.06\s+another: 3\.00"
+    ):
+        measure.check_not_slower({"as fast": 1.0, "a layer": 1.06, "another": 3.0})
+
+
+def test_a_rival_that_returns_no_product_is_not_the_fastest():
+    module, exact = importlib.import_module("masked_linear"), torch.zeros(2, 3)
+    calls = {"empty": lambda: torch.empty(0), "whole": lambda: torch.ones(2, 3)}
+    assert module.failures(calls, exact) == {"empty": "returned the shape (0,) instead of (2, 3)"}

@@ -135,6 +135,32 @@ def test_public_names_are_those_that_type_checkers_see() -> None:
         _ = supermask.nothing
 
 
+OPTIONAL = """
+import sys, torch
+before = set(sys.modules)
+import supermask
+for name in supermask.__all__:
+    getattr(supermask, name)
+new = {name.partition(".")[0] for name in set(sys.modules) - before}
+print(*sorted(new - set(sys.stdlib_module_names)))
+"""
+
+
+def test_the_public_names_import_no_package_that_they_do_not_need() -> None:
+    """Neither figures nor pages, nor networks of others: `import supermask` costs what torch costs."""
+    found = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", OPTIONAL], capture_output=True, text=True, check=True
+    )
+    assert set(found.stdout.split()) <= {
+        "einops",
+        "filelock",
+        "numpy",
+        "safetensors",
+        "supermask",
+        "supermask_editable",
+    }
+
+
 def test_every_group_and_common_flag_is_one_of_a_command() -> None:
     flags = {flag.name for command in live().commands for flag in command.flags}
     assert {*COMMON, *(name for names in GROUPS.values() for name in names)} <= flags

@@ -6,6 +6,7 @@ import json
 import pytest
 import torch
 
+from supermask import ops
 from supermask.cli import main
 from supermask.data import DamagedDataError, load_data
 from supermask.experiments import CompareConfig, ImpConfig, SearchConfig
@@ -17,6 +18,7 @@ from supermask.experiments.execution.store import Store
 from supermask.experiments.imp import plan_imp
 from supermask.experiments.search import plan_search
 from supermask.experiments.spec import RunSpec
+from supermask.training import acceleration
 from supermask.training.loop import Progress
 
 from .test_train import Stop
@@ -113,11 +115,38 @@ def test_compiled_runs_learn_what_others_do(tmp_path, kind, amp):
     assert losses[1] == pytest.approx(losses[0], rel=1e-3 if amp == "none" else 3e-2)
 
 
+def test_an_accelerated_run_computes_from_lists_and_learns_what_others_do(tmp_path, monkeypatch):
+    if not ops.is_native("lists_of_weights_into", torch.device("cpu")) or (
+        ops.instruction_set() not in acceleration.UP_TO_DENSITY
+    ):
+        pytest.skip("no lists for this instruction set")
+    spec, losses, multiplied = run_of("search", model="lenet-300-100", model_args={}), [], []
+    monkeypatch.setattr(acceleration, "FEWEST_FEATURES", 60)
+    monkeypatch.setattr(acceleration, "fastest", lambda _: "lists")
+    multiply = acceleration._Lists.multiply
+    monkeypatch.setattr(
+        acceleration._Lists,
+        "multiply",
+        lambda *given, **named: multiplied.append(1) or multiply(*given, **named),
+    )
+    for place in (Environment(), Environment(accelerate=True)):
+        multiplied.clear()
+        store = Store(tmp_path / str(place.accelerate))
+        execute(spec, store, place)
+        lines = (store.root / spec.id / "metrics.jsonl").read_text().splitlines()
+        losses.append([json.loads(line)["train_loss"] for line in lines])
+        assert (len(multiplied) > 2 * spec.task.steps) == place.accelerate
+    assert losses[1][:2] == pytest.approx(losses[0][:2], rel=1e-3)  # later ones part: masks flip near the cut
+    assert sum(losses[1]) == pytest.approx(sum(losses[0]), rel=3e-2)
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
         (["--cuda-graphs", "--device", "cpu"], "graphs need a GPU"),
         (["--amp", "bf8"], "is not one of none, bf16"),
+        (["--accelerate", "--amp", "bf16"], "it is for float32"),
+        (["--accelerate", "--compile"], "leave it out with --compile"),
     ],
 )
 def test_wrong_flags_are_refused_before_anything_runs(tmp_path, capsys, flags, message):

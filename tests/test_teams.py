@@ -70,7 +70,8 @@ def test_who_is_in_a_team_depends_on_how_many_run_at_a_time_where_nobody_said(pl
     assert [len(team) for team in searches] == [3, 3]
     assert not [team for team in teams(plan, tmp_path, None, jobs=6) if "edge-popup" in team[0]]
     assert not teams(plan, tmp_path, None, jobs=0)
-    assert not teams(plan, tmp_path, compile=True) and not teams(plan, tmp_path, cuda_graphs=True)
+    for alone in ("compile", "cuda_graphs", "accelerate"):
+        assert not teams(plan, tmp_path, **{alone: True})
 
 
 @pytest.mark.parametrize(

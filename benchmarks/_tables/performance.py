@@ -67,7 +67,11 @@ def linear_rivals(document: dict[str, Any], _: str) -> str:
             for own, others in (("packed", EXACT), ("packed int8", ROUNDING))
         }
         cells = [
-            f"{results[n]['median_ms']:.3f} ({results[n]['error']:.0e})" if n in results else ""
+            f"{results[n]['median_ms']:.3f} ({results[n]['error']:.0e})"
+            if n in results
+            else "failed"
+            if n in row.get("failed", {})
+            else ""
             for n in names
         ]
         cells.insert(3, f"**{fastest['packed']:.1f}×**")
@@ -245,9 +249,30 @@ def coding(document: dict[str, Any], _: str) -> str:
     return f"{where(document['machine'], 'ticket_coding')}\n\n{markdown(head, rows)}"
 
 
+def accelerated(document: dict[str, Any], _: str) -> str:
+    """A search step from packed lists, over a dense one."""
+    rows = [
+        [
+            f"{row['width']:,}",
+            f"{row['density']:g}",
+            f"{row['dense']['median_ms']:.1f}",
+            f"{row['edge-popup/dense']:.2f}",
+            f"**{row['accelerated/dense']:.2f}**",
+        ]
+        for row in document["rows"]
+    ]
+    head = ["width", "density", "dense step, ms", "edge-popup over dense", "accelerated over dense"]
+    place = where(document["machine"], "accelerated_step")
+    if document.get("clock") == "cpu":
+        place = place.removesuffix("`") + " --clock cpu`"
+    instructions = document["instructions"].replace("avx", "AVX").replace("AVX512", "AVX-512")
+    return f"{place}; {instructions}, batches of {document['rows'][0]['batch']}\n\n" + markdown(head, rows)
+
+
 KINDS = {
     "coding": coding,
     "steps": steps,
+    "accelerated": accelerated,
     "linear": linear,
     "linear_gpu": linear_gpu,
     "linear_rivals": linear_rivals,

@@ -10,6 +10,7 @@ extern const Kernels kernels_baseline;
 #if defined(SUPERMASK_X86)
 extern const Kernels kernels_avx2, kernels_avx512;
 extern const Int8Kernels int8_kernels_vnni;
+extern const ListRows list_rows_vbmi2;
 #endif
 
 namespace {
@@ -36,6 +37,13 @@ const Int8Kernels& choose_int8() {
   return kernels().int8;
 }
 
+ListRows choose_list_rows() {
+#if defined(SUPERMASK_X86)
+  if (&kernels() == &kernels_avx512 && __builtin_cpu_supports("avx512vbmi2")) return list_rows_vbmi2;
+#endif
+  return kernels().list_rows;
+}
+
 }  // namespace
 
 const Kernels& kernels() {
@@ -45,6 +53,11 @@ const Kernels& kernels() {
 
 const Int8Kernels& int8_kernels() {
   static const Int8Kernels& chosen = choose_int8();
+  return chosen;
+}
+
+ListRows list_rows_kernel() {
+  static const ListRows chosen = choose_list_rows();
   return chosen;
 }
 

@@ -9,6 +9,7 @@
 #include "kernels_planes.h"
 #include "kernels_select.h"
 #include "kernels_tile.h"
+#include "kernels_transpose.h"
 #include "kernels_values.h"
 
 #define SUPERMASK_JOIN_(a, b) a##b
@@ -67,7 +68,9 @@ const Kernels SUPERMASK_TABLE = {
     .int8 = {{multiply_int8<1>, multiply_int8<2>, multiply_int8<3>, multiply_int8<4>}, round_to_int8},
     .sign_bits = sign_bits,
     .transpose_bits = transpose_bits,
-    .places_of_bits = places_of_bits,
+    .count_bits = count_bits,
+    .list_rows = list_rows,
+    .transpose = transpose,
     .pad_row = pad_row,
     .pack_panel = pack_panel,
     .scale_rows = scale_rows,

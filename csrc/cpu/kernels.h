@@ -82,6 +82,12 @@ struct Int8Kernels {
   RoundedRow (*round)(const float* inputs, int64_t count, int8_t* rounded);
 };
 
+// For each row the places of the bits in its two words of `plus`, then in those of `minus`, of the second word plus 64,
+// from `next` on; starts[0] and starts[1] of the row tell where each of both ends, counted from `listed`. Returns where
+// all end. Up to `end` anything may be written.
+using ListRows = uint8_t* (*)(const uint64_t* const* plus, const uint64_t* const* minus, int64_t rows, uint8_t* listed,
+                              uint8_t* next, const uint8_t* end, int32_t* starts);
+
 struct Kernels {
   const char* name;
 
@@ -129,8 +135,10 @@ struct Kernels {
   bool (*sign_bits)(const float* weights, int64_t count, float scale, uint64_t* plus, uint64_t* minus);
   // Bit j of word i goes to bit i of word j, for 64 words.
   void (*transpose_bits)(uint64_t* words);
-  // `base` plus the places of the bits that are set, in order; where they end. Up to `end` anything may be written.
-  uint8_t* (*places_of_bits)(uint64_t bits, int base, uint8_t* to, const uint8_t* end);
+  int64_t (*count_bits)(const uint64_t* words, int64_t count);
+  ListRows list_rows;
+  // to[column · to_apart + row] = from[row · apart + column].
+  void (*transpose)(const float* from, int64_t rows, int64_t columns, int64_t apart, float* to, int64_t to_apart);
 
   // Packed convolutions, packed_conv.cpp. to[i] = row[i · step + first], or 0 where the row has no such value.
   void (*pad_row)(const float* row, int64_t width, int64_t first, int64_t step, int64_t count, float* to);
@@ -148,6 +156,7 @@ const Kernels& kernels();
 
 // Those of the table, or faster ones where the machine has instructions beyond the table's.
 const Int8Kernels& int8_kernels();
+ListRows list_rows_kernel();
 
 template <class Float>
 inline const SelectKernels<Float>& kernels_for();

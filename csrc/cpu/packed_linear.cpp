@@ -62,14 +62,16 @@ Tensor linear_from_triples(Tensor x, Tensor codes, int64_t outputs, double scale
 
 namespace {
 
-// The `width` inputs from `first` on, side by side: packed[feature][width], zeros where there is none.
-void pack_inputs(const Batch& batch, int64_t first, int64_t width, float* packed) {
-  const int64_t features = batch.features(), padded = divide_up(features, kBlockInputs) * kBlockInputs;
-  torch::stable::parallel_for(0, padded / 64, 4, [&](int64_t from, int64_t to) {
-    for (int64_t feature = 64 * from; feature < 64 * to; feature += 16)
-      for (int64_t i = 0; i < width; ++i)
-        for (int64_t f = feature; f < feature + 16; ++f)
-          packed[f * width + i] = first + i < batch.count() && f < features ? batch.row(first + i)[f] : 0.0f;
+// The `count` inputs from `first` on, side by side: packed[feature][width], zeros where there is none.
+void pack_inputs(const Batch& batch, int64_t first, int64_t count, int64_t width, float* packed) {
+  const int64_t features = batch.features(), pieces = divide_up(features, kBlockInputs) * kBlockInputs / 64;
+  torch::stable::parallel_for(0, pieces, 4, [&](int64_t from, int64_t to) {
+    for (int64_t feature = 64 * from; feature < 64 * to; feature += 64) {
+      float* piece = packed + feature * width;
+      const int64_t here = std::clamp<int64_t>(features - feature, 0, 64);
+      if (here < 64 || count < width) std::fill_n(piece, 64 * width, 0.0f);
+      if (here > 0) kernels().transpose(batch.row(first) + feature, count, here, features, piece, width);
+    }
   });
 }
 
@@ -96,7 +98,7 @@ Tensor linear_from_lists(Tensor x, Tensor starts, Tensor entries, int64_t output
     // One block more than there are, so that no entry, however wrong, points outside.
     float* packed = scratch.floats((blocks + 1) * kBlockInputs * width);
     std::fill_n(packed + blocks * kBlockInputs * width, kBlockInputs * width, 0.0f);
-    pack_inputs(batch, done, width, packed);
+    pack_inputs(batch, done, take, width, packed);
     const auto add = kernels().add_listed[width / 16 - 1];
     torch::stable::parallel_for(0, divide_up(outputs, kPanel), 1, [&](int64_t from, int64_t to) {
       const int64_t begin = kPanel * from, rows = std::min(kPanel * to, outputs) - begin;
@@ -105,13 +107,12 @@ Tensor linear_from_lists(Tensor x, Tensor starts, Tensor entries, int64_t output
       std::fill_n(sums, rows * width, 0.0f);
       for (int64_t block = 0; block < blocks; ++block)
         add(packed + block * kBlockInputs * width, listed, first + 2 * (block * outputs + begin), rows, sums);
-      float values[kPanel];
-      for (int64_t i = 0; i < take; ++i)
-        for (int64_t row = 0; row < rows; row += kPanel) {
-          const int64_t wide = std::min(kPanel, rows - row);
-          for (int64_t r = 0; r < wide; ++r) values[r] = sums[(row + r) * width + i];
-          batch.write(done + i, begin + row, wide, values);
-        }
+      alignas(64) float turned[64 * kPanel];
+      for (int64_t row = 0; row < rows; row += kPanel) {
+        const int64_t wide = std::min(kPanel, rows - row);
+        kernels().transpose(sums + row * width, wide, take, width, turned, kPanel);
+        for (int64_t i = 0; i < take; ++i) batch.write(done + i, begin + row, wide, turned + kPanel * i);
+      }
     });
     done += take;
   }

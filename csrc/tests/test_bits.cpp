@@ -1,4 +1,5 @@
-// Bits of signs, their transpose and their places, each against a plain loop. Buffers end where they must.
+// Bits of signs, their transpose, lists of their places and the transpose of floats, each against a plain loop. Buffers end where they must.
+#include <algorithm>
 #include <cmath>
 #include <vector>
 
@@ -37,16 +38,49 @@ void test_transpose() {
     for (int j = 0; j < 64; ++j) expect((words[i] >> j & 1) == (turned[j] >> i & 1), "a transposed bit");
 }
 
-void test_places(uint64_t bits, int base) {
-  std::vector<uint8_t> expected, places(static_cast<size_t>(__builtin_popcountll(bits))), roomy(200);
-  for (int i = 0; i < 64; ++i)
-    if (bits >> i & 1) expected.push_back(static_cast<uint8_t>(base + i));
-  const uint8_t* end = places.data() + places.size();
-  expect(kernels().places_of_bits(bits, base, places.data(), end) == end, "how many places");
-  expect(places == expected, "the places of bits");
-  kernels().places_of_bits(bits, base, roomy.data(), roomy.data() + roomy.size());
-  roomy.resize(expected.size());
-  expect(roomy == expected, "the places of bits, with room");
+// Bits of two words for some rows, each with a share of `ones` in 16.
+std::vector<uint64_t> some_words(int64_t rows, uint32_t ones, uint64_t seed) {
+  std::vector<uint64_t> words(rows);
+  for (int64_t row = 0; row < rows; ++row)
+    for (int bit = 0; bit < 64; ++bit)
+      if (random_word(seed + 64 * row + bit) % 16 < ones) words[row] |= uint64_t{1} << bit;
+  return words;
+}
+
+void test_lists(ListRows list_rows, int64_t rows, uint32_t ones) {
+  const std::vector<uint64_t> words[4] = {some_words(rows, ones, 0), some_words(rows, ones, 77777),
+                                          some_words(rows, ones, 5), some_words(rows, 16 - ones, 999)};
+  std::vector<uint8_t> expected;
+  std::vector<int32_t> ends, starts(2 * rows);
+  for (int64_t row = 0; row < rows; ++row)
+    for (int sign = 0; sign < 2; ++sign) {
+      for (int i = 0; i < 128; ++i)
+        if (words[2 * sign + i / 64][row] >> (i % 64) & 1) expected.push_back(static_cast<uint8_t>(i));
+      ends.push_back(static_cast<int32_t>(3 + expected.size()));
+    }
+  int64_t bits = 0;
+  for (const std::vector<uint64_t>& part : words) bits += kernels().count_bits(part.data(), rows);
+  expect(bits == static_cast<int64_t>(expected.size()), "how many bits there are");
+  const uint64_t *plus[2] = {words[0].data(), words[1].data()}, *minus[2] = {words[2].data(), words[3].data()};
+  for (const size_t room : {size_t{0}, size_t{1}, size_t{200}}) {  // an exact end, past which a sanitizer looks
+    std::vector<uint8_t> listed(3 + expected.size() + room, 99);
+    uint8_t *first = listed.data(), *end = first + listed.size();
+    expect(list_rows(plus, minus, rows, first, first + 3, end, starts.data()) == end - room, "where lists end");
+    expect(std::equal(expected.begin(), expected.end(), first + 3), "the places of bits");
+    expect(std::count(first, first + 3, 99) == 3, "nothing ahead of the lists");
+    expect(starts == ends, "where each list ends");
+  }
+}
+
+void test_matrix(int64_t rows, int64_t columns) {
+  const int64_t apart = columns + 3, to_apart = rows + 2;
+  std::vector<float> from(rows ? (rows - 1) * apart + columns : 0), to(columns ? (columns - 1) * to_apart + rows : 0, -1);
+  for (size_t i = 0; i < from.size(); ++i) from[i] = static_cast<float>(i);
+  kernels().transpose(from.data(), rows, columns, apart, to.data(), to_apart);
+  for (size_t i = 0; i < to.size(); ++i) {
+    const int64_t column = static_cast<int64_t>(i) / to_apart, row = static_cast<int64_t>(i) % to_apart;
+    expect(to[i] == (row < rows ? static_cast<float>(row * apart + column) : -1), "the transpose of a matrix");
+  }
 }
 
 }  // namespace
@@ -55,7 +89,10 @@ int main() {
   std::printf("%s\n", kernels().name);
   for (int64_t count = 0; count <= 64; ++count) test_sign_bits(count);
   test_transpose();
-  for (const uint64_t bits : {uint64_t{0}, uint64_t{1}, uint64_t{1} << 63, ~uint64_t{0}, uint64_t{0x123456789ABCDEF}})
-    for (const int base : {0, 64}) test_places(bits, base);
+  for (const ListRows list_rows : {kernels().list_rows, list_rows_kernel()})
+    for (const int64_t rows : {0, 1, 7, 64})
+      for (const uint32_t ones : {0u, 2u, 8u, 16u}) test_lists(list_rows, rows, ones);
+  for (const int64_t rows : {0, 1, 7, 8, 9, 64})
+    for (const int64_t columns : {0, 1, 8, 15, 16, 64}) test_matrix(rows, columns);
   return finish();
 }

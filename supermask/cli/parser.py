@@ -22,7 +22,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     ),
     "execution": (
         *("out", "device", "jobs", "threads", "engine", "retries", "keep_going", "gpu_share", "ray_address"),
-        *("together", "channels_last", "compile", "cuda_graphs", "checkpoint_seconds", "log"),
+        *("together", "channels_last", "compile", "cuda_graphs", "accelerate", "checkpoint_seconds", "log"),
     ),
 }
 """Title → flags; all others are what the command itself is about."""

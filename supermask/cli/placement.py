@@ -39,7 +39,19 @@ def device_of(config: TaskConfig) -> str:
         raise ConfigError("cuda_graphs", True, f"leave it out on {device}; graphs need a GPU")
     if config.cuda_graphs and config.amp == "fp16":
         raise ConfigError("cuda_graphs", True, "leave it out with --amp fp16, or take --amp bf16")
+    if config.accelerate:
+        _check_acceleration(config, device)
     return device
+
+
+def _check_acceleration(config: TaskConfig, device: str) -> None:
+    """Refuse what would leave nothing to accelerate."""
+    if torch.device(device).type != "cpu":
+        raise ConfigError("accelerate", True, f"leave it out on {device}; it is for CPUs")
+    if config.amp != "none":
+        raise ConfigError("accelerate", True, f"leave it out with --amp {config.amp}; it is for float32")
+    if config.compile:
+        raise ConfigError("accelerate", True, "leave it out with --compile, which takes the layers apart")
 
 
 def environment_of(config: TaskConfig, device: str, ranks: Ranks) -> tuple[Environment, int]:
@@ -65,6 +77,7 @@ def environment_of(config: TaskConfig, device: str, ranks: Ranks) -> tuple[Envir
         channels_last=config.channels_last,
         compile=config.compile,
         cuda_graphs=config.cuda_graphs,
+        accelerate=config.accelerate,
         checkpoint_seconds=config.checkpoint_seconds,
         together=config.together,
         log=config.log,

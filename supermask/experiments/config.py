@@ -131,6 +131,11 @@ class TaskConfig:
         None,
         "replay whole training steps from a CUDA graph; auto: wherever a graph can hold them",
     )
+    accelerate: bool = option(
+        False,
+        "on a CPU, multiply by packed weights in the linear layers that a search keeps sparse and of one "
+        "magnitude, where that is faster",
+    )
     sync_norms: bool = option(False, "under torchrun, batch norms see the batches of all ranks")
     together: int | None = option(
         None,

@@ -14,7 +14,6 @@ from supermask.ops.functional import edge_popup_sgd as edge_popup_sgd
 from supermask.ops.functional import fill_random as fill_random
 from supermask.ops.functional import instruction_set as instruction_set
 from supermask.ops.functional import is_native as is_native
-from supermask.ops.functional import lists_of_weights as lists_of_weights
 from supermask.ops.functional import new_cuts as new_cuts
 from supermask.ops.functional import not_finite as not_finite
 from supermask.ops.functional import packed_linear as packed_linear
@@ -25,6 +24,7 @@ from supermask.ops.functional import select_global as select_global
 from supermask.ops.functional import select_n_of_m as select_n_of_m
 from supermask.ops.functional import straight_through as straight_through
 from supermask.ops.functional import write_masked as write_masked
+from supermask.ops.lists import lists_of_weights as lists_of_weights
 from supermask.ops.mask_bits import decode_mask as decode_mask
 from supermask.ops.mask_bits import encode_mask as encode_mask
 from supermask.ops.mask_bits import pack_mask as pack_mask

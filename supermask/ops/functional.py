@@ -8,7 +8,6 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from supermask.ops.layouts import BLOCK
 from supermask.ops.library import backends as backends
 from supermask.ops.library import empty_masks
 from supermask.ops.library import instruction_set as instruction_set
@@ -268,33 +267,6 @@ def packed_linear(
     # layer takes in all.
     with torch._C._AutoDispatchBelowAutograd():
         return call(x, *layout, outputs, scale, bias)
-
-
-def lists_of_weights(
-    weights: Tensor, scale: float, transposed: bool = False, into: tuple[Tensor, Tensor] | None = None
-) -> tuple[Tensor, Tensor] | None:
-    """The layout of `linear_from_lists` for a matrix of 0, +scale and -scale, or for its transpose.
-
-    Args:
-        weights: Contiguous float32 matrix.
-        scale: The magnitude of all weights that are not 0.
-        transposed: Lay out the transpose.
-        into: What an earlier call for a matrix of that size returned; it is overwritten.
-
-    Returns:
-        Starts and entries; entries from starts[-1] on hold anything. None if other weights were met.
-    """
-    if into is None:
-        outputs, inputs = reversed(weights.shape) if transposed else weights.shape
-        starts = torch.empty(2 * -(-inputs // BLOCK) * outputs + 1, dtype=torch.int32)
-        into = starts, torch.empty(weights.numel(), dtype=torch.uint8)
-    try:
-        torch.ops.supermask.lists_of_weights_into(*into, weights, scale, transposed)
-    except RuntimeError as error:
-        if "weights must be 0, +scale or -scale" in str(error):
-            return None
-        raise
-    return into
 
 
 def as_int8(x: Tensor) -> Tensor:

@@ -52,7 +52,7 @@ _SCHEMAS = (
     "linear_from_codes(Tensor x, Tensor codes, SymInt outputs, float scale, Tensor? bias) -> Tensor",
     "linear_from_codes_wgmma(Tensor x, Tensor codes, SymInt outputs, float scale, Tensor? bias) -> Tensor",
     "lists_of_weights_into(Tensor(a!) starts, Tensor(b!) entries, Tensor weights, float scale, "
-    "bool transposed) -> ()",
+    "Tensor(c!)? turned_starts, Tensor(d!)? turned_entries) -> ()",
     "decode_codes(Tensor codes, SymInt outputs, SymInt inputs, float scale, ScalarType dtype) -> Tensor",
     "pack_mask(Tensor mask) -> Tensor",
     "unpack_mask(Tensor packed, SymInt numel) -> Tensor",
@@ -256,7 +256,14 @@ def _empty_images(
 
 
 @torch.library.register_fake("supermask::lists_of_weights_into", lib=_library)
-def _(starts: Tensor, entries: Tensor, weights: Tensor, scale: float, transposed: bool) -> None:
+def _(
+    starts: Tensor,
+    entries: Tensor,
+    weights: Tensor,
+    scale: float,
+    turned_starts: Tensor | None,
+    turned_entries: Tensor | None,
+) -> None:
     return None
 
 

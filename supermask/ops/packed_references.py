@@ -89,13 +89,24 @@ def conv_from_values(
 
 
 def lists_of_weights_into(
-    starts: Tensor, entries: Tensor, weights: Tensor, scale: float, transposed: bool
+    starts: Tensor,
+    entries: Tensor,
+    weights: Tensor,
+    scale: float,
+    turned_starts: Tensor | None,
+    turned_entries: Tensor | None,
 ) -> None:
     magnitude = torch.tensor(scale, dtype=torch.float32)
     if not bool(((weights.abs() == magnitude) | (weights == 0)).all()):
         raise RuntimeError(f"weights must be 0, +scale or -scale, and scale is {scale}")
     signs = weights.sign().to(torch.int8)
-    laid_out, listed = lists_of_signs(signs.t() if transposed else signs)
+    _list_into(starts, entries, signs)
+    if turned_starts is not None and turned_entries is not None:
+        _list_into(turned_starts, turned_entries, signs.t())
+
+
+def _list_into(starts: Tensor, entries: Tensor, signs: Tensor) -> None:
+    laid_out, listed = lists_of_signs(signs)
     starts.copy_(laid_out)
     entries[: len(listed)] = listed
 

@@ -3,7 +3,10 @@
 A search whose weights are signed constants leaves every masked weight +σ, -σ or 0, and most of them 0. The
 product of a forward pass and the gradient of its inputs then add up listed inputs (see `packed`); only the
 gradient of the weights, which scores need for pruned weights too, stays a dense product. The parameters stay
-what they are: the lists are laid out anew from them when they have changed.
+what they are: the lists are laid out anew from them, in one pass, when they have changed.
+
+Whether that pays is measured: a layer's products, with the layout of the lists, against the dense ones. So
+two runs of one training may differ in the order of sums, as they may on two machines.
 """
 
 import math
@@ -16,35 +19,44 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
+from torch.optim import Optimizer
 
 from supermask import ops
+from supermask.packed.tuning import fastest
+from supermask.search import Search
 
 FEWEST_INPUTS = 64
-FEWEST_FEATURES = 512
-UP_TO_DENSITY = {"avx512": 0.35, "avx2": 0.35}
-"""Where lists are faster than dense products, the time to lay them out included."""
+FEWEST_FEATURES = 256
+UP_TO_DENSITY = {"avx512": 0.6, "avx2": 0.6}
+"""Density beyond which lists are not even tried, by instruction set."""
 CHANGES_TO_WAIT = 100
 """Changes of the weights after which a layer that did not qualify is looked at again."""
+PRODUCTS_TO_WAIT = 2000
+"""Products after which a layer that was slower from lists is measured again."""
 
 
 @contextmanager
-def accelerated(model: nn.Module) -> Iterator[None]:
+def accelerated(model: nn.Module, search: Optimizer | None = None) -> Iterator[None]:
     """Within it, linear layers of `model` compute from lists of their weights wherever that is faster.
 
-    That is on a CPU, in float32, for weights of at most the density of `UP_TO_DENSITY` that all have one
-    magnitude. Results and gradients are those of the dense layers up to the order of sums. Layers that do not
-    qualify, or no longer do, compute as ever.
+    That is on a CPU, in float32, for at least `FEWEST_INPUTS` inputs and weights that all have one magnitude
+    or are 0. Results and gradients are those of the dense layers up to the order of sums. Layers that do not
+    qualify, no longer do, or are slower from lists, compute as ever.
 
     Args:
-        model: A network that a search or an optimizer changes in place.
+        model: A network whose weights are changed in place.
+        search: What changes them. Layers whose weights a `Search` does not mask are left alone.
     """
-    patched = [module for module in model.modules() if type(module) is nn.Linear and _fits(module)]
+    layers = [module for module in model.modules() if type(module) is nn.Linear and _fits(module)]
+    if isinstance(search, Search):
+        masked = {id(weight) for weight in search.masked_parameters.values()}
+        layers = [layer for layer in layers if id(layer.weight) in masked]
     try:
-        for module in patched:
+        for module in layers:
             module.forward = partial(_forward, module, _Lists(module))  # type: ignore[method-assign]
         yield
     finally:
-        for module in patched:
+        for module in layers:
             vars(module).pop("forward", None)
 
 
@@ -68,10 +80,11 @@ class _Lists:
     def __init__(self, module: nn.Linear) -> None:
         self.module = module
         self.scale = 0.0
-        self.of_outputs: tuple[Tensor, Tensor] | None = None
-        self.of_inputs: tuple[Tensor, Tensor] | None = None
+        self.dense_for: dict[tuple[int, bool], int] = {}
+        """(inputs, whether they want a gradient) → for how many more products dense weights serve."""
+        self._held: dict[bool, tuple[Tensor, ...] | None] = {True: None, False: None}
+        """With those of the transpose, and without; one of the two."""
         self._seen: tuple[int, int] | None = None
-        self._seen_transposed: tuple[int, int] | None = None
         self._serves = False
         self._changes_to_wait = 0
 
@@ -88,39 +101,72 @@ class _Lists:
             return False
         if torch.is_autocast_enabled("cpu") or torch.compiler.is_compiling():
             return False
-        seen = weight._version, weight.data_ptr()
-        if seen != self._seen:
-            self._seen, self._serves = seen, self._lay_out(weight.detach())
+        case = x.numel() // x.shape[-1], x.requires_grad and torch.is_grad_enabled()
+        if self.dense_for.get(case):
+            self.dense_for[case] -= 1
+            if not self.dense_for[case]:  # measured anew: the weights may have become fewer
+                del self.dense_for[case]
+            return False
+        if not self._current(weight.detach(), case[1]):
+            return False
+        if case not in self.dense_for and not self._pays(x.detach(), case[1]):
+            self.dense_for[case] = PRODUCTS_TO_WAIT
+            return False
+        self.dense_for[case] = 0
+        return True
+
+    def _current(self, weight: Tensor, both: bool) -> bool:
+        """Whether lists are those of the weights; on a change lays them out, with the transpose if `both`."""
+        version = weight._version, weight.data_ptr()
+        if version != self._seen:
+            self._seen, self._serves = version, self._lay_out(weight, both)
+        elif both and self._serves and self._held[True] is None:
+            self._listed(weight, self.scale, both)
         return self._serves
 
-    def _lay_out(self, weight: Tensor) -> bool:
+    def _lay_out(self, weight: Tensor, both: bool) -> bool:
         if self._changes_to_wait:
             self._changes_to_wait -= 1
             return False
-        if self._listed(weight, self.scale) or self._listed(weight, float(weight.abs().max())):
+        if self._listed(weight, self.scale, both) or self._listed(weight, float(weight.abs().max()), both):
             return True
         self._changes_to_wait = CHANGES_TO_WAIT
         return False
 
-    def _listed(self, weight: Tensor, scale: float) -> bool:
+    def _listed(self, weight: Tensor, scale: float, both: bool) -> bool:
         """Whether the weights are few, and 0, +scale or -scale; then the lists are theirs."""
         if not 0 < scale < math.inf:
             return False
-        self.of_outputs, self.scale = ops.lists_of_weights(weight, scale, into=self.of_outputs), scale
-        if self.of_outputs is None:
+        lists = ops.lists_of_weights(weight, scale, both, into=self._held[both])
+        if lists is None:
             return False
-        limit = UP_TO_DENSITY[ops.instruction_set() or ""]
-        return int(self.of_outputs[0][-1]) <= limit * weight.numel()
+        self._held[both], self._held[not both] = lists, None
+        self.scale = scale
+        return int(lists[0][-1]) <= UP_TO_DENSITY[ops.instruction_set() or ""] * weight.numel()
+
+    def _pays(self, x: Tensor, both: bool) -> bool:
+        """Whether the products of one step are faster from lists, laid out anew, than dense."""
+        weight = self.module.weight.detach()
+        grad = torch.ones(*x.shape[:-1], len(weight))
+
+        def from_lists() -> None:
+            self._listed(weight, self.scale, both)
+            self.multiply(x, None, transposed=False)
+            if both:
+                self.multiply(grad, None, transposed=True)
+
+        def dense() -> None:
+            F.linear(x, weight)
+            if both:
+                torch.matmul(grad, weight)
+
+        return fastest({"lists": from_lists, "dense": dense}) == "lists"
 
     def multiply(self, x: Tensor, bias: Tensor | None, transposed: bool) -> Tensor:
         """x times the transpose of the weights, or times the weights where `transposed`."""
-        if transposed and self._seen_transposed != self._seen:  # a first layer never needs them
-            weight = self.module.weight.detach()
-            self.of_inputs = ops.lists_of_weights(weight, self.scale, transposed=True, into=self.of_inputs)
-            self._seen_transposed = self._seen
-        held = self.of_inputs if transposed else self.of_outputs
+        held = self._held[True] or self._held[False]
         assert held is not None
-        starts, entries = held
+        starts, entries = held[2:] if transposed else held[:2]
         listed = [starts, entries.narrow(0, 0, int(starts[-1]))]
         outputs = self.module.in_features if transposed else self.module.out_features
         return ops.packed_linear("linear_from_lists", x, listed, outputs, self.scale, bias)

@@ -85,7 +85,8 @@ def fit(
         checkpoint: Where to save and resume.
         cuda_graphs: Replay whole steps from a CUDA graph, see `graphs`; None for wherever that is possible.
         accelerate: Let linear layers whose weights a search keeps sparse and of one magnitude multiply by
-            packed weights, see `acceleration`: the same numbers up to the order of sums.
+            packed weights where that is measured to be faster, see `accelerated`: the same numbers up to the
+            order of sums.
         share: What this rank trains on, where several train together: `batches` gives its rows, `model` is
             wrapped in `DistributedDataParallel`, and rank 0 saves. None for a process alone.
 
@@ -119,7 +120,7 @@ def fit(
     graph = graphed(train_on, model, optimizer, amp, cuda_graphs)
     told = Callbacks([_Functions(on_step, on_record, progress), *callbacks])
     watching = told.watching({"step": progress.step, "steps": steps, "lr": rates[0]})
-    faster = accelerated(model) if accelerate else nullcontext()
+    faster = accelerated(model, optimizer) if accelerate else nullcontext()
     with watching as watch, guarded(model), lowered or nullcontext(), faster, graph as (step, plain):
         while progress.step < steps:
             factor = schedule(progress.step) if schedule else 1.0

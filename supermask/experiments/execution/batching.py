@@ -60,7 +60,9 @@ def ensembles_of(ordered: Sequence[RunSpec], store: Store, environment: Environm
 def _likeness(spec: RunSpec, environment: Environment) -> list[object] | None:
     """What the runs of an ensemble have in common; None for a run that must go alone."""
     task, mask = spec.task, spec.mask
-    if task.amp not in ("none", "bf16") or task.clip is not None or environment.cuda_graphs:
+    if task.amp not in ("none", "bf16") or task.clip is not None:
+        return None
+    if environment.cuda_graphs or environment.accelerate:
         return None
     if spec.kind == "search" and spec.method == "edge-popup":
         own: list[object] = [mask.distribution, mask.options]

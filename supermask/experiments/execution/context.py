@@ -54,6 +54,7 @@ class Environment:
     channels_last: bool | None = None
     compile: bool = False
     cuda_graphs: bool | None = None
+    accelerate: bool = False
     checkpoint_seconds: float = 30.0
     together: int | None = 0
     """Runs trained as one program at most, see `batching`; None for as many as pay."""
@@ -257,6 +258,7 @@ class RunContext:
             "clip": task.clip,
             "evaluate_every": max(1, task.steps // EVALUATIONS),
             "cuda_graphs": self.environment.cuda_graphs,
+            "accelerate": self.environment.accelerate,
         }
 
     def save_snapshot(self, step: int, optimizer: Optimizer, mask: Mask) -> None:

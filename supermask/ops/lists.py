@@ -1,0 +1,40 @@
+"""Lists of the weights of a matrix, laid out as often as a search changes them."""
+
+import torch
+from torch import Tensor
+
+from supermask.ops.layouts import BLOCK
+
+
+def lists_of_weights(
+    weights: Tensor, scale: float, transposed: bool = False, into: tuple[Tensor, ...] | None = None
+) -> tuple[Tensor, ...] | None:
+    """The layout of `linear_from_lists` for a matrix of 0, +scale and -scale, and for its transpose.
+
+    Args:
+        weights: Contiguous float32 matrix.
+        scale: The magnitude of all weights that are not 0.
+        transposed: Lay out the transpose as well, in the same pass over the weights.
+        into: What an earlier call with the same `transposed` for a matrix of that size returned; it is
+            overwritten.
+
+    Returns:
+        Starts and entries, then those of the transpose if asked for; entries from starts[-1] on hold
+        anything. None if other weights were met, and then nothing has been overwritten.
+    """
+    shapes = (weights.shape, weights.shape[::-1]) if transposed else (weights.shape,)
+    if into is None:
+        into = tuple(part for outputs, inputs in shapes for part in _room_for_lists(outputs, inputs))
+    turned = into[2:] if transposed else (None, None)
+    try:
+        torch.ops.supermask.lists_of_weights_into(*into[:2], weights, scale, *turned)
+    except RuntimeError as error:
+        if "weights must be 0, +scale or -scale" in str(error):
+            return None
+        raise
+    return into
+
+
+def _room_for_lists(outputs: int, inputs: int) -> tuple[Tensor, Tensor]:
+    starts = torch.empty(2 * -(-inputs // BLOCK) * outputs + 1, dtype=torch.int32)
+    return starts, torch.empty(outputs * inputs, dtype=torch.uint8)
