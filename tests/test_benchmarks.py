@@ -196,3 +196,30 @@ def test_a_rival_that_returns_no_product_is_not_the_fastest():
     module, exact = importlib.import_module("masked_linear"), torch.zeros(2, 3)
     calls = {"empty": lambda: torch.empty(0), "whole": lambda: torch.ones(2, 3)}
     assert module.failures(calls, exact) == {"empty": "returned the shape (0,) instead of (2, 3)"}
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:`torch.jit.script_method`:DeprecationWarning")
+@pytest.mark.parametrize("shape", [(1024, 1024), (300, 784)])
+@pytest.mark.parametrize("batch", [1, 8, 64])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_tuned_packed_layer_is_not_slower_than_the_faster_dense_one(shape, batch, dtype, monkeypatch):
+    """With a margin for a machine that does other work; the benchmark itself allows 5 %."""
+    module = importlib.import_module("masked_linear")
+    monkeypatch.setattr(module, "resident_forms", lambda _: {})
+    monkeypatch.setattr(module._rivals, "installed", lambda _: {})
+    with torch.no_grad():
+        row = module.compare(
+            (shape, "sign", 0.5, batch, dtype, False), {"bytes_per_s": 1e10}, 1.0, clock="cpu"
+        )
+    module.check_not_slower({module.label(row): 1 / row["speedup"]}, most=1.25)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("network", "batch"), [("lenet-300-100", 64), ("conv-4", 8)])
+def test_a_tuned_packed_network_is_not_slower_than_the_dense_one_of_its_type(network, batch):
+    module = importlib.import_module("packed_models")
+    with torch.no_grad():
+        row = module.compare(network, batch, "kaiming_normal", 2.0, clock="cpu")
+    factors = {"float32": 1 / row["against"]["dense"], "bfloat16": row["packed_bf16/dense_bf16"]}
+    module.check_not_slower(factors, most=1.25)

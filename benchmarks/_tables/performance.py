@@ -130,13 +130,17 @@ def networks(document: dict[str, Any], _: str) -> str:
             str(row["batch"]),
             f"{row['packed']['median_ms']:.2f}",
             *(f"{row['against'][rival]:.2f}×" if rival in row["against"] else "" for rival in rivals),
+            f"{row['dense_bf16']['median_ms'] / row['packed_bf16']['median_ms']:.2f}×",
             f"{row['bytes']['dense'] / row['bytes']['packed']:.1f}×",
         ]
         for row in document["rows"]
     ]
     head = ["network", "batch", "packed fp32, ms", "over eager fp32", "over compiled fp32", "over eager bf16",
-            "less memory"]  # fmt: skip
-    return f"{where(document['machine'], 'packed_models')}; density 0.3\n\n" + markdown(head, rows)
+            "packed bf16 over eager bf16", "less memory"]  # fmt: skip
+    place = where(document["machine"], "packed_models")
+    if document.get("clock") == "cpu":
+        place = place.removesuffix("`") + " --clock cpu`"
+    return f"{place}; density 0.3\n\n" + markdown(head, rows)
 
 
 def rounded(value: float) -> str:
