@@ -16,6 +16,7 @@ from mkdocs.structure.pages import Page
 from nbconvert.exporters import MarkdownExporter
 
 LINK = re.compile(r"(?<=\]\()(?!https?:|mailto:|#)([^)#\s]+)")
+WITH_ANCHOR = re.compile(LINK.pattern + r"(#[^)\s]*)?")
 WHOLE_PAGES = {"README.md": "index.md", "CONTRIBUTING.md": "contributing.md"}
 """Files at the root of the repository that are pages of the site."""
 PICTURES = {".png", ".svg", ".jpg"}
@@ -85,7 +86,7 @@ def _uri(root: Path, path: str) -> str:
     if path in WHOLE_PAGES:
         return WHOLE_PAGES[path]
     if path.startswith("docs/"):
-        return path.removeprefix("docs/")
+        return re.sub(r"(?<=^tutorials/)(.*)\.py$", r"\1.md", path.removeprefix("docs/"))
     if (root / path).is_dir():
         return f"repo/{path}/index.md"
     return f"repo/{path}" if Path(path).suffix in PICTURES | {".md"} else f"repo/{path}.md"
@@ -101,6 +102,6 @@ def _generated(config: Any, root: Path, path: str) -> File:
         return File.generated(config, uri, content=f"# {path}\n\n{listed}\n")
     text = source.read_text(encoding="utf-8")
     if source.suffix == ".md":
-        return File.generated(config, uri, content=LINK.sub("#", text))
+        return File.generated(config, uri, content=WITH_ANCHOR.sub("#", text))
     language = LANGUAGES.get(source.suffix, "text")
     return File.generated(config, uri, content=f"# {path}\n\n````{language}\n{text}\n````\n")
