@@ -52,6 +52,7 @@ for method, rows in curves.items():
     axes.fill_between(density, least, most, color=line.get_color(), alpha=0.15)
 axes.set(xlabel="fraction of weights kept", ylabel="test accuracy", xscale="log", ylim=(0, 1))
 axes.set_xticks([0.05, 0.2, 0.5], ["0.05", "0.2", "0.5"])
+axes.minorticks_off()
 axes.grid(alpha=0.3)
 axes.legend(fontsize="small")
 plt.show()
