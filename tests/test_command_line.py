@@ -19,6 +19,7 @@ from supermask.cli import main, progress, streams
 from supermask.cli.catalogue import PATH, as_text, live
 from supermask.cli.errors import with_flags
 from supermask.cli.parser import COMMON, GROUPS
+from supermask.cli.streams import console_of
 from supermask.cli.suggest import near
 from supermask.data import load_data
 from supermask.experiments import plan
@@ -521,3 +522,14 @@ def test_other_ranks_say_nothing(tmp_path: Path) -> None:
         watcher.advanced(planned.graph[0], 5)
         watcher.finished(planned.graph[0], {})
     assert said.getvalue() == ""
+
+
+def test_a_notebook_is_no_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")  # as kernels have it
+    monkeypatch.setitem(sys.modules, "ipykernel", sys)
+    console = console_of(sys.stdout)
+    assert not console.is_terminal and not console.is_jupyter
+    console.print("[bold]done[/bold]")
+    assert capsys.readouterr().out == "done\n"
