@@ -533,3 +533,14 @@ def test_a_notebook_is_no_terminal(
     assert not console.is_terminal and not console.is_jupyter
     console.print("[bold]done[/bold]")
     assert capsys.readouterr().out == "done\n"
+
+
+@pytest.mark.parametrize(("total", "begins"), [(1, "1 case"), (3, "3 cases")])
+def test_a_computation_says_where_its_results_go_and_how_long_it_took(total: int, begins: str) -> None:
+    said = io.StringIO()
+    with progress.task_progress("theory", total, Console(file=said), Path("out")) as told:
+        for done in range(1, total + 1):
+            told(done)
+    first, last = said.getvalue().splitlines()
+    assert first == f"{begins}; results go to out"
+    assert re.fullmatch(rf"theory: {total} of {total} in 0:00:0\d", last)

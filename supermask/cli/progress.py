@@ -1,5 +1,6 @@
 """How far a command is, on the error stream: a bar on a terminal, and elsewhere a line now and then."""
 
+import os
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -25,8 +26,17 @@ LOOK = 2.0
 
 
 @contextmanager
-def task_progress(name: str, total: int, console: Console) -> Iterator[Callable[[int], None]]:
-    """Show how many parts of some work are done; yields what is told their number."""
+def task_progress(
+    name: str, total: int, console: Console, out: os.PathLike[str]
+) -> Iterator[Callable[[int], None]]:
+    """Show where results go and how many cases of some work are done; yields what is told their number."""
+    console.print(
+        f"{total} {'case' if total == 1 else 'cases'}; results go to {out}",
+        highlight=False,
+        soft_wrap=True,
+        markup=False,
+    )
+    began, reached = time.monotonic(), 0
     bar = RichProgress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -40,10 +50,15 @@ def task_progress(name: str, total: int, console: Console) -> Iterator[Callable[
         task = bar.add_task(name, total=total)
 
         def told(done: int) -> None:
+            nonlocal reached
+            reached = done
             bar.update(task, completed=done)
             lines.say(lambda: f"{name}: {done} of {total}")
 
         yield told
+    if reached == total:
+        took = timedelta(seconds=round(time.monotonic() - began))
+        lines.say(lambda: f"{name}: {total} of {total} in {took}", now=True)
 
 
 class _Lines:

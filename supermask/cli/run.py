@@ -92,7 +92,7 @@ def _compute(computation: Computation, config: Any, line: str, console: Console)
     if launched():
         raise FlagError(f"{computation.name} runs in one process; start it without torchrun")
     out = _folder(config.out, computation.name)
-    with task_progress(computation.name, computation.cases(config), console) as told:
+    with task_progress(computation.name, computation.cases(config), console, out) as told:
         document = computation.compute(config, told)
     document["command"] = line
     write_json(out / "results.json", document)
