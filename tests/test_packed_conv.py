@@ -1,9 +1,11 @@
 """Convolutions that compute from packed masks, against torch's in float64."""
 
+import itertools
 import os
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -16,7 +18,7 @@ import supermask as sm
 from supermask import ops
 from supermask.models import create_model
 from supermask.ops import layouts
-from supermask.packed import PackedConv1d, PackedConv2d, pack
+from supermask.packed import PackedConv1d, PackedConv2d, pack, tuning
 from supermask.packed.tuning import fastest
 
 LISTS = "lists" if ops.instruction_set() in ("avx2", "avx512") else "dense"
@@ -397,3 +399,25 @@ def test_every_instruction_set_is_exact(capability):
     )
     environment = {**os.environ, "ATEN_CPU_CAPABILITY": capability}
     subprocess.run([sys.executable, "-c", code], env=environment, check=True)
+
+
+@pytest.mark.parametrize(
+    ("lists", "dense", "expected"),
+    [
+        ((0.98,), (1.0,), "dense"),
+        ((0.96,), (1.0,), "lists"),
+        ((2.0, 9.0, 0.9), (1.0,), "lists"),
+        ((2.0,), (1.0,), "dense"),
+    ],
+)
+def test_dense_serves_where_nothing_is_clearly_faster(lists, dense, expected, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(tuning, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+
+    def taking(*seconds):
+        durations = itertools.cycle(seconds)
+        return lambda: now.__setitem__(0, now[0] + next(durations))
+
+    assert fastest({"lists": taking(*lists), "dense": taking(*dense)}) == expected
+    others = fastest({"lists": taking(*lists), "prepacked": taking(*dense)})
+    assert others == ("lists" if min(lists) < min(dense) else "prepacked")

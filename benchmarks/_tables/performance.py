@@ -273,8 +273,41 @@ def accelerated(document: dict[str, Any], _: str) -> str:
     return f"{place}; {instructions}, batches of {document['rows'][0]['batch']}\n\n" + markdown(head, rows)
 
 
+def rounded_tickets(document: dict[str, Any], _: str) -> str:
+    """Accuracies of tickets, packed exactly and with inputs rounded to int8."""
+    ways = ("dense", "packed", "packed int8")
+    rows = [
+        [
+            row["network"],
+            f"`{row['search']}`",
+            f"{row['rounding']} of {row['layers']}",
+            *(f"{100 * row[way]['accuracy']:.2f} ({row[way]['loss']:.4f})" for way in ways),
+        ]
+        for row in document["rows"]
+    ]
+    head = ["network", "search", "layers that round", "dense, % (loss)", "packed", "packed int8"]
+    return f"{where(document['machine'], 'int8_tickets')}\n\n" + markdown(head, rows)
+
+
+def start_up(document: dict[str, Any], _: str) -> str:
+    """Start-up beside that of torch."""
+    (row,) = document["rows"]
+    head = [
+        "`import torch`, ms",
+        "with `import supermask`",
+        "with all that a search and a packed ticket need",
+    ]
+    cells = [
+        f"{row['torch']['median_ms']:,.0f}",
+        *(f"{row[f'{name}/torch']:.2f}×" for name in ("supermask", "names")),
+    ]
+    return f"{where(document['machine'], 'start_up')}\n\n" + markdown(head, [cells])
+
+
 KINDS = {
     "coding": coding,
+    "rounded_tickets": rounded_tickets,
+    "start_up": start_up,
     "steps": steps,
     "accelerated": accelerated,
     "linear": linear,
