@@ -240,3 +240,31 @@ def test_best_ranks_the_survivors_alone():
     assert mask["a"].tolist() == [False, False, True, True] and mask["b"].tolist() == [True, True]
     with pytest.raises(ValueError, match="only 4 survive"):
         best(scores, 5, alive)
+
+
+def test_inverted_scores_keep_what_the_method_would_prune():
+    """At half of the weights the two masks of a ranking part the network, layers that would be empty aside."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 2))
+    scores = snip(model, torch.randn(16, 6), torch.randint(2, (16,)))
+    half = sum(score.numel() for score in scores.values()) // 2
+    kept, left = best(scores, half), best(at_init.inverted(scores), half)
+    assert all(torch.equal(kept[name], ~left[name]) for name in scores)
+    one = synflow(model, (6,), half, rounds=1)
+    other = synflow(model, (6,), half, rounds=1, invert=True)
+    assert all(torch.equal(one[name], ~other[name]) for name in one)
+
+
+def test_synflow_inverted_keeps_its_count_and_less_flow_than_a_random_mask():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(20, 20, bias=False), nn.ReLU(), nn.Linear(20, 5, bias=False))
+
+    def flow(mask):
+        return float(
+            (model[2].weight.abs() * mask["2.weight"] @ (model[0].weight.abs() * mask["0.weight"])).sum()
+        )
+
+    masks = [synflow(model, (20,), 250, invert=invert) for invert in (False, True)]
+    assert [sum(int(kept.sum()) for kept in mask.values()) for mask in masks] == [250, 250]
+    random = {name: torch.rand(kept.shape) < 0.5 for name, kept in masks[0].items()}
+    assert flow(masks[1]) < flow(random) < flow(masks[0])

@@ -6,6 +6,7 @@ from supermask.prune.actions import check_actions as check_actions
 from supermask.prune.actions import pruned_values as pruned_values
 from supermask.prune.actions import signs as signs
 from supermask.prune.at_init import grasp as grasp
+from supermask.prune.at_init import inverted as inverted
 from supermask.prune.at_init import snip as snip
 from supermask.prune.at_init import synflow as synflow
 from supermask.prune.controls import reinit_seed as reinit_seed

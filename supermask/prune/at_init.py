@@ -11,7 +11,7 @@ authors take ten images of every class. SNIP's scores are not divided by their s
 """
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -86,7 +86,23 @@ def synaptic_flow(model: nn.Module, shape: tuple[int, ...]) -> Scores:
     return {name: (w * g).abs().detach() for (name, w), g in zip(weights.items(), grads, strict=True)}
 
 
-def synflow(model: nn.Module, shape: tuple[int, ...], keep: int, rounds: int = SYNFLOW_ROUNDS) -> Mask:
+def inverted(scores: Mapping[str, Tensor]) -> Scores:
+    """Scores by which the least important weights stay: a sanity control of the scores.
+
+    Frankle et al., "Pruning Neural Networks at Initialization: Why Are We Missing the Mark?" (ICLR 2021),
+    section 5: a method that says which weights matter should do worse inverted than at random.
+    """
+    return {name: -score for name, score in scores.items()}
+
+
+def synflow(
+    model: nn.Module,
+    shape: tuple[int, ...],
+    keep: int,
+    rounds: int = SYNFLOW_ROUNDS,
+    *,
+    invert: bool = False,
+) -> Mask:
     """SynFlow's mask: prune to density^(r / rounds) of the weights in round r, by fresh scores each time.
 
     Tanaka et al. (NeurIPS 2020), algorithm 1. There a mask is what exceeds a threshold, and a pruned weight,
@@ -98,6 +114,7 @@ def synflow(model: nn.Module, shape: tuple[int, ...], keep: int, rounds: int = S
         shape: Shape of one input, without the batch.
         keep: Weights to keep in all.
         rounds: Rounds of pruning; with one the method collapses layers.
+        invert: Keep the weights of least score in every round, see `inverted`.
     """
     network = copy.deepcopy(unwrap(model))
     weights = {info.name: info.tensor for info in masked(network)}
@@ -106,6 +123,8 @@ def synflow(model: nn.Module, shape: tuple[int, ...], keep: int, rounds: int = S
     for round in range(1, rounds + 1):
         survivors = max(keep, keep_count(total, (keep / total) ** (round / rounds)))
         scores = synaptic_flow(network, shape)
+        if invert:
+            scores = inverted(scores)
         mask = best(scores, keep if round == rounds else survivors, mask or None)
         with torch.no_grad():
             for name, kept in mask.items():

@@ -17,6 +17,7 @@ from supermask.prune import (
     filter_layers,
     filter_mask,
     grasp,
+    inverted,
     magnitude,
     shuffle,
     snip,
@@ -131,20 +132,45 @@ def sensitive(context: RunContext) -> Mask:
     return _by_saliency(context, snip)
 
 
+@register_mask_source("snip-inverted")
+def insensitive(context: RunContext) -> Mask:
+    """SNIP's least sensitive weights."""
+    return _by_saliency(context, snip, invert=True)
+
+
 @register_mask_source("grasp")
 def flowing(context: RunContext) -> Mask:
     """GraSP on the first batch."""
     return _by_saliency(context, grasp)
 
 
+@register_mask_source("grasp-inverted")
+def against_the_flow(context: RunContext) -> Mask:
+    """What GraSP would remove first."""
+    return _by_saliency(context, grasp, invert=True)
+
+
 @register_mask_source("synflow")
 def synaptic(context: RunContext) -> Mask:
     """SynFlow, which sees no data."""
+    return _by_synflow(context)
+
+
+@register_mask_source("synflow-inverted")
+def asynaptic(context: RunContext) -> Mask:
+    """The weights of least synaptic flow, round by round."""
+    return _by_synflow(context, invert=True)
+
+
+def _by_synflow(context: RunContext, invert: bool = False) -> Mask:
     keep = context.spec.mask.keep
     assert isinstance(keep, int)
-    return synflow(context.model, tuple(context.batch(0)[0].shape[1:]), keep)
+    return synflow(context.model, tuple(context.batch(0)[0].shape[1:]), keep, invert=invert)
 
 
-def _by_saliency(context: RunContext, saliency: Callable[..., dict[str, Tensor]]) -> Mask:
+def _by_saliency(
+    context: RunContext, saliency: Callable[..., dict[str, Tensor]], invert: bool = False
+) -> Mask:
     assert context.spec.mask.keep is not None
-    return best(saliency(context.model, *context.batch(0)), context.spec.mask.keep)
+    scores = saliency(context.model, *context.batch(0))
+    return best(inverted(scores) if invert else scores, context.spec.mask.keep)

@@ -45,3 +45,12 @@ register_method(
     colour="orange",
     marker="D",
 )(partial(pruned_at_init, "synflow"))
+for _name, _label in (("snip", "SNIP"), ("grasp", "GraSP"), ("synflow", "SynFlow")):
+    register_method(
+        f"{_name}-inverted",
+        label=f"{_label}, inverted",
+        group="control",
+        about=f"Keeps what {_label} would prune first, then trains: what a score must be better than.",
+        dash=(0, (2, 1.6)),
+        variant_of=_name,
+    )(partial(pruned_at_init, f"{_name}-inverted"))
