@@ -14,7 +14,7 @@ from supermask.experiments.datasets import dataset
 from supermask.experiments.execution.context import Environment, RunContext
 from supermask.experiments.execution.run import execute
 from supermask.experiments.execution.store import Store
-from supermask.experiments.stability import plan_stability
+from supermask.experiments.stability import plan_stability, summarize
 from supermask.report import headline
 
 
@@ -140,3 +140,13 @@ def test_the_command_measures_reports_and_resumes(tmp_path):
 def test_wrong_values_are_refused(wrong, named):
     with pytest.raises(ConfigError, match=f"--{named}"):
         StabilityConfig(out="x", **wrong)
+
+
+def test_the_summary_has_the_standard_deviation_of_the_sample():
+    """The n − 1 of Bessel; one line alone has none."""
+    row = {"method": "dense", "density": 1.0, "step": 0, "accuracy": 0.9}
+    values = (0.01, 0.02, 0.06)
+    (entry,) = summarize([{**row, "instability": value} for value in values])
+    mean = sum(values) / 3
+    assert entry["std"] == pytest.approx((sum((value - mean) ** 2 for value in values) / 2) ** 0.5)
+    assert summarize([{**row, "instability": 0.01}])[0]["std"] is None

@@ -144,7 +144,7 @@ def describe(plan: Plan, store: Store, out: Path) -> dict[str, Any]:
 
 
 def summarize(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Mean and spread of the instability for each density and step."""
+    """Mean, standard deviation and range of the instability for each density and step."""
     groups: dict[tuple[str, float, int], list[Mapping[str, Any]]] = {}
     for row in rows:
         groups.setdefault((row["method"], row["density"], row["step"]), []).append(row)
@@ -160,6 +160,7 @@ def summarize(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
                 "step": step,
                 "n": len(values),
                 "mean": statistics.fmean(values),
+                "std": statistics.stdev(values) if len(values) > 1 else None,
                 "min": min(values),
                 "max": max(values),
                 "stable": statistics.fmean(values) < STABLE_BELOW,

@@ -130,12 +130,21 @@ def _draw_instability(summary: Sequence[Mapping[str, Any]], steps: int) -> Drawi
     for density, (colour, marker) in looks.items():
         members = [entry for entry in summary if entry["density"] == density]
         means = [100 * entry["mean"] for entry in members]
-        reach = [
-            [100 * (entry["mean"] - entry["min"]) for entry in members],
-            [100 * (entry["max"] - entry["mean"]) for entry in members],
-        ]
+        look = Series(_name(density), _name(density), colour)
+        ends = [(100 * entry["min"], 100 * entry["max"]) for entry in members]
+        steps_here = [entry["step"] for entry in members]
+        if members[0].get("std") is not None:
+            reach: Any = [100 * (entry.get("std") or 0.0) for entry in members]
+            for end in zip(*ends, strict=True):
+                (dots,) = axes.plot(steps_here, end, color=colour, ls="", marker="_", ms=5, alpha=0.6)
+                mark(dots, look)
+        else:  # results of version 0.1.0 have no standard deviations
+            reach = [
+                [m - low for m, (low, _) in zip(means, ends, strict=True)],
+                [high - m for m, (_, high) in zip(means, ends, strict=True)],
+            ]
         bars = axes.errorbar(
-            [entry["step"] for entry in members],
+            steps_here,
             means,
             yerr=reach,
             color=colour,
@@ -145,7 +154,6 @@ def _draw_instability(summary: Sequence[Mapping[str, Any]], steps: int) -> Drawi
             elinewidth=0.8,
             label=_name(density),
         )
-        look = Series(_name(density), _name(density), colour)
         for artist in bars.get_children():
             mark(artist, look)
         for entry, mean in zip(members, means, strict=True):
@@ -163,8 +171,15 @@ def _draw_instability(summary: Sequence[Mapping[str, Any]], steps: int) -> Drawi
     axes.set_ylabel("instability (points of error)")
     axes.legend(frameon=False, fontsize=7)
     alt = "Instability against the step where copies part. The table holds every number."
-    caption = "Mean over pairs of copies and initializations; bars from lowest to highest."
+    caption = f"Mean over pairs of copies and initializations; {_bars(summary)}."
     return render(figure, "instability", alt, caption)
+
+
+def _bars(summary: Sequence[Mapping[str, Any]]) -> str:
+    """What the bars are: older results have no standard deviations."""
+    if any(entry.get("std") is not None for entry in summary):
+        return "bars are one standard deviation, ticks the lowest and the highest"
+    return "bars from lowest to highest"
 
 
 def _ticks(steps: Sequence[int]) -> list[int]:
@@ -182,13 +197,22 @@ def _table(summary: Sequence[Mapping[str, Any]]) -> Table:
             _name(entry["density"]),
             str(entry["step"]),
             percent(entry["mean"], 2) + _range(entry),
+            percent(entry.get("std"), 2),
             "stable" if entry["stable"] else "unstable",
             percent(entry["accuracy"], 2),
             str(entry["n"]),
         ]
         for entry in summary
     ]
-    columns = ("Network", "Step", "Instability, points", "Verdict", "Accuracy of the ends, %", "Lines")
+    columns = (
+        "Network",
+        "Step",
+        "Instability, points",
+        "Std. dev.",
+        "Verdict",
+        "Accuracy of the ends, %",
+        "Lines",
+    )
     return Table("Mean over pairs of copies and initializations, with lowest and highest.", columns, rows)
 
 
