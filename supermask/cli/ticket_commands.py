@@ -92,6 +92,28 @@ def _check_fit(factory: dict[str, Any] | None, data: Any) -> None:
             )
 
 
+def _multiply_adds(ticket: Any) -> int | None:
+    """Of the kept weights, for one example; None where the network cannot be built from the ticket."""
+    from supermask.analysis.units import multiply_adds
+    from supermask.tickets.load import network_of
+    from supermask.tickets.ticket import TicketError
+
+    arguments = (ticket.factory or {}).get("args")
+    if not isinstance(arguments, dict):
+        return None
+    channels, pixels = arguments.get("in_channels"), arguments.get("image_size")
+    if (
+        type(channels) is not int
+        or type(pixels) is not int
+        or not (0 < channels <= 64 and 0 < pixels <= 1024)
+    ):
+        return None
+    try:
+        return multiply_adds(network_of(ticket), ticket.mask(), (channels, pixels, pixels))
+    except (TicketError, RuntimeError, ValueError, MemoryError):
+        return None
+
+
 def run_info(options: argparse.Namespace) -> None:
     """Print what a ticket is."""
     from rich.markup import escape
@@ -100,7 +122,9 @@ def run_info(options: argparse.Namespace) -> None:
     from supermask.tickets.hub import local_file
     from supermask.tickets.ticket import Ticket
 
-    facts = Ticket.load(options.ticket).info() | {"bytes": os.path.getsize(local_file(options.ticket))}
+    ticket = Ticket.load(options.ticket)
+    size = os.path.getsize(local_file(options.ticket))
+    facts = ticket.info() | {"multiply_adds": _multiply_adds(ticket), "bytes": size}
     if options.json:
         print(json.dumps(facts))
         return

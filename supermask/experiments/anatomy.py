@@ -90,6 +90,7 @@ def _layers(spec: RunSpec, store: Store, mask: Mapping[str, Tensor]) -> Iterable
     shape = (arguments.get("in_channels", 3), size, size)
     works, paths = anatomy.effective(network_of(ticket), mask, shape)
     densities, gone = anatomy.layer_densities(mask), anatomy.vanished(mask)
+    on_data = {entry["layer"]: entry for entry in (store.run(spec.id).result or {}).get("layers", ())}
     for name in mask:
         yield {
             "method": spec.method,
@@ -99,6 +100,7 @@ def _layers(spec: RunSpec, store: Store, mask: Mapping[str, Tensor]) -> Iterable
             "layer_density": densities[name],
             "effective": int((works[name] & mask[name]).sum()) / max(int(mask[name].sum()), 1),
             **gone[name],
+            "dead": on_data.get(name, {}).get("dead"),
             "log10_paths": paths if math.isfinite(paths) else None,
         }
 

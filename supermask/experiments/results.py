@@ -30,15 +30,15 @@ ROW_KEYS = (
     "ticket_bytes",
     "dense_bytes",
 )
-FURTHER_KEYS = ("sampled_accuracy", "drawn_at", "drawn_by", "together")
-"""What only some methods have: mean test accuracy over sampled masks, the step of an early-bird's draw and
-whether its masks agreed then (`agreement`) or its time was up (`patience`), and how many runs were trained as
-one program."""
+FURTHER_KEYS = ("multiply_adds", "sampled_accuracy", "drawn_at", "drawn_by", "together")
+"""What only some runs have: multiply-adds of the kept weights for one example, mean test accuracy over
+sampled masks, the step of an early-bird's draw and whether its masks agreed then (`agreement`) or its time
+was up (`patience`), and how many runs were trained as one program."""
 
 
 def describe_rows(plan: Plan, store: Store, out: Path) -> dict[str, Any]:
-    """One row per run of the table, its learning curve, and the summary over seeds."""
-    rows, curves = [], []
+    """One row per run of the table, its learning curve, its layers, and the summary over seeds."""
+    rows, curves, units = [], [], []
     for spec in plan.rows:
         run = store.run(spec.id)
         result = run.result
@@ -48,11 +48,16 @@ def describe_rows(plan: Plan, store: Store, out: Path) -> dict[str, Any]:
         further = {key: result[key] for key in FURTHER_KEYS if key in result}
         kept = {"kept_density": result["density"], "run": spec.id}
         rows.append({key: row[key] for key in ROW_KEYS} | kept | further)
-        curves.append(
-            {"method": spec.method, "density": spec.density, "seed": spec.seed, "points": run.history()}
-        )
+        named = {"method": spec.method, "density": spec.density, "seed": spec.seed}
+        curves.append({**named, "points": run.history()})
+        if layers := result.get("layers"):
+            about = {"classes": result["classes"], "steps_per_epoch": spec.task.steps_per_epoch}
+            units.append({**named, **about, "layers": layers})
     skipped = [{"method": method, "reason": reason} for method, reason in plan.skipped.items()]
     found = {"rows": rows, "summary": summarize(rows), "curves": curves}
+    if units:
+        found["units"] = units
+    found |= plan.decided
     return {**found, "skipped": skipped} if skipped else found
 
 

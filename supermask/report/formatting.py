@@ -36,14 +36,23 @@ def count_text(count: float | None) -> str:
     return NONE if count is None else f"{round(count):,}"
 
 
+def large_count_text(count: float | None) -> str:
+    """Three digits with a unit of a thousand or more: 4089184 → `4.09 M`."""
+    if count is None:
+        return NONE
+    if count < 999.5:
+        return f"{count:.0f}"
+    power = 1 if count < 999.5e3 else 2 if count < 999.5e6 else 3
+    return f"{_three_digits(count / 1000**power)} {('k', 'M', 'G')[power - 1]}"
+
+
 def bytes_text(count: float | None) -> str:
     """Decimal units, three digits: 33412 → `33.4 kB`."""
     if count is None:
         return NONE
     if count < 999.5:
         return f"{count:.0f} B"
-    power = 1 if count < 999.5e3 else 2 if count < 999.5e6 else 3
-    return f"{_three_digits(count / 1000**power)} {('kB', 'MB', 'GB')[power - 1]}"
+    return f"{large_count_text(count)}B"
 
 
 def ratio_text(ratio: float | None) -> str:

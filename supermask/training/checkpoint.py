@@ -72,6 +72,22 @@ class Progress:
     history: list[dict[str, float]] = field(default_factory=list)
     together: int = 1
     """Trainings that were made as one program; `seconds` is the share of one of them."""
+    memory: dict[str, Any] = field(default_factory=dict)
+    """What the evaluation remembers from one time to the next; see `fit`."""
+
+    def recall(self, memory: dict[str, Any] | None, begun: bool) -> None:
+        """Let an evaluation go on with what was saved, and save from now on what it remembers.
+
+        Args:
+            memory: Its memory, which is written; None for an evaluation that has none.
+            begun: Whether the training goes on from a checkpoint, so that what it remembers of the start is
+                no longer true.
+        """
+        if memory is not None:
+            if begun:
+                memory.clear()
+                memory.update(self.memory)
+            self.memory = memory
 
 
 def state_of(
@@ -87,7 +103,8 @@ def state_of(
     """
     device = next(model.parameters()).device
     return {
-        "progress": {**vars(progress)},
+        # Without memory where there is none, as states were before there was any.
+        "progress": {key: value for key, value in vars(progress).items() if key != "memory" or value},
         "model": dict(unwrap(model).state_dict()),
         "optimizer": optimizer.state_dict(),
         "scaler": scaler.state_dict(),

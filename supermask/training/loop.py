@@ -56,6 +56,7 @@ def fit(
     objective: Objective | None = None,
     evaluation: Callable[[], dict[str, float]] | None = None,
     evaluate_every: int = 0,
+    memory: dict[str, Any] | None = None,
     on_step: Callable[[int], None] | None = None,
     on_record: Callable[[list[dict[str, float]]], None] | None = None,
     callbacks: Iterable[Callback] = (),
@@ -79,6 +80,8 @@ def fit(
         clip: Largest norm of the gradient; None for no clipping.
         objective: The loss; None for cross-entropy of the model's outputs with `label_smoothing`.
         evaluation: Called every `evaluate_every` steps and at the end; its numbers go to the history.
+        memory: What `evaluation` remembers from one time to the next, as tensors by name: it is saved with
+            checkpoints and put back by a training that goes on.
         on_step: Called after each step with the number of steps done.
         on_record: Called with the whole history whenever it has grown.
         callbacks: Told of the start, each step, each new entry of the history, and the end; see `Callback`.
@@ -108,6 +111,7 @@ def fit(
     scaler = torch.amp.GradScaler(device.type, enabled=amp == "fp16")
     share = share or BatchShard()
     progress = _begun(checkpoint, model, optimizer, scaler, share, range(start, steps))
+    progress.recall(memory, begun=progress.step > start)
     pace = SyncedTimer(share.ranks, progress.step)
     loss_sum = torch.tensor(progress.loss_sum, dtype=torch.float64, device=device)
     lowered = Bf16Weights(model, optimizer) if amp == PURE else None

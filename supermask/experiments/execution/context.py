@@ -1,7 +1,7 @@
 """One run while it is executed: its data, its network and the services that every kind of run uses."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
@@ -16,6 +16,7 @@ from supermask.data.read_ahead import place
 from supermask.distributed import BatchShard, Ranks
 from supermask.distributed.sync_batchnorm import synced_norms
 from supermask.experiments.datasets import dataset, split
+from supermask.experiments.execution.diagnosis import MaskWatch
 from supermask.experiments.execution.store import Run, Store
 from supermask.experiments.spec import RunSpec, Task, specified
 from supermask.masks import Mask
@@ -119,6 +120,7 @@ class RunContext:
         self.train_split, self.val_split = split(self.data, task.val_fraction)
         self._stream = {"always": True, "never": False}.get(environment.stream)
         self._placed: dict[Images, tuple[Images, bool]] = {}
+        self.mask_watch = MaskWatch()
         self.model = self._model(task)
         self._show_images()
         self.loader = self._loader(task)
@@ -150,10 +152,14 @@ class RunContext:
     def _show_images(self) -> None:
         """Let a network that has `look_at` see training images, the same ones in every run of a data set."""
         if look_at := getattr(self.model, "look_at", None):
-            shown = self.train_split.take(torch.arange(min(LOOKED_AT, len(self.train_split))))
-            about = (self.data.mean, self.data.std, self.environment.device)
-            batches = iterate_eval(shown, EVAL_BATCH, *about, image_size=self.data.image_size)
-            look_at(torch.cat([images for images, _ in batches]))
+            look_at(torch.cat(list(self.training_images(LOOKED_AT))))
+
+    def training_images(self, count: int) -> Iterator[Tensor]:
+        """The first `count` images to train on, not augmented, in batches on the device."""
+        shown = self.train_split.take(torch.arange(min(count, len(self.train_split))))
+        about = (self.data.mean, self.data.std, self.environment.device)
+        for images, _ in iterate_eval(shown, EVAL_BATCH, *about, image_size=self.data.image_size):
+            yield images
 
     def _takes_channels_last(self, model: nn.Module) -> bool:
         """What was asked for; by default wherever there are convolutions and the device can train them so."""
@@ -218,6 +224,7 @@ class RunContext:
             self._on_step(step - spec.start)
 
         self.save_snapshot(spec.start, optimizer, mask)
+        self.watch_mask(optimizer)
         ranks.seed_generator(spec.seed)
         # Inside DDP: at what DDP does around a network the compiler gives up, and on the network with it.
         model: Any = torch.compile(self.model) if self.environment.compile else self.model
@@ -225,7 +232,8 @@ class RunContext:
             ranks.wrap(model),
             optimizer,
             lambda step: self.loader.batch(step, share.rows),
-            evaluation=(lambda: self.validation(optimizer)) if len(self.val_split) else None,
+            evaluation=lambda: self.measure(optimizer),
+            memory=self.mask_watch.memory,
             objective=self._objective(optimizer),
             on_step=step_done,
             on_record=self.run.write_history if ranks.main else None,
@@ -272,11 +280,19 @@ class RunContext:
                 )
                 present.save(self.run.ticket_path(step))
 
-    def validation(self, optimizer: Optimizer) -> dict[str, float]:
-        """Accuracy and loss on the validation split, as a learning curve names them."""
+    def measure(self, optimizer: Optimizer) -> dict[str, float]:
+        """What a learning curve has beside the loss: accuracy and loss on the validation split, if there is
+        one, and how much of a search's mask changed since the entry before."""
+        numbers: dict[str, float] = {}
         with optimizer.evaluating() if isinstance(optimizer, Search) else nullcontext():
-            measured = self.evaluate(self.val_split)
-        return {f"val_{name}": value for name, value in measured.items() if value is not None}
+            if len(self.val_split):
+                measured = self.evaluate(self.val_split)
+                numbers = {f"val_{name}": value for name, value in measured.items() if value is not None}
+            return numbers | self.watch_mask(optimizer)
+
+    def watch_mask(self, optimizer: Optimizer) -> dict[str, float]:
+        """How much of a search's mask changed since this was last asked; nothing of other optimizers."""
+        return self.mask_watch.look(optimizer.mask) if isinstance(optimizer, Search) else {}
 
     def accuracy(self, images: Images) -> float:
         """Fraction of correct answers."""
@@ -321,4 +337,5 @@ class RunContext:
         }
         if chosen := specified(self.spec.task.selection):
             about["selection"] = chosen
+        about |= self.spec.provenance
         return about | ({"corrupt_images_left_out": self.data.left_out} if self.data.left_out else {})

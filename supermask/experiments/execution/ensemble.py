@@ -16,6 +16,7 @@ from torch.optim import Optimizer
 
 from supermask.distributed import BatchShard
 from supermask.experiments.execution.context import Environment, RunContext
+from supermask.experiments.execution.diagnosis import MaskWatch
 from supermask.experiments.execution.kinds import begin_training, optimizer_of, planned_search
 from supermask.experiments.execution.run import execute
 from supermask.experiments.execution.store import Run, Store
@@ -82,6 +83,9 @@ class _Ensemble:
         ]
         self.logs = [Callbacks(context.loggers()) for context in self.contexts]
         models = [context.model for context in self.contexts]
+        self.memory: dict[str, Any] = {}
+        for index, context in enumerate(self.contexts):
+            context.mask_watch = MaskWatch(self.memory, f"{index}/")
         self.masks: Sequence[Mask] = [{} for _ in specs]
         if specs[0].kind == "search":
             searches = [planned_search(context) for context in self.contexts]
@@ -107,6 +111,8 @@ class _Ensemble:
             first.ensemble_checkpoint.unlink(missing_ok=True)
             write_json(first.ensemble, [spec.id for spec in self.specs])
         self._save_snapshots(self.specs[0].start)
+        for context, optimizer in zip(self.contexts, self.own, strict=True):
+            context.watch_mask(optimizer)
         settings = self.contexts[0].training()
         smoothing = settings["label_smoothing"]
         try:
@@ -116,6 +122,7 @@ class _Ensemble:
                 stack_batches([context.batch for context in self.contexts]),
                 objective=lambda model, x, y: model.losses(x, y, smoothing).sum(),  # type: ignore[operator]
                 evaluation=self._measure,
+                memory=self.memory,
                 on_step=self._step_done,
                 on_record=self._write_histories,
                 callbacks=[_Logs(self.logs)],
@@ -148,9 +155,8 @@ class _Ensemble:
         found = {f"{i}/train_loss": loss for i, loss in enumerate(self.network.loss_sums.tolist())}
         self.network.loss_sums.zero_()
         for i, context in enumerate(self.contexts):
-            if len(context.val_split):
-                measured = context.validation(self.own[i])
-                found |= {f"{i}/{name}": value for name, value in measured.items()}
+            measured = context.measure(self.own[i])
+            found |= {f"{i}/{name}": value for name, value in measured.items()}
         return found
 
     def _write_histories(self, history: list[dict[str, float]]) -> None:

@@ -16,10 +16,10 @@ from supermask.experiments.execution.context import RunContext
 from supermask.experiments.execution.mask_sources import final_weights, mask_of
 from supermask.experiments.searches import search_of
 from supermask.experiments.spec import RunSpec
-from supermask.masks import Mask
+from supermask.masks import Mask, NonFiniteScoreError
 from supermask.prune import EarlyBird, Rewire, apply_mask, hold, pruned_values
 from supermask.search import BASES, Search
-from supermask.training.loop import Progress, estimate_norm_statistics
+from supermask.training.loop import DivergedError, Progress, estimate_norm_statistics
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,8 @@ class RunOutcome:
     """Whether the ticket holds all weights, because those outside the mask are not zero."""
     ticket: bool = True
     """Whether there is a ticket to save: not where a run only measures."""
+    test: bool = True
+    """Whether the test split is looked at: not by a run that decides something about others."""
 
 
 Kind = Callable[[RunContext], RunOutcome]
@@ -125,13 +127,30 @@ def search(context: RunContext) -> RunOutcome:
     optimizer = planned_search(context)
     progress = context.fit(optimizer, {})
     facts = optimizer.further_metrics(lambda: context.accuracy(context.data.test))
+    _settle(context, optimizer)
+    return RunOutcome(optimizer.mask, progress, facts)
+
+
+@register_kind("trial")
+def trial(context: RunContext) -> RunOutcome:
+    """A search that is only to be compared with others on validation; it may diverge."""
+    optimizer = planned_search(context)
+    try:
+        progress = context.fit(optimizer, {})
+    except (DivergedError, NonFiniteScoreError) as error:
+        return RunOutcome({}, Progress(0), {"diverged": str(error)}, ticket=False, test=False)
+    _settle(context, optimizer)
+    return RunOutcome(optimizer.mask, progress, ticket=False, test=False)
+
+
+def _settle(context: RunContext, optimizer: Search) -> None:
+    """Put the network of the search in place."""
     trained = [parameter.detach().clone() for parameter in optimizer.masked_parameters.values()]
     optimizer.settle()
     if not all(map(torch.equal, trained, optimizer.masked_parameters.values())):
         # Norms saw another network than the one that is put in place.
         steps = min(context.loader.steps_per_epoch, 100)
         estimate_norm_statistics(context.model, context.batch, steps)
-    return RunOutcome(optimizer.mask, progress, facts)
 
 
 def planned_search(context: RunContext) -> Search:

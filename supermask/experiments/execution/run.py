@@ -9,6 +9,7 @@ from contextlib import nullcontext
 from typing import Any
 
 from supermask.experiments.execution.context import Environment, RunContext
+from supermask.experiments.execution.diagnosis import LOOKED_AT, network_facts
 from supermask.experiments.execution.kinds import KINDS, RunOutcome
 from supermask.experiments.execution.store import Run, Store
 from supermask.experiments.spec import RunSpec
@@ -42,7 +43,8 @@ def _run_to_end(context: RunContext) -> dict[str, Any]:
     spec, ranks = context.spec, context.environment.ranks
     outcome = KINDS[spec.kind](context)
     ranks.agree(context.model.state_dict())
-    test = context.evaluate(context.data.test)
+    nothing: dict[str, float | None] = {"accuracy": None, "loss": None}
+    test = context.evaluate(context.data.test) if outcome.test else nothing
     val = context.evaluate(context.val_split) if len(context.val_split) else None
     return ranks.from_main(lambda: _finish(context, outcome, test, val))
 
@@ -55,8 +57,11 @@ def _finish(
 ) -> dict[str, Any]:
     """Write ticket and result."""
     spec, run = context.spec, context.run
+    found: dict[str, Any] = {}
     if outcome.ticket:
         mask = {} if outcome.whole else outcome.mask
+        found = network_facts(context.model, mask, context.training_images(LOOKED_AT))
+        found["classes"] = context.data.num_classes
         Ticket.from_model(context.model, mask, provenance=context.provenance()).save(run.ticket_path())
         if outcome.whole:
             run.write_mask(outcome.mask)
@@ -75,6 +80,7 @@ def _finish(
             "seconds": round(outcome.progress.seconds, 3),
             "ticket_bytes": run.ticket_path().stat().st_size if outcome.ticket else None,
             "dense_bytes": dense_bytes(context.model),
+            **found,
             **outcome.facts,
             **({"together": size} if (size := outcome.progress.together) > 1 else {}),
             **({"ranks": size} if (size := context.environment.ranks.size) > 1 else {}),

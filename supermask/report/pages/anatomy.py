@@ -44,7 +44,7 @@ _OVERLAP = (
 
 
 def headline(document: Mapping[str, Any]) -> str:
-    """How much two seeds of one method agree, and what part of the kept weights does nothing."""
+    """How much two seeds of one method agree, what part of the kept weights does nothing, and dead units."""
     across = [e for e in document["overlaps"] if e["first"] == e["second"] and not e["same_seed"]]
     sentences = []
     if across:
@@ -62,6 +62,12 @@ def headline(document: Mapping[str, Any]) -> str:
         )
     else:
         sentences.append("Every kept weight lies on a path from input to output.")
+    if dying := [entry for entry in document["layers"] if entry.get("dead")]:
+        most = max(dying, key=lambda entry: entry["dead"] / entry["unit_count"])
+        sentences.append(
+            f"No training image reaches {most['dead']} of {most['unit_count']} units of {most['layer']} of "
+            f"{_label(most['method'])} at density {density_text(most['density'])}, seed {most['seed']}."
+        )
     return " ".join(sentences)
 
 
@@ -157,15 +163,23 @@ def _layer_table(layers: Sequence[Entry]) -> Table:
                 percent(fmean(e["layer_density"] for e in entries)),
                 percent(fmean(e["effective"] for e in entries)),
                 f"{fmean(e['units'] for e in entries):.1f} of {first['unit_count']}",
+                _dead(entries),
                 kernels,
                 "none" if None in paths else f"10^{fmean(paths):.1f}",
             ]
         )
     columns = (
-        "Method", "Density", "Layer", "Kept, %", "of these on a path, %", "Units gone", "Kernels gone",
+        "Method", "Density", "Layer", "Kept, %", "of these on a path, %", "Units gone", "dead on data",
+        "Kernels gone",
         "Paths of the network",
     )  # fmt: skip
     return Table("Layer by layer.", columns, rows, folded=len(rows) > 30)
+
+
+def _dead(entries: Sequence[Entry]) -> str:
+    """Mean number of units that no image gives a gradient; results of version 0.1.0 do not have it."""
+    known = [entry["dead"] for entry in entries if entry.get("dead") is not None]
+    return f"{fmean(known):.1f}" if known else "–"
 
 
 def _overlap_table(overlaps: Sequence[Entry]) -> Table:

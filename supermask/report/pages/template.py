@@ -45,6 +45,7 @@ def _unbroken(sentence: str) -> str:
 _FILTERS = {
     "bytes": formatting.bytes_text,
     "count": formatting.count_text,
+    "large": formatting.large_count_text,
     "density": formatting.density_text,
     "duration": formatting.duration_text,
     "percent": formatting.percent,

@@ -23,6 +23,7 @@ class SummaryRow:
         difference: Mean test accuracy less that of the dense network.
         val_accuracy: Mean on the validation split, the only thing that choices in the text rest on.
         steps: Steps of the run itself; `total_steps` adds those of the runs that it needed.
+        multiply_adds: Of the kept weights, for one example.
     """
 
     method: Method
@@ -39,6 +40,7 @@ class SummaryRow:
     ticket_bytes: float | None
     dense_bytes: float | None
     kept_density: float | None = None
+    multiply_adds: float | None = None
 
     @property
     def emerged(self) -> bool:
@@ -163,4 +165,5 @@ def _row(
         ticket_bytes=mean("dense_bytes" if method.group == "dense" else "ticket_bytes"),
         dense_bytes=mean("dense_bytes"),
         kept_density=mean("kept_density"),
+        multiply_adds=mean("multiply_adds"),
     )
