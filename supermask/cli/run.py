@@ -2,6 +2,7 @@
 
 import dataclasses
 import sys
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +23,12 @@ from supermask.distributed import Ranks, joined, launched
 from supermask.experiments.config import ConfigError, TaskConfig
 from supermask.experiments.datasets import dataset
 from supermask.experiments.execution.store import Store
+from supermask.experiments.plan import Plan
 from supermask.experiments.registry import COMPUTATIONS, EXPERIMENTS, Computation, commands
 from supermask.experiments.results import describe_machine, write_results
 from supermask.extras import EXTRAS, require
 from supermask.io import DamagedFileError, read_json, write_json
-from supermask.report import headline, write_report
+from supermask.report import headline, summary_table, sweep_table, write_report
 
 
 def run_command(command: str, config: Any, line: str, console: Console) -> dict[str, Any]:
@@ -65,12 +67,21 @@ def _run(
             config.data, environment.data_root, config.image_size, config.selection, environment.cache
         )
     experiment = EXPERIMENTS[command]
-    plan = experiment.plan(config, data)
-    check_memory_format(config, plan, data, environment.device)
     store = Store(out / "runs")
     engine = engine_of(config, store, environment, jobs)
-    with ProgressWatcher(plan, console, store, quiet=not ranks.main, logs=config.log) as watcher:
-        engine.run(plan.graph, watcher)
+
+    def carry_out(plan: Plan) -> None:
+        check_memory_format(config, plan, data, environment.device)
+        with ProgressWatcher(plan, console, store, quiet=not ranks.main, logs=config.log) as watcher:
+            engine.run(plan.graph, watcher)
+
+    decided: dict[str, Any] = {}
+    if experiment.trials and (trials := experiment.trials.plan(config, data)):
+        decide = experiment.trials.decide
+        carry_out(trials)
+        config, decided = ranks.from_main(lambda: decide(config, trials, store))
+    plan = experiment.plan(config, data).decided_by(decided)
+    carry_out(plan)
     recorded = {
         key: value for key, value in dataclasses.asdict(config).items() if key not in EXECUTION_FIELDS
     }
@@ -155,17 +166,22 @@ def configuration(command: str) -> type[Any]:
 def print_summary(document: dict[str, Any], out: Path) -> None:
     """Print what came out, on standard output."""
     console = console_of(sys.stdout)
+    if sweep := sweep_table(document):
+        console.print(_table(sweep, sweep[0]))
     if "summary" in document and "curves" in document:
-        console.print(_summary_table(document))
+        console.print(_table(summary_table(document), SUMMARY))
     console.print(headline(document), highlight=False)
     console.print(f"report: {out / 'report.html'}", highlight=False, soft_wrap=True)
 
 
-def _summary_table(document: dict[str, Any]) -> Table:
+SUMMARY = ("method", "density", "test accuracy %", "min–max", "seeds")
+"""Columns of the summary that a terminal has room for; the page has them all."""
+
+
+def _table(rows: Sequence[Mapping[str, str]], columns: Iterable[str]) -> Table:
     table = Table(box=None, header_style="bold")
-    for title in ("method", "density", "test accuracy %", "min", "max", "seeds"):
+    for title in columns:
         table.add_column(title, justify="left" if title == "method" else "right")
-    for entry in document["summary"]:
-        numbers = [f"{100 * entry[key]:.2f}" for key in ("mean", "min", "max")]
-        table.add_row(entry["method"], f"{entry['density']:.4g}", *numbers, str(entry["n"]))
+    for row in rows:
+        table.add_row(*(row[title] for title in columns))
     return table

@@ -63,7 +63,9 @@ _RANGES: dict[str, tuple[Callable[[float], bool], str]] = {
     ),
     **dict.fromkeys(("image_size", "stored_size"), _PIXELS),
     **dict.fromkeys(("threads", "jobs", "together", "checkpoint_seconds"), _NOT_NEGATIVE),
-    **dict.fromkeys(("lr", "adaptive_lr", "weight_decay", "search_lr", "search_weight_decay"), _RATE),
+    **dict.fromkeys(
+        ("lr", "adaptive_lr", "weight_decay", "search_lr", "search_weight_decay", "lr_sweep"), _RATE
+    ),
     "retries": _NOT_NEGATIVE,
     "gpu_share": (lambda value: 0.01 <= value <= 1, "take a fraction from 0.01 to 1"),
     **dict.fromkeys(("seed", "seeds"), (lambda value: 0 <= value < 1 << 63, "take an integer from 0 on")),

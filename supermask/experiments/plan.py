@@ -4,6 +4,7 @@ import copy
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import nn
@@ -29,11 +30,21 @@ class Plan:
         graph: All of them.
         rows: Those that stand in the table.
         skipped: Methods that have no meaning for the network, with the reason.
+        decided: What earlier runs decided before these were planned, by name; see `decided_by`.
     """
 
     graph: tuple[RunSpec, ...]
     rows: tuple[RunSpec, ...]
     skipped: Mapping[str, str] = field(default_factory=dict)
+    decided: Mapping[str, Any] = field(default_factory=dict)
+
+    def decided_by(self, facts: Mapping[str, Any]) -> "Plan":
+        """The same plan; results and tickets record `facts`, JSON-able and by name."""
+
+        def told(specs: tuple[RunSpec, ...]) -> tuple[RunSpec, ...]:
+            return tuple(dataclasses.replace(spec, provenance={**spec.provenance, **facts}) for spec in specs)
+
+        return Plan(told(self.graph), told(self.rows), self.skipped, facts) if facts else self
 
 
 def task_of(config: TaskConfig, data: Dataset) -> Task:

@@ -16,7 +16,22 @@ from supermask.experiments.results import describe_rows
 
 Planner = Callable[[Any, Dataset], Plan]
 Describer = Callable[[Plan, Store, Path], dict[str, Any]]
+Decider = Callable[[Any, Plan, Store], tuple[Any, dict[str, Any]]]
 ExperimentT = TypeVar("ExperimentT", bound="Experiment | Computation")
+
+
+@dataclass(frozen=True)
+class Trials:
+    """Runs that decide a value of a configuration before the experiment is planned.
+
+    Attributes:
+        plan: From the configuration and its data set to their graph; None where nothing is to be decided.
+        decide: From the configuration and the finished graph to the configuration with the value, and to
+            what results and tickets record of it.
+    """
+
+    plan: Callable[[Any, Dataset], Plan | None]
+    decide: Decider
 
 
 @dataclass(frozen=True)
@@ -30,6 +45,7 @@ class Experiment:
         plan: From the configuration and its data set to the graph of runs.
         describe: From the finished plan to what its results hold beside configuration and machine; `rows`
             among it.
+        trials: What is decided by runs of its own before, if anything is.
     """
 
     name: str
@@ -37,6 +53,7 @@ class Experiment:
     config: type[TaskConfig]
     plan: Planner
     describe: Describer = describe_rows
+    trials: Trials | None = None
 
     def document(
         self, plan: Plan, store: Store, out: Path, config: Mapping[str, Any], machine: Mapping[str, Any]

@@ -1,5 +1,6 @@
 """`supermask search`: one strong ticket."""
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -14,8 +15,10 @@ from supermask.experiments.config import (
     check_distribution_field,
     option,
 )
+from supermask.experiments.execution.store import Store
+from supermask.experiments.lr_sweep import check_sweep, chosen_rate, trials_of
 from supermask.experiments.plan import Plan, layers_of, task_of
-from supermask.experiments.registry import Experiment, register_experiment
+from supermask.experiments.registry import Experiment, Trials, register_experiment
 from supermask.experiments.runs import check_weights_left, rescaling, search_run
 from supermask.experiments.searches import check_search, length_without_data, refusals
 from supermask.experiments.spec import MaskSource, WeightSource
@@ -34,9 +37,14 @@ class SearchConfig(RuleConfig):
     init: str = option("signed_constant", "distribution of the frozen weights", choices=INITS)
     rescale: bool = option(True, "scale the frozen weights by 1/√density")
     seed: int = option(0, "seed of the weights, the scores and the data order")
+    lr_sweep: tuple[float, ...] = option(
+        (), "learning rates to try in short searches, of which validation chooses one for the long search"
+    )
+    sweep_share: float = option(0.2, "length of each short search, as a share of the long one")
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_sweep(self.lr_sweep, self.sweep_share, self.val_fraction)
         if self.method not in SEARCHES:
             known = f"take one of {', '.join(SEARCHES)}"
             elsewhere = "this is no search over frozen weights; `supermask compare --methods {}` runs it"
@@ -96,4 +104,26 @@ def plan_search(config: SearchConfig, data: Dataset) -> Plan:
     return Plan((spec,), (spec,))
 
 
-register_experiment(Experiment("search", "find one strong ticket", SearchConfig, plan_search))
+def plan_trials(config: SearchConfig, data: Dataset) -> Plan | None:
+    """A short search for each rate of a sweep."""
+    if not config.lr_sweep:
+        return None
+    (spec,) = plan_search(config, data).graph
+    return trials_of(spec, config.lr_sweep, config.sweep_share)
+
+
+def decide(config: SearchConfig, trials: Plan, store: Store) -> tuple[SearchConfig, dict[str, Any]]:
+    """The same search at the rate that validation chose."""
+    rate, facts = chosen_rate(trials, store)
+    return dataclasses.replace(config, lr=rate), facts
+
+
+register_experiment(
+    Experiment(
+        "search",
+        "find one strong ticket",
+        SearchConfig,
+        plan_search,
+        trials=Trials(plan_trials, decide),
+    )
+)

@@ -125,6 +125,7 @@ class RunSpec:
         snapshots: Steps at which to save the weights for others to rewind to.
         others: Identifiers of runs that it reads beside those of its mask and its weights.
         options: What its kind needs to know beyond that.
+        provenance: What its ticket records beside; no part of the run's identity.
     """
 
     method: str
@@ -139,6 +140,7 @@ class RunSpec:
     snapshots: tuple[int, ...] = ()
     others: tuple[str, ...] = ()
     options: dict[str, Any] = field(default_factory=dict)
+    provenance: dict[str, Any] = field(default_factory=dict, compare=False, metadata={"identity": False})
 
     @property
     def id(self) -> str:

@@ -16,12 +16,14 @@ from supermask.report.formatting import (
     count_text,
     density_text,
     duration_text,
+    large_count_text,
     percent,
     points,
     ratio_text,
 )
 from supermask.report.pages import author_of
-from supermask.report.results import Results
+from supermask.report.results.rows import summary_rows
+from supermask.report.results.sweep import sweep_table
 
 
 def write_report(document: Mapping[str, Any], out: Path) -> Path:
@@ -61,11 +63,16 @@ def headline(document: Mapping[str, Any]) -> str:
 
 
 def summary_table(document: Mapping[str, Any]) -> list[dict[str, str]]:
-    """The results of compare, search or imp as text: a dict per row whose keys are the headings.
+    """Rows of runs and their summary as text: a dict per row whose keys are the headings.
+
+    Args:
+        document: What `results.json` of compare, search, imp or anatomy holds.
 
     Raises:
-        ValueError: The document is not one of those, or has no rows.
+        ValueError: The document has no such rows.
     """
+    if not document.get("rows") or not document.get("summary"):
+        raise ValueError(f"no table for a document of schema {document.get('schema')!r}: it has no summary")
     return [
         {
             "method": row.method.name,
@@ -78,11 +85,12 @@ def summary_table(document: Mapping[str, Any]) -> list[dict[str, str]]:
             "steps": count_text(row.steps),
             "total steps": count_text(row.total_steps),
             "time": duration_text(row.seconds),
+            "multiply-adds": large_count_text(row.multiply_adds),
             "ticket": bytes_text(row.ticket_bytes),
             "smaller": ratio_text(row.ratio),
         }
-        for row in Results(document).rows
+        for row in summary_rows(document)
     ]
 
 
-__all__ = ["headline", "summary_table", "write_report"]
+__all__ = ["headline", "summary_table", "sweep_table", "write_report"]
