@@ -22,6 +22,7 @@ class Description:
         last: Whether it stands at the end of its group; else methods stand as they were registered.
         search: Name of the search that it runs, to which the arguments of searches go.
         holds_pruned: Whether pruned weights are held at other values than zero.
+        best_at: Least and largest density at which its authors found it best; None where that is unknown.
     """
 
     label: str = ""
@@ -34,6 +35,7 @@ class Description:
     last: bool = False
     search: str | None = None
     holds_pruned: bool = False
+    best_at: tuple[float, float] | None = None
 
 
 DESCRIPTIONS: dict[str, Description] = {}

@@ -25,6 +25,7 @@ from supermask.search.registry import register_search
     about="A mask searched over frozen random weights: scores are learned, weights never are.",
     colour="vermilion",
     marker="o",
+    best_at=(0.3, 0.7),
 )
 class EdgePopup(Search, graphable=True, fused=EDGE_POPUP_SGD):
     """Edge-popup as an optimizer; see `Search` for the other arguments.

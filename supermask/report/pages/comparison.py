@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from itertools import groupby
 from typing import Any
 
+from supermask.report.advice import advise
 from supermask.report.figures import FIGURES, draw_figures
 from supermask.report.formatting import bytes_text, density_text, percent
 from supermask.report.methods.catalogue import methods_of
@@ -13,6 +14,7 @@ from supermask.report.pages.template import render_template
 from supermask.report.results import Results
 from supermask.report.results.headline import headline_of, seed_range, subject
 from supermask.report.results.rows import COMMANDS, SummaryRow
+from supermask.report.results.sweep import sweep_table
 
 _TITLES = {
     "compare": "Tickets and controls",
@@ -48,6 +50,9 @@ def _values(results: Results) -> dict[str, Any]:
         "title": f"{_TITLES[results.command]}: {subject(document)}",
         "headline": headline_of(results),
         "tiles": _tiles(results),
+        "advice": advise(document),
+        "sweep": sweep_table(document),
+        "counted": any(row.multiply_adds is not None for row in rows),
         "validated": all(row.val_accuracy is not None for row in rows),
         "chosen": sum(row.method.is_ticket for row in rows) > 1,
         "averaged": any(row.n > 1 for row in rows),
@@ -139,7 +144,7 @@ def _tiles(results: Results) -> list[dict[str, Any]]:
 
 _RUN_COLUMNS = (
     "method", "density", "kept_density", "seed", "test_accuracy", "val_accuracy", "test_loss", "steps",
-    "total_steps", "seconds", "ticket_bytes", "dense_bytes", "ticket",
+    "total_steps", "seconds", "multiply_adds", "ticket_bytes", "dense_bytes", "ticket",
 )  # fmt: skip
 
 
