@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from supermask.weights.init import randomize_ as randomize_
     from supermask.weights.kinds import Fans as Fans
     from supermask.weights.kinds import register_layer as register_layer
+    from supermask.zoo import list_tickets as list_tickets
 
 __version__ = "0.1.0"
 
@@ -51,6 +52,7 @@ _PUBLIC = {
     **dict.fromkeys(("evaluate", "fit"), "training.loop"),
     **dict.fromkeys(("INITS", "randomize_"), "weights.init"),
     **dict.fromkeys(("Fans", "register_layer"), "weights.kinds"),
+    "list_tickets": "zoo",
 }
 """Name → its module below this package; the imports above say the same to type checkers."""
 

@@ -85,6 +85,10 @@ def _run(options: argparse.Namespace, arguments: list[str], found: Catalogue) ->
         from supermask.cli.listing import run_list
 
         run_list(options, found)
+    elif options.command == "zoo":
+        from supermask.cli.zoo import run_zoo
+
+        run_zoo(options)
     elif options.command == "completion":
         print(_completion(options.shell, found))
     elif options.command == "report":
@@ -92,9 +96,10 @@ def _run(options: argparse.Namespace, arguments: list[str], found: Catalogue) ->
 
         print(write_page_again(Path(options.folder)))
     else:
-        from supermask.cli import sharing, ticket_commands
+        from supermask.cli import advise, sharing, ticket_commands
 
         run = {
+            "advise": advise.run_advise,
             "eval": ticket_commands.run_eval,
             "info": ticket_commands.run_info,
             "diff": sharing.run_diff,

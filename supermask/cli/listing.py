@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from supermask.cli.catalogue import Catalogue
+from supermask.cli.columns import print_columns
 from supermask.cli.flags import FlagError
 
 _LARGEST_HEADER = 1 << 24
@@ -20,10 +21,7 @@ def run_list(options: argparse.Namespace, found: Catalogue) -> None:
     if options.json:
         print(json.dumps(rows, ensure_ascii=False))
         return
-    widths = [max(len(str(row[key])) for row in rows) for key in rows[0]] if rows else []
-    for row in rows:
-        columns = [str(value).ljust(width) for value, width in zip(row.values(), widths, strict=True)]
-        print("  ".join(columns).rstrip())
+    print_columns(rows)
     if options.what == "models":
         print("and those of timm and torchvision, as timm/resnet18 or torchvision/resnet18")
 

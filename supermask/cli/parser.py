@@ -17,7 +17,18 @@ GROUPS: dict[str, tuple[str, ...]] = {
     ),
     "network": ("model", "model_args", "init", "search_init", "rescale"),
     "training": (
-        *("epochs", "batch_size", "optimizer", "lr", "momentum", "nesterov", "weight_decay", "schedule"),
+        *(
+            "epochs",
+            "batch_size",
+            "optimizer",
+            "lr",
+            "lr_sweep",
+            "sweep_share",
+            "momentum",
+            "nesterov",
+            "weight_decay",
+            "schedule",
+        ),
         *("warmup_epochs", "milestones", "decay", "label_smoothing", "clip", "amp", "sync_norms"),
     ),
     "execution": (
@@ -27,8 +38,8 @@ GROUPS: dict[str, tuple[str, ...]] = {
 }
 """Title → flags; all others are what the command itself is about."""
 COMMON = frozenset(
-    "data data_root image_size model model_args epochs batch_size optimizer lr augment out device jobs seed "
-    "seeds method methods density densities widths rounds rate rewind_to starts places "
+    "data data_root image_size model model_args epochs batch_size optimizer lr lr_sweep augment out device "
+    "jobs seed seeds method methods density densities widths rounds rate rewind_to starts places "
     "constructions".split()
 )
 """Flags that `--help` shows; `--help-all` shows all."""
@@ -188,6 +199,20 @@ def _add_report(parser: Parser) -> None:
     parser.add_argument("folder", metavar="FOLDER", help="folder that holds results.json")
 
 
+def _add_advise(parser: Parser) -> None:
+    parser.usage = "supermask advise RESULTS [--json]"
+    parser.add_argument(
+        "path", metavar="RESULTS", help="folder of results, its results.json, or the folder of one run in it"
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def _add_zoo(parser: Parser) -> None:
+    parser.usage = "supermask zoo [NAME] [--json]"
+    parser.add_argument("name", nargs="?", metavar="NAME", help="print the card of this ticket")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
 LISTS = ("methods", "models", "data", "recipes", "tickets")
 
 
@@ -227,8 +252,10 @@ OTHERS = (
     ("info", "what a ticket is", _add_info),
     ("diff", "what two tickets share and where they differ", _add_diff),
     ("export", "write the network of a ticket as ONNX or .pt2", _add_export),
+    ("advise", "what the numbers of a run or of results say to do next", _add_advise),
     ("report", "write the report of a results folder again", _add_report),
     ("list", "methods, networks, data sets, recipes or tickets", _add_list),
+    ("zoo", "tickets that ship with the library", _add_zoo),
     ("completion", "print a script that completes commands and flags in a shell", _add_completion),
 )
 """Commands without a configuration: name, help, and what adds their flags."""

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from supermask import extras
+from supermask import extras, zoo
 
 PREFIX = "hf://"
 FILE = "ticket.safetensors"
@@ -29,13 +29,17 @@ class AddressError(ValueError):
 
 
 def local_file(path: str | os.PathLike[str]) -> Path:
-    """The file behind a path: itself, or for `hf://user/name[@revision]` a copy in huggingface_hub's cache.
+    """The file behind a path: itself, for `hf://user/name[@revision]` a copy in huggingface_hub's cache, and
+    for `zoo:name` the one that ships with the library.
 
     Raises:
+        FileNotFoundError: The zoo has no ticket of that name.
         AddressError: What starts with `hf://` is no such address.
         MissingExtraError: huggingface_hub is not installed.
         HubError: The repository, the revision or the ticket is not there, or the Hub is not reached.
     """
+    if str(path).startswith(zoo.PREFIX):
+        return zoo.ticket_file(str(path))
     if not str(path).startswith(PREFIX):
         return Path(path)
     match = _ADDRESS.fullmatch(str(path))

@@ -20,6 +20,7 @@ def load(
     The network is built from the factory that the ticket names: one of this library's, timm's or
     torchvision's, and nothing else. For one that was built elsewhere use `Ticket.load(path).apply(model)`.
     Of `hf://user/name[@revision]` the ticket is fetched from the Hugging Face Hub; see `Ticket.push_to_hub`.
+    `zoo:name` is one of those that ship with the library, see `list_tickets`.
 
     Args:
         path: The file.
@@ -27,7 +28,7 @@ def load(
         max_parameters: See `Ticket.load`.
 
     Raises:
-        FileNotFoundError: There is no such file.
+        FileNotFoundError: There is no such file, or no such ticket in the zoo.
         TicketError: The file is damaged or hostile, names no factory, or does not fit what that builds.
     """
     return network_of(Ticket.load(path, max_parameters=max_parameters), device)

@@ -1,0 +1,137 @@
+"""Make the tickets of the zoo from recipes of this repository, with a card for each.
+
+    python tools/build_zoo.py --runs runs/zoo --data-root data
+
+A command that has ended in its folder below `--runs` is not run again. Tickets whose recipe takes hours are
+made only with `--long`.
+"""
+
+import argparse
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from supermask.analysis.units import multiply_adds
+from supermask.cli import main as supermask
+from supermask.io import write_json
+from supermask.tickets.load import network_of
+from supermask.tickets.ticket import Ticket
+from supermask.zoo import FOLDER
+
+ROOT = Path(__file__).parent.parent
+MOST = 4_000_000
+"""Bytes of all tickets together."""
+VERSIONS = ("supermask", "torch", "cpu", "device")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A ticket to be made.
+
+    Attributes:
+        name: In the zoo.
+        recipe: Below `recipes/`; its folder is the command.
+        about: One sentence for the card.
+        method: Of the row that is taken, where the recipe has several.
+        long: Whether it takes hours.
+    """
+
+    name: str
+    recipe: str
+    about: str
+    method: str | None = None
+    long: bool = False
+
+
+ENTRIES = (
+    Entry("digits-lenet-300-100", "search/digits-lenet-300-100.toml", "Seconds of search; for first steps."),
+    Entry(
+        "mnist-lenet-300-100",
+        "search/mnist-lenet-300-100-short.toml",
+        "Ten epochs of edge-popup on the perceptron of the lottery ticket papers.",
+    ),
+    Entry(
+        "mnist-lenet-5",
+        "search/mnist-lenet-5-signed.toml",
+        "Five epochs of signed supermask on the LeNet-5 of pruning papers.",
+    ),
+    Entry(
+        "cifar10-conv-2",
+        "search/cifar10-conv-2-short.toml",
+        "Four epochs of edge-popup on the smallest of the Conv networks; far from what long searches reach.",
+    ),
+    Entry(
+        "cifar10-airbench-quarter",
+        "compare/cifar10-airbench-quarter.toml",
+        "Signed supermask on the network of airbench at a quarter of its width.",
+        method="signed-supermask",
+        long=True,
+    ),
+)
+
+
+def finished(entry: Entry, runs: Path, data_root: str | None) -> dict[str, Any]:
+    """The results of an entry's recipe, computed now where they are not there yet."""
+    recipe = ROOT / "recipes" / entry.recipe
+    out = runs / recipe.stem
+    if not (out / "results.json").is_file():
+        where = ["--data-root", data_root] if data_root else []
+        command = [recipe.parent.name, "--config", str(recipe), *where, "--jobs", "1", "--out", str(out)]
+        if code := supermask(command):
+            raise SystemExit(code)
+    return json.loads((out / "results.json").read_text(encoding="utf-8")) | {"folder": out}
+
+
+def add(entry: Entry, results: dict[str, Any]) -> int:
+    """Put the first seed's ticket of an entry and its card into the zoo; returns its bytes."""
+    rows = [row for row in results["rows"] if entry.method in (None, row["method"])]
+    row, config = min(rows, key=lambda row: row["seed"]), results["config"]
+    file = FOLDER / f"{entry.name}.ticket"
+    shutil.copyfile(results["folder"] / row["ticket"], file)
+    ticket = Ticket.load(file)
+    assert ticket.factory is not None
+    arguments = ticket.factory["args"]
+    shape = (arguments["in_channels"], arguments["image_size"], arguments["image_size"])
+    card = {
+        "name": entry.name,
+        "about": entry.about,
+        "data": config["data"],
+        "model": config["model"],
+        "method": row["method"],
+        "density": ticket.density,
+        "seed": row["seed"],
+        "accuracy": row["test_accuracy"],
+        "bytes": file.stat().st_size,
+        "dense_bytes": row["dense_bytes"],
+        "multiply_adds": multiply_adds(network_of(ticket), ticket.mask(), shape),
+        "recipe": f"recipes/{entry.recipe}",
+        "made": {key: results["machine"][key] for key in VERSIONS},
+    }
+    write_json(file.with_suffix(".json"), card)
+    return int(card["bytes"])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--runs", type=Path, default=Path("runs/zoo"), help="where runs lie")
+    parser.add_argument("--data-root", help="where data sets lie")
+    parser.add_argument("--long", action="store_true", help="also those that take hours")
+    options = parser.parse_args()
+    total = 0
+    for entry in ENTRIES:
+        there = (options.runs / Path(entry.recipe).stem / "results.json").is_file()
+        if entry.long and not options.long and not there:
+            continue
+        size = add(entry, finished(entry, options.runs, options.data_root))
+        total += size
+        print(f"{entry.name}: {size} bytes")
+    if total > MOST:
+        raise SystemExit(f"the tickets have {total} bytes together; the package has room for {MOST}")
+
+
+if __name__ == "__main__":
+    main()
