@@ -243,7 +243,7 @@ def test_best_ranks_the_survivors_alone():
 
 
 def test_inverted_scores_keep_what_the_method_would_prune():
-    """At half of the weights the two masks of a ranking part the network, layers that would be empty aside."""
+    """At half of the weights the two masks of a ranking part the network between them."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 2))
     scores = snip(model, torch.randn(16, 6), torch.randint(2, (16,)))
