@@ -259,10 +259,10 @@ def test_synflow_inverted_keeps_its_count_and_less_flow_than_a_random_mask():
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(20, 20, bias=False), nn.ReLU(), nn.Linear(20, 5, bias=False))
 
+    first, last = (model[index].weight.detach() for index in (0, 2))
+
     def flow(mask):
-        return float(
-            (model[2].weight.abs() * mask["2.weight"] @ (model[0].weight.abs() * mask["0.weight"])).sum()
-        )
+        return float((last.abs() * mask["2.weight"] @ (first.abs() * mask["0.weight"])).sum())
 
     masks = [synflow(model, (20,), 250, invert=invert) for invert in (False, True)]
     assert [sum(int(kept.sum()) for kept in mask.values()) for mask in masks] == [250, 250]

@@ -2,8 +2,7 @@
 
     python tools/build_zoo.py --runs runs/zoo --data-root data
 
-A command that has ended in its folder below `--runs` is not run again. Tickets whose recipe takes hours are
-made only with `--long`.
+A command that has ended in its folder below `--runs` is not run again.
 """
 
 import argparse
@@ -35,14 +34,12 @@ class Entry:
         recipe: Below `recipes/`; its folder is the command.
         about: One sentence for the card.
         method: Of the row that is taken, where the recipe has several.
-        long: Whether it takes hours.
     """
 
     name: str
     recipe: str
     about: str
     method: str | None = None
-    long: bool = False
 
 
 ENTRIES = (
@@ -53,21 +50,9 @@ ENTRIES = (
         "Ten epochs of edge-popup on the perceptron of the lottery ticket papers.",
     ),
     Entry(
-        "mnist-lenet-5",
-        "search/mnist-lenet-5-signed.toml",
-        "Five epochs of signed supermask on the LeNet-5 of pruning papers.",
-    ),
-    Entry(
-        "cifar10-conv-2",
-        "search/cifar10-conv-2-short.toml",
-        "Four epochs of edge-popup on the smallest of the Conv networks; far from what long searches reach.",
-    ),
-    Entry(
         "cifar10-airbench-quarter",
-        "compare/cifar10-airbench-quarter.toml",
-        "Signed supermask on the network of airbench at a quarter of its width.",
-        method="signed-supermask",
-        long=True,
+        "search/cifar10-airbench-quarter-signed.toml",
+        "Ten epochs of signed supermask on the network of airbench at a quarter of its width.",
     ),
 )
 
@@ -119,13 +104,9 @@ def main() -> None:
     )
     parser.add_argument("--runs", type=Path, default=Path("runs/zoo"), help="where runs lie")
     parser.add_argument("--data-root", help="where data sets lie")
-    parser.add_argument("--long", action="store_true", help="also those that take hours")
     options = parser.parse_args()
     total = 0
     for entry in ENTRIES:
-        there = (options.runs / Path(entry.recipe).stem / "results.json").is_file()
-        if entry.long and not options.long and not there:
-            continue
         size = add(entry, finished(entry, options.runs, options.data_root))
         total += size
         print(f"{entry.name}: {size} bytes")

@@ -110,8 +110,7 @@ def fit(
     device = next(model.parameters()).device
     scaler = torch.amp.GradScaler(device.type, enabled=amp == "fp16")
     share = share or BatchShard()
-    progress = _begun(checkpoint, model, optimizer, scaler, share, range(start, steps))
-    progress.recall(memory, begun=progress.step > start)
+    progress = _begun(checkpoint, model, optimizer, scaler, share, range(start, steps), memory)
     pace = SyncedTimer(share.ranks, progress.step)
     loss_sum = torch.tensor(progress.loss_sum, dtype=torch.float64, device=device)
     lowered = Bf16Weights(model, optimizer) if amp == PURE else None
@@ -135,8 +134,7 @@ def fit(
             watch.on_step(progress.step)
             if progress.step == steps or (evaluate_every and progress.step % evaluate_every == 0):
                 share.check(model, optimizer, progress.step)
-                _record(progress, share.mean(loss_sum), evaluation, watch)
-                loss_sum.zero_()
+                _record(progress, share, loss_sum, evaluation, watch)
             if checkpoint and progress.step < steps and pace.due(progress.step, checkpoint):
                 progress.seconds, progress.loss_sum = time.monotonic() - began, float(loss_sum)
                 _save(checkpoint, progress, model, optimizer, scaler, share, plain)
@@ -221,6 +219,7 @@ def _begun(
     scaler: torch.amp.GradScaler,
     share: BatchShard,
     steps: range,
+    memory: dict[str, Any] | None,
 ) -> Progress:
     """Where the training goes on: at its checkpoint, or at its first step; the same on every rank."""
     progress = Progress(steps.start)
@@ -231,6 +230,7 @@ def _begun(
             f"rank {share.ranks.rank} goes on from step {progress.step}, rank 0 from step {first}: they read "
             "different checkpoints; put --out where every machine sees the same files"
         )
+    progress.recall(memory, begun=progress.step > steps.start)
     return progress
 
 
@@ -278,9 +278,15 @@ def estimate_norm_statistics(model: nn.Module, batches: Batches, steps: int) -> 
 
 
 def _record(
-    progress: Progress, loss_sum: float, evaluation: Callable[[], dict[str, float]] | None, watch: Callback
+    progress: Progress,
+    share: BatchShard,
+    loss_sum: Tensor,
+    evaluation: Callable[[], dict[str, float]] | None,
+    watch: Callback,
 ) -> None:
-    mean = loss_sum / max(progress.loss_steps, 1)
+    """Add an entry to the history; the sum of losses begins again."""
+    mean = share.mean(loss_sum) / max(progress.loss_steps, 1)
+    loss_sum.zero_()
     if not math.isfinite(mean):
         raise DivergedError(
             f"the training loss is {mean} before step {progress.step}; lower lr, add warm-up or clip the "
