@@ -243,6 +243,7 @@ def test_summary_table_has_a_line_per_method_and_density() -> None:
         "steps": "1,170",
         "total steps": "7,020",
         "time": "12.7 s",
+        "multiply-adds": "–",
         "ticket": "354 kB",  # 34000 + 0.3 · 1066440 = 353932
         "smaller": "3.01×",  # 1066440 / 353932 = 3.0131
     }
