@@ -18,12 +18,13 @@ from supermask.cli import main
 
 # %% [markdown]
 # In a shell this is `supermask compare --epochs 4 --methods dense edge-popup …`. Every run is kept in
-# `runs/compare`: the same command, started again, computes nothing twice.
+# `runs/compare`: the same command, started again, computes nothing twice. IMP prunes about 40 % in a round
+# here, to be done soon; without `--rate` it is 20 %.
 
 # %%
 command = """
 compare --epochs 4 --methods dense edge-popup random-mask-frozen imp random-mask
-        --densities 0.5 0.2 0.05 --seeds 0 1 2 --threads 1 --jobs 1 --out runs/compare
+        --densities 0.5 0.2 0.05 --rate 0.4 --seeds 0 1 2 --threads 1 --jobs 1 --out runs/compare
 """
 assert main(command.split()) == 0
 
