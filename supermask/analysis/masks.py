@@ -1,6 +1,5 @@
 """What a mask looks like: which weights it keeps where, what of it works, and how two of them agree."""
 
-import copy
 import math
 from collections.abc import Mapping
 
@@ -9,8 +8,8 @@ from torch import Tensor, nn
 
 from supermask.masks import Mask
 from supermask.prune.at_init import synaptic_flow
-from supermask.weights.names import parameters_of
-from supermask.weights.roles import classify, masked, unwrap
+from supermask.weights.names import parameters_of, plain_copy
+from supermask.weights.roles import classify, masked
 
 
 def layer_densities(mask: Mapping[str, Tensor]) -> dict[str, float]:
@@ -34,7 +33,7 @@ def effective(model: nn.Module, mask: Mapping[str, Tensor], shape: tuple[int, ..
         Name → bool mask of the effective weights, and log10 of the number of paths (minus infinity for none).
         Pooling by average and norms weigh paths, which changes the number and not the mask.
     """
-    network = copy.deepcopy(unwrap(model)).double()
+    network = plain_copy(model).double()
     weights = parameters_of(network)
     with torch.no_grad():
         for info in classify(network):

@@ -5,7 +5,6 @@ computes the same function up to the order of float32 sums. Layers that no packe
 are.
 """
 
-import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -15,7 +14,7 @@ from supermask.packed.conv import PackedConv1d, PackedConv2d
 from supermask.packed.linear import PackedLinear, check_activations
 from supermask.packed.tuning import tune
 from supermask.tickets.ticket import Ticket
-from supermask.weights.roles import unwrap
+from supermask.weights.names import plain_copy
 
 __all__ = ["PACKERS", "PackedConv1d", "PackedConv2d", "PackedLinear", "pack", "tune"]
 
@@ -34,6 +33,8 @@ def pack(
     activations: str | None = None,
 ) -> nn.Module:
     """A copy of `model` with the weights of `ticket`, its layers packed where a packed form serves them.
+
+    Wrappers of the model and of its parts, such as `torch.compile`, are not copied.
 
     Meant for inference: packed weights do not train, though gradients reach the layers' inputs. A packed
     network moves between devices like any other, and on each it holds only what is computed from there.
@@ -54,7 +55,7 @@ def pack(
         ValueError: `activations` is neither None nor `int8`.
     """
     check_activations(activations)
-    packed = ticket.apply(copy.deepcopy(unwrap(model)))
+    packed = ticket.apply(plain_copy(model))
     draws = {entry.name: entry.draw for entry in ticket.entries if entry.masked}
     owners: dict[int, int] = {}
     for module in packed.modules():

@@ -10,7 +10,6 @@ allow. SNIP and GraSP see the one batch that they are given, in `compare` the fi
 authors take ten images of every class. SNIP's scores are not divided by their sum, which ranks nothing anew.
 """
 
-import copy
 from collections.abc import Callable, Mapping
 
 import torch
@@ -18,7 +17,8 @@ from torch import Tensor, nn
 
 from supermask.masks import Mask, keep_count
 from supermask.prune.criteria import best
-from supermask.weights.roles import masked, unwrap
+from supermask.weights.names import plain_copy
+from supermask.weights.roles import masked
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 Scores = dict[str, Tensor]
@@ -116,7 +116,7 @@ def synflow(
         rounds: Rounds of pruning; with one the method collapses layers.
         invert: Keep the weights of least score in every round, see `inverted`.
     """
-    network = copy.deepcopy(unwrap(model))
+    network = plain_copy(model)
     weights = {info.name: info.tensor for info in masked(network)}
     total = sum(weight.numel() for weight in weights.values())
     mask: Mask = {}
@@ -134,7 +134,7 @@ def synflow(
 
 def _copy(model: nn.Module, dtype: torch.dtype | None = None) -> tuple[dict[str, Tensor], nn.Module]:
     """Masked weights by name, requiring gradients, and the copied network that they belong to."""
-    network = copy.deepcopy(unwrap(model)).to(dtype=dtype)
+    network = plain_copy(model).to(dtype=dtype)
     weights: dict[str, Tensor] = {info.name: info.tensor for info in masked(network)}
     for weight in weights.values():
         weight.requires_grad_(True)

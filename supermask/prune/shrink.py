@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from supermask.prune.structured import FilterLayer, coupled, dependencies, filter_layers, probe
-from supermask.weights.roles import masked, unwrap
+from supermask.weights.names import parameters_of, unwrap
+from supermask.weights.roles import masked
 
 
 def shrink(model: nn.Module, mask: Mapping[str, Tensor], example: Tensor) -> nn.Module:
@@ -93,7 +94,7 @@ def _like(network: nn.Module, model: nn.Module) -> nn.Module:
     first = next(model.parameters())
     if hasattr(network, "supermask_factory"):
         del network.supermask_factory
-    for name, parameter in model.named_parameters():
+    for name, parameter in parameters_of(model).items():
         network.get_parameter(name).requires_grad_(parameter.requires_grad)
         network.get_parameter(name).grad = None
     return network.to(device=first.device, dtype=first.dtype).train(model.training)

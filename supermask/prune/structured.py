@@ -13,7 +13,6 @@ filter any more, whatever its bias or norm make of it, so the mask alone says wh
 `shrink` computes that function without the filters.
 """
 
-import copy
 import math
 import warnings
 from collections.abc import Iterator, Mapping
@@ -27,7 +26,8 @@ from torch import Tensor, nn
 from supermask import extras
 from supermask.masks import Mask, check_density, keep_count, select
 from supermask.prune.magnitude import everything
-from supermask.weights.roles import masked, unwrap
+from supermask.weights.names import plain_copy, unwrap
+from supermask.weights.roles import masked
 
 _PER_CHANNEL = (nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm)
 """Norms of which a channel can go without a change to the others."""
@@ -192,7 +192,7 @@ def weights_left(
 
 def probe(model: nn.Module, example: Tensor) -> tuple[nn.Module, Tensor]:
     """A copy to look into, on the CPU in float64 and evaluation mode, and a batch for it."""
-    network = copy.deepcopy(unwrap(model)).cpu().double().eval().requires_grad_(True)
+    network = plain_copy(model).cpu().double().eval().requires_grad_(True)
     generator = torch.Generator().manual_seed(0)
     return network, torch.randn(1, *example.shape[1:], dtype=torch.float64, generator=generator)
 

@@ -6,6 +6,7 @@ parameter without these, wherever the wrapper stands, so that a ticket fits the 
 gives the same weights.
 """
 
+import copy
 from collections.abc import Iterator
 
 from torch import Tensor, nn
@@ -39,6 +40,16 @@ def unwrap(model: nn.Module) -> nn.Module:
         if inner is None:
             return model
         model = inner
+
+
+def plain_copy(model: nn.Module) -> nn.Module:
+    """A deep copy of `unwrap(model)`, without wrappers around its parts: all its names are canonical."""
+    memo: dict[int, object] = {}
+    for module in reversed(list(model.modules())):  # the inner ones first
+        inner = unwrap(module)
+        if inner is not module:
+            memo[id(module)] = copy.deepcopy(inner, memo)
+    return copy.deepcopy(unwrap(model), memo)
 
 
 def named_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
