@@ -127,6 +127,8 @@ def _folder(name: str, command: str) -> Path:
         return out
     document = read_json(out / "results.json")
     schema = document.get("schema") if isinstance(document, dict) else None
+    if not isinstance(schema, str):
+        raise DamagedFileError(f"{out / 'results.json'} holds no results; delete it to have it made again")
     if schema != f"supermask/{command}/1":
         raise ConfigError(
             "out", str(out), f"it holds results of another command ({schema}); name another folder"

@@ -2,11 +2,13 @@
 
 `<store>/<id>/` holds `config.json`, `metrics.jsonl`, tickets (`final.ticket`, `step-<k>.ticket`),
 `mask.safetensors` where the ticket holds weights outside its mask, too, a `checkpoint.safetensors` while the
-run goes on, and `result.json`, which is written last.
+run goes on, and `result.json`, which is written last, with the digests of the others.
 """
 
+import hashlib
 import json
 import math
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -36,6 +38,10 @@ RESULT: dict[str, tuple[type, ...]] = {
     "dense_bytes": (int,),
 }
 """What every result has, and the types of it."""
+
+
+LEFT = re.compile(r"(final|step-\d+)\.ticket|config\.json|metrics\.jsonl|mask\.safetensors")
+"""Files that a finished run leaves for others to read."""
 
 
 class Run:
@@ -68,13 +74,22 @@ class Run:
         return result
 
     def checked_result(self) -> dict[str, Any] | None:
-        """The result, after a look at every byte of the ticket beside it.
+        """The result, after a look at every byte of the files beside it.
 
         Raises:
-            DamagedFileError: As of `result`, or the ticket is not what was saved.
+            DamagedFileError: As of `result`, or a file is not what the run left.
         """
         result = self.result
-        if result is not None and result["ticket_bytes"] is not None:
+        if result is None:
+            return None
+        # Stores of before have no digests.
+        for name, digest in result.get("files", {}).items():
+            if (found := _digest(self.folder / name)) != digest:
+                raise DamagedFileError(
+                    f"{self.folder / name} is {'damaged' if found else 'gone'}: it is not what the run left; "
+                    f"delete {self.folder} to have the run made again"
+                )
+        if "files" not in result and result["ticket_bytes"] is not None:
             try:
                 read_ticket(self.ticket_path())
             except DamagedFileError as error:
@@ -88,6 +103,9 @@ class Run:
         if not isinstance(result, dict) or not all(
             key in result and _fits(result[key], kinds) for key, kinds in RESULT.items()
         ):
+            return False
+        files = result.get("files", {})
+        if not isinstance(files, dict) or not all(LEFT.fullmatch(name) for name in files):
             return False
         named = f"{result['method']}-d", f"-s{result['seed']}-"
         return result.get("run", self.folder.name) == self.folder.name and (
@@ -163,7 +181,9 @@ class Run:
         write_text(self.folder / "metrics.jsonl", "".join(json.dumps(entry) + "\n" for entry in history))
 
     def finish(self, result: dict[str, Any]) -> dict[str, Any]:
-        """Write the result and drop the checkpoint."""
+        """Write the result, with the digests of what else the run leaves, and drop the checkpoint."""
+        left = sorted(path for path in self.folder.iterdir() if LEFT.fullmatch(path.name))
+        result = {**result, "files": {path.name: _digest(path) for path in left}}
         write_json(self.folder / "result.json", result)
         self._drop_checkpoints()
         return result
@@ -194,7 +214,7 @@ class Store:
         return Run(self.root / id)
 
     def open(self, spec: RunSpec) -> Run:
-        """The run of `spec`; its folder and `config.json` are made when missing.
+        """The run of `spec`; its folder and `config.json` are made where they are missing or not its own.
 
         Raises:
             OSError: The folder cannot be written.
@@ -202,7 +222,7 @@ class Store:
         run = self.run(spec.id)
         run.folder.mkdir(parents=True, exist_ok=True)
         config = run.folder / "config.json"
-        if not config.exists():
+        if not _says(config, spec.as_dict()):
             write_json(config, spec.as_dict())
         return run
 
@@ -210,6 +230,22 @@ class Store:
         """Whether just these runs, in this order, have begun to train together and not ended."""
         ensemble = self.run(ids[0]).ensemble if ids else None
         return ensemble is not None and ensemble.exists() and read_json(ensemble) == list(ids)
+
+
+def _says(path: Path, value: Any) -> bool:
+    """Whether a file holds `value` as JSON."""
+    try:
+        return path.is_file() and bool(read_json(path) == json.loads(json.dumps(value)))
+    except DamagedFileError:
+        return False
+
+
+def _digest(path: Path) -> str | None:
+    """SHA-256 of a file in hexadecimal; None where there is none."""
+    if not path.is_file():
+        return None
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _fits(value: Any, kinds: tuple[type, ...]) -> bool:
