@@ -19,8 +19,9 @@ from supermask.cli import main, run
 from supermask.io import save_tree
 from supermask.training import checkpoint
 
-COMMAND = "compare --methods dense edge-popup imp reinit signed-supermask --densities 0.64 --seeds 0 --epochs 0.3".split()
-COMMAND += "--batch-size 64 --model-args width=0.05 --threads 1 --jobs 1 --checkpoint-seconds 0 --out".split()
+COMMAND = "compare --methods dense edge-popup imp reinit signed-supermask --densities 0.64 --seeds 0".split()
+COMMAND += "--epochs 0.3 --together 0 --batch-size 64 --model-args width=0.05 --threads 1 --jobs 1".split()
+COMMAND += "--checkpoint-seconds 0 --out".split()
 
 
 def outcome(out: Path) -> dict[str, Any]:
