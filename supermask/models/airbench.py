@@ -22,6 +22,7 @@ images are not mirrored in evaluation.
 """
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -54,13 +55,13 @@ def whitening_filters(images: Tensor) -> Tensor:
     moments = torch.zeros(count, count, dtype=torch.float64)
     patches = 0
     for some in images.split(500):
-        values = F.unfold(some.double().cpu(), _KERNEL).transpose(0, 1).flatten(1)
+        values = rearrange(F.unfold(some.double().cpu(), _KERNEL), "n value place -> value (n place)")
         moments += values @ values.T
         patches += values.shape[1]
     eigenvalues, vectors = torch.linalg.eigh(moments / patches)
     largest = vectors.gather(0, vectors.abs().argmax(dim=0, keepdim=True))
     vectors = vectors * largest.sign() / (eigenvalues + _EPSILON).sqrt()
-    filters = vectors.T.flip(0).reshape(count, channels, _KERNEL, _KERNEL)
+    filters = rearrange(vectors.T.flip(0), "f (c h w) -> f c h w", c=channels, h=_KERNEL)
     return torch.cat([filters, -filters]).float()
 
 

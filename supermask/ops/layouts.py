@@ -8,6 +8,7 @@ that it keeps.
 from collections.abc import Callable
 
 import torch
+from einops import rearrange
 from torch import Tensor
 
 BLOCK = 128
@@ -27,20 +28,23 @@ def triples_of_signs(signs: Tensor) -> Tensor:
     """
     outputs, inputs = signs.shape
     padded = torch.nn.functional.pad(signs, (0, -inputs % 18, 0, -outputs % 16))
-    digits = padded.view(-1, 16, padded.shape[1] // 18, 6, 3)
+    digits = rearrange(
+        padded, "(group output) (word code w) -> group output word code w", output=16, code=6, w=3
+    )
     numbers = (digits * digits.new_tensor([1, 3, 9])).sum(dim=-1, dtype=torch.int8)
     codes = torch.where(numbers < 0, 16 - numbers, numbers)
     words = torch.zeros(codes.shape[:-1], dtype=torch.int32, device=signs.device)
     for i, place in enumerate(_PLACES):
         words |= codes[..., i].int() << place
-    return torch.cat([panel.permute(2, 0, 1).flatten() for panel in words.split(_PANEL_GROUPS)])
+    panels = words.split(_PANEL_GROUPS)
+    return torch.cat([rearrange(panel, "group output word -> (word group output)") for panel in panels])
 
 
 def signs_of_triples(codes: Tensor, outputs: int, inputs: int) -> Tensor:
     """The matrix that `triples_of_signs` packed, as int8."""
-    groups, words = -(-outputs // 16), -(-inputs // 18)
+    words = -(-inputs // 18)
     panels = [
-        panel.view(words, -1, 16).permute(1, 2, 0)
+        rearrange(panel, "(word group output) -> group output word", word=words, output=16)
         for panel in codes.split(_PANEL_GROUPS * 16 * max(words, 1))
     ]
     places = torch.tensor(_PLACES, device=codes.device)
@@ -50,7 +54,8 @@ def signs_of_triples(codes: Tensor, outputs: int, inputs: int) -> Tensor:
     rest = (numbers - low) // 3
     middle = (rest + 1) % 3 - 1
     digits = torch.stack([low, middle, (rest - middle) // 3], dim=-1).to(torch.int8)
-    return digits.reshape(groups * 16, words * 18)[:outputs, :inputs]
+    padded = rearrange(digits, "group output word code w -> (group output) (word code w)")
+    return padded[:outputs, :inputs]
 
 
 PLANE_INPUTS = 30
@@ -67,25 +72,31 @@ def planes_of_signs(signs: Tensor) -> Tensor:
     """
     outputs, inputs = signs.shape
     padded = torch.nn.functional.pad(signs, (0, -inputs % PLANE_INPUTS, 0, -outputs % 16))
-    fields = padded.view(-1, 16, padded.shape[1] // PLANE_INPUTS, PLANE_INPUTS)
+    fields = rearrange(
+        padded, "(group output) (word bit) -> group output word bit", output=16, bit=PLANE_INPUTS
+    )
     words = torch.zeros(2, *fields.shape[:-1], dtype=torch.int32, device=signs.device)
     for plane, sign in enumerate((1, -1)):
         for i in range(PLANE_INPUTS):
             words[plane] |= (fields[..., i] == sign).int() << i
-    panels = words.split(_PANEL_GROUPS, dim=1)  # plane, group, output, word
-    return torch.cat([panel.permute(3, 0, 1, 2).flatten() for panel in panels])
+    panels = words.split(_PANEL_GROUPS, dim=1)
+    order = "plane group output word -> (word plane group output)"
+    return torch.cat([rearrange(panel, order) for panel in panels])
 
 
 def signs_of_planes(planes: Tensor, outputs: int, inputs: int) -> Tensor:
     """The matrix that `planes_of_signs` packed, as int8."""
-    groups, words = -(-outputs // 16), -(-inputs // PLANE_INPUTS)
+    words = -(-inputs // PLANE_INPUTS)
     panels = [
-        panel.view(words, 2, -1, 16).permute(1, 2, 3, 0)
+        rearrange(
+            panel, "(word plane group output) -> plane group output word", word=words, plane=2, output=16
+        )
         for panel in planes.split(_PANEL_GROUPS * 32 * max(words, 1))
     ]
     places = torch.arange(PLANE_INPUTS, device=planes.device)
     bits = ((torch.cat(panels, dim=1).unsqueeze(-1) >> places) & 1).to(torch.int8)
-    return (bits[0] - bits[1]).reshape(groups * 16, words * PLANE_INPUTS)[:outputs, :inputs]
+    padded = rearrange(bits[0] - bits[1], "group output word bit -> (group output) (word bit)")
+    return padded[:outputs, :inputs]
 
 
 def lists_of_signs(signs: Tensor) -> tuple[Tensor, Tensor]:
@@ -94,9 +105,9 @@ def lists_of_signs(signs: Tensor) -> tuple[Tensor, Tensor]:
     Of block b of 128 inputs and output r, the inputs with +1 are the entries from starts[2 i] on and those
     with -1 from starts[2 i + 1] on, i = b · outputs + r, each as a place in the block.
     """
-    outputs, inputs = signs.shape
+    inputs = signs.shape[1]
     padded = torch.nn.functional.pad(signs, (0, -inputs % BLOCK))
-    fields = padded.view(outputs, padded.shape[1] // BLOCK, BLOCK).transpose(0, 1)
+    fields = rearrange(padded, "output (block place) -> block output place", place=BLOCK)
     both = torch.stack([fields == 1, fields == -1], dim=2)
     ends = both.sum(dim=-1).flatten().cumsum(0)
     starts = torch.cat([ends.new_zeros(1), ends]).to(torch.int32)
@@ -109,8 +120,8 @@ def signs_of_lists(starts: Tensor, entries: Tensor, outputs: int, inputs: int) -
     both = torch.zeros(blocks * outputs * 2, BLOCK, dtype=torch.int8, device=entries.device)
     owner = torch.repeat_interleave(starts.long().diff())
     both[owner, entries.long()] = 1
-    fields = both.view(blocks, outputs, 2, BLOCK)
-    return (fields[:, :, 0] - fields[:, :, 1]).transpose(0, 1).reshape(outputs, -1)[:, :inputs]
+    fields = rearrange(both, "(block output sign) place -> sign output (block place)", block=blocks, sign=2)
+    return (fields[0] - fields[1])[:, :inputs]
 
 
 def lists_of_weights(weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -119,9 +130,9 @@ def lists_of_weights(weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     The kept weights, those that are not zero, of block b of 128 inputs and output r are the values from
     starts[b · outputs + r] on; the entries beside them are their inputs, as places in the block.
     """
-    outputs, inputs = weights.shape
+    inputs = weights.shape[1]
     padded = torch.nn.functional.pad(weights, (0, -inputs % BLOCK))
-    fields = padded.view(outputs, padded.shape[1] // BLOCK, BLOCK).transpose(0, 1)
+    fields = rearrange(padded, "output (block place) -> block output place", place=BLOCK)
     kept = fields != 0
     ends = kept.sum(dim=-1).flatten().cumsum(0)
     starts = torch.cat([ends.new_zeros(1), ends]).to(torch.int32)
@@ -133,7 +144,7 @@ def weights_of_lists(starts: Tensor, entries: Tensor, values: Tensor, outputs: i
     blocks = -(-inputs // BLOCK)
     fields = values.new_zeros(blocks * outputs, BLOCK)
     fields[torch.repeat_interleave(starts.long().diff()), entries.long()] = values
-    return fields.view(blocks, outputs, BLOCK).transpose(0, 1).reshape(outputs, -1)[:, :inputs]
+    return rearrange(fields, "(block output) place -> output (block place)", block=blocks)[:, :inputs]
 
 
 def fields_of_signs(signs: Tensor) -> Tensor:
@@ -146,22 +157,27 @@ def fields_of_signs(signs: Tensor) -> Tensor:
     """
     outputs, inputs = signs.shape
     padded = torch.nn.functional.pad(signs, (0, -inputs % 16, 0, -outputs % 16)) + 1
-    fields = padded.view(-1, 16, padded.shape[1] // 16, 4, 4).to(torch.uint8)
+    order = "(group output) (block field byte) -> group output block field byte"
+    fields = rearrange(padded, order, output=16, field=4, byte=4).to(torch.uint8)
     shifts = torch.arange(0, 8, 2, dtype=torch.uint8, device=signs.device).view(4, 1)
-    packed = (fields << shifts).sum(dim=3, dtype=torch.uint8)  # group, output, block, byte
-    return torch.cat([panel.permute(2, 0, 1, 3).flatten() for panel in packed.split(_PANEL_GROUPS)])
+    packed = (fields << shifts).sum(dim=3, dtype=torch.uint8).split(_PANEL_GROUPS)
+    order = "group output block byte -> (block group output byte)"
+    return torch.cat([rearrange(panel, order) for panel in packed])
 
 
 def signs_of_fields(fields: Tensor, outputs: int, inputs: int) -> Tensor:
     """The matrix that `fields_of_signs` packed, as int8."""
-    groups, blocks = -(-outputs // 16), -(-inputs // 16)
+    blocks = -(-inputs // 16)
     panels = [
-        panel.view(blocks, -1, 16, 4).permute(1, 2, 0, 3)
+        rearrange(
+            panel, "(block group output byte) -> group output block byte", block=blocks, output=16, byte=4
+        )
         for panel in fields.split(_PANEL_GROUPS * 64 * max(blocks, 1))
     ]
     shifts = torch.arange(0, 8, 2, dtype=torch.uint8, device=fields.device).view(4, 1)
     weights = ((torch.cat(panels).unsqueeze(3) >> shifts) & 3).to(torch.int8) - 1
-    return weights.reshape(groups * 16, blocks * 16)[:outputs, :inputs]
+    padded = rearrange(weights, "group output block field byte -> (group output) (block field byte)")
+    return padded[:outputs, :inputs]
 
 
 TILE_OUTPUTS, TILE_INPUTS = 16, 128
@@ -184,20 +200,19 @@ def codes_of_signs(signs: Tensor) -> Tensor:
     """
     outputs, inputs = signs.shape
     padded = torch.nn.functional.pad(signs, (0, -inputs % TILE_INPUTS, 0, -outputs % TILE_OUTPUTS))
-    tiles = (padded.shape[0] // TILE_OUTPUTS, padded.shape[1] // TILE_INPUTS)
-    # output tile, half of it, lane / 4; input tile, word, lane % 4, pair, place in the pair
-    fields = padded.view(tiles[0], 2, 8, tiles[1], 4, 4, 4, 2)
+    order = "(row half high) (column word low pair place) -> row half high column word low pair place"
+    fields = rearrange(padded, order, half=2, high=8, word=4, low=4, pair=4, place=2)
     words = ((fields & 3).int() << _code_shifts(signs.device)).sum(dim=(1, 6, 7), dtype=torch.int32)
-    return words.permute(0, 2, 1, 4, 3).reshape(*tiles, 32, 4).contiguous()
+    return rearrange(words, "row high column word low -> row column (high low) word").contiguous()
 
 
 def signs_of_codes(codes: Tensor, outputs: int, inputs: int) -> Tensor:
     """The matrix that `codes_of_signs` packed, as int8."""
-    words = codes.view(*codes.shape[:2], 8, 4, 4).permute(0, 2, 1, 4, 3)[:, None, ..., None, None]
-    fields = (words >> _code_shifts(codes.device)) & 3
+    words = rearrange(codes, "row column (high low) word -> row 1 high column word low 1 1", high=8)
+    fields = (words >> _code_shifts(codes.device)) & 3  # row half high column word low pair place
     signs = ((fields & 1) - (fields & 2)).to(torch.int8)
-    rows, columns = codes.shape[0] * TILE_OUTPUTS, codes.shape[1] * TILE_INPUTS
-    return signs.reshape(rows, columns)[:outputs, :inputs]
+    order = "row half high column word low pair place -> (row half high) (column word low pair place)"
+    return rearrange(signs, order)[:outputs, :inputs]
 
 
 def _code_shifts(device: torch.device) -> Tensor:
@@ -215,8 +230,9 @@ def values_of_weights(weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     The kept weights of an output, in order, are the values from starts[output] on (int64); 32 zeros follow
     the last, so that registers may be filled from anywhere.
     """
-    outputs, inputs = weights.shape
-    kept = torch.nn.functional.pad(weights != 0, (0, -inputs % 32)).view(outputs, -1, 32)
+    inputs = weights.shape[1]
+    padded = torch.nn.functional.pad(weights != 0, (0, -inputs % 32))
+    kept = rearrange(padded, "output (word bit) -> output word bit", bit=32)
     words = (kept.long() << torch.arange(32, device=weights.device)).sum(dim=-1)
     masks = torch.where(words >= 1 << 31, words - (1 << 32), words).to(torch.int32)
     ends = kept.sum(dim=(1, 2)).cumsum(0)

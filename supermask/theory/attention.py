@@ -24,6 +24,7 @@ times that entry (ours).
 import math
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 
 from supermask.theory.draws import uniform
@@ -57,11 +58,12 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         query, key, value = (
-            module(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            rearrange(module(x), "n places (head d) -> n head places d", head=self.heads)
             for module in (self.query, self.key, self.value)
         )
         scores = query @ key.transpose(-2, -1) / math.sqrt(query.shape[-1])
-        return self.output((scores.softmax(dim=-1) @ value).transpose(1, 2).flatten(2))
+        seen = scores.softmax(dim=-1) @ value
+        return self.output(rearrange(seen, "n head places d -> n places (head d)"))
 
 
 def merged(attention: Attention) -> tuple[Tensor, Tensor]:
@@ -70,9 +72,11 @@ def merged(attention: Attention) -> tuple[Tensor, Tensor]:
         _matrix(module) for module in (attention.query, attention.key, attention.value, attention.output)
     )
     heads = attention.heads
-    query, key, value = (matrix.unflatten(0, (heads, -1)) for matrix in (query, key, value))
+    query, key, value = (
+        rearrange(matrix, "(head d) inputs -> head d inputs", head=heads) for matrix in (query, key, value)
+    )
     scores = query.transpose(1, 2) @ key / math.sqrt(query.shape[1])
-    return scores, output.unflatten(1, (heads, -1)).transpose(0, 1) @ value
+    return scores, rearrange(output, "outputs (head d) -> head outputs d", head=heads) @ value
 
 
 def _matrix(module: nn.Module) -> Tensor:

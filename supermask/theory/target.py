@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 
 from supermask.data import Dataset, Loader, iterate_eval
@@ -73,13 +74,13 @@ def train_attention(data: Dataset, heads: int, head_width: int, epochs: float, i
 
 def to_sphere(images: Tensor) -> Tensor:
     """(N, C, H, W) → (N, C·H·W) of norm 1."""
-    flat = images.flatten(1)
+    flat = rearrange(images, "n c h w -> n (c h w)")
     return flat / flat.norm(dim=1, keepdim=True).clamp_min(1e-12)
 
 
 def to_rows(images: Tensor) -> Tensor:
     """(N, C, H, W) → (N, H, C·W), the longest row of an image of norm 1."""
-    rows = images.transpose(1, 2).flatten(2)
+    rows = rearrange(images, "n c h w -> n h (c w)")
     return rows / rows.norm(dim=2).amax(dim=1).clamp_min(1e-12)[:, None, None]
 
 
