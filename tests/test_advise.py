@@ -165,6 +165,15 @@ def test_densities_out_of_range_are_named_unless_another_is_in_it():
     assert kinds(document) == []
 
 
+def test_a_validation_loss_that_was_zero_is_no_division_by_it():
+    document = healthy()
+    for point, loss in zip(points(document)[-2:], (0.0, 1e-4), strict=True):
+        point["val_loss"], point["train_loss"] = loss, 0.0
+    assert "overfitting" not in kinds(document)
+    points(document)[-1]["val_loss"] = 0.5
+    assert "overfitting" in kinds(document)
+
+
 def test_a_sound_run_yields_nothing():
     advice = advise(healthy())
     assert advice == Advice([], [], 1) and advice.summary == SOUND

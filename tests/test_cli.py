@@ -286,10 +286,10 @@ def test_eval_takes_hostile_provenance_without_a_traceback(
     assert message is None or message in capsys.readouterr().err
 
 
-def test_a_folder_that_cannot_be_made_is_a_failure(tmp_path, capsys):
+def test_a_folder_below_a_file_is_a_wrong_call(tmp_path, capsys):
     (tmp_path / "file").write_text("here")
-    assert run("search", *QUICK, "--out", tmp_path / "file" / "out") == 1
-    assert "Choose another --out" in capsys.readouterr().err
+    assert run("search", *QUICK, "--out", tmp_path / "file" / "out") == 2
+    assert "name a folder" in capsys.readouterr().err
     assert (tmp_path / "file").read_text() == "here"
 
 

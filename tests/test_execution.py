@@ -95,7 +95,7 @@ def test_pure_bf16_compares_as_autocast_does(tmp_path):
         rows, store = plan_compare(config, load_data("digits")).rows, Store(tmp_path / amp)
         for spec in in_order(plan_compare(config, load_data("digits")).graph):
             execute(spec, store, Environment())
-        own = {"run": "", "seconds": 0.0, "ticket_bytes": 0, "files": {}}
+        own = {"run": "", "seconds": 0.0, "ticket_bytes": 0, "files": {}, "digest": ""}
         results = [store.run(row.id).result | own for row in rows]
         found[amp] = results, [store.run(row.id).ticket().checksum() for row in rows]
     assert found["bf16"] == found["pure-bf16"] and len(found["bf16"][0]) == len(methods)

@@ -2,7 +2,7 @@
 
 `<store>/<id>/` holds `config.json`, `metrics.jsonl`, tickets (`final.ticket`, `step-<k>.ticket`),
 `mask.safetensors` where the ticket holds weights outside its mask, too, a `checkpoint.safetensors` while the
-run goes on, and `result.json`, which is written last, with the digests of the others.
+run goes on, and `result.json`, which is written last, with the digests of the others and of itself.
 """
 
 import hashlib
@@ -104,6 +104,8 @@ class Run:
             key in result and _fits(result[key], kinds) for key, kinds in RESULT.items()
         ):
             return False
+        if "digest" in result and result["digest"] != _digest_of(result):
+            return False
         files = result.get("files", {})
         if not isinstance(files, dict) or not all(LEFT.fullmatch(name) for name in files):
             return False
@@ -181,9 +183,10 @@ class Run:
         write_text(self.folder / "metrics.jsonl", "".join(json.dumps(entry) + "\n" for entry in history))
 
     def finish(self, result: dict[str, Any]) -> dict[str, Any]:
-        """Write the result, with the digests of what else the run leaves, and drop the checkpoint."""
+        """Write the result, with digests of itself and of what else the run leaves; drop the checkpoint."""
         left = sorted(path for path in self.folder.iterdir() if LEFT.fullmatch(path.name))
         result = {**result, "files": {path.name: _digest(path) for path in left}}
+        result["digest"] = _digest_of(result)
         write_json(self.folder / "result.json", result)
         self._drop_checkpoints()
         return result
@@ -246,6 +249,12 @@ def _digest(path: Path) -> str | None:
         return None
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _digest_of(result: dict[str, Any]) -> str:
+    """SHA-256 in hexadecimal of a result as JSON with sorted keys, without its digest and its time."""
+    rest = {key: value for key, value in result.items() if key not in ("digest", "seconds")}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
 def _fits(value: Any, kinds: tuple[type, ...]) -> bool:

@@ -24,6 +24,8 @@ PER_UNIT = 3.0
 none: 5 % at 3, where chance alone begins to take units away."""
 RISE = 1.25
 """Validation loss at the end over its least. Sound searches ended at up to 1.10 of it, on 144 images."""
+LEAST_LOSS = 0.01
+"""A validation loss below it counts as this large, for right answers may rise from a loss of nothing."""
 UNLEARNED = 0.3
 """Training loss at the end over ln(classes), the loss of a guess. Sound searches ended at 0.01; those whose
 rate, scale or density was wrong by far at 0.37 and more."""
@@ -118,7 +120,8 @@ def fit_of_data(document: Mapping[str, Any], case: Case) -> Iterator[Finding]:
     """Training against validation loss."""
     train, val = case.curve("train_loss"), case.curve("val_loss")
     again = search_again if case.is_search else train_again
-    if val and val[-1] > RISE * min(val) and train[-1] < val[-1] and not _unsettled(case):
+    least = max(min(val, default=0.0), LEAST_LOSS)
+    if val and val[-1] > RISE * least and train[-1] < val[-1] and not _unsettled(case):
         best = val.index(min(val))
         augment = "shift" if case.config.get("data") in ("digits", "mnist") else "crop-flip"
         changes = {"augment": augment}
@@ -127,7 +130,7 @@ def fit_of_data(document: Mapping[str, Any], case: Case) -> Iterator[Finding]:
             changes, remedy = {"epochs": case.config.get("epochs", 10) / 2}, "Train for half as long."
         yield Finding(
             "overfitting",
-            val[-1] / min(val) / RISE,
+            val[-1] / least / RISE,
             f"{case.name}: the validation loss rose from {min(val):.3f} at step "
             f"{case.points[best]['step']:,} to {val[-1]:.3f} at the end, while the training loss is "
             f"{train[-1]:.3f}.",
