@@ -92,7 +92,35 @@ class TensorBoardLogger(Callback):
             self._writer.close()
 
 
-class WandbLogger(Callback):
+class _RunLogger(Callback):
+    """A run of a service whose module has `init`, and whose runs have `log` and `finish`.
+
+    Args:
+        module: The service's.
+        options: Arguments of `init`; to a `config` the facts of the training are added.
+    """
+
+    def __init__(self, module: Any, options: Mapping[str, Any]) -> None:
+        self._module, self._options = module, options
+        self._run: Any = None
+
+    def on_start(self, facts: Mapping[str, Any]) -> None:
+        config = {**self._options.get("config", {}), **facts}
+        self._run = self._module.init(**{**self._options, "config": config})
+
+    def on_record(self, record: Mapping[str, float]) -> None:
+        numbers = {name: value for name, value in record.items() if name != "step"}
+        self._run.log(numbers, step=int(record["step"]))
+
+    def on_end(self, error: BaseException | None = None) -> None:
+        if self._run is not None:
+            self._finish(error)
+
+    def _finish(self, error: BaseException | None) -> None:
+        self._run.finish()
+
+
+class WandbLogger(_RunLogger):
     """A run of Weights & Biases (`pip install 'supermask[wandb]'`).
 
     Args:
@@ -102,25 +130,15 @@ class WandbLogger(Callback):
     """
 
     def __init__(self, name: str, **options: Any) -> None:
-        self._wandb: Any = extras.load("wandb", "wandb")
         # Runs that train together are open at the same time, and none may end another.
         own = {"id": name, "resume": "allow", "reinit": "create_new"}
-        self._options = {"project": PROJECT, "name": name, **own, **options}
-        self._run: Any = None
+        super().__init__(extras.load("wandb", "wandb"), {"project": PROJECT, "name": name, **own, **options})
 
-    def on_start(self, facts: Mapping[str, Any]) -> None:
-        config = {**self._options.get("config", {}), **facts}
-        self._run = self._wandb.init(**{**self._options, "config": config})
-
-    def on_record(self, record: Mapping[str, float]) -> None:
-        self._run.log(_numbers(record), step=int(record["step"]))
-
-    def on_end(self, error: BaseException | None = None) -> None:
-        if self._run is not None:
-            self._run.finish(exit_code=0 if error is None else 1)
+    def _finish(self, error: BaseException | None) -> None:
+        self._run.finish(exit_code=0 if error is None else 1)
 
 
-class TrackioLogger(Callback):
+class TrackioLogger(_RunLogger):
     """A run of trackio, which keeps it on this machine (`pip install 'supermask[trackio]'`).
 
     Args:
@@ -130,20 +148,10 @@ class TrackioLogger(Callback):
     """
 
     def __init__(self, name: str, **options: Any) -> None:
-        self._trackio: Any = extras.load("trackio", "trackio")
-        self._options = {"project": PROJECT, "name": name, "resume": "allow", **options}
-        self._run: Any = None
-
-    def on_start(self, facts: Mapping[str, Any]) -> None:
-        config = {**self._options.get("config", {}), **facts}
-        self._run = self._trackio.init(**{**self._options, "config": config})
-
-    def on_record(self, record: Mapping[str, float]) -> None:
-        self._run.log(_numbers(record), step=int(record["step"]))
-
-    def on_end(self, error: BaseException | None = None) -> None:
-        if self._run is not None:
-            self._run.finish()
+        own = {"resume": "allow"}
+        super().__init__(
+            extras.load("trackio", "trackio"), {"project": PROJECT, "name": name, **own, **options}
+        )
 
 
 def _wandb_of(name: str, folder: Path, about: Mapping[str, Any]) -> Callback:
@@ -167,7 +175,3 @@ WHERE = {
     "wandb": f"project {PROJECT} of Weights & Biases",
 }
 """The same names → where the numbers of runs are found whose folders lie in `runs`."""
-
-
-def _numbers(record: Mapping[str, float]) -> dict[str, float]:
-    return {name: value for name, value in record.items() if name != "step"}
