@@ -71,15 +71,15 @@ def _checked(path: Path, document: Any) -> dict[str, Any]:
 
 def _of_run(path: Path, document: dict[str, Any]) -> dict[str, Any]:
     """A document with the rows, curves and layers of one run alone."""
+    from supermask.report.advice.cases import key_of
+
     rows = [row for row in document["rows"] if row.get("run") == path.resolve().name]
     if not rows:
         raise FlagError(
             f"{path} is no row of the results above it; give a run that is, or {path.parent.parent} for all"
         )
-    keys = ("method", "density", "seed")
-    own = {tuple(row[key] for key in keys) for row in rows}
+    own = {key_of(row) for row in rows}
     for part in ("curves", "units"):
         if part in document:
-            entries = document[part]
-            document[part] = [entry for entry in entries if tuple(entry[key] for key in keys) in own]
+            document[part] = [entry for entry in document[part] if key_of(entry) in own]
     return {**{key: value for key, value in document.items() if key != "summary"}, "rows": rows}

@@ -2,11 +2,15 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any
 
 from supermask.report.formatting import density_text
 from supermask.report.methods.catalogue import methods_of
 from supermask.report.methods.method import Method
+
+key_of = itemgetter("method", "density", "seed")
+"""What a row, its learning curve and its layers have in common."""
 
 
 @dataclass(frozen=True)
@@ -64,12 +68,11 @@ class Case:
 
 def cases_of(document: Mapping[str, Any]) -> Iterator[Case]:
     """Every run that is no control: those are there to do badly."""
-    keys = ("method", "density", "seed")
     methods = methods_of(row["method"] for row in document["rows"])
-    curves = {tuple(entry[key] for key in keys): entry["points"] for entry in document.get("curves") or ()}
-    units = {tuple(entry[key] for key in keys): entry for entry in document.get("units") or ()}
+    curves = {key_of(entry): entry["points"] for entry in document.get("curves") or ()}
+    units = {key_of(entry): entry for entry in document.get("units") or ()}
     for row in document["rows"]:
-        method, key = methods[row["method"]], tuple(row[key] for key in keys)
+        method, key = methods[row["method"]], key_of(row)
         about = units.get(key, {})
         if method.group != "control":
             yield Case(
