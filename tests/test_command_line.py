@@ -27,6 +27,7 @@ from supermask.experiments.errors import ConfigError
 from supermask.experiments.execution.store import Store
 from supermask.experiments.plan import Plan
 from supermask.experiments.search import SearchConfig, plan_search
+from supermask.experiments.stability import StabilityConfig, plan_stability
 
 ROOT = Path(__file__).parent.parent
 
@@ -513,6 +514,54 @@ def test_on_a_terminal_the_accuracy_of_the_run_stands_beside_its_bar(tmp_path: P
     with watcher:
         watcher.advanced(spec, 1)
     assert "62.5 % val" in said.getvalue() and "resuming" not in said.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("room", "text"),
+    [
+        (None, "one (62.5 % val), two, three"),
+        (28, "one (62.5 % val), two, three"),
+        (27, "one (62.5 % val) and 2 more"),
+        (3, "one (62.5 % val) and 2 more"),
+    ],
+)
+def test_names_of_runs_stop_where_the_terminal_ends(room: int | None, text: str) -> None:
+    assert progress._those_that_fit(["one (62.5 % val)", "two", "three"], room) == text
+    assert progress._those_that_fit([], room) == "…"
+
+
+def test_many_runs_at_a_time_keep_to_one_line_of_a_terminal(tmp_path: Path) -> None:
+    config = StabilityConfig(epochs=1, seeds=(0,), densities=(0.5,), out="x")
+    planned = plan_stability(config, load_data("digits"))
+    said = io.StringIO()
+    console = Console(file=said, force_terminal=True, width=100, _environ={})
+    with progress.ProgressWatcher(planned, console) as watcher:
+        for spec in planned.graph:
+            if spec.steps:
+                watcher.advanced(spec, 1)
+        watcher._bar.refresh()
+    lines = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", said.getvalue()).replace("\r", "\n").splitlines()
+    bars = [line for line in lines if line.strip()]
+    assert all(
+        re.match(r"(starting|run \d+ of \d+: .*) [━╸╺ ]+ +\d+/\d+ steps, ends in", bar) for bar in bars
+    )
+    assert len(bars[-1]) <= 100 and re.search(r" and \d+ more", bars[-1])
+
+
+def test_a_copy_is_named_by_its_order_and_step() -> None:
+    config = StabilityConfig(epochs=1, seeds=(3, 1 << 50), starts=(0, 0.5), orders=3, densities=(), out="x")
+    planned = plan_stability(config, load_data("digits"))
+    names = {progress._name_of(spec) for spec in planned.graph if spec.kind == "train"}
+    assert names == {
+        name
+        for seed in (3, 1 << 50)
+        for name in (
+            f"dense-d1-s{seed}",
+            *(f"dense-copy-d1-s{seed} order {order} from step 0" for order in (1, 2)),
+            f"dense-copy-d1-s{seed}",
+            *(f"dense-copy-d1-s{seed} order {order} from step 5" for order in (1, 2)),
+        )
+    }
 
 
 def test_other_ranks_say_nothing(tmp_path: Path) -> None:

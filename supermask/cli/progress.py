@@ -11,11 +11,13 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
 from rich.progress import Task as RichTask
+from rich.table import Column
 from rich.text import Text
 
 from supermask.experiments.execution.store import Store
 from supermask.experiments.plan import Plan
 from supermask.experiments.spec import RunSpec
+from supermask.experiments.stability import order_of
 from supermask.io import DamagedFileError, read_json
 from supermask.training.loggers import WHERE
 
@@ -23,6 +25,8 @@ FIRST, BETWEEN = 5.0, 30.0
 """Seconds to the first line, and between two lines."""
 LOOK = 2.0
 """Seconds between two looks at the learning curve of a run."""
+BESIDE = 55
+"""Columns of a terminal that a bar, the count of steps and the time left take, beside the runs' names."""
 
 
 @contextmanager
@@ -108,6 +112,7 @@ class ProgressWatcher:
     ) -> None:
         self._left = {spec.id: spec.steps for spec in plan.graph}
         self._active: dict[str, int] = {}
+        self._names = {spec.id: _name_of(spec) for spec in plan.graph}
         self._accuracy: dict[str, tuple[float, str]] = {}
         self._begun: set[str] = set()
         self._store, self._console, self._quiet = store, console, quiet
@@ -115,14 +120,14 @@ class ProgressWatcher:
         self._bar = RichProgress(
             TextColumn("{task.description}"),
             BarColumn(),
-            MofNCompleteColumn(),
-            _End(),
+            MofNCompleteColumn(table_column=Column(no_wrap=True)),
+            _End(table_column=Column(no_wrap=True)),
             console=console,
             disable=not console.is_terminal or quiet,
             speed_estimate_period=60,
         )
         self._runs, self._done = len(self._left), 0
-        self._task = self._bar.add_task("planning", total=sum(self._left.values()))
+        self._task = self._bar.add_task("starting", total=sum(self._left.values()))
 
     def __enter__(self) -> "ProgressWatcher":
         self._began = time.monotonic()
@@ -178,8 +183,10 @@ class ProgressWatcher:
     def _describe(self) -> str:
         if self._done == self._runs:
             return f"{self._count()} done"
-        names = ", ".join(id.rpartition("-")[0] + self._accuracy_of(id) for id in self._active) or "…"
-        return f"run {self._done + len(self._active)} of {self._runs}: {names}"
+        head = f"run {self._done + len(self._active)} of {self._runs}: "
+        names = [self._names[id] + self._accuracy_of(id) for id in self._active]
+        room = self._console.width - BESIDE - len(head) if self._console.is_terminal else None
+        return head + _those_that_fit(names, room)
 
     def _line(self) -> str:
         task = self._bar.tasks[0]
@@ -203,6 +210,26 @@ class ProgressWatcher:
         text = "" if value is None else f" ({100 * value:.1f} % val)"
         self._accuracy[id] = time.monotonic(), text
         return text
+
+
+def _name_of(spec: RunSpec) -> str:
+    """A run as people speak of it: its identifier without the hash, with a data order that has a number."""
+    order = order_of(spec.seed, spec.weights.seed)
+    if not order:
+        return spec.id.rpartition("-")[0]
+    return f"{spec.method}-d{spec.density:.4g}-s{spec.weights.seed} order {order} from step {spec.start}"
+
+
+def _those_that_fit(names: list[str], room: int | None) -> str:
+    """Names in a row, the first ones and how many more where there is no room for all; None is any room."""
+    if not names:
+        return "…"
+    for shown in range(len(names), 0, -1):
+        text = ", ".join(names[:shown])
+        text += f" and {len(names) - shown} more" if shown < len(names) else ""
+        if room is None or len(text) <= room:
+            return text
+    return text
 
 
 def _begun(ids: Iterable[str], store: Store) -> set[str]:

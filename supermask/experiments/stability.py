@@ -129,6 +129,12 @@ def order_seed(seed: int, order: int) -> int:
     return (seed + (order << 48)) % (1 << 64)
 
 
+def order_of(seed: int, initialization: int) -> int:
+    """The number of the data order that `order_seed` made a seed of; 0 for all other seeds."""
+    order, rest = divmod((seed - initialization) % (1 << 64), 1 << 48)
+    return 0 if rest else order
+
+
 def describe(plan: Plan, store: Store, out: Path) -> dict[str, Any]:
     """Rows of instabilities, the errors along every line, and the summary over initializations and orders."""
     rows, lines = [], []
