@@ -1,7 +1,7 @@
 """Optional packages: which extra brings which, and the error that names the command to install it.
 
-The core needs torch, NumPy and safetensors. Everything else is imported where it is used, through `load`,
-or asked for at the door of the room that needs it, through `require`.
+The core needs torch, NumPy, safetensors and einops. Everything else is imported where it is used, through
+`load`, or asked for at the door of the room that needs it, through `require`.
 """
 
 import importlib
