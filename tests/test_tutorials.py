@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+import supermask as sm
+
 ROOT = Path(__file__).parent.parent
 TUTORIALS = sorted((ROOT / "docs" / "tutorials").glob("*.py"))
 NAMES = [path.stem for path in TUTORIALS]
@@ -33,6 +35,15 @@ def test_a_tutorial_begins_with_its_title_and_links_to_pages(path):
     for target in re.findall(r"\]\(([^)#\s]+)", text):
         page = (path.parent / target).resolve()
         assert page.exists() or page.name == "contributing.md", target
+
+
+def test_the_paper_of_every_search_is_named():
+    text = (ROOT / "docs" / "papers.md").read_text()
+    for name, search in sm.SEARCHES.items():
+        file = f"../supermask/search/{search.__module__.rpartition('.')[2]}.py"
+        assert f"[{name}]({file})" in text, name
+    for target in re.findall(r"\]\(([^)#\s]+)", text):
+        assert (ROOT / "docs" / target).exists(), target
 
 
 @pytest.mark.slow
