@@ -18,7 +18,7 @@ import supermask
 from supermask.cli import main, progress, streams
 from supermask.cli.catalogue import PATH, as_text, live
 from supermask.cli.errors import with_flags
-from supermask.cli.parser import COMMON, GROUPS
+from supermask.cli.parser import COMMON, GROUPS, command_names
 from supermask.cli.streams import console_of
 from supermask.cli.suggest import near
 from supermask.data import load_data
@@ -187,6 +187,13 @@ def test_help_shows_common_flags_first_and_all_on_request(capsys: pytest.Capture
     titles = re.findall(r"^(\w+):$", whole, flags=re.MULTILINE)
     assert titles == ["options", "search", "data", "network", "training", "execution"]
     assert whole.index("--out") < whole.index("--retries") and whole.index("--lr") < whole.index("--momentum")
+
+
+def test_every_command_has_a_line_of_help_beside_its_name(capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("--help") == 0
+    said = capsys.readouterr().out
+    for name in command_names(live()):
+        assert re.search(rf"^ +{name} +\w", said, flags=re.MULTILINE), name
 
 
 # Spelling.

@@ -46,6 +46,16 @@ COMMON = frozenset(
 ALL = "--help-all"
 
 
+class _Formatter(argparse.HelpFormatter):
+    """Help whose commands stand in one column: argparse forgets how far they are indented."""
+
+    def add_argument(self, action: argparse.Action) -> None:
+        super().add_argument(action)
+        for command in action._get_subactions() if hasattr(action, "_get_subactions") else ():
+            width = self._current_indent + self._indent_increment + len(command.dest)
+            self._action_max_length = max(self._action_max_length, width)
+
+
 class Parser(argparse.ArgumentParser):
     """A parser that says what is wrong in one line, and what was perhaps meant.
 
@@ -86,6 +96,7 @@ def parser_of(found: Catalogue, everything: bool = False) -> Parser:
         description="Find subnetworks that work without training, and compare them with IMP tickets.",
         epilog="`supermask COMMAND --help` explains a command.",
         allow_abbrev=False,
+        formatter_class=_Formatter,
     )
     parser.add_argument("--version", action="version", version=f"supermask {supermask.__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", title="commands")
