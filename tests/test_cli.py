@@ -179,7 +179,7 @@ def test_help_prints_every_flag_with_its_default(command, config, capsys):
         (["imp", "--rate", "1"], "--rate 1.0: take a fraction"),
         (["compare", "--densities", "0.5", "7"], "--densities 7.0"),
         (["search", "--config", ""], "--config .: name a .toml"),
-        (["search", "--data", "pictures", "--classes", ""], "--classes ('',): no class is named"),
+        (["search", "--data", "pictures", "--classes", ""], "--classes '': no class is named"),
         (["search", "--out", "a_file"], "--out 'a_file': it is a file, or lies below one"),
         (["theory", "--out", "a_file/below"], "--out 'a_file/below': it is a file, or lies below one"),
         (

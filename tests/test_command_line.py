@@ -218,7 +218,12 @@ def test_every_command_has_a_line_of_help_beside_its_name(capsys: pytest.Capture
             ["search", "--data", "mnits"],
             "no data set 'mnits', and no folder of that name here or in data; did",
         ),
-        (["search", "--epochs", "ten"], "supermask search: --epochs: invalid float value: 'ten'"),
+        (["search", "--epochs", "ten"], "supermask search: --epochs: 'ten' is not a number"),
+        (["imp", "--rounds", "1.5"], "supermask imp: --rounds: '1.5' is not a whole number"),
+        (["eval", "t", "--batch-size", "ten"], "supermask eval: --batch-size: 'ten' is not a whole number"),
+        (["search", "--model", "resnet-02", "--out", "out"], "`supermask list models` lists all of ours"),
+        (["scaling", "--widths", "2"], "--widths 2.0: give two widths or more"),
+        (["transfer", "--places", "digits", "digts"], "--places: there is no data set 'digts'"),
         (["search", "--model-args", "width"], "--model-args: 'width' is not key=value"),
         (
             ["eval", "t", "--batchsize", "3"],
@@ -230,9 +235,15 @@ def test_every_command_has_a_line_of_help_beside_its_name(capsys: pytest.Capture
     ],
 )
 def test_misspelt_calls_say_what_was_meant(
-    words: list[str], message: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    words: list[str],
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
 ) -> None:
     monkeypatch.delenv("SUPERMASK_DATA", raising=False)
+    monkeypatch.chdir(tmp_path)
+    words = [*words, "--out", "out"] if words[0] in ("imp", "scaling", "transfer") else words
     assert call(*words) == 2
     said = capsys.readouterr().err
     assert message in said and "usage:" not in said and len(said.splitlines()) <= 2
@@ -473,6 +484,13 @@ def test_tickets_are_listed_with_their_making(tmp_path: Path, capsys: pytest.Cap
     assert sound["method"] == "edge-popup" and sound["data"] == "digits"
     assert sound["test accuracy"] == f"{100 * accuracy:.2f} %"
     assert broken["bytes"] == 20 and broken["method"] == broken["test accuracy"] == "-"
+
+
+@pytest.mark.parametrize("what", ["recipes", "tickets"])
+def test_an_empty_list_says_so(what: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("list", what, tmp_path) == 0
+    said = capsys.readouterr()
+    assert said.out == "" and said.err == f"there are no {what} in {tmp_path}\n"
 
 
 def test_recipes_are_listed_as_calls(capsys: pytest.CaptureFixture[str]) -> None:

@@ -71,7 +71,11 @@ def test_every_ticket_has_the_accuracy_of_its_card(name):
 
 @pytest.mark.parametrize(
     ("wrong", "meant"),
-    [("mnist-lenet300-100", "did you mean zoo:mnist-lenet-300-100"), ("qqq", "`supermask zoo` lists all")],
+    [
+        ("mnist-lenet300-100", "did you mean zoo:mnist-lenet-300-100"),
+        ("mnist", "did you mean zoo:mnist-lenet-300-100"),
+        ("qqq", "`supermask zoo` lists all"),
+    ],
 )
 def test_an_unknown_name_is_refused_with_the_nearest(wrong, meant, capsys):
     with pytest.raises(FileNotFoundError, match=meant):

@@ -57,13 +57,15 @@ def message_of(error: Exception) -> str:
     from supermask.models import UnknownModelError
 
     if isinstance(error, UnknownModelError):
-        return f"--model: {error}"
+        # The library's functions that list names are no help on a command line.
+        said = str(error).partition(" list_models() gives")[0]
+        return f"--model: {said} `supermask list models` lists all of ours and says how to name others"
     if is_out_of_memory(error):
         reason = (str(error).splitlines() or ["no more was told"])[0]
         remedy = "take a smaller --batch-size, --image-size or network, or fewer --jobs"
         return f"memory ran out ({reason}); {remedy}"
     if isinstance(error, DataError):
-        return f"--data: {with_flags(str(error))}"
+        return f"--{error.flag}: {with_flags(str(error))}"
     if isinstance(error, OSError) and error.strerror:
         where = error.filename2 or error.filename or "writing a file"
         return f"{where}: {error.strerror}. Choose another --out or --cache, or make room or access there"

@@ -54,7 +54,25 @@ class Flag:
 
 
 _KINDS: dict[Any, str] = {str: "text", int: "integer", float: "number", bool: "switch"}
-_TYPES: dict[str, Callable[[str], Any]] = {"text": str, "integer": int, "number": float}
+
+
+def integer(text: str) -> int:
+    """The whole number that a word is."""
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r:.80} is not a whole number") from None
+
+
+def number(text: str) -> float:
+    """The number that a word is."""
+    try:
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r:.80} is not a number") from None
+
+
+_TYPES: dict[str, Callable[[str], Any]] = {"text": str, "integer": integer, "number": number}
 
 
 def flags_of(config_type: type[Any]) -> tuple[Flag, ...]:

@@ -3,6 +3,7 @@
 import argparse
 import json
 import struct
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,14 +22,16 @@ def run_list(options: argparse.Namespace, found: Catalogue) -> None:
     if options.json:
         print(json.dumps(rows, ensure_ascii=False))
         return
-    print_columns(rows)
+    if not rows:
+        print(f"there are no {options.what} in {_folder(options)}", file=sys.stderr)
+    print_columns(rows, titled=options.what == "tickets")
     if options.what == "models":
         print("and those of timm and torchvision, as timm/resnet18 or torchvision/resnet18")
 
 
 def _rows(options: argparse.Namespace, found: Catalogue) -> Iterator[dict[str, Any]]:
     if options.what in ("recipes", "tickets"):
-        folder = Path(options.folder or ("recipes" if options.what == "recipes" else "runs"))
+        folder = _folder(options)
         if not folder.is_dir():
             raise FlagError(f"there is no folder {folder}; name the one that holds {options.what}")
         yield from (_recipes if options.what == "recipes" else _tickets)(folder)
@@ -38,6 +41,10 @@ def _rows(options: argparse.Namespace, found: Catalogue) -> Iterator[dict[str, A
     about = {"methods": found.methods, "models": found.models, "data": found.data}[options.what]
     for name, text in about.items():
         yield {"name": name, "about": text}
+
+
+def _folder(options: argparse.Namespace) -> Path:
+    return Path(options.folder or {"recipes": "recipes", "tickets": "runs"}[options.what])
 
 
 def _recipes(folder: Path) -> Iterator[dict[str, Any]]:

@@ -7,7 +7,7 @@ from typing import Any, NoReturn
 
 import supermask
 from supermask.cli.catalogue import Catalogue, Command
-from supermask.cli.flags import Flag, add_flag
+from supermask.cli.flags import Flag, add_flag, integer
 from supermask.cli.suggest import near
 
 GROUPS: dict[str, tuple[str, ...]] = {
@@ -180,8 +180,12 @@ def _add_eval(parser: Parser) -> None:
     parser.add_argument("ticket", metavar="TICKET", help="ticket file")
     parser.add_argument("--data", help="data set; by default the one the ticket was made on")
     parser.add_argument("--data-root", help="where data sets lie (else $SUPERMASK_DATA, else ./data)")
-    parser.add_argument("--image-size", type=int, help="pixels a side of the images that the network sees")
-    parser.add_argument("--stored-size", type=int, help="pixels a side that a folder's images are stored at")
+    parser.add_argument(
+        "--image-size", type=integer, help="pixels a side of the images that the network sees"
+    )
+    parser.add_argument(
+        "--stored-size", type=integer, help="pixels a side that a folder's images are stored at"
+    )
     parser.add_argument("--classes", nargs="+", help="classes of a folder: names, or files that list them")
     parser.add_argument(
         "--allow-corrupt", action="store_true", help="leave out images that are missing or corrupt"
@@ -189,7 +193,7 @@ def _add_eval(parser: Parser) -> None:
     parser.add_argument(
         "--cache", help="where decoded images lie (else $SUPERMASK_CACHE, else ~/.cache/supermask)"
     )
-    parser.add_argument("--batch-size", type=int, default=500, help="images at a time (default: 500)")
+    parser.add_argument("--batch-size", type=integer, default=500, help="images at a time (default: 500)")
     parser.add_argument(
         "--packed",
         choices=("exact", "int8"),

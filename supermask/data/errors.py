@@ -5,7 +5,13 @@ from pathlib import Path
 
 
 class DataError(ValueError):
-    """A data set cannot be had."""
+    """A data set cannot be had.
+
+    Attributes:
+        flag: The flag of a command that named it.
+    """
+
+    flag = "data"
 
 
 class UnknownDataError(DataError):

@@ -7,7 +7,8 @@ class ConfigError(ValueError):
     """A wrong value: its name, the value and the remedy."""
 
     def __init__(self, name: str, value: Any, remedy: str) -> None:
-        super().__init__(f"--{name.replace('_', '-')} {value!r}: {remedy}")
+        shown = " ".join(map(repr, value)) if isinstance(value, tuple) and value else repr(value)
+        super().__init__(f"--{name.replace('_', '-')} {shown}: {remedy}")
         self._made_of = name, value, remedy
 
     def __reduce__(self) -> tuple[type["ConfigError"], tuple[str, Any, str], dict[str, Any]]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from supermask.data import Dataset
+from supermask.data import DataError, Dataset
 from supermask.experiments.config import ConfigError, RuleConfig, check_densities, check_distinct, option
 from supermask.experiments.datasets import dataset
 from supermask.experiments.execution.store import Store
@@ -125,7 +125,11 @@ def _place(config: TransferConfig, place: str) -> tuple[Task, list[ParameterInfo
     if optimizer:
         lr = config.adaptive_lr if optimizer in ADAPTIVE else config.lr
         rule = dataclasses.replace(rule, optimizer=optimizer, lr=lr)
-    data = dataset(name, config.data_root, config.image_size, config.selection, config.cache)
+    try:
+        data = dataset(name, config.data_root, config.image_size, config.selection, config.cache)
+    except DataError as error:
+        error.flag = "places"
+        raise
     task = task_of(dataclasses.replace(config, data=name), data)
     if config.rewind_to >= task.steps:
         raise ConfigError("rewind_to", config.rewind_to, f"stay below the {task.steps} steps on {name}")

@@ -29,7 +29,9 @@ def ticket_file(name: str) -> Path:
     """
     bare, known = name.removeprefix(PREFIX), list_tickets()
     if bare not in known:
-        close = difflib.get_close_matches(bare.lower().replace("_", "-"), known, n=3, cutoff=0.5)
+        plain = bare.lower().replace("_", "-")
+        close = [name for name in known if plain and plain in name]
+        close = close or difflib.get_close_matches(plain, known, n=3, cutoff=0.5)
         hint = f"did you mean {' or '.join(PREFIX + other for other in close)}? " if close else ""
         raise FileNotFoundError(
             f"there is no ticket {bare!r:.80} in the zoo; {hint}`supermask zoo` lists all"
