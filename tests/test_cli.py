@@ -222,7 +222,7 @@ def test_out_is_required(capsys):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("densty = 0.3", "unknown key 'densty'; did you mean 'density'?"),
+        ("densty = 0.3", "unknown key 'densty'; did you mean density?"),
         ("density = '0.3'", "density takes a float, not '0.3'"),
         ("rescale = 1", "rescale takes a bool, not 1"),
         ("method = 'magic'", "--method 'magic': take one of edge-popup"),

@@ -20,13 +20,13 @@ from supermask.cli.catalogue import PATH, as_text, live
 from supermask.cli.errors import with_flags
 from supermask.cli.parser import COMMON, GROUPS
 from supermask.cli.streams import console_of
-from supermask.cli.suggest import near
 from supermask.data import load_data
 from supermask.experiments import plan
 from supermask.experiments.errors import ConfigError
 from supermask.experiments.execution.store import Store
 from supermask.experiments.plan import Plan
 from supermask.experiments.search import SearchConfig, plan_search
+from supermask.suggest import near
 
 ROOT = Path(__file__).parent.parent
 

@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 import supermask
 from supermask.cli.catalogue import Catalogue, Command
 from supermask.cli.flags import Flag, add_flag
-from supermask.cli.suggest import near
+from supermask.suggest import near
 
 GROUPS: dict[str, tuple[str, ...]] = {
     "data": (
