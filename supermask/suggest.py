@@ -19,7 +19,9 @@ def near(name: str, known: Iterable[str]) -> str:
         by_lower = {other.lower(): other for other in known}
         matches = difflib.get_close_matches(name.lower(), by_lower, n=3)
         likeness = [difflib.SequenceMatcher(None, match, name.lower()).ratio() for match in matches]
-        found = [by_lower[match] for match, like in zip(matches, likeness) if like > likeness[0] - 0.1]
+        found = [
+            by_lower[match] for match, like in zip(matches, likeness, strict=True) if like > likeness[0] - 0.1
+        ]
     return f"did you mean {' or '.join(found)}?" if found else ""
 
 

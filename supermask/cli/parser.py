@@ -13,7 +13,7 @@ from supermask.suggest import near
 GROUPS: dict[str, tuple[str, ...]] = {
     "data": (
         *("data", "data_root", "image_size", "stored_size", "classes", "per_class_fraction"),
-        *("allow_corrupt", "cache", "stream", "val_fraction", "augment"),
+        *("allow_corrupt", "cache", "stream", "val_fraction", "augment", "crop_scale"),
     ),
     "network": ("model", "model_args", "init", "search_init", "rescale"),
     "training": (
