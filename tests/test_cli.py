@@ -171,6 +171,7 @@ def test_help_prints_every_flag_with_its_default(command, config, capsys):
         (["search", "--epochs", "inf"], "--epochs inf: take a positive number"),
         (["search", "--clip", "0"], "--clip 0.0: take a positive number"),
         (["search", "--lr", "nan"], "--lr nan: take a number that is not negative"),
+        (["search", "--crop-scale", "0"], "--crop-scale 0.0: take a fraction in (0, 1]"),
         (["search", "--label-smoothing", "2"], "--label-smoothing 2.0: take a fraction"),
         (["search", "--momentum", "0", "--nesterov"], "--nesterov True: give a --momentum"),
         (["search", "--seed", "-1"], "--seed -1: take an integer from 0 on"),
@@ -222,7 +223,7 @@ def test_out_is_required(capsys):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("densty = 0.3", "unknown key 'densty'; did you mean 'density'?"),
+        ("densty = 0.3", "unknown key 'densty'; did you mean density?"),
         ("density = '0.3'", "density takes a float, not '0.3'"),
         ("rescale = 1", "rescale takes a bool, not 1"),
         ("method = 'magic'", "--method 'magic': take one of edge-popup"),

@@ -20,7 +20,6 @@ from supermask.cli.catalogue import PATH, as_text, live
 from supermask.cli.errors import with_flags
 from supermask.cli.parser import COMMON, GROUPS, command_names
 from supermask.cli.streams import console_of
-from supermask.cli.suggest import near
 from supermask.data import load_data
 from supermask.experiments import plan
 from supermask.experiments.errors import ConfigError
@@ -28,6 +27,7 @@ from supermask.experiments.execution.store import Store
 from supermask.experiments.plan import Plan
 from supermask.experiments.search import SearchConfig, plan_search
 from supermask.experiments.stability import StabilityConfig, plan_stability
+from supermask.suggest import near
 
 ROOT = Path(__file__).parent.parent
 
@@ -221,7 +221,10 @@ def test_every_command_has_a_line_of_help_beside_its_name(capsys: pytest.Capture
         (["search", "--epochs", "ten"], "supermask search: --epochs: 'ten' is not a number"),
         (["imp", "--rounds", "1.5"], "supermask imp: --rounds: '1.5' is not a whole number"),
         (["eval", "t", "--batch-size", "ten"], "supermask eval: --batch-size: 'ten' is not a whole number"),
-        (["search", "--model", "resnet-02", "--out", "out"], "`supermask list models` lists all of ours"),
+        (
+            ["search", "--model", "resnet-02", "--out", "out"],
+            "'resnet-02'. `supermask list models` lists ours; did",
+        ),
         (["scaling", "--widths", "2"], "--widths 2.0: give two widths or more"),
         (["transfer", "--places", "digits", "digts"], "--places: there is no data set 'digts'"),
         (["search", "--model-args", "width"], "--model-args: 'width' is not key=value"),
@@ -251,7 +254,8 @@ def test_misspelt_calls_say_what_was_meant(
 
 def test_names_are_near_whatever_their_case_and_signs() -> None:
     assert near("RESNET20", ["resnet-20", "resnet-110"]).startswith("did you mean resnet-20")
-    assert near("xyz", ["resnet-20"]) == ""
+    assert near("xyz", ["resnet-20"]) == near("et", ["resnet-20"]) == ""
+    assert near("mnist", ["digits", "mnist-lenet-300-100"]) == "did you mean mnist-lenet-300-100?"
 
 
 @pytest.mark.parametrize(

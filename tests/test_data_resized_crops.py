@@ -60,16 +60,17 @@ def test_matrices_give_the_bytes_of_the_kernel(side: int, size: int) -> None:
     assert torch.equal(_resample_matrices(pixels, boxes, size), kernel)
 
 
-def test_boxes_have_torchvisions_distribution() -> None:
+@pytest.mark.parametrize("least", [SCALE[0], 0.35])
+def test_boxes_have_torchvisions_distribution(least: float) -> None:
     side, count = 60, 20_000
-    boxes = draw_boxes(seed=1, step=2, count=count, side=side)
+    boxes = draw_boxes(seed=1, step=2, count=count, side=side, least=least)
     assert (
         np.all(boxes[:2] >= 0) and np.all(boxes[0] + boxes[2] <= side) and np.all(boxes[1] + boxes[3] <= side)
     )
     torch.manual_seed(0)
     image = torch.empty(3, side, side)
     drawn = transforms.RandomResizedCrop.get_params
-    theirs = np.array([drawn(image, list(SCALE), list(RATIO)) for _ in range(count)]).T
+    theirs = np.array([drawn(image, [least, 1.0], list(RATIO)) for _ in range(count)]).T
     for ours, other in zip(boxes[:4], theirs, strict=True):
         # Kolmogorov-Smirnov: two samples of one distribution exceed this at odds of 1/1000.
         grid = np.arange(side + 1)
@@ -96,10 +97,11 @@ def test_a_box_depends_on_seed_and_step_and_its_own_image_alone() -> None:
 
 
 @pytest.mark.parametrize("channels_last", [False, True])
-@pytest.mark.parametrize("threads", [1, 2])
-def test_batches_equal_torchvisions_transforms(channels_last: bool, threads: int) -> None:
+@pytest.mark.parametrize(("threads", "least"), [(1, SCALE[0]), (2, 0.35)])
+def test_batches_equal_torchvisions_transforms(channels_last: bool, threads: int, least: float) -> None:
     images, size = smooth(24, 48), 32
     arguments = {"batch_size": 24, "seed": 5, "mean": MEAN, "std": STD, "augment": "resized-crop"}
+    arguments["crop_scale"] = least
     loader = Loader(images, image_size=size, shuffle=False, channels_last=channels_last, **arguments)
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
@@ -110,7 +112,7 @@ def test_batches_equal_torchvisions_transforms(channels_last: bool, threads: int
     assert labels.tolist() == list(range(24))
     layout = torch.channels_last if channels_last else torch.contiguous_format
     assert batch.shape == (24, 3, size, size) and batch.is_contiguous(memory_format=layout)
-    boxes = draw_boxes(seed=5, step=3, count=24, side=48)
+    boxes = draw_boxes(seed=5, step=3, count=24, side=48, least=least)
     finish = transforms.Compose([transforms.ToTensor(), transforms.Normalize(MEAN, STD)])
     for pixels, (top, left, height, width, flip), ours in zip(images.pixels, boxes.T, batch, strict=True):
         image = Image.fromarray(pixels.permute(1, 2, 0).numpy())
@@ -213,3 +215,9 @@ def test_resized_crops_are_the_same_on_the_gpu(augment: str) -> None:
     for step in (0, 3):
         ours, expected = device.batch(step)[0].cpu(), host.batch(step)[0]
         assert torch.equal(ours, expected)
+
+
+@pytest.mark.parametrize("least", [0.0, -0.1, 1.01, float("nan")])
+def test_a_share_that_is_none_is_refused(least: float) -> None:
+    with pytest.raises(ValueError, match="crop_scale is a share of an image's area"):
+        Loader(smooth(2, 8), batch_size=1, seed=0, mean=MEAN, std=STD, crop_scale=least)

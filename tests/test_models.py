@@ -314,7 +314,7 @@ def test_wrong_arguments_are_named(arguments: dict[str, object], reason: str) ->
     ],
 )
 def test_unknown_name_suggests_close_ones(name: str, close: str) -> None:
-    with pytest.raises(UnknownModelError, match=rf"no model '{name}'.*{close}.*list_models"):
+    with pytest.raises(UnknownModelError, match=rf"no model '{name}'.*list_models.*; did you mean .*{close}"):
         create_model(name)
 
 

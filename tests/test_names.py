@@ -16,11 +16,9 @@ def test_every_search_is_made_by_its_name(small_net):
 
 
 def test_an_unknown_search_is_refused_with_the_nearest_name(small_net):
-    with pytest.raises(
-        ValueError, match=r"no search is called 'edge-popp'; did you mean 'edge-popup'\? There"
-    ):
+    with pytest.raises(ValueError, match=r"no search is called 'edge-popp', but .*; did you mean edge-popup"):
         sm.create_search("edge-popp", small_net, density=0.5, lr=0.1)
-    with pytest.raises(ValueError, match=r"no search is called 'q'; there are biprop, "):
+    with pytest.raises(ValueError, match=r"no search is called 'q', but biprop, "):
         sm.create_search("q", small_net, density=0.5, lr=0.1)
 
 

@@ -24,10 +24,8 @@ from supermask.search import SEARCHES
 
 SEARCH = (
     # Names and types.
-    (
-        "--method-args rankin=raw",
-        "'rankin=raw': edge-popup with sgd has no rankin; did you mean ranking? It has",
-    ),
+    ("--method-args rankin=raw", "'rankin=raw': edge-popup with sgd has no rankin; it has"),
+    ("--method-args rankin=raw", "; did you mean ranking?"),
     ("--method zhou --method-args foo=1", "zhou with adam has no foo; it has step_size, density_schedule,"),
     ("--method concrete --method-args relaxation=gaussian", "concrete with adam has no relaxation"),
     ("--method-args lr=3", "'lr=3': lr has a flag of its own"),

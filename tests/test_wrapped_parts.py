@@ -1,7 +1,10 @@
 """Parts of a network inside `torch.compile` and the like: what looks into the network sees the plain one."""
 
+from collections.abc import Callable, Iterator
+
 import pytest
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
 from torch.optim.swa_utils import AveragedModel
@@ -93,3 +96,44 @@ def test_tied_parts_stay_tied():
     twin = plain_copy(torch.compile(model, backend="eager"))
     assert [name for name, _ in twin.named_parameters()] == ["0.weight", "0.bias", "2.bias"]
     assert twin[2].weight is twin[0].weight is not model[2].weight
+
+
+@pytest.fixture(scope="module")
+def one_rank() -> Iterator[None]:
+    """A group of this process alone."""
+    dist.init_process_group("gloo", rank=0, world_size=1, store=dist.HashStore())
+    yield
+    dist.destroy_process_group()
+
+
+def parts(wrap: Callable[[nn.Module], nn.Module]) -> nn.Module:
+    """A plain network of which some parts, with biases, are wrapped after its weights were drawn."""
+    middle = nn.Sequential(nn.Linear(12, 12), nn.ReLU())
+    model = sm.randomize_(nn.Sequential(nn.Linear(6, 12), middle, nn.Linear(12, 3)), seed=2, density=0.5)
+    model[1] = wrap(middle)
+    return model
+
+
+def test_a_search_moves_scores_of_a_part_in_distributed_data_parallel(one_rank: None) -> None:
+    inputs = torch.randn(16, 6, generator=torch.Generator().manual_seed(0))
+    labels = torch.arange(16) % 3
+    tickets = []
+    for model in (parts(lambda part: part), parts(nn.parallel.DistributedDataParallel)):
+        search = sm.EdgePopup(model, density=0.5, lr=1.0)
+        for _ in range(5):
+            nn.functional.cross_entropy(model(inputs), labels).backward()
+            search.step()
+            search.zero_grad()
+        tickets.append(search.ticket())
+    assert tickets[0] == tickets[1]
+    fresh = sm.EdgePopup(parts(lambda part: part), density=0.5, lr=1.0).ticket()
+    assert tickets[0] != fresh  # it moved
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_weights_are_drawn_before_distributed_data_parallel(one_rank: None, whole: bool) -> None:
+    model = parts((lambda part: part) if whole else nn.parallel.DistributedDataParallel)
+    if whole:
+        model = torch.compile(nn.parallel.DistributedDataParallel(model), backend="eager")
+    with pytest.raises(ValueError, match="call randomize_ before wrapping"):
+        sm.randomize_(model, seed=0)

@@ -20,7 +20,7 @@ from supermask.cli.errors import EXIT_INTERRUPT, exit_code, message_of
 from supermask.cli.flags import FlagError, read_config
 from supermask.cli.parser import ALL, Parser, check_known, parser_of, refuse_unknown
 from supermask.cli.streams import console_of, show_what_can_be_shown, use_utf8
-from supermask.cli.suggest import near
+from supermask.suggest import near
 
 GRACE = 3.0
 """Seconds that rank 0 has to name an error that all ranks meet, before another rank names its own."""

@@ -13,6 +13,7 @@ _ARGUMENTS = re.compile(
     r"|label_smoothing|channels_last|cuda_graphs|root(?==))\b(=\b)?=?"
 )
 """Arguments of the library that its errors name, with an equals sign or without."""
+_LISTS = re.compile(r"list_models\(\) gives .* libraries")
 
 
 def exit_code(error: Exception) -> int | None:
@@ -58,8 +59,7 @@ def message_of(error: Exception) -> str:
 
     if isinstance(error, UnknownModelError):
         # The library's functions that list names are no help on a command line.
-        said = str(error).partition(" list_models() gives")[0]
-        return f"--model: {said} `supermask list models` lists all of ours and says how to name others"
+        return f"--model: {_LISTS.sub('`supermask list models` lists ours', str(error))}"
     if is_out_of_memory(error):
         reason = (str(error).splitlines() or ["no more was told"])[0]
         remedy = "take a smaller --batch-size, --image-size or network, or fewer --jobs"

@@ -3,7 +3,6 @@
 import argparse
 import contextlib
 import dataclasses
-import difflib
 import re
 import reprlib
 import tomllib
@@ -12,6 +11,8 @@ import typing
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
+
+from supermask.suggest import ending
 
 T = TypeVar("T")
 FEW_CHOICES = 8
@@ -192,9 +193,7 @@ def _read_file(path: Path, config_type: type[Any]) -> dict[str, Any]:
     for key, value in values.items():
         name = str(key).replace("-", "_")
         if name not in hints:
-            near = difflib.get_close_matches(name, hints, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
-            raise FlagError(f"--config {path}: unknown key {key!r}{hint}")
+            raise FlagError(f"--config {path}: unknown key {key!r}{ending(name, hints)}")
         checked[name] = _checked(path, name, value, hints[name], config_type)
     return checked
 

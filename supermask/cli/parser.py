@@ -8,12 +8,12 @@ from typing import Any, NoReturn
 import supermask
 from supermask.cli.catalogue import Catalogue, Command
 from supermask.cli.flags import Flag, add_flag, integer
-from supermask.cli.suggest import near
+from supermask.suggest import near
 
 GROUPS: dict[str, tuple[str, ...]] = {
     "data": (
         *("data", "data_root", "image_size", "stored_size", "classes", "per_class_fraction"),
-        *("allow_corrupt", "cache", "stream", "val_fraction", "augment"),
+        *("allow_corrupt", "cache", "stream", "val_fraction", "augment", "crop_scale"),
     ),
     "network": ("model", "model_args", "init", "search_init", "rescale"),
     "training": (

@@ -32,14 +32,16 @@ _FLIPS = ("flip", "crop-flip")
 _MIRRORED_BORDER = ("translate-flip",)
 
 
-def check_augmentation(augment: str) -> None:
-    """Refuse a name that is no augmentation.
+def check_augmentation(augment: str, crop_scale: float) -> None:
+    """Refuse a name that is no augmentation, and a share of the area that is none.
 
     Raises:
         ValueError: It is none of them.
     """
     if augment not in get_args(Augmentation):
         raise ValueError(f"augment is one of {', '.join(get_args(Augmentation))}, and not {augment!r}")
+    if not 0 < crop_scale <= 1:
+        raise ValueError(f"crop_scale is a share of an image's area, above 0 and at most 1, not {crop_scale}")
 
 
 def crop_padding(image_size: int, augment: Augmentation = "crop-flip") -> int:

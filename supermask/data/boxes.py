@@ -1,10 +1,10 @@
 """Which part of each image a random resized crop takes (Szegedy et al., arXiv:1409.4842, section 6).
 
-The distribution is that of torchvision's ``RandomResizedCrop``: an area uniform in `SCALE` times that of
-the image and an aspect ratio log-uniform in `RATIO`, drawn up to ten times until the box fits, its sides
-rounded to whole pixels and its place uniform; if none of the ten fits, the largest middle box within
-`RATIO`, which for a square image is the whole image. All ten are drawn beforehand, so that the numbers of
-one image do not depend on another's.
+The distribution is that of torchvision's ``RandomResizedCrop``: an area uniform between a least share of
+the image, that of `SCALE` by default, and all of it, and an aspect ratio log-uniform in `RATIO`, drawn up to
+ten times until the box fits, its sides rounded to whole pixels and its place uniform; if none of the ten
+fits, the largest middle box within `RATIO`, which for a square image is the whole image. All ten are drawn
+beforehand, so that the numbers of one image do not depend on another's.
 """
 
 import math
@@ -22,7 +22,7 @@ _ATTEMPTS = 10
 _WORDS = 2 * _ATTEMPTS + 3
 
 
-def draw_boxes(*, seed: int, step: int, count: int, side: int) -> NDArray[np.int64]:
+def draw_boxes(*, seed: int, step: int, count: int, side: int, least: float = SCALE[0]) -> NDArray[np.int64]:
     """Draw a box of each image of one step's batch, and whether it is mirrored.
 
     Args:
@@ -30,13 +30,14 @@ def draw_boxes(*, seed: int, step: int, count: int, side: int) -> NDArray[np.int
         step: Number of the batch.
         count: Images in it.
         side: Height and width of the images.
+        least: Least share of the image's area, above 0 and at most 1.
 
     Returns:
         (5, count): top row, left column, height, width of the box, and 1 for a mirror image.
     """
     words = raw_words(seed, Stream.RESIZED_CROP, step, _WORDS * count).reshape(_WORDS, count)
     uniform = _uniform(words[: 2 * _ATTEMPTS])
-    areas = side * side * _between(uniform[:_ATTEMPTS], *SCALE)
+    areas = side * side * _between(uniform[:_ATTEMPTS], least, SCALE[1])
     ratios = np.exp(_between(uniform[_ATTEMPTS:], *map(math.log, RATIO)))
     heights = np.rint(np.sqrt(areas / ratios)).astype(np.int64)
     widths = np.rint(np.sqrt(areas * ratios)).astype(np.int64)

@@ -24,7 +24,7 @@ from supermask.data.augment import (
     crop_padding,
     draw_augmentation,
 )
-from supermask.data.boxes import draw_boxes, middle_box
+from supermask.data.boxes import SCALE, draw_boxes, middle_box
 from supermask.data.colour import adjust_, draw_colours
 from supermask.data.dataset import Images
 from supermask.data.draws import Stream, permutation
@@ -52,6 +52,7 @@ class Loader:
             border, and mirror images in every second epoch), ``"resized-crop"`` (a random box of the image,
             scaled, and mirror images), or ``"resized-crop-colour"`` (with random brightness, contrast and
             saturation).
+        crop_scale: Least share of an image's area that a resized crop takes, above 0 and at most 1.
         image_size: Height and width of the images in a batch, by default and at most those of ``images``. A
             resized crop is scaled to it; anything else takes the middle of each image first.
         shuffle: False visits the images in their own order every epoch.
@@ -76,6 +77,7 @@ class Loader:
         mean: Sequence[float],
         std: Sequence[float],
         augment: Augmentation = "none",
+        crop_scale: float = SCALE[0],
         image_size: int | None = None,
         shuffle: bool = True,
         device: torch.device | str = "cpu",
@@ -86,7 +88,7 @@ class Loader:
         ahead: int = 2,
     ) -> None:
         _check(images, batch_size, mean, std, image_size)
-        check_augmentation(augment)
+        check_augmentation(augment, crop_scale)
         if not 0 <= seed < 2**64:
             raise ValueError(f"seed is a whole number from 0 to 2^64 - 1, not {seed}")
         if len(images) == 0:
@@ -99,6 +101,7 @@ class Loader:
         self._image_size = image_size or self._stored
         self._seed = seed
         self._augment = augment
+        self._crop_scale = crop_scale
         self._shuffle = shuffle
         self._device = torch.device(device)
         self._normalize = Normalizer(mean, std, device, dtype, channels_last)
@@ -129,7 +132,7 @@ class Loader:
         padding = crop_padding(self._image_size, self._augment)
         draws = np.empty((0, self.batch_size), dtype=np.int64)
         if self._augment in RESIZED_CROPS:
-            draws = draw_boxes(side=self._stored, **drawn)
+            draws = draw_boxes(side=self._stored, least=self._crop_scale, **drawn)
         elif self._augment != "none":
             draws = draw_augmentation(self._augment, padding=padding, **drawn)
         if self._augment == "translate-flip":

@@ -4,7 +4,6 @@ import os
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TypeVar
@@ -14,6 +13,7 @@ from supermask.data.errors import MissingDataError, UnknownDataError
 from supermask.data.folder import EVERYTHING, load_folder
 from supermask.data.read_ahead import available_memory
 from supermask.data.selection import MOST_PIXELS, Selection
+from supermask.suggest import ending
 
 #: Called with the root folder and the wanted image size (None: as the set has it), and, if it keeps a cache,
 #: with the folder of caches (None: the usual one).
@@ -182,11 +182,9 @@ def _find_folder(name: str, base: Path) -> Path:
             f"there is no folder of images {name!r}. Looked for: {places}. Give the path of a folder "
             f"with train/ and test/, or one of the names {', '.join(list_data())}"
         )
-    close = get_close_matches(name.lower(), list_data(), n=3)
-    hint = f" (close to it: {', '.join(close)})" if close else ""
     raise UnknownDataError(
-        f"there is no data set {name!r}{hint}, and no folder of that name here or in {base}. Give one "
-        f"of {', '.join(list_data())}, or the path of a folder with train/ and test/"
+        f"there is no data set {name!r}, and no folder of that name here or in {base}. Give one of "
+        f"{', '.join(list_data())}, or the path of a folder with train/ and test/{ending(name, list_data())}"
     )
 
 

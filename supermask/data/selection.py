@@ -1,6 +1,5 @@
 """Which images of a folder are taken, and the size they are stored at."""
 
-import difflib
 import hashlib
 import os
 import unicodedata
@@ -13,6 +12,7 @@ import numpy as np
 
 from supermask.data.draws import Stream, permutation
 from supermask.data.errors import DamagedDataError, MissingDataError
+from supermask.suggest import ending
 
 T = TypeVar("T")
 MOST_PIXELS = 4096
@@ -104,9 +104,9 @@ def check_known(wanted: Sequence[str], present: Sequence[str], split: Path) -> N
     """
     unknown = sorted(set(wanted) - set(present))
     if unknown:
-        close = difflib.get_close_matches(unknown[0], present, n=3)
-        hint = f"; close to {unknown[0]}: {', '.join(close)}" if close else ""
         more = f" and {len(unknown) - 5} more" if len(unknown) > 5 else ""
         # A file of names that is not there looks like the name of a class.
         file = "; nor is there a file of that name" if any("." in name for name in unknown) else ""
-        raise MissingDataError(f"{split} has no class {', '.join(unknown[:5])}{more}{file}{hint}")
+        raise MissingDataError(
+            f"{split} has no class {', '.join(unknown[:5])}{more}{file}{ending(unknown[0], present)}"
+        )

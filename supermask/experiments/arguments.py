@@ -1,6 +1,5 @@
 """Values of `key=value` flags, and which of them a search takes."""
 
-import difflib
 import inspect
 import math
 import typing
@@ -9,6 +8,7 @@ from typing import Any
 
 from supermask.experiments.errors import ConfigError
 from supermask.search import BASES, SEARCHES
+from supermask.suggest import ending
 
 FLAGS = ("density", "lr", "base", "distribution", "seed", "momentum", "nesterov", "weight_decay")
 INTERNAL = ("params", "foreach", "maximize", "capturable", "differentiable", "fused")
@@ -60,10 +60,9 @@ def search_arguments(method: str, given: Mapping[str, Any], flag: str, optimizer
             )
         if name not in declared:
             known = [key for key in declared if key not in PYTHON]
-            near = difflib.get_close_matches(name, known, n=1)
-            hint = f"did you mean {near[0]}? It" if near else "it"
+            has = ", ".join(known)
             raise ConfigError(
-                flag, pair, f"{method} with {optimizer} has no {name}; {hint} has {', '.join(known)}"
+                flag, pair, f"{method} with {optimizer} has no {name}; it has {has}{ending(name, known)}"
             )
         _check_type(declared[name], name, value, flag, pair)
     return found

@@ -50,7 +50,8 @@ _RANGES: dict[str, tuple[Callable[[float], bool], str]] = {
     "label_smoothing": _FRACTION,
     "momentum": _FRACTION,
     **dict.fromkeys(
-        ("per_class_fraction", "decay"), (lambda value: 0 < value <= 1, "take a fraction in (0, 1]")
+        ("per_class_fraction", "decay", "crop_scale"),
+        (lambda value: 0 < value <= 1, "take a fraction in (0, 1]"),
     ),
     **dict.fromkeys(("batch_size", "clip"), _POSITIVE),
     "epochs": (lambda value: 0 < value <= MOST_EPOCHS, f"take a positive number, at most {MOST_EPOCHS:.0e}"),
@@ -101,6 +102,7 @@ class TaskConfig:
     epochs: float = option(10.0, "passes over the training split")
     batch_size: int = option(128, "images per step, of all ranks together")
     augment: str = option("none", "augmentation", choices=get_args(Augmentation))
+    crop_scale: float = option(0.08, "least share of an image's area that a resized crop takes")
     schedule: str = option("cosine", "learning-rate schedule", choices=SCHEDULES)
     warmup_epochs: float = option(0.0, "epochs of linear warm-up")
     milestones: tuple[float, ...] = option((), "epochs at which a multistep schedule lowers lr")

@@ -68,6 +68,7 @@ def task_of(config: TaskConfig, data: Dataset) -> Task:
         steps=steps,
         batch_size=config.batch_size,
         augment=config.augment,
+        crop_scale=config.crop_scale,
         schedule=config.schedule,
         warmup_steps=warmup,
         milestones=tuple(round(epoch * per_epoch) for epoch in config.milestones),

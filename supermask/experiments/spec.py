@@ -53,6 +53,7 @@ class Task:
     selection: Selection = field(default_factory=Selection)
     sync_norms: bool = False
     decay: float = 0.1
+    crop_scale: float = 0.08
     steps_per_epoch: int = field(default=0, compare=False, metadata={"identity": False})
     """Steps that see every training image once: follows from the data, and is no part of a run's identity."""
 

@@ -1,7 +1,6 @@
 """Build a network by name, and build it again from what it remembers of that."""
 
 from collections.abc import Callable, Mapping
-from difflib import get_close_matches
 from typing import Any, NoReturn
 
 from torch import nn
@@ -25,6 +24,7 @@ from supermask.models.registry import (
     registered_names,
 )
 from supermask.models.structure import record_structure
+from supermask.suggest import ending
 
 
 def create_model(
@@ -174,9 +174,7 @@ def _unknown(name: str) -> NoReturn:
     else:
         theirs = {*external.timm_names(), *external.torchvision_names()}
         wanted, candidates = rest.lower(), [*registered_names(), *sorted(theirs)]
-    close = get_close_matches(wanted, candidates, n=4)
-    hint = f"; close to it: {', '.join(close)}" if close else ""
     raise UnknownModelError(
-        f"there is no model {name!r}{hint}. list_models() gives the library's own names, "
-        "list_models('timm') and list_models('torchvision') those of the two libraries"
+        f"there is no model {name!r}. list_models() gives the library's own names, list_models('timm') and "
+        f"list_models('torchvision') those of the two libraries{ending(wanted, candidates)}"
     )

@@ -12,7 +12,7 @@ from supermask import masks, ops
 from supermask.search.claims import is_claimed
 from supermask.weights.init import derive_key, init_of, is_norm_parameter
 from supermask.weights.kinds import matches
-from supermask.weights.names import aliases_of, parameters_of, unwrap
+from supermask.weights.names import aliases_of, data_parallel, parameters_of, unwrap
 from supermask.weights.notices import (
     FrozenParameterWarning,
     NotDrawnWarning,
@@ -143,11 +143,11 @@ def freeze_the_rest(
             )
     for parameter in moved.values():
         parameter.requires_grad_(True)
-    if isinstance(model, nn.parallel.DistributedDataParallel):
-        return  # it waits for the gradients that it saw when it was made
     patterns = tuple(exclude)
     spared = {id(p) for name, p in aliases_of(model).items() if matches(name, patterns)}
     spared |= {id(p) for p in moved.values()}
+    # Data parallel parts wait for the gradients that they saw when they were made.
+    spared |= {id(p) for part in data_parallel(model) for p in part.parameters()}
     freezing = [
         name
         for name, parameter in parameters_of(model).items()

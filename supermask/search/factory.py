@@ -1,12 +1,12 @@
 """Searches by name, as `models` has networks by name."""
 
-import difflib
 from typing import Any
 
 from torch import nn
 
 from supermask.search.base import Search
 from supermask.search.registry import SEARCHES
+from supermask.suggest import ending
 
 
 def list_searches() -> list[str]:
@@ -27,7 +27,6 @@ def create_search(name: str, model: nn.Module, /, **options: Any) -> Search:
         TypeError: It has no option of that name.
     """
     if name not in SEARCHES:
-        near = difflib.get_close_matches(name, SEARCHES, n=1)
-        hint = f"did you mean {near[0]!r}? There" if near else "there"
-        raise ValueError(f"no search is called {name!r}; {hint} are {', '.join(list_searches())}")
+        all_names = ", ".join(list_searches())
+        raise ValueError(f"no search is called {name!r}, but {all_names}{ending(name, SEARCHES)}")
     return SEARCHES[name](model, **options)

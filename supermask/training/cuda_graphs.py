@@ -17,6 +17,7 @@ from torch.optim import Optimizer
 
 from supermask.search import Search
 from supermask.search.graph_eligibility import graph_obstacle
+from supermask.weights.names import data_parallel
 
 WARM_UP = 3
 """Steps before the capture."""
@@ -150,7 +151,7 @@ def obstacle(model: nn.Module, optimizer: Optimizer, amp: str) -> str | None:
         return f"the model is on {device.type}, and graphs are of CUDA"
     if amp == "fp16":
         return "amp fp16 scales the loss by a GradScaler, which waits for the device in every step; take bf16"
-    if isinstance(getattr(model, "_orig_mod", model), nn.parallel.DistributedDataParallel):
+    if data_parallel(model):
         return "DDP waits for other processes on the host"
     if isinstance(optimizer, Search):
         if (reason := graph_obstacle(optimizer)) is not None:

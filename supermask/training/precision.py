@@ -19,6 +19,7 @@ from torch.nn.modules.conv import _ConvNd
 from torch.optim import Optimizer
 
 from supermask.search import Search
+from supermask.weights.names import data_parallel
 from supermask.weights.roles import unwrap
 
 PURE = "pure-bf16"
@@ -46,8 +47,7 @@ class Bf16Weights:
     """
 
     def __init__(self, model: nn.Module, optimizer: Optimizer) -> None:
-        inner = getattr(model, "_orig_mod", model)
-        if isinstance(inner, nn.parallel.DistributedDataParallel):
+        if data_parallel(model):
             raise ValueError(
                 f"amp {PURE} changes the types of parameters between steps, and DDP holds on to the first; "
                 "take amp bf16, which rounds alike and costs casts"

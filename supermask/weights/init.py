@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from supermask import ops
+from supermask.weights.names import data_parallel
 from supermask.weights.notices import FrozenNoiseWarning, first_of, tell
 from supermask.weights.roles import ParameterInfo, check_usable, classify, share_unmoved, unwrap
 
@@ -189,8 +190,10 @@ def randomize_(
     if init not in _SCHEMES:
         raise ValueError(f"unknown init {init!r}; choose one of {', '.join(INITS)}")
     check_seed(seed)
-    if isinstance(model, nn.parallel.DistributedDataParallel):
-        raise ValueError("call randomize_ before wrapping the model in DDP, which must see what is frozen")
+    if data_parallel(model):
+        raise ValueError(
+            "call randomize_ before wrapping the model or a part of it in DDP, which must see what is frozen"
+        )
     infos = classify(model, include, exclude, keep, redraw=True)
     check_usable(infos)
     _tell_of_noise(infos)

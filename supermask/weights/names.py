@@ -42,6 +42,11 @@ def unwrap(model: nn.Module) -> nn.Module:
         model = inner
 
 
+def data_parallel(model: nn.Module) -> list[nn.Module]:
+    """What of a model stands in `DistributedDataParallel`: all of it, some of its parts, or nothing."""
+    return [m for m in model.modules() if isinstance(m, nn.parallel.DistributedDataParallel)]
+
+
 def plain_copy(model: nn.Module) -> nn.Module:
     """A deep copy of `unwrap(model)`, without wrappers around its parts: all its names are canonical."""
     memo: dict[int, object] = {}

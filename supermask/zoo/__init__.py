@@ -4,10 +4,11 @@
 `tools/build_zoo.py` makes them from recipes of this repository. Nothing here imports torch.
 """
 
-import difflib
 import json
 from pathlib import Path
 from typing import Any
+
+from supermask.suggest import ending
 
 PREFIX = "zoo:"
 FOLDER = Path(__file__).parent
@@ -29,12 +30,9 @@ def ticket_file(name: str) -> Path:
     """
     bare, known = name.removeprefix(PREFIX), list_tickets()
     if bare not in known:
-        plain = bare.lower().replace("_", "-")
-        close = [name for name in known if plain and plain in name]
-        close = close or difflib.get_close_matches(plain, known, n=3, cutoff=0.5)
-        hint = f"did you mean {' or '.join(PREFIX + other for other in close)}? " if close else ""
+        hint = ending(PREFIX + bare, (PREFIX + other for other in known))
         raise FileNotFoundError(
-            f"there is no ticket {bare!r:.80} in the zoo; {hint}`supermask zoo` lists all"
+            f"there is no ticket {bare!r:.80} in the zoo; `supermask zoo` lists all{hint}"
         )
     return FOLDER / f"{bare}.ticket"
 

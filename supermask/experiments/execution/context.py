@@ -134,6 +134,7 @@ class RunContext:
             mean=self.data.mean,
             std=self.data.std,
             augment=task.augment,  # type: ignore[arg-type]  # checked by the loader
+            crop_scale=task.crop_scale,
             device=self.environment.device,
             image_size=self.data.image_size,
             channels_last=self._channels_last,
