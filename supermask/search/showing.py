@@ -34,7 +34,8 @@ class Shown:
         options = ", ".join(f"{key} {value:g}" for key, value in given if value)
         masks = {name: self.state[parameter]["mask"] for name, parameter in self.masked_parameters.items()}
         return (
-            f"{type(self).__name__} of {type(self.model).__name__}, after {self.steps} steps",
+            f"{type(self).__name__} of {type(self.model).__name__}, after "
+            f"{self.steps} {'step' if self.steps == 1 else 'steps'}",
             summary.counts_of(masks),
             [
                 f"asked for density {self.density:g}, {self.distribution}, {self.density_schedule}",

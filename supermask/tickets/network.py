@@ -36,8 +36,18 @@ class Buildable(Protocol):
     def apply(self, model: nn.Module) -> nn.Module: ...
 
 
-def network_of(ticket: Buildable, device: torch.device | str = "cpu") -> nn.Module:
+def network_of(
+    ticket: Buildable,
+    device: torch.device | str = "cpu",
+    *,
+    otherwise: str = "Build it yourself and call ticket.apply(model)",
+) -> nn.Module:
     """The network of a ticket that is already in memory, bit for bit, in evaluation mode; see `load`.
+
+    Args:
+        ticket: The ticket.
+        device: Where the network goes.
+        otherwise: What to do where the ticket names no factory, as the error says it.
 
     Raises:
         TicketError: The ticket names no factory, or does not fit what that builds.
@@ -45,7 +55,7 @@ def network_of(ticket: Buildable, device: torch.device | str = "cpu") -> nn.Modu
     if ticket.factory is None:
         raise TicketError(
             "the ticket does not say how its network is built, because it was built outside the library. "
-            "Build it yourself and call ticket.apply(model)"
+            f"{otherwise}"
         )
     _check_arguments(ticket, ticket.factory)
     parts = PARTS_PER_PARAMETER * len(ticket.entries) + FREE_PARTS

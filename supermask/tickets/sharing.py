@@ -193,7 +193,10 @@ class Shared(ABC):
         return write_program(network, path, example)
 
     def _to_export(self, model: nn.Module | None, example: Tensor | None) -> tuple[nn.Module, Tensor]:
-        network = network_of(self) if model is None else self.apply(copy.deepcopy(model).cpu())
+        if model is None:
+            network = network_of(self, otherwise="Give it as model=, and an example= of its inputs")
+        else:
+            network = self.apply(copy.deepcopy(model).cpu())
         return network, example_of(self.factory) if example is None else example
 
 
