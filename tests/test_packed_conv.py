@@ -186,13 +186,54 @@ def test_a_packed_network_computes_what_its_ticket_does(init, density):
     pack(model, ticket).load_state_dict(packed.state_dict())
 
 
+@needs_native
 def test_tuning_takes_the_faster_kernel(monkeypatch):
     layer, x = PackedConv2d(draw_signs(32, 8, 3, 3), 0.5), torch.randn(2, 8, 9, 9)
     for chosen in ("lists", "dense"):
-        monkeypatch.setattr("supermask.packed.conv.fastest", lambda candidates, c=chosen: c)
-        layer.tune(x)
-        assert layer.kernels[torch.float32] == chosen or not ops.is_native("conv_from_lists", x.device)
+        monkeypatch.setattr(
+            tuning,
+            "medians",
+            lambda names, *_, c=chosen, **__: {name: float(name != c) + 1 for name in names},
+        )
+        sm.packed.tune(layer, x)
+        assert layer.kernels[torch.float32] == chosen
+        assert (layer._dense is None) == (chosen == "lists"), "weights that nothing uses are freed"
+
+
+def test_the_fastest_has_the_smallest_median():
     assert fastest({"slow": lambda: time.sleep(2e-3), "fast": lambda: None}) == "fast"
+
+
+@pytest.mark.parametrize(
+    ("alone", "whole", "expected"),
+    [
+        (
+            (2.0, 1.05, 0.5),
+            (1.0, 0.9, 1.0),
+            ["lists", "dense", "dense"],
+        ),  # doubtful gains are none in the whole
+        ((2.0, 1.05, 0.5), (1.0, 0.99, 1.0), ["lists", "lists", "dense"]),  # as fast, from fewer bytes
+        ((2.0, 1.05, 0.5), (1.1, 1.1, 1.0), ["dense", "dense", "dense"]),
+        ((0.9, 0.8, 0.5), (9.0, 9.0, 9.0), ["dense", "dense", "dense"]),
+    ],
+)
+def test_a_network_decides_between_what_its_layers_found(alone, whole, expected, monkeypatch):
+    """In the order: every gain, clear gains only, dense weights everywhere."""
+    table: dict[int, str] = {}
+    choices = [tuning.Choice(table, i, "lists", "dense", gain) for i, gain in enumerate(alone)]
+    ran = []
+
+    def times(candidates, *_, **__):
+        for call in candidates.values():
+            call()
+        return dict(zip(candidates, whole, strict=True))
+
+    monkeypatch.setattr(tuning, "medians", times)
+    for choice in choices:
+        table[choice.key] = choice.for_gain(1.0)
+    tuning._settle(choices, lambda: ran.append([table[i] for i in range(3)]))
+    assert [table[i] for i in range(3)] == expected
+    assert not ran or ran == [["lists", "lists", "dense"], ["lists", "dense", "dense"], ["dense"] * 3]
 
 
 @pytest.mark.parametrize("scheme", ["signs", "values"])

@@ -10,7 +10,6 @@ compiled library, torch's own convolution serves, with weights that are unpacked
 """
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any
 
 import torch
@@ -22,7 +21,7 @@ from supermask.ops import layouts
 from supermask.packed.cuda import may_keep_in_layer, ordinary_tensors
 from supermask.packed.linear import VALUE_TYPES
 from supermask.packed.placement import Placed, check_weights
-from supermask.packed.tuning import fastest
+from supermask.packed.tuning import Choice
 from supermask.weights.init import Draw
 
 OPERATORS = {True: "conv_from_lists", False: "conv_from_values"}
@@ -186,18 +185,16 @@ class _PackedConv(Placed):
             count *= -(-size // stride)
         return count
 
-    def tune(self, x: Tensor) -> None:
+    def tune(self, x: Tensor) -> Choice | None:
         """Measure both kernels on x and use the faster for inputs of its type from now on."""
         if x.dtype not in self.kernels or not self._has_lists(x):
-            return
+            return None
+        with torch.no_grad():  # forward itself, past the hook that asks for this
+            return Choice.measured(self.kernels, x.dtype, ["lists", "dense"], lambda: self.forward(x))
 
-        def with_kernel(name: str) -> None:
-            self.kernels[x.dtype] = name
-            self.forward(x)  # past the hook that asks for this
-
-        with torch.no_grad():
-            self.kernels[x.dtype] = fastest({name: partial(with_kernel, name) for name in ("lists", "dense")})
-        if self.kernels[x.dtype] == "lists":
+    def drop_unused(self) -> None:
+        """Free the dense weights where the lists serve inputs of their type."""
+        if self._dense is not None and self.kernels.get(self._dense.dtype) == "lists":
             self._dense = None
 
     def weight(self, like: Tensor) -> Tensor:

@@ -9,7 +9,6 @@ are then of integers, exact and faster. Rounding costs up to 1/254 of a row's la
 inputs.
 """
 
-from functools import partial
 from typing import Any
 
 import torch
@@ -21,7 +20,7 @@ from supermask.packed.cuda import CodedLinear, DenseLinear, may_keep_in_layer, o
 from supermask.packed.placement import Placed, check_weights
 from supermask.packed.prepacked import PrepackedLinear
 from supermask.packed.prepacked import serves as serves_prepacked
-from supermask.packed.tuning import fastest
+from supermask.packed.tuning import Choice
 from supermask.weights.init import Draw
 
 LAYOUTS = {
@@ -207,25 +206,23 @@ class PackedLinear(Placed):
         trains = self.bias is not None and self.bias.requires_grad and torch.is_grad_enabled()
         return serves_prepacked(x) and not trains
 
-    def tune(self, x: Tensor) -> None:
+    def tune(self, x: Tensor) -> Choice | None:
         """Measure what can serve x, and use the fastest for as many inputs of its type from now on."""
         if self.activations is not None or self.on_gpu or x.device.type != "cpu":
-            return
-        key = (x.dtype, x.numel() // (self.in_features or 1))
+            return None
         names = [
             name for name in self.operators if ops.is_native(name, x.device) and self._has_values_of_a_type()
         ]
-        with torch.no_grad():
+        key = (x.dtype, x.numel() // (self.in_features or 1))
+        with torch.no_grad():  # forward itself, past the hook that asks for this
             names += ["dense", "prepacked"] if self._may_be_prepacked(x) else ["dense"]
+            return Choice.measured(self.tuned, key, names, lambda: self.forward(x))
 
-            def with_kernel(name: str) -> None:
-                self.tuned[key] = name
-                self.forward(x)  # past the hook that asks for this
-
-            self.tuned[key] = fastest({name: partial(with_kernel, name) for name in names})
-        if self.tuned[key] != "prepacked":
+    def drop_unused(self) -> None:
+        """Free those dense weights that serve no inputs measured so far."""
+        if "prepacked" not in self.tuned.values():
             self._prepacked = PrepackedLinear()
-        if self.tuned[key] != "dense":
+        if "dense" not in self.tuned.values():
             self._dense = None
 
     def gpu_linear(self) -> DenseLinear:

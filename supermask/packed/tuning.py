@@ -1,48 +1,158 @@
-"""Choosing the kernels of packed layers by measurement."""
+"""Choosing the kernels of packed layers by measurement.
 
+Every layer measures on the inputs that it meets. Its weights lie in the cache then, as they may not in a
+network that runs; so the network decides last, between what its layers found, packed weights only where a
+layer gained clearly, and dense weights everywhere.
+"""
+
+import math
 import statistics
 import time
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
+Name = TypeVar("Name", bound=Hashable)
+
 ROUNDS, MOST_ROUNDS, SECONDS = 7, 50, 0.02
 """Turns that each candidate takes: the first number, and up to the second within so many seconds of all."""
+NETWORK_ROUNDS, NETWORK_SECONDS = 3, 0.5
+"""The same for whole networks."""
+DENSE = ("dense", "prepacked")
+"""What computes from dense weights."""
+CLEARLY = 1.15
+"""How many times as fast as dense ones packed weights are where a layer alone is believed."""
+AS_FAST = 1.02
+"""How many times as long as the fastest a network may take from fewer bytes."""
 
 
 def fastest(candidates: Mapping[str, Callable[[], Any]]) -> str:
     """The name of the candidate with the smallest median time; they run in turns, after one warm-up each."""
-    times: dict[str, list[float]] = {name: [] for name in candidates}
+    times = medians(candidates)
+    return min(times, key=lambda name: times[name])
+
+
+def medians(
+    candidates: Mapping[Name, Callable[[], Any]],
+    least: int = ROUNDS,
+    seconds: float = SECONDS,
+    again: bool = False,
+) -> dict[Name, float]:
+    """The median time of each candidate, in seconds; they run in turns, after one warm-up each.
+
+    Args:
+        candidates: Name → what to time.
+        least: Turns of each.
+        seconds: For how long there are more of them, up to `MOST_ROUNDS`.
+        again: A turn begins with a call that is not timed, so that none finds what another left in the cache.
+    """
+    times: dict[Name, list[float]] = {name: [] for name in candidates}
     began = time.perf_counter()
-    for round_ in range(MOST_ROUNDS + 1):
-        if round_ > ROUNDS and time.perf_counter() - began > SECONDS:
+    for turn in range(MOST_ROUNDS + 1):
+        if turn > least and time.perf_counter() - began > seconds:
             break
         for name, call in candidates.items():
+            if again and turn:
+                call()
             start = time.perf_counter()
             call()
-            if round_:
+            if turn:
                 times[name].append(time.perf_counter() - start)
-    return min(times, key=lambda name: statistics.median(times[name]))
+    return {name: statistics.median(each) for name, each in times.items()}
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What one layer measured for one kind of inputs."""
+
+    table: dict[Any, str]
+    """Where the layer looks up its kernel."""
+    key: Any
+    packed: str
+    """The fastest kernel of packed weights."""
+    dense: str
+    """The fastest of dense ones."""
+    gain: float
+    """The time of that over the time of this."""
+
+    @classmethod
+    def measured(
+        cls, table: dict[Any, str], key: Any, names: Mapping[str, Any] | list[str], call: Callable[[], Any]
+    ) -> "Choice":
+        """Time `call` with each of the kernels, and leave the fastest in `table`."""
+
+        def with_kernel(name: str) -> None:
+            table[key] = name
+            call()
+
+        times = medians({name: partial(with_kernel, name) for name in names})
+        dense = min((name for name in names if name in DENSE), key=times.__getitem__)
+        packed = min((name for name in names if name not in DENSE), key=times.__getitem__, default=dense)
+        choice = cls(table, key, packed, dense, times[dense] / times[packed])
+        table[key] = choice.for_gain(1.0)
+        return choice
+
+    def for_gain(self, least: float) -> str:
+        """The kernel for a layer that takes packed weights only for a gain of at least so much."""
+        return self.packed if self.gain >= least else self.dense
 
 
 def tune(model: nn.Module, example: Tensor | tuple[Any, ...]) -> None:
     """Let every layer of `model` that can choose its kernel do so on the inputs that `example` gives it.
 
-    The network is run once, in evaluation mode and without gradients.
+    The network is run in evaluation mode and without gradients: once with every layer measuring, then a few
+    times as a whole.
     """
+    inputs = example if isinstance(example, tuple) else (example,)
+    choices: list[Choice] = []
 
     def measure(layer: Any, inputs: tuple[Tensor, ...]) -> None:
-        layer.tune(*inputs)
+        choice = layer.tune(*inputs)
+        if choice is not None:
+            choices.append(choice)
 
     training = {module: module.training for module in model.modules()}
-    hooks = [module.register_forward_pre_hook(measure) for module in training if hasattr(module, "tune")]
+    tuned: list[Any] = [module for module in training if hasattr(module, "tune")]
+    hooks = [module.register_forward_pre_hook(measure) for module in tuned]
     try:
         with torch.no_grad():
-            model.eval()(*(example if isinstance(example, tuple) else (example,)))
+            model.eval()(*inputs)
+            for hook in hooks:
+                hook.remove()
+            _settle(choices, partial(model, *inputs))
     finally:
         for hook in hooks:
             hook.remove()
         for module, flag in training.items():
             module.training = flag
+        for layer in tuned:
+            layer.drop_unused()
+
+
+def _settle(choices: list[Choice], run: Callable[[], Any]) -> None:
+    """Take what serves the whole network best: of what takes no longer, the most packed layers."""
+    variants = list(
+        dict.fromkeys(
+            tuple(choice.for_gain(least) for choice in choices) for least in (1.0, CLEARLY, math.inf)
+        )
+    )
+    if len(variants) < 2:
+        return
+
+    def take(names: tuple[str, ...]) -> None:
+        for choice, name in zip(choices, names, strict=True):
+            choice.table[choice.key] = name
+
+    def run_with(names: tuple[str, ...]) -> None:
+        take(names)
+        run()
+
+    times = medians(
+        {names: partial(run_with, names) for names in variants}, NETWORK_ROUNDS, NETWORK_SECONDS, again=True
+    )
+    shortest = min(times.values())
+    take(next(names for names in variants if times[names] <= AS_FAST * shortest))
