@@ -125,7 +125,7 @@ def test_a_ticket_of_a_network_built_elsewhere_takes_it(tmp_path, capsys):
     network = nn.Sequential(nn.Linear(5, 4), nn.ReLU(), nn.Linear(4, 3))
     ticket = sm.Ticket.from_model(network, {})
     for write in (ticket.to_onnx, ticket.to_pt2):
-        with pytest.raises(TicketError, match="how its network is built, .* Give it as model="):
+        with pytest.raises(TicketError, match=r"how its network is built, .* Give it as model="):
             write(tmp_path / "a")
         with pytest.raises(ExportError, match="give example="):
             write(tmp_path / "a", model=network)
