@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 _caches = tempfile.mkdtemp(prefix="supermask-tests-")
 os.environ["SUPERMASK_CACHE"] = _caches
+os.environ["OMP_NUM_THREADS"] = (
+    "1"  # of commands, too: two processes with two threads each wait for each other
+)
 
 
 KERNELS = {"codes", "init", "native", "ops", "packed", "packed_conv", "packed_int8", "packed_placement"}
@@ -75,8 +78,9 @@ def pytest_unconfigure() -> None:
     shutil.rmtree(_caches, ignore_errors=True)
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(autouse=True)
 def one_thread() -> None:
+    """Whatever the last test has set."""
     import torch
 
     torch.set_num_threads(1)

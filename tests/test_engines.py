@@ -13,8 +13,19 @@ from pathlib import Path
 import pytest
 
 from supermask.cli import main
+from supermask.cli.placement import environment_of
 from supermask.data import load_data
-from supermask.experiments import CompareConfig, EngineError, Grid, LocalEngine, PlainEngine, WorkerDied
+from supermask.distributed import Ranks
+from supermask.experiments import (
+    CompareConfig,
+    EngineError,
+    Grid,
+    LocalEngine,
+    PlainEngine,
+    SearchConfig,
+    WorkerDied,
+    config,
+)
 from supermask.experiments.compare.command import plan_compare
 from supermask.experiments.config import ConfigError
 from supermask.experiments.engines import ENGINES, jobs, local, ray, scheduler
@@ -485,3 +496,20 @@ def marked_processes(mark: str) -> list[str]:
         except OSError:
             continue
     return found
+
+
+@pytest.mark.parametrize(
+    ("variable", "jobs", "threads", "expected"),
+    [("3", 2, 0, 3), ("3", 1, 5, 5), (None, 2, 0, 4), ("many", 1, 0, 8), ("0", 1, 0, 8), ("", 8, 0, 1)],
+)
+def test_threads_are_those_asked_for_or_of_the_system_or_a_share_of_the_cores(
+    monkeypatch: pytest.MonkeyPatch, variable: str | None, jobs: int, threads: int, expected: int
+) -> None:
+    monkeypatch.setattr(config, "cores_here", lambda: list(range(8)))
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if variable is not None:
+        monkeypatch.setenv("OMP_NUM_THREADS", variable)
+    asked = SearchConfig(jobs=jobs, threads=threads)
+    assert environment_of(asked, "cpu", Ranks())[0].threads == expected
+    of_ranks = environment_of(SearchConfig(threads=threads), "cpu", Ranks(rank=0, size=2, local_size=2))
+    assert of_ranks[0].threads == (threads or 4)  # torchrun sets the variable by itself

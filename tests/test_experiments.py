@@ -2,11 +2,12 @@
 
 import dataclasses
 import json
-import os
+import random
 import signal
+import subprocess
+import sys
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -429,39 +430,6 @@ def command(out: Path) -> list[str]:
     return [*words.split(), "--out", str(out)]
 
 
-MOMENTS = ("before it is written", "half written", "before it has its name", "afterwards")
-"""Around a file that is replaced, where a process may be killed: each leaves another state of the folder."""
-
-
-def run_command_line(arguments: list[str], written: Any, last: int = 0, moment: str = "") -> None:
-    """Run the command, counting its files; kill this process at a moment of the last."""
-    from supermask.cli import main
-
-    write, replace = Path.write_bytes, Path.replace
-
-    def at(present: str) -> None:
-        if written.value == last and present == moment:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    def dying_write(self: Path, data: bytes) -> int:
-        written.value += 1
-        at(MOMENTS[0])
-        if written.value == last and moment == MOMENTS[1]:
-            write(self, data[: len(data) // 2])
-        at(MOMENTS[1])
-        return write(self, data)
-
-    def dying_replace(self: Path, target: Path) -> Path:
-        at(MOMENTS[2])
-        target = replace(self, target)
-        at(MOMENTS[3])
-        return target
-
-    Path.write_bytes, Path.replace = dying_write, dying_replace  # type: ignore[assignment,method-assign]
-    os.fsync = lambda _: None
-    assert main(arguments) == 0
-
-
 def outcome(out: Path) -> dict[str, object]:
     """All that a comparison left, times and its own folder's name aside."""
     document = json.loads((out / "results.json").read_text())
@@ -474,35 +442,38 @@ def outcome(out: Path) -> dict[str, object]:
 
 
 def test_a_comparison_killed_at_twenty_moments_ends_with_the_same_bytes(tmp_path):
-    import multiprocessing
-    import random
+    from .killed_process import MOMENTS
 
-    # A fork server that has everything imported makes a start cheap enough to kill twenty of them.
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["supermask.cli.entry", "supermask.cli.run", "sklearn.datasets"])
+    forks = subprocess.Popen(
+        [sys.executable, "-m", "tests.killed_process"],
+        cwd=Path(__file__).parent.parent,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
 
     def run(out: Path, last: int = 0, moment: str = "") -> tuple[int, int]:
-        written = context.Value("i", 0)
-        process = context.Process(target=run_command_line, args=(command(out), written, last, moment))
-        process.start()
-        process.join()
-        return process.exitcode, written.value
+        assert forks.stdin and forks.stdout
+        print(json.dumps([command(out), last, moment]), file=forks.stdin, flush=True)
+        code, files = json.loads(forks.stdout.readline())
+        return code, files
 
-    code, files = run(tmp_path / "whole")
-    assert code == 0 and files > 500
-    reference = outcome(tmp_path / "whole")
-    chance, killed, series = random.Random(0), 0, 0
-    while killed < 20:
-        # Twenty lives of so many files go through the whole comparison about once.
-        last = chance.randint(1, files // 10)
-        code, _ = run(tmp_path / f"killed-{series}", last, MOMENTS[killed % len(MOMENTS)])
-        if code == -signal.SIGKILL:
-            killed += 1
-        else:
-            assert code == 0 and outcome(tmp_path / f"killed-{series}") == reference
-            series += 1
-    assert run(tmp_path / f"killed-{series}")[0] == 0
-    assert outcome(tmp_path / f"killed-{series}") == reference
+    with forks:
+        code, files = run(tmp_path / "whole")
+        assert code == 0 and files > 500
+        reference = outcome(tmp_path / "whole")
+        chance, killed, series = random.Random(0), 0, 0
+        while killed < 20:
+            # Twenty lives of so many files go through the whole comparison about once.
+            last = chance.randint(1, files // 10)
+            code, _ = run(tmp_path / f"killed-{series}", last, MOMENTS[killed % len(MOMENTS)])
+            if code == -signal.SIGKILL:
+                killed += 1
+            else:
+                assert code == 0 and outcome(tmp_path / f"killed-{series}") == reference
+                series += 1
+        assert run(tmp_path / f"killed-{series}")[0] == 0
+        assert outcome(tmp_path / f"killed-{series}") == reference
 
 
 def test_a_long_dense_training_costs_what_the_sparsest_imp_ticket_does(digits):

@@ -1,5 +1,7 @@
 """Where and how a command executes its runs: device, processes, engine; nothing of it is part of a result."""
 
+import os
+
 import torch
 
 from supermask.data import Dataset
@@ -67,7 +69,7 @@ def environment_of(config: TaskConfig, device: str, ranks: Ranks) -> tuple[Envir
     if ranks.size > 1:
         _check_ranks(config, ranks)
         jobs = 1
-    threads = 1 if elsewhere else max(1, config.cores // (jobs * ranks.local_size))
+    threads = 1 if elsewhere else _threads(config.cores, jobs, ranks)
     environment = Environment(
         device=device,
         threads=config.threads or threads,
@@ -84,6 +86,15 @@ def environment_of(config: TaskConfig, device: str, ranks: Ranks) -> tuple[Envir
         ranks=ranks,
     )
     return environment, jobs
+
+
+def _threads(cores: int, jobs: int, ranks: Ranks) -> int:
+    """Threads of a process that was given none: those of OMP_NUM_THREADS, or its share of the cores.
+
+    torchrun sets that variable to 1 by itself, so there it says nothing.
+    """
+    given = os.environ.get("OMP_NUM_THREADS", "") if ranks.size == 1 else ""
+    return int(given) if given.isdecimal() and int(given) else max(1, cores // (jobs * ranks.local_size))
 
 
 def check_memory_format(config: TaskConfig, plan: Plan, data: Dataset, device: str) -> None:

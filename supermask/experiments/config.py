@@ -115,7 +115,9 @@ class TaskConfig:
         choices=tuple(AMP_DTYPES),
     )
     device: str = option("auto", "cpu, cuda, cuda:1, …; auto takes a GPU when there is one")
-    threads: int = option(0, "threads per process; 0 shares the cores among the jobs")
+    threads: int = option(
+        0, "threads per process; 0 takes OMP_NUM_THREADS, or shares the cores among the jobs"
+    )
     jobs: int = option(1, "runs at a time; 0 means one per core, on GPUs one per GPU")
     engine: str = option(
         "auto",

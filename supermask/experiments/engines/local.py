@@ -140,7 +140,8 @@ class _Pool:
     def __init__(self, store: Store, environment: Environment, grid: Grid) -> None:
         self._store, self._environment = store, environment
         self._context: Any = multiprocessing.get_context("forkserver" if sys.platform == "linux" else "spawn")
-        self._context.set_forkserver_preload([__name__])
+        # Every optimizer of torch imports its compiler when it is made, which takes seconds.
+        self._context.set_forkserver_preload([__name__, "torch._dynamo"])
         jobs = grid.jobs or jobs_here(environment.device, grid.gpu_share)
         self._slots = worker_slots(jobs, cores_here(), environment.threads, gpus_here(environment.device))
         self._workers: list[_Worker | None] = [None] * jobs
