@@ -37,6 +37,7 @@ def execute(source: Path) -> float:
     with tempfile.TemporaryDirectory(prefix="tutorial-") as folder:
         resources = {"metadata": {"path": folder}}
         client = NotebookClient(notebook, timeout=600, kernel_name="python3", resources=resources)
+        client.extra_arguments = ["--log-level=40"]  # its connection is local, which it warns of
         client.execute()
     for cell in notebook.cells:
         cell.metadata.pop("execution", None)  # when each began: no two builds would be alike
