@@ -465,7 +465,8 @@ def test_every_command_runs_without_utf8(environment: dict[str, str], tmp_path: 
     run("search", *data, *quick, "--out", out)
     run("compare", "--methods", "dense", "edge-popup", "--seeds", "0", *data, *quick, "--out", "b")
     (ticket,) = [str(path.relative_to(tmp_path)) for path in (tmp_path / out).rglob("final.ticket")]
-    assert "of 16 test images of photos" in run("eval", ticket, "--cache", "caché")
+    seen = ["--data", "photos", "--cache", "caché"]
+    assert "of 16 test images of photos" in run("eval", ticket, *seen)
     assert "strong" in run("info", ticket)
     run("report", out)
     run("list", "tickets", ".")
