@@ -6,6 +6,7 @@ import json
 import os
 import pickle
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +18,7 @@ from rich.console import Console
 import supermask
 from supermask.cli import main, progress, streams
 from supermask.cli.catalogue import PATH, as_text, live
+from supermask.cli.entry import parse
 from supermask.cli.errors import with_flags
 from supermask.cli.parser import COMMON, GROUPS, command_names
 from supermask.cli.streams import console_of
@@ -473,6 +475,29 @@ def test_every_command_runs_without_utf8(environment: dict[str, str], tmp_path: 
     document = json.loads((tmp_path / out / "results.json").read_text(encoding="utf-8"))
     assert document["config"]["classes"] == ["café", "thé"]
     assert out in document["command"]
+
+
+# What the pages say.
+
+
+def calls_of(page: Path) -> list[str]:
+    """The calls of the command in the shell blocks of a page."""
+    blocks = re.findall(r"^```(?:sh|bash|console)\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE)
+    lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
+    return [line.partition("supermask ")[2] for line in lines if re.match(r"([A-Z_]+=\S+ )*supermask ", line)]
+
+
+@pytest.mark.parametrize(
+    "page", ["README.md", *sorted(f"docs/{p.name}" for p in (ROOT / "docs").glob("*.md"))]
+)
+def test_calls_on_the_pages_are_understood(page: str) -> None:
+    for line in calls_of(ROOT / page):
+        words = shlex.split(line.partition(" > ")[0].partition(" | ")[0], comments=True)
+        assert parse(words).command == words[0], line
+
+
+def test_the_readme_shows_calls() -> None:
+    assert len(calls_of(ROOT / "README.md")) > 8
 
 
 # Lists.
