@@ -108,6 +108,26 @@ def load_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[
     return tensors, header
 
 
+@contextlib.contextmanager
+def open_safetensors(path: Path) -> Iterator[Any]:
+    """A safetensors file, mapped into memory.
+
+    Names of files are bytes, and `safe_open` of safetensors 0.8 wants UTF-8 ones; another is opened by its
+    descriptor, which has a plain name on Linux.
+    """
+    if is_utf8(path):
+        with safe_open(path, framework="pt") as file:
+            yield file
+        return
+    with path.open("rb") as raw, safe_open(f"/proc/self/fd/{raw.fileno()}", framework="pt") as file:
+        yield file
+
+
+def is_utf8(path: Path) -> bool:
+    """Whether the name of a file is text."""
+    return not any("\ud800" <= letter <= "\udfff" for letter in str(path))
+
+
 def read_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], str]:
     """Read tensors and the text of the header. Sizes are checked before anything is allocated.
 
@@ -119,7 +139,7 @@ def read_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], str]:
     if not path.is_file():
         raise FileNotFoundError(f"no such file: {path}")
     try:
-        with safe_open(path, framework="pt") as file:
+        with open_safetensors(path) as file:
             header = (file.metadata() or {})["supermask"]
             tensors = {name: _copy(file.get_tensor(name)) for name in file.keys()}
     except KeyError:

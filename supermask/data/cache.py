@@ -15,8 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from torch import Tensor
+
+from supermask.io import open_safetensors
 
 FORMAT = "supermask/images/1"
 _PAGE = 4096
@@ -116,7 +118,7 @@ def open_cache(path: Path, source: str | None = None) -> Cache | None:
     if not path.is_file():
         return None
     try:
-        with safe_open(path, framework="pt") as file:
+        with open_safetensors(path) as file:
             metadata = file.metadata() or {}
             pixels = file.get_tensor("pixels")
         about = metadata["supermask"]
