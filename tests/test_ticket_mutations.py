@@ -1,5 +1,6 @@
 """Damaged and forged tickets of every kind: none is loaded as another one, and only TicketError is raised."""
 
+import json
 import sys
 import warnings
 from collections.abc import Iterator
@@ -80,3 +81,11 @@ def test_every_bit_of_a_small_ticket(mutations, tmp_path):
     counts = mutations.bit_flips(mutator, list(range(8 * len(mutator.data))))
     assert counts["refused"] + counts["in the padding"] == 8 * len(mutator.data)
     assert counts["in the padding"] <= 7 * 8
+
+
+def test_the_page_of_the_format_says_what_was_tried():
+    root = Path(__file__).parents[1]
+    result = json.loads((root / "benchmarks" / "results" / "ticket-mutations.json").read_text())
+    assert [row["ticket"] for row in result["rows"]] == list(KINDS) and result["mutations"] > 900_000
+    assert result["loaded as another ticket"] == result["exceptions other than TicketError"] == 0
+    assert f"{result['mutations']:,} times" in (root / "docs" / "ticket-format.md").read_text()
