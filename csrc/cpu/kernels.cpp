@@ -54,6 +54,7 @@ const Kernels SUPERMASK_TABLE = {
     .float64 = {rank_double<Ranking::magnitude>, rank_double<Ranking::raw>, straight_through_tile<double>,
                 masked_weights<double>, load<double>, store<double>},
     .edge_popup_sgd = edge_popup_sgd_tile,
+    .refresh_masked = refresh_masked,
     .pack = pack,
     .unpack = unpack,
     .triple_sums = triple_sums,

@@ -105,6 +105,9 @@ struct Kernels {
   void (*edge_popup_sgd)(const Sgd& rule, const float* grad, const float* weight, int64_t count,
                          float* score, float* velocity);
 
+  // What `masked_weights` writes, stored only where it changes something.
+  void (*refresh_masked)(const float* weight, const bool* mask, int64_t count, float* out);
+
   // `count` bytes of 8 mask bits each.
   void (*pack)(const bool* mask, int64_t count, uint8_t* packed);
   void (*unpack)(const uint8_t* packed, int64_t count, bool* mask);

@@ -1,7 +1,12 @@
 // Inner loops of the search step, conversions and packing; see kernels.h. Included by kernels.cpp alone.
 #pragma once
 
+#if defined(__AVX2__)
+#include <immintrin.h>
+#endif
+
 #include "kernels.h"
+#include "kernels_packed.h"
 #include "supermask/bits.h"
 
 namespace supermask {
@@ -58,6 +63,35 @@ void masked_weights(const Float* weight, const bool* mask, int64_t count, Float*
   // As bytes: the compiler vectorizes no loop over bools.
   const uint8_t* kept = reinterpret_cast<const uint8_t*>(mask);
   for (int64_t i = 0; i < count; ++i) out[i] = masked_weight(weight[i], kept[i]);
+}
+
+// Whether 16 floats differ from those of `out` in any bit.
+inline bool any_differs(const float* values, const float* out) {
+#if defined(__AVX512F__)
+  return _mm512_cmpneq_epi32_mask(_mm512_loadu_si512(values), _mm512_loadu_si512(out));
+#else
+  Words32 differ = {};
+  for (int part = 0; part < kParts; ++part)
+    differ |= load_vector<Words32>(values + kLaneCount * part) ^ load_vector<Words32>(out + kLaneCount * part);
+#if defined(__AVX2__)
+  return !_mm256_testz_si256((__m256i)differ, (__m256i)differ);
+#else
+  uint64_t halves[2];
+  __builtin_memcpy(halves, &differ, sizeof halves);
+  return halves[0] | halves[1];
+#endif
+#endif
+}
+
+// Most weights stay what they are in a step: what is not stored need not go back to memory.
+void refresh_masked(const float* weight, const bool* mask, int64_t count, float* out) {
+  int64_t i = 0;
+  for (; i + 16 <= count; i += 16) {
+    float fresh[16];
+    masked_weights(weight + i, mask + i, 16, fresh);
+    if (any_differs(fresh, out + i)) __builtin_memcpy(out + i, fresh, sizeof fresh);
+  }
+  masked_weights(weight + i, mask + i, count - i, out + i);
 }
 
 template <bool kMomentum, bool kNesterov, bool kDecay>

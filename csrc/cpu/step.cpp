@@ -64,11 +64,12 @@ class EdgePopupSgd final : public SelectionWork<float> {
 
   void settle(int tensor, int64_t begin, int64_t count) override {
     const Layer& layer = layers_[tensor];
+    const float* weight = layer.weight.data<float>(begin);
+    if (float* place = layer.out.data<float>(begin))
+      return kernels().refresh_masked(weight, layer.mask + begin, count, place);
     alignas(64) float effective[kTile];
-    float* place = layer.out.data<float>(begin);
-    float* target = place ? place : effective;
-    kernels().float32.masked_weights(layer.weight.data<float>(begin), layer.mask + begin, count, target);
-    if (!place) layer.out.write(begin, count, target);
+    kernels().float32.masked_weights(weight, layer.mask + begin, count, effective);
+    layer.out.write(begin, count, effective);
   }
   void keep(int tensor, int64_t position) override {
     const Layer& layer = layers_[tensor];

@@ -2,7 +2,9 @@
 // integers. Buffers are allocated to the element, so that the sanitizers see every step over an end.
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <limits>
+#include <memory>
 #include <vector>
 
 #include "check.h"
