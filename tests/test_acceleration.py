@@ -114,6 +114,102 @@ def test_lists_stay_as_they_are_where_weights_are_refused():
     assert all(torch.equal(part, same) for part, same in zip(lists, before, strict=True))
 
 
+# --- gradients of weights ------------------------------------------------------------------------------
+
+
+def sparse(rows: int, columns: int, density: float, seed: int) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    kept = torch.rand(rows, columns, generator=generator) < density
+    return torch.randn(rows, columns, generator=generator) * kept
+
+
+@needs_native
+@settings(max_examples=60, deadline=None)
+@given(
+    samples=st.integers(0, 300), outputs=sizes, inputs=sizes, density=st.floats(0, 1), seed=st.integers(0, 9)
+)
+def test_gradients_of_weights_are_those_of_float64(samples, outputs, inputs, density, seed):
+    grad, x = sparse(samples, outputs, density, seed), sparse(samples, inputs, 1.0, seed + 10)
+    exact = grad.double().t() @ x.double()
+    for compute in (torch.ops.supermask.weight_gradient, references.KERNELS["weight_gradient"]):
+        assert torch.allclose(compute(grad, x).double(), exact, rtol=0, atol=1e-4)
+
+
+@needs_native
+def test_gradients_of_weights_of_integers_are_exact_whatever_the_threads():
+    generator, threads = torch.Generator().manual_seed(0), torch.get_num_threads()
+    grad, x = (torch.randint(-4, 5, (300, n), generator=generator).float() for n in (520, 333))
+    try:
+        for count in (1, 2, 3):
+            torch.set_num_threads(count)
+            assert torch.equal(ops.weight_gradient(grad, x), grad.t() @ x)
+    finally:
+        torch.set_num_threads(threads)
+
+
+@needs_native
+def test_only_zeros_are_left_out_of_gradients():
+    grad, x = sparse(130, 70, 0.5, 0), sparse(130, 90, 1.0, 1)
+    grad[0, 1], grad[129, 3], grad[:, 5] = float("nan"), float("inf"), 0.0
+    x[7] = float("inf")
+    found = ops.weight_gradient(grad, x)
+    assert found[1].isnan().all() and not found[3].isfinite().any()
+    assert (found[5] == 0).all() and found[8].isfinite().all() == (grad[7, 8] == 0)
+
+
+@needs_native
+def test_matrices_that_give_no_gradient_raise_and_name_themselves():
+    grad, x = torch.zeros(4, 3), torch.zeros(4, 5)
+    for words, arguments in (
+        ("grad must be a contiguous float32", (grad.double(), x)),
+        ("grad must be a contiguous float32", (grad.t(), x)),
+        ("x must be a contiguous float32", (grad, x[0])),
+        ("one row for each sample, but have 4 and 3", (grad, x[:3])),
+    ):
+        with pytest.raises(RuntimeError, match=words):
+            ops.weight_gradient(*arguments)
+    torch.library.opcheck(torch.ops.supermask.weight_gradient, (grad, x))
+
+
+@needs_native
+@pytest.mark.parametrize("shape", [(70,), (2, 40)])
+def test_layers_of_any_weights_leave_out_zeros_of_gradients(shape, monkeypatch):
+    calls, asked = used(monkeypatch), []
+
+    def measured(candidates):
+        asked.append({name: call() for name, call in candidates.items()})
+        return "zeros"
+
+    monkeypatch.setattr(acceleration, "fastest", measured)
+    layer, x = nn.Linear(600, 520), torch.randn(*shape, 600, requires_grad=True)
+    with accelerated(layer):
+        y = layer(x).relu()
+        y.sum().backward()  # a gradient that is expanded from one number
+    assert calls == [] and [set(each) for each in asked] == [{"zeros", "dense"}]
+    assert torch.equal(layer.weight.grad, asked[0]["zeros"])
+    exact, plain = x.detach().double().requires_grad_(), nn.Linear(600, 520).double()
+    plain.load_state_dict(layer.state_dict())
+    (plain(exact) * (y > 0)).sum().backward()
+    assert torch.allclose(x.grad.double(), exact.grad, atol=1e-4)
+    assert torch.allclose(layer.weight.grad.double(), plain.weight.grad, atol=1e-3)
+    assert torch.allclose(layer.bias.grad.double(), plain.bias.grad, atol=1e-3)
+
+
+def test_zeros_are_asked_for_again_after_as_many_products_as_said(monkeypatch):
+    monkeypatch.setattr(acceleration, "PRODUCTS_TO_WAIT", 3)
+    monkeypatch.setattr(ops, "weight_gradient", lambda grad, x: grad.t() @ x)
+    answers = iter(["dense", "zeros", "dense"])
+    asked = []
+    monkeypatch.setattr(acceleration, "fastest", lambda _: asked.append(1) or next(answers))
+    gradient, grad, x = acceleration._WeightGradient(), torch.ones(64, 3), torch.ones(64, 2)
+    skipped = []
+    for _ in range(9):
+        skipped.append(gradient.may_skip(64))
+        if skipped[-1]:
+            assert torch.equal(gradient(grad, x), grad.t() @ x)
+    assert skipped == [True, False, False, True, True, True, True, False, False] and len(asked) == 3
+
+
 # --- layers ------------------------------------------------------------------------------------------
 
 

@@ -254,7 +254,7 @@ def coding(document: dict[str, Any], _: str) -> str:
 
 
 def accelerated(document: dict[str, Any], _: str) -> str:
-    """A search step from packed lists, over a dense one."""
+    """A search step that leaves out zeros, over a dense one."""
     rows = [
         [
             f"{row['width']:,}",
@@ -262,10 +262,11 @@ def accelerated(document: dict[str, Any], _: str) -> str:
             f"{row['dense']['median_ms']:.1f}",
             f"{row['edge-popup/dense']:.2f}",
             f"**{row['accelerated/dense']:.2f}**",
+            f"{row['sgd accelerated/dense']:.2f}",
         ]
         for row in document["rows"]
     ]
-    head = ["width", "density", "dense step, ms", "edge-popup over dense", "accelerated over dense"]
+    head = ["width", "density", "dense step, ms", "edge-popup over dense", "accelerated", "SGD, accelerated"]
     place = where(document["machine"], "accelerated_step")
     if document.get("clock") == "cpu":
         place = place.removesuffix("`") + " --clock cpu`"

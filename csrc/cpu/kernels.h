@@ -129,6 +129,9 @@ struct Kernels {
   // listed or not.
   void (*add_listed[4])(const float* panel, const uint8_t* entries, const int32_t* starts, int64_t rows,
                         float* sums);
+  // The places of values that are not 0, NaN included, and those values; returns how many. At most 256 values; both
+  // targets need room for all of them and 16 more.
+  int64_t (*list_nonzero)(const float* values, int64_t count, uint8_t* entries, float* kept);
   ValueKernels<float> values_float32;
   ValueKernels<BFloat16> values_bfloat16;
   Int8Kernels int8;

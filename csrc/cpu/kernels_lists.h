@@ -109,6 +109,29 @@ struct Sums {
   }
 };
 
+// Values that are not 0, and their places, of at most 256; both need room for 16 more.
+int64_t list_nonzero(const float* values, int64_t count, uint8_t* entries, float* kept) {
+  int64_t found = 0, i = 0;
+#if defined(__AVX512F__)
+  const __m512i lanes = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
+  for (; i + 16 <= count; i += 16) {
+    const __m512 some = _mm512_loadu_ps(values + i);
+    const __mmask16 mask = _mm512_cmp_ps_mask(some, _mm512_setzero_ps(), _CMP_NEQ_UQ);
+    const __m512i places = _mm512_add_epi32(lanes, _mm512_set1_epi32(static_cast<int>(i)));
+    _mm512_storeu_ps(kept + found, _mm512_maskz_compress_ps(mask, some));
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(entries + found),
+                     _mm512_cvtepi32_epi8(_mm512_maskz_compress_epi32(mask, places)));
+    found += __builtin_popcount(mask);
+  }
+#endif
+  for (; i < count; ++i) {
+    entries[found] = static_cast<uint8_t>(i);
+    kept[found] = values[i];
+    found += values[i] != 0;
+  }
+  return found;
+}
+
 template <int kWidth>
 void add_listed(const float* panel, const uint8_t* entries, const int32_t* starts, int64_t rows, float* sums) {
   for (int64_t row = 0; row < rows; ++row, starts += 2, sums += 16 * kWidth) {

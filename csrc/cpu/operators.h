@@ -42,6 +42,7 @@ Tensor linear_from_values(Tensor x, Tensor masks, Tensor starts, Tensor values, 
                           std::optional<Tensor> bias);
 void lists_of_weights_into(Tensor starts, Tensor entries, Tensor weights, double scale,
                            std::optional<Tensor> turned_starts, std::optional<Tensor> turned_entries);
+Tensor weight_gradient(Tensor grad, Tensor x);
 Tensor linear_from_planes(Tensor x, Tensor planes, int64_t outputs, double scale, std::optional<Tensor> bias);
 Tensor linear_int8(Tensor x, Tensor fields, int64_t outputs, double scale, std::optional<Tensor> bias);
 Tensor conv_from_lists(Tensor x, Tensor starts, Tensor entries, int64_t outputs, Counts kernel, Counts stride,

@@ -21,6 +21,7 @@ STABLE_TORCH_LIBRARY_IMPL(supermask, CPU, m) {
   m.impl("linear_from_lists", TORCH_BOX(&op::linear_from_lists));
   m.impl("linear_from_values", TORCH_BOX(&op::linear_from_values));
   m.impl("lists_of_weights_into", TORCH_BOX(&op::lists_of_weights_into));
+  m.impl("weight_gradient", TORCH_BOX(&op::weight_gradient));
   m.impl("linear_from_planes", TORCH_BOX(&op::linear_from_planes));
   m.impl("linear_int8", TORCH_BOX(&op::linear_int8));
   m.impl("decode_codes", TORCH_BOX(&op::decode_codes));

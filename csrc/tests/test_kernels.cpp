@@ -179,6 +179,45 @@ void test_step(int64_t count) {
   }
 }
 
+// Every bit is that of the plain write, whatever was there: nothing right, all right, or all but one bit.
+void test_refreshed_weights(int64_t count) {
+  std::vector<float> weight(count), expected(count);
+  const std::unique_ptr<bool[]> mask(new bool[count]);
+  for (int64_t i = 0; i < count; ++i) {
+    weight[i] = unit_uniform(random_word(i)) - 0.5f;
+    mask[i] = random_word(i + count) & 1u;
+  }
+  kernels().float32.masked_weights(weight.data(), mask.get(), count, expected.data());
+  for (int64_t i = 0; i < count; ++i) expect(expected[i] == (mask[i] ? weight[i] : 0.0f), "a masked weight");
+  const auto check_from = [&](std::vector<float> out) {
+    kernels().refresh_masked(weight.data(), mask.get(), count, out.data());
+    expect(!std::memcmp(out.data(), expected.data(), sizeof(float) * count), "a refreshed weight");
+  };
+  check_from(std::vector<float>(count, std::numeric_limits<float>::quiet_NaN()));
+  check_from(expected);
+  for (int64_t i = 0; i < count; ++i) {
+    std::vector<float> out = expected;
+    out[i] = expected[i] == 0 ? -0.0f : -expected[i];
+    check_from(out);
+  }
+}
+
+void test_nonzero(int64_t count, int nonzero_in_eight) {
+  std::vector<float> values(count), kept(count + 16);
+  std::vector<uint8_t> entries(count + 16);
+  for (int64_t i = 0; i < count; ++i)
+    values[i] = static_cast<int>(random_word(i) % 8) < nonzero_in_eight ? unit_uniform(random_word(i + count)) + 1 : 0;
+  if (count > 2) values[count / 2] = std::numeric_limits<float>::quiet_NaN(), values[0] = -0.0f;
+  const int64_t found = kernels().list_nonzero(values.data(), count, entries.data(), kept.data());
+  int64_t next = 0;
+  for (int64_t i = 0; i < count; ++i) {
+    if (values[i] == 0) continue;
+    expect(next < found && entries[next] == i && !std::memcmp(&kept[next], &values[i], sizeof(float)), "a listed value");
+    ++next;
+  }
+  expect(next == found, "how many values are not 0");
+}
+
 void test_packing(int64_t bytes) {
   bool* mask = new bool[8 * bytes];
   bool* back = new bool[8 * bytes];
@@ -322,6 +361,9 @@ int main() {
       }
       test_step(count);
     }
+  for (const int64_t count : {0, 1, 15, 16, 17, 64, 100}) test_refreshed_weights(count);
+  for (const int64_t count : {0, 1, 15, 16, 17, 64, 127, 128, 256})
+    for (const int nonzero : {0, 1, 4, 8}) test_nonzero(count, nonzero);
   for (const Ranking ranking : {Ranking::magnitude, Ranking::raw})
     for (const int64_t rows : {1, 3, 4, 8, 16, 700})
       for (const int64_t inner : {1, 3, 9})

@@ -139,8 +139,8 @@ class TaskConfig:
     )
     accelerate: bool = option(
         False,
-        "on a CPU, multiply by packed weights in the linear layers that a search keeps sparse and of one "
-        "magnitude, where that is faster",
+        "on a CPU, leave out zeros in linear layers where that is faster: of weights that a search keeps "
+        "sparse and of one magnitude, and of gradients behind a ReLU",
     )
     sync_norms: bool = option(False, "under torchrun, batch norms see the batches of all ranks")
     together: int | None = option(

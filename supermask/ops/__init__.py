@@ -25,6 +25,7 @@ from supermask.ops.functional import select_n_of_m as select_n_of_m
 from supermask.ops.functional import straight_through as straight_through
 from supermask.ops.functional import write_masked as write_masked
 from supermask.ops.lists import lists_of_weights as lists_of_weights
+from supermask.ops.lists import weight_gradient as weight_gradient
 from supermask.ops.mask_bits import decode_mask as decode_mask
 from supermask.ops.mask_bits import encode_mask as encode_mask
 from supermask.ops.mask_bits import pack_mask as pack_mask

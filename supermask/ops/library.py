@@ -53,6 +53,7 @@ _SCHEMAS = (
     "linear_from_codes_wgmma(Tensor x, Tensor codes, SymInt outputs, float scale, Tensor? bias) -> Tensor",
     "lists_of_weights_into(Tensor(a!) starts, Tensor(b!) entries, Tensor weights, float scale, "
     "Tensor(c!)? turned_starts, Tensor(d!)? turned_entries) -> ()",
+    "weight_gradient(Tensor grad, Tensor x) -> Tensor",
     "decode_codes(Tensor codes, SymInt outputs, SymInt inputs, float scale, ScalarType dtype) -> Tensor",
     "pack_mask(Tensor mask) -> Tensor",
     "unpack_mask(Tensor packed, SymInt numel) -> Tensor",
@@ -265,6 +266,11 @@ def _(
     turned_entries: Tensor | None,
 ) -> None:
     return None
+
+
+@torch.library.register_fake("supermask::weight_gradient", lib=_library)
+def _(grad: Tensor, x: Tensor) -> Tensor:
+    return x.new_empty(grad.shape[1], x.shape[1])
 
 
 @torch.library.register_fake("supermask::decode_codes", lib=_library)

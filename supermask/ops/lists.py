@@ -1,4 +1,4 @@
-"""Lists of the weights of a matrix, laid out as often as a search changes them."""
+"""Lists that training steps lay out as they go: of weights, and of gradients that are not 0."""
 
 import torch
 from torch import Tensor
@@ -38,3 +38,15 @@ def lists_of_weights(
 def _room_for_lists(outputs: int, inputs: int) -> tuple[Tensor, Tensor]:
     starts = torch.empty(2 * -(-inputs // BLOCK) * outputs + 1, dtype=torch.int32)
     return starts, torch.empty(outputs * inputs, dtype=torch.uint8)
+
+
+def weight_gradient(grad: Tensor, x: Tensor) -> Tensor:
+    """gradᵀ · x, the gradient of a linear layer's weights, in time for the part of `grad` that is not 0.
+
+    Zeros of `grad` are left out, so an infinite input under one leaves no NaN.
+
+    Args:
+        grad: Gradient of the outputs, one row for each sample: a contiguous float32 matrix.
+        x: Inputs, likewise.
+    """
+    return torch.ops.supermask.weight_gradient(grad, x)

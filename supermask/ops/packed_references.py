@@ -111,5 +111,9 @@ def _list_into(starts: Tensor, entries: Tensor, signs: Tensor) -> None:
     entries[: len(listed)] = listed
 
 
+def weight_gradient(grad: Tensor, x: Tensor) -> Tensor:
+    return grad.t() @ x
+
+
 def decode_codes(codes: Tensor, outputs: int, inputs: int, scale: float, dtype: torch.dtype) -> Tensor:
     return signs_of_codes(codes, outputs, inputs).to(dtype) * scale

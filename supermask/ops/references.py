@@ -246,6 +246,7 @@ KERNELS: dict[str, Callable[..., Any]] = {
     "linear_from_codes": packed_references.packed_linear(signs_of_codes),
     "linear_from_codes_wgmma": packed_references.packed_linear(signs_of_codes),
     "lists_of_weights_into": packed_references.lists_of_weights_into,
+    "weight_gradient": packed_references.weight_gradient,
     "decode_codes": packed_references.decode_codes,
     "pack_mask": mask_code.pack,
     "unpack_mask": mask_code.unpack,

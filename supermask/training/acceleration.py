@@ -1,11 +1,14 @@
-"""Training steps that multiply by packed weights while a search runs.
+"""Training steps that leave out zeros: of the weights while a search runs, and of gradients behind a ReLU.
 
 A search whose weights are signed constants leaves every masked weight +σ, -σ or 0, and most of them 0. The
-product of a forward pass and the gradient of its inputs then add up listed inputs (see `packed`); only the
-gradient of the weights, which scores need for pruned weights too, stays a dense product. The parameters stay
-what they are: the lists are laid out anew from them, in one pass, when they have changed.
+product of a forward pass and the gradient of its inputs then add up listed inputs (see `packed`). The
+parameters stay what they are: the lists are laid out anew from them, in one pass, when they have changed.
 
-Whether that pays is measured: a layer's products, with the layout of the lists, against the dense ones. So
+The gradient of the weights, which scores need for pruned weights too, is a product with the gradient of the
+outputs. About half of that is 0 where a ReLU follows, whatever the weights are; then it is taken from lists
+of the rest, laid out in every step.
+
+Whether either pays is measured: a layer's products, with the layout of the lists, against the dense ones. So
 two runs of one training may differ in the order of sums, as they may on two machines.
 """
 
@@ -37,11 +40,12 @@ PRODUCTS_TO_WAIT = 2000
 
 @contextmanager
 def accelerated(model: nn.Module, search: Optimizer | None = None) -> Iterator[None]:
-    """Within it, linear layers of `model` compute from lists of their weights wherever that is faster.
+    """Within it, linear layers of `model` leave out zeros wherever that is faster.
 
-    That is on a CPU, in float32, for at least `FEWEST_INPUTS` inputs and weights that all have one magnitude
-    or are 0. Results and gradients are those of the dense layers up to the order of sums. Layers that do not
-    qualify, no longer do, or are slower from lists, compute as ever.
+    That is on a CPU, in float32, for at least `FEWEST_INPUTS` inputs. Products with weights are taken from
+    lists where all weights have one magnitude or are 0, and gradients of weights where many gradients of the
+    outputs are 0. Results and gradients are those of the dense layers up to the order of sums. Layers that do
+    not qualify, no longer do, or are slower from lists, compute as ever.
 
     Args:
         model: A network whose weights are changed in place.
@@ -53,7 +57,9 @@ def accelerated(model: nn.Module, search: Optimizer | None = None) -> Iterator[N
         layers = [layer for layer in layers if id(layer.weight) in masked]
     try:
         for module in layers:
-            module.forward = partial(_forward, module, _Lists(module))  # type: ignore[method-assign]
+            module.forward = partial(  # type: ignore[method-assign]
+                _forward, module, _Lists(module), _WeightGradient()
+            )
         yield
     finally:
         for module in layers:
@@ -67,11 +73,23 @@ def _fits(module: nn.Linear) -> bool:
     return compiled and instructions in UP_TO_DENSITY and min(weight.shape) >= FEWEST_FEATURES
 
 
-def _forward(module: nn.Linear, lists: "_Lists", x: Tensor) -> Tensor:
+def _forward(module: nn.Linear, lists: "_Lists", gradient: "_WeightGradient", x: Tensor) -> Tensor:
     """What `nn.Linear.forward` returns."""
-    if lists.serve(x):
-        return _Product.apply(x, module.weight, module.bias, lists)
-    return F.linear(x, module.weight, module.bias)
+    weight = module.weight
+    if _qualifies(x, weight):
+        from_lists = lists.serve(x)
+        trains = weight.requires_grad and torch.is_grad_enabled()
+        if from_lists or (trains and gradient.may_skip(x.numel() // x.shape[-1])):
+            return _Product.apply(x, weight, module.bias, lists if from_lists else None, gradient)
+    return F.linear(x, weight, module.bias)
+
+
+def _qualifies(x: Tensor, weight: Tensor) -> bool:
+    if x.dtype != torch.float32 or weight.dtype != torch.float32 or not weight.is_contiguous():
+        return False
+    if x.device.type != "cpu" or x.shape[-1:] != weight.shape[1:] or x.numel() < FEWEST_INPUTS * x.shape[-1]:
+        return False
+    return not (torch.is_autocast_enabled("cpu") or torch.compiler.is_compiling())
 
 
 class _Lists:
@@ -91,16 +109,6 @@ class _Lists:
     def serve(self, x: Tensor) -> bool:
         """Whether a product with x is taken from the lists, which then are those of the present weights."""
         weight = self.module.weight
-        if x.dtype != torch.float32 or weight.dtype != torch.float32 or not weight.is_contiguous():
-            return False
-        if (
-            x.device.type != "cpu"
-            or x.shape[-1:] != weight.shape[1:]
-            or x.numel() < FEWEST_INPUTS * x.shape[-1]
-        ):
-            return False
-        if torch.is_autocast_enabled("cpu") or torch.compiler.is_compiling():
-            return False
         case = x.numel() // x.shape[-1], x.requires_grad and torch.is_grad_enabled()
         if self.dense_for.get(case):
             self.dense_for[case] -= 1
@@ -172,21 +180,58 @@ class _Lists:
         return ops.packed_linear("linear_from_lists", x, listed, outputs, self.scale, bias)
 
 
+class _WeightGradient:
+    """The gradient of a layer's weights, without the zeros of that of its outputs where this is faster."""
+
+    def __init__(self) -> None:
+        self._found: dict[int, tuple[bool, int]] = {}
+        """Inputs → whether that was faster, and for how many more products this is believed."""
+
+    def may_skip(self, inputs: int) -> bool:
+        """Whether so many inputs are worth asking; a no counts as a product."""
+        skips, left = self._found.get(inputs, (False, 0))
+        if skips or not left:
+            return True
+        self._found[inputs] = skips, left - 1
+        return False
+
+    def __call__(self, grad: Tensor, x: Tensor) -> Tensor:
+        """gradᵀ · x."""
+        skips, left = self._found.get(len(grad), (False, 0))
+        zeros, dense = partial(ops.weight_gradient, grad, x), partial(torch.matmul, grad.t(), x)
+        if not left:
+            skips, left = fastest({"zeros": zeros, "dense": dense}) == "zeros", PRODUCTS_TO_WAIT
+        self._found[len(grad)] = skips, left - 1
+        return zeros() if skips else dense()
+
+
 class _Product(torch.autograd.Function):
-    """x · Wᵀ + b and its gradients, of which that to W alone is a dense product."""
+    """x · Wᵀ + b and its gradients."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, lists: _Lists) -> Tensor:
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        lists: _Lists | None,
+        gradient: _WeightGradient,
+    ) -> Tensor:
         ctx.save_for_backward(x, weight)  # a weight that changes before the backward pass is found out
-        ctx.lists, ctx.biased = lists, bias is not None
-        return lists.multiply(x, bias, transposed=False)
+        ctx.lists, ctx.gradient, ctx.biased = lists, gradient, bias is not None
+        return F.linear(x, weight, bias) if lists is None else lists.multiply(x, bias, transposed=False)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, _ = ctx.saved_tensors
-        rows = grad.reshape(-1, grad.shape[-1])
-        for_x = ctx.lists.multiply(grad, None, transposed=True) if ctx.needs_input_grad[0] else None
-        for_weight = rows.t() @ x.reshape(-1, x.shape[-1]) if ctx.needs_input_grad[1] else None
-        for_bias = rows.sum(0) if ctx.biased and ctx.needs_input_grad[2] else None
-        return for_x, for_weight, for_bias, None
+        x, weight = ctx.saved_tensors
+        rows = grad.reshape(-1, grad.shape[-1]).contiguous()
+        for_x = for_weight = for_bias = None
+        if ctx.needs_input_grad[0]:
+            lists = ctx.lists
+            for_x = grad @ weight if lists is None else lists.multiply(grad, None, transposed=True)
+        if ctx.needs_input_grad[1]:
+            for_weight = ctx.gradient(rows, x.reshape(-1, x.shape[-1]).contiguous())
+        if ctx.biased and ctx.needs_input_grad[2]:
+            for_bias = rows.sum(0)
+        return for_x, for_weight, for_bias, None, None
