@@ -65,6 +65,7 @@ const Kernels SUPERMASK_TABLE = {
     .add_planes_4 = add_planes<4>,
     .add_listed = {add_listed<1>, add_listed<2>, add_listed<3>, add_listed<4>},
     .list_nonzero = list_nonzero,
+    .sum_weighted = {sum_weighted<false>, sum_weighted<true>},
     .values_float32 = value_kernels<float>,
     .values_bfloat16 = value_kernels<BFloat16>,
     .int8 = {{multiply_int8<1>, multiply_int8<2>, multiply_int8<3>, multiply_int8<4>}, round_to_int8},

@@ -132,6 +132,10 @@ struct Kernels {
   // The places of values that are not 0, NaN included, and those values; returns how many. At most 256 values; both
   // targets need room for all of them and 16 more.
   int64_t (*list_nonzero)(const float* values, int64_t count, uint8_t* entries, float* kept);
+  // sums[row · apart] = or, in the second, += listed rows of the panel, each times its weight; 64 columns. As in
+  // `add_weighted`.
+  void (*sum_weighted[2])(const float* panel, const uint8_t* entries, const float* weights, const int32_t* starts,
+                          int64_t rows, int64_t apart, float* sums);
   ValueKernels<float> values_float32;
   ValueKernels<BFloat16> values_bfloat16;
   Int8Kernels int8;

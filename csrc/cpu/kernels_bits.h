@@ -84,11 +84,15 @@ inline uint8_t* places_of_bits(uint64_t bits, int base, uint8_t* to, const uint8
     _mm512_mask_storeu_epi8(to, _bzhi_u64(~uint64_t{0}, static_cast<unsigned>(count)), places);
   return to + count;
 #else
-  // Eight places at a time, however many count: no branch waits for the bits.
-  for (; bits && end - to >= 64; bits >>= 8, base += 8) {
-    const uint64_t places = kPlacesOfByte.places[bits & 255] + 0x0101010101010101u * static_cast<uint64_t>(base);
-    __builtin_memcpy(to, &places, sizeof places);
-    to += __builtin_popcountll(bits & 255);
+  // Eight places at a time, however many count, and all bytes, however many bits are left: no branch waits for the bits.
+  if (end - to >= 64) {
+#pragma GCC unroll 8
+    for (int byte = 0; byte < 8; ++byte, bits >>= 8, base += 8) {
+      const uint64_t places = kPlacesOfByte.places[bits & 255] + 0x0101010101010101u * static_cast<uint64_t>(base);
+      __builtin_memcpy(to, &places, sizeof places);
+      to += __builtin_popcountll(bits & 255);
+    }
+    return to;
   }
   for (; bits; bits &= bits - 1) *to++ = static_cast<uint8_t>(base + __builtin_ctzll(bits));
   return to;

@@ -154,5 +154,17 @@ void add_weighted(const float* panel, const uint8_t* entries, const Value* weigh
   }
 }
 
+// Rows of 64 columns that lie `apart`; new ones, or added to what is there.
+template <bool kAdd>
+void sum_weighted(const float* panel, const uint8_t* entries, const float* weights, const int32_t* starts, int64_t rows,
+                  int64_t apart, float* sums) {
+  for (int64_t row = 0; row < rows; ++row, ++starts, sums += apart) {
+    Sums<4, kWeightedChains> sum;
+    if (kAdd) sum.template add<true>(0, sums);
+    sum.add_weighted_run(panel, entries, weights, starts[0], starts[1]);
+    sum.store(sums);
+  }
+}
+
 }  // namespace
 }  // namespace supermask

@@ -86,16 +86,22 @@ Tensor weight_gradient(Tensor grad, Tensor x) {
         std::fill(target + count, target + width, 0.0f);
       }
       const auto add = kernels().values_float32.add_weighted[width / 16 - 1];
+      const bool in_place = count == kColumns && blocks > 0;
       for (int64_t p = 0; p < panels; ++p) {
         const int64_t first = p * kPanel, rows = std::min(kPanel, outputs - first);
-        std::fill_n(sums, rows * width, 0.0f);
+        float* target = out + first * inputs + column;
+        if (!in_place) std::fill_n(sums, rows * width, 0.0f);
         for (int64_t block = 0; block < blocks; ++block) {
           const int64_t place = block * panels + p;
-          add(panel + block * kSamples * width, lists.entries_of(place), lists.values_of(place),
-              lists.starts_of(place), rows, sums);
+          const float *here = panel + block * kSamples * width, *values = lists.values_of(place);
+          if (in_place)
+            kernels().sum_weighted[block > 0](here, lists.entries_of(place), values, lists.starts_of(place), rows,
+                                              inputs, target);
+          else
+            add(here, lists.entries_of(place), values, lists.starts_of(place), rows, sums);
         }
-        for (int64_t i = 0; i < rows; ++i)
-          std::copy_n(sums + i * width, count, out + (first + i) * inputs + column);
+        if (in_place) continue;
+        for (int64_t i = 0; i < rows; ++i) std::copy_n(sums + i * width, count, target + i * inputs);
       }
     }
   });

@@ -1,6 +1,7 @@
 // The inner loops of packed convolutions, on integers, whose sums are exact in any order. Buffers are allocated
 // to the element, so that the sanitizers see every step over an end.
 #include <algorithm>
+#include <type_traits>
 #include <vector>
 
 #include "check.h"
@@ -102,6 +103,25 @@ void test_add_weighted(const ValueKernels<Value>& table, int64_t wide, int64_t r
         expected += to_float(weights[k]) * panel[entries[k] * width + i];
       expect(sums[row * width + i] == expected, "sum of weighted rows");
     }
+  if constexpr (std::is_same_v<Value, float>) {
+    if (wide != 4) return;
+    // The same in rows that lie apart, added up and new; nothing is written between them.
+    const int64_t apart = width + 3;
+    std::vector<float> added(rows * apart, -7.5f), fresh = added;
+    for (int64_t row = 0; row < rows; ++row)
+      std::copy_n(before.data() + row * width, width, added.data() + row * apart);
+    for (std::vector<float>* out : {&fresh, &added}) {
+      out->resize(rows * apart - 3);
+      kernels().sum_weighted[out == &added](panel.data(), entries.data(), weights.data(), starts.data(), rows, apart,
+                                            out->data());
+    }
+    for (int64_t i = 0; i < rows * apart - 3; ++i) {
+      const int64_t row = i / apart, column = i % apart;
+      const bool within = column < width;
+      expect(added[i] == (within ? sums[row * width + column] : -7.5f), "rows apart, added up");
+      expect(fresh[i] == (within ? added[i] - before[row * width + column] : -7.5f), "new rows apart");
+    }
+  }
 }
 
 }  // namespace
