@@ -204,6 +204,15 @@ def test_the_fastest_has_the_smallest_median():
     assert fastest({"slow": lambda: time.sleep(2e-3), "fast": lambda: None}) == "fast"
 
 
+@pytest.mark.parametrize(("plain", "expected"), [(1.04, "dense"), (1.06, "prepacked")])
+def test_prepacked_weights_must_be_surely_faster_than_plain_ones(plain, expected, monkeypatch):
+    times = {"lists": 2.0, "dense": plain, "prepacked": 1.0}
+    monkeypatch.setattr(tuning, "medians", lambda *_, **__: times)
+    table: dict[int, str] = {}
+    choice = tuning.Choice.measured(table, 0, list(times), lambda: None)
+    assert choice.dense == table[0] == expected and choice.packed == "lists"
+
+
 @pytest.mark.parametrize(
     ("alone", "whole", "expected"),
     [

@@ -26,6 +26,8 @@ DENSE = ("dense", "prepacked")
 """What computes from dense weights."""
 CLEARLY = 1.15
 """How many times as fast as dense ones packed weights are where a layer alone is believed."""
+SURELY = 1.05
+"""The same for weights in oneDNN's layout over plain ones."""
 AS_FAST = 1.02
 """How many times as long as the fastest a network may take from fewer bytes."""
 
@@ -91,6 +93,8 @@ class Choice:
 
         times = medians({name: partial(with_kernel, name) for name in names})
         dense = min((name for name in names if name in DENSE), key=times.__getitem__)
+        if times["dense"] <= SURELY * times[dense]:  # what is hardly faster is no reason for a second copy
+            dense = "dense"
         packed = min((name for name in names if name not in DENSE), key=times.__getitem__, default=dense)
         choice = cls(table, key, packed, dense, times[dense] / times[packed])
         table[key] = choice.for_gain(1.0)
