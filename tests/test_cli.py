@@ -185,7 +185,7 @@ def test_help_prints_every_flag_with_its_default(command, config, capsys):
         (["theory", "--out", "a_file/below"], "--out 'a_file/below': it is a file, or lies below one"),
         (
             ["theory", "--out", "out", "--malach", "99999999999"],
-            "--malach (99999999999,): take integers from 1",
+            "--malach 99999999999: take integers from 1",
         ),
         (["theory", "--out", "out", "--seeds", "99999999999"], "--seeds 99999999999: take at most"),
         (["export", "absent.ticket", "no/such/a.onnx"], "no/such/a.onnx: name a file in a folder"),

@@ -99,7 +99,7 @@ COMPARE = (
     ("--methods filters-l1 --filters fc1=2", "--filters 'fc1=2': take a fraction in (0, 1]"),
     # Schedules.
     ("--methods dense --decay 0.5", "--decay 0.5: take --schedule multistep with it"),
-    ("--methods dense --milestones 1", "--milestones (1.0,): take --schedule multistep with it"),
+    ("--methods dense --milestones 1", "--milestones 1.0: take --schedule multistep with it"),
     ("--methods dense --schedule multistep", "--schedule 'multistep': give the epochs of its --milestones"),
 )
 LINES = [(f"search {flags}", message) for flags, message in SEARCH]
