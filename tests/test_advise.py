@@ -174,6 +174,23 @@ def test_a_validation_loss_that_was_zero_is_no_division_by_it():
     assert "overfitting" in kinds(document)
 
 
+def test_a_loss_that_still_falls_or_was_never_small_is_not_called_overfitting():
+    document = healthy()
+    overfitted(document)
+    underfitted(document)
+    for point in points(document):
+        point["train_loss"] = 1.1
+        point["val_loss"] = max(point["val_loss"], 1.2)
+    points(document)[-1]["val_loss"] = 2.0
+    assert kinds(document) == ["underfitting"]
+    document = healthy()
+    rising(document)
+    count = len(points(document))
+    for index, point in enumerate(points(document)):
+        point["val_loss"] = 0.2 if index == 1 else 1.0 - 0.5 * index / count  # lowest by chance, early
+    assert kinds(document) == ["budget too small"]
+
+
 def test_a_sound_run_yields_nothing():
     advice = advise(healthy())
     assert advice == Advice([], [], 1) and advice.summary == SOUND

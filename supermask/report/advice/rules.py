@@ -121,7 +121,11 @@ def fit_of_data(document: Mapping[str, Any], case: Case) -> Iterator[Finding]:
     train, val = case.curve("train_loss"), case.curve("val_loss")
     again = search_again if case.is_search else train_again
     least = max(min(val, default=0.0), LEAST_LOSS)
-    if val and val[-1] > RISE * least and train[-1] < val[-1] and not _unsettled(case):
+    smoothed = case.config.get("label_smoothing", 0.0)
+    guess = math.log(case.classes) if case.classes and not smoothed else math.inf  # the loss of one
+    unlearned = train and train[-1] > UNLEARNED * guess
+    risen = val and val[-1] > RISE * least and train[-1] < val[-1] and (_late_gain(case, val) or 0.0) >= 0
+    if risen and not unlearned and not _unsettled(case):
         best = val.index(min(val))
         augment = "shift" if case.config.get("data") in ("digits", "mnist") else "crop-flip"
         changes = {"augment": augment}
@@ -137,13 +141,12 @@ def fit_of_data(document: Mapping[str, Any], case: Case) -> Iterator[Finding]:
             f"The network learns its training images and nothing more. {remedy}",
             again(document, case, "overfitting", **changes),
         )
-    smoothed = case.config.get("label_smoothing", 0.0)
-    if train and case.classes and not smoothed and train[-1] > UNLEARNED * math.log(case.classes):
+    if unlearned:
         yield Finding(
             "underfitting",
-            train[-1] / math.log(case.classes) / UNLEARNED,
+            train[-1] / guess / UNLEARNED,
             f"{case.name}: the training loss ends at {train[-1]:.3f}, and a guess among {case.classes} "
-            f"classes has {math.log(case.classes):.3f}.",
+            f"classes has {guess:.3f}.",
             "The training images themselves are not learned, so that better generalization would not help. "
             "Train three times as long.",
             again(document, case, "underfitting", epochs=3 * case.config.get("epochs", 10)),
@@ -229,24 +232,26 @@ def density_range(document: Mapping[str, Any], case: Case) -> Iterator[Finding]:
 def budget(document: Mapping[str, Any], case: Case) -> Iterator[Finding]:
     """Accuracy that still rises at the end."""
     values, losses = case.curve("val_accuracy"), case.curve("val_loss")
-    steps = [point["step"] for point in case.points]
-    before = [index for index, step in enumerate(steps) if step <= 0.75 * steps[-1]][-3:]
-    if not values or not before or len(values) - before[-1] <= 3:
-        return
-
-    def gain(curve: list[float]) -> float:
-        return sum(curve[-3:]) / 3 - sum(curve[index] for index in before) / len(before)
-
-    if gain(values) >= RISING and (not losses or gain(losses) < 0):
+    gained, lost = _late_gain(case, values), _late_gain(case, losses)
+    if gained is not None and gained >= RISING and (lost is None or lost < 0):
         again = search_again if case.is_search else train_again
         yield Finding(
             "budget too small",
-            gain(values) / RISING,
-            f"{case.name}: validation accuracy rose by {100 * gain(values):.1f} points in the last quarter "
+            gained / RISING,
+            f"{case.name}: validation accuracy rose by {100 * gained:.1f} points in the last quarter "
             f"of the training, to {percent(values[-1])} %.",
             "It was stopped while it was learning. Train twice as long.",
             again(document, case, "longer", epochs=2 * case.config.get("epochs", 10)),
         )
+
+
+def _late_gain(case: Case, curve: list[float]) -> float | None:
+    """What a curve gained in the last quarter of the steps, by means of three points; None for too few."""
+    steps = [point["step"] for point in case.points]
+    before = [index for index, step in enumerate(steps) if step <= 0.75 * steps[-1]][-3:]
+    if not curve or not before or len(curve) - before[-1] <= 3:
+        return None
+    return sum(curve[-3:]) / 3 - sum(curve[index] for index in before) / len(before)
 
 
 RULES: tuple[Rule, ...] = (
