@@ -107,6 +107,14 @@ def test_a_search_step_on_a_gpu_costs_a_fiftieth_more_at_most():
     assert len(found) >= 3 and all(row["edge-popup/dense"] <= 1.02 for row in found)
 
 
+def test_an_accelerated_search_step_costs_what_the_readme_says():
+    rows = results("amd-epyc-zen4-2-cores/accelerated_step")["rows"]
+    wide = [row["accelerated/dense"] for row in rows if row["width"] >= 1024]
+    assert len(wide) >= 6 and max(row["accelerated/dense"] for row in rows) <= 1.03
+    said = f"take {min(wide):.2f} to\n{max(wide):.2f} of it"
+    assert said in (ROOT / "README.md").read_text(encoding="utf-8")
+
+
 def test_masks_of_tickets_take_what_is_said_of_them():
     (path,) = (ROOT / "benchmarks" / "results").glob("*/ticket_coding.json")
     rows = {row["density"]: row for row in read_json(path)["rows"]}
