@@ -1,0 +1,140 @@
+// The inner loops of packed linear layers and of the gradients of their weights, on integers, whose sums are exact in any
+// order. Buffers are allocated to the element, so that the sanitizers see every step over an end.
+#include <algorithm>
+#include <cstring>
+#include <limits>
+#include <vector>
+
+#include "check.h"
+#include "kernels.h"
+#include "supermask/distributions.h"
+
+using namespace supermask;
+
+namespace {
+
+void test_nonzero(int64_t count, int nonzero_in_eight) {
+  std::vector<float> values(count), kept(count + 16);
+  std::vector<uint8_t> entries(count + 16);
+  for (int64_t i = 0; i < count; ++i)
+    values[i] = static_cast<int>(random_word(i) % 8) < nonzero_in_eight ? unit_uniform(random_word(i + count)) + 1 : 0;
+  if (count > 2) values[count / 2] = std::numeric_limits<float>::quiet_NaN(), values[0] = -0.0f;
+  const int64_t found = kernels().list_nonzero(values.data(), count, entries.data(), kept.data());
+  int64_t next = 0;
+  for (int64_t i = 0; i < count; ++i) {
+    if (values[i] == 0) continue;
+    expect(next < found && entries[next] == i && !std::memcmp(&kept[next], &values[i], sizeof(float)), "a listed value");
+    ++next;
+  }
+  expect(next == found, "how many values are not 0");
+}
+
+int small_input(uint64_t i) { return static_cast<int>(random_word(i) % 19) - 9; }
+int small_sign(uint64_t i) { return static_cast<int>(random_word(i + 77777) % 3) - 1; }
+
+// `groups` of 16 outputs, `words` of 18 inputs, one input and four.
+void test_look_up(int64_t groups, int64_t words) {
+  const int64_t outputs = 16 * groups, features = 18 * words;
+  std::vector<uint32_t> codes(outputs * words);
+  for (int64_t row = 0; row < outputs; ++row)
+    for (int64_t triple = 0; triple < 6 * words; ++triple) {
+      const uint64_t at = row * features + 3 * triple;
+      const int number = small_sign(at) + 3 * small_sign(at + 1) + 9 * small_sign(at + 2);
+      const uint32_t code = number < 0 ? 16 - number : number;
+      const int64_t place = triple % 6;
+      codes[triple / 6 * outputs + row] |= code << (5 * (place % 3) + 16 * (place / 3));
+    }
+  std::vector<float> inputs(4 * features), tables(4 * words * 96), one(outputs), four(4 * outputs);
+  for (int64_t i = 0; i < 4 * features; ++i) inputs[i] = static_cast<float>(small_input(i));
+  kernels().triple_sums(inputs.data(), 4 * words * 6, tables.data());
+  kernels().look_up_1(codes.data(), words, groups, tables.data(), one.data());
+  kernels().look_up_4(codes.data(), words, groups, tables.data(), four.data());
+  for (int64_t input = 0; input < 4; ++input)
+    for (int64_t row = 0; row < outputs; ++row) {
+      int sum = 0;
+      for (int64_t f = 0; f < features; ++f)
+        sum += small_sign(row * features + f) * small_input(input * features + f);
+      expect(four[input * outputs + row] == static_cast<float>(sum), "four inputs looked up");
+      if (input == 0) expect(one[row] == static_cast<float>(sum), "one input looked up");
+    }
+}
+
+// The same from planes of bits, in two goes where there are two words or more.
+void test_planes(int64_t groups, int64_t words) {
+  const int64_t outputs = 16 * groups, features = 30 * words, apart = 80 * words, half = words / 2;
+  std::vector<uint32_t> planes(2 * outputs * words);
+  for (int64_t row = 0; row < outputs; ++row)
+    for (int64_t f = 0; f < features; ++f)
+      for (int plane = 0; plane < 2; ++plane)
+        if (small_sign(row * features + f) == 1 - 2 * plane)
+          planes[(f / 30 * 2 + plane) * outputs + row] |= 1u << (f % 30);
+  std::vector<float> inputs(4 * features), tables(4 * apart), one(outputs, 2.0f), four(4 * outputs, 2.0f);
+  for (int64_t i = 0; i < 4 * features; ++i) inputs[i] = static_cast<float>(small_input(i));
+  kernels().subset_sums(inputs.data(), 4 * words * 10, tables.data());
+  for (const int64_t from : {int64_t{0}, half}) {
+    const int64_t some = from ? words - half : half ? half : words;
+    const uint32_t* start = planes.data() + 2 * outputs * from;
+    kernels().add_planes_1(start, some, groups, tables.data() + 80 * from, apart, one.data());
+    kernels().add_planes_4(start, some, groups, tables.data() + 80 * from, apart, four.data());
+    if (half == 0) break;
+  }
+  for (int64_t input = 0; input < 4; ++input)
+    for (int64_t row = 0; row < outputs; ++row) {
+      int sum = 2;
+      for (int64_t f = 0; f < features; ++f)
+        sum += small_sign(row * features + f) * small_input(input * features + f);
+      expect(four[input * outputs + row] == static_cast<float>(sum), "four inputs by planes");
+      if (input == 0) expect(one[row] == static_cast<float>(sum), "one input by planes");
+    }
+}
+
+// One output of 32 · words weights, of which all or those with small_sign != 0 are kept.
+template <class Value>
+void test_kept_values(const ValueKernels<Value>& kernel, int64_t words, bool full) {
+  const int64_t features = 32 * words;
+  std::vector<uint32_t> masks(words);
+  std::vector<Value> values;
+  std::vector<float> inputs(4 * features);
+  for (int64_t i = 0; i < 4 * features; ++i) inputs[i] = static_cast<float>(small_input(i));
+  int expected[4] = {};
+  for (int64_t f = 0; f < features; ++f) {
+    if (!full && small_sign(f) == 0) continue;
+    const int weight = small_input(f + 9999);
+    masks[f / 32] |= 1u << (f % 32);
+    values.emplace_back();
+    from_float(static_cast<float>(weight), values.back());
+    for (int i = 0; i < 4; ++i) expected[i] += weight * small_input(i * features + f);
+  }
+  const int64_t kept = static_cast<int64_t>(values.size());
+  values.resize(kept + 32);
+  values.shrink_to_fit();
+  float one, four[4];
+  kernel.dot_1(masks.data(), words, values.data(), values.data() + kept, inputs.data(), 0, &one);
+  kernel.dot_4(masks.data(), words, values.data(), values.data() + kept, inputs.data(), features, four);
+  expect(one == static_cast<float>(expected[0]), "kept values times one input");
+  for (int i = 0; i < 4; ++i)
+    expect(four[i] == static_cast<float>(expected[i]), "kept values times four inputs");
+  // Masks that promise more values than there are.
+  std::fill(masks.begin(), masks.end(), ~0u);
+  kernel.dot_1(masks.data(), words, values.data() + kept, values.data() + kept, inputs.data(), 0, &one);
+  expect(one == 0, "nothing beyond the end");
+}
+
+}  // namespace
+
+int main() {
+  std::printf("%s\n", kernels().name);
+  for (const int64_t count : {0, 1, 15, 16, 17, 64, 127, 128, 256})
+    for (const int nonzero : {0, 1, 4, 8}) test_nonzero(count, nonzero);
+  for (int64_t groups = 1; groups <= 4; ++groups)
+    for (const int64_t words : {0, 1, 2, 7}) {
+      test_look_up(groups, words);
+      test_planes(groups, words);
+    }
+  for (const int64_t words : {0, 1, 2, 9})
+    for (const bool full : {false, true}) {
+      test_kept_values(kernels().values_float32, words, full);
+      test_kept_values(kernels().values_bfloat16, words, full);
+    }
+  return finish();
+}
