@@ -13,7 +13,6 @@ _ARGUMENTS = re.compile(
     r"|label_smoothing|channels_last|cuda_graphs|root(?==))\b(=\b)?=?"
 )
 """Arguments of the library that its errors name, with an equals sign or without."""
-_LISTS = re.compile(r"list_models\(\) gives .* libraries")
 
 
 def exit_code(error: Exception) -> int | None:
@@ -59,7 +58,7 @@ def message_of(error: Exception) -> str:
 
     if isinstance(error, UnknownModelError):
         # The library's functions that list names are no help on a command line.
-        return f"--model: {_LISTS.sub('`supermask list models` lists ours', str(error))}"
+        return f"--model: there is no model {error.name!r}. `supermask list models` lists ours{error.hint}"
     if is_out_of_memory(error):
         reason = (str(error).splitlines() or ["no more was told"])[0]
         remedy = "take a smaller --batch-size, --image-size or network, or fewer --jobs"

@@ -174,7 +174,4 @@ def _unknown(name: str) -> NoReturn:
     else:
         theirs = {*external.timm_names(), *external.torchvision_names()}
         wanted, candidates = rest.lower(), [*registered_names(), *sorted(theirs)]
-    raise UnknownModelError(
-        f"there is no model {name!r}. list_models() gives the library's own names, list_models('timm') and "
-        f"list_models('torchvision') those of the two libraries{ending(wanted, candidates)}"
-    )
+    raise UnknownModelError(name, ending(wanted, candidates))

@@ -21,7 +21,22 @@ _FACTORIES: dict[str, Factory] = {}
 
 
 class UnknownModelError(ValueError):
-    """No network answers to the name."""
+    """No network answers to the name.
+
+    Attributes:
+        name: The name.
+        hint: What was perhaps meant, for the end of a message.
+    """
+
+    def __init__(self, name: str, hint: str = "") -> None:
+        super().__init__(name, hint)
+        self.name, self.hint = name, hint
+
+    def __str__(self) -> str:
+        return (
+            f"there is no model {self.name!r}. list_models() gives the library's own names, "
+            f"list_models('timm') and list_models('torchvision') those of the two libraries{self.hint}"
+        )
 
 
 def register_model(name: str) -> Callable[[FactoryT], FactoryT]:
