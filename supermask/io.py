@@ -115,7 +115,7 @@ def open_safetensors(path: Path) -> Iterator[Any]:
     Names of files are bytes, and `safe_open` of safetensors 0.8 wants UTF-8 ones; another is opened by its
     descriptor, which has a plain name on Linux.
     """
-    if is_utf8(path):
+    if is_text(str(path)):
         with safe_open(path, framework="pt") as file:
             yield file
         return
@@ -123,9 +123,13 @@ def open_safetensors(path: Path) -> Iterator[Any]:
         yield file
 
 
-def is_utf8(path: Path) -> bool:
-    """Whether the name of a file is text."""
-    return not any("\ud800" <= letter <= "\udfff" for letter in str(path))
+def is_text(name: str) -> bool:
+    """Whether UTF-8 can hold `name`: Python's strings may have halves of surrogate pairs, UTF-8 may not."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def read_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], str]:

@@ -10,6 +10,7 @@ from typing import Any, get_args
 
 from supermask.data import MissingDataError, Selection
 from supermask.data.augment import Augmentation
+from supermask.data.boxes import SCALE
 from supermask.data.selection import MOST_PIXELS, read_classes
 from supermask.experiments.arguments import parse_arguments
 from supermask.experiments.engines import ENGINES
@@ -102,7 +103,7 @@ class TaskConfig:
     epochs: float = option(10.0, "passes over the training split")
     batch_size: int = option(128, "images per step, of all ranks together")
     augment: str = option("none", "augmentation", choices=get_args(Augmentation))
-    crop_scale: float = option(0.08, "least share of an image's area that a resized crop takes")
+    crop_scale: float = option(SCALE[0], "least share of an image's area that a resized crop takes")
     schedule: str = option("cosine", "learning-rate schedule", choices=SCHEDULES)
     warmup_epochs: float = option(0.0, "epochs of linear warm-up")
     milestones: tuple[float, ...] = option((), "epochs at which a multistep schedule lowers lr")

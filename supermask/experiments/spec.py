@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from supermask.data import Selection
+from supermask.data.boxes import SCALE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +54,7 @@ class Task:
     selection: Selection = field(default_factory=Selection)
     sync_norms: bool = False
     decay: float = 0.1
-    crop_scale: float = 0.08
+    crop_scale: float = SCALE[0]
     steps_per_epoch: int = field(default=0, compare=False, metadata={"identity": False})
     """Steps that see every training image once: follows from the data, and is no part of a run's identity."""
 

@@ -8,7 +8,7 @@ layer gained clearly, and dense weights everywhere.
 import math
 import statistics
 import time
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
@@ -83,7 +83,7 @@ class Choice:
 
     @classmethod
     def measured(
-        cls, table: dict[Any, str], key: Any, names: Mapping[str, Any] | list[str], call: Callable[[], Any]
+        cls, table: dict[Any, str], key: Any, names: Sequence[str], call: Callable[[], Any]
     ) -> "Choice":
         """Time `call` with each of the kernels, and leave the fastest in `table`."""
 

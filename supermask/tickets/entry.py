@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from supermask.io import DamagedFileError
+from supermask.io import DamagedFileError, is_text
 from supermask.tickets.derivation import Derivation
 from supermask.weights.init import Draw
 from supermask.weights.names import buffers_of, parameters_of, unwrap
@@ -91,15 +91,6 @@ def check_storable(model: nn.Module, values: bool = True) -> None:
                 obstacle = "is on the meta device, without values; call model.to_empty(device='cpu') first"
             if obstacle:
                 raise ValueError(f"{kind} {name!r} {obstacle}")
-
-
-def is_text(name: str) -> bool:
-    """Whether a file can hold `name`: Python's strings may have halves of surrogate pairs, UTF-8 may not."""
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _obstacle(name: str, tensor: Tensor) -> str | None:

@@ -6,6 +6,7 @@ from typing import Any
 from torch import Tensor
 
 from supermask import ops
+from supermask.io import is_text
 from supermask.tickets.bounds import Bounds
 from supermask.tickets.container import VERSION
 from supermask.tickets.derivation import LARGEST, MAX_DIGITS, Derivation
@@ -16,7 +17,6 @@ from supermask.tickets.entry import (
     STORED_DTYPES,
     Entry,
     TicketError,
-    is_text,
 )
 from supermask.tickets.provenance import plain_json
 from supermask.weights.init import GENERATOR, Draw, check_seed

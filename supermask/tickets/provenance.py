@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from supermask.io import is_text
 from supermask.models.registry import FACTORY_ATTRIBUTE
 from supermask.models.structure import changes, structure_of
-from supermask.tickets.entry import is_text
 from supermask.weights.names import parameters_of
 from supermask.weights.notices import ChangedNetworkWarning, tell
 
