@@ -23,9 +23,8 @@ if TYPE_CHECKING:
 
 _caches = tempfile.mkdtemp(prefix="supermask-tests-")
 os.environ["SUPERMASK_CACHE"] = _caches
-os.environ["OMP_NUM_THREADS"] = (
-    "1"  # of commands, too: two processes with two threads each wait for each other
-)
+# Of commands, too: two processes with two threads each wait for each other.
+os.environ["OMP_NUM_THREADS"] = "1"
 
 
 KERNELS = {"codes", "init", "native", "ops", "packed", "packed_conv", "packed_int8", "packed_placement"}

@@ -62,9 +62,10 @@ if __name__ == "__main__":
     assert sklearn.datasets and supermask.cli.run
     torch.set_num_threads(1)
     for line in sys.stdin:
+        arguments, last, moment = json.loads(line)
         shared = mmap.mmap(-1, 8)  # with the fork
         child = os.fork()
         if child == 0:
-            run(*json.loads(line)[:1], shared, *json.loads(line)[1:])
+            run(arguments, shared, last, moment)
         _, status = os.waitpid(child, 0)
         print(json.dumps([os.waitstatus_to_exitcode(status), count(shared)]), flush=True)

@@ -10,7 +10,6 @@ slow step from a busy machine.
 import argparse
 import json
 import os
-import resource
 import shutil
 import subprocess
 import sys
@@ -21,6 +20,8 @@ import venv
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+
+import cpu_time
 
 STEPS: dict[str, tuple[float, Callable[["Journey"], None]]] = {}
 """Name → the most seconds that it may take, and what is done."""
@@ -274,12 +275,6 @@ def load_elsewhere(journey: Journey) -> None:
     expect(here == there, "the network loaded elsewhere gives other outputs")
 
 
-def _computed() -> float:
-    """Seconds of CPU that all programs took which have ended."""
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -295,10 +290,10 @@ def main() -> None:
         journey = Journey(options.wheel, Path(folder), options.constraints)
         for name in options.steps:
             limit, do = STEPS[name]
-            began, computed = time.monotonic(), _computed()
+            began, computed = time.monotonic(), cpu_time.of_children()
             do(journey)
             took = journey.seconds[name] = round(time.monotonic() - began, 1)
-            print(f"{name}: {took} s ({_computed() - computed:.0f} s of CPU)", flush=True)
+            print(f"{name}: {took} s ({cpu_time.of_children() - computed:.0f} s of CPU)", flush=True)
             limit *= options.patience
             expect(took <= limit, f"{name} took {took} s, and {limit:g} are allowed")
     print(json.dumps(journey.seconds))

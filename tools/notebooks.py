@@ -7,12 +7,12 @@ what they print and draw; a cell that fails fails the build.
 """
 
 import argparse
-import resource
 import sys
 import tempfile
 import time
 from pathlib import Path
 
+import cpu_time
 import jupytext
 import nbformat
 from nbclient import NotebookClient
@@ -46,12 +46,6 @@ def execute(source: Path) -> float:
     return time.monotonic() - began
 
 
-def _computed() -> float:
-    """Seconds of CPU that all kernels took that have ended."""
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
-
-
 def main() -> None:
     names = sorted(path.stem for path in SOURCES.glob("*.py"))
     parser = argparse.ArgumentParser(
@@ -64,12 +58,12 @@ def main() -> None:
         parser.error(f"there is no tutorial {', '.join(sorted(unknown))}; there are {', '.join(names)}")
     slow = []
     for name in options.names or names:
-        computed = _computed()
+        computed = cpu_time.of_children()
         try:
             took = execute(SOURCES / f"{name}.py")
         except CellExecutionError as error:
             sys.exit(f"{name}: {error}")
-        print(f"{name}: {took:.1f} s ({_computed() - computed:.0f} s of CPU)", flush=True)
+        print(f"{name}: {took:.1f} s ({cpu_time.of_children() - computed:.0f} s of CPU)", flush=True)
         slow += [name] if took > options.seconds else []
     if slow:
         sys.exit(f"{', '.join(slow)}: longer than {options.seconds:g} s")
