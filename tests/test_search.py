@@ -222,7 +222,7 @@ def test_first_scores_of_another_kind_are_refused(small_net):
     sm.randomize_(small_net, seed=0)
     with pytest.raises(ValueError, match="score_init must be one of kaiming_uniform_sqrt5"):
         sm.EdgePopup(small_net, density=0.5, lr=0.1, score_init="ones")
-    for method in ("zhou", "gem-miner", "signed-supermask", "l0-gates", "concrete"):
+    for method in ("zhou", "gem-miner", "signed-supermask", "l0-gates", "concrete", "slot-machine"):
         with pytest.raises(ValueError, match="in a way of its own"):
             sm.SEARCHES[method](small_net, density=0.5, lr=0.1, score_init="kaiming_normal")
 
@@ -235,6 +235,7 @@ OTHER_OPTIONS = {
     "iterand": [{"rate": 0.7}, {"seed": 1}],
     "l0-gates": [{"gates": "neuron"}, {"seed": 1}],
     "signed-supermask": [{"fixed_threshold": True}],
+    "slot-machine": [{"options": 4}],
     "zhou": [{"dynamic_rescale": False}, {"seed": 1}],
 }
 

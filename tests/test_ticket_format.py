@@ -177,6 +177,7 @@ VARIED = {
     "signed-supermask": {"density": 0.3, "lr": 0.1},
     "biprop": {"density": 0.3, "lr": 0.1},
     "iterand": {"density": 0.3, "lr": 0.3, "period": 2, "rate": 0.5},
+    "slot-machine": {"density": 0.6, "lr": 0.1, "options": 5},
 }
 """Searches under whose masks stand other weights than plain draws."""
 
@@ -202,7 +203,7 @@ def test_the_ticket_of_every_search_is_strong_and_rebuilt_with_numpy(
     path = search.ticket().save(tmp_path / "net.ticket")
     ticket = sm.Ticket.load(path)
     assert ticket.strong and not ticket.values.keys() & ticket.masks.keys()
-    assert one_bit_per_weight(path, {"signed-supermask": 1, "iterand": 3}.get(method, 0))
+    assert one_bit_per_weight(path, {"signed-supermask": 1, "iterand": 3, "slot-machine": 3}.get(method, 0))
     for name, parameter in model.named_parameters():
         assert torch.equal(ticket.weights()[name], parameter), name
     if dtype != torch.bfloat16:  # which NumPy lacks

@@ -15,6 +15,7 @@ from pkgutil import iter_modules
 
 from supermask.models.binary import binarize_activations
 from supermask.models.factory import build, create_model, list_models
+from supermask.models.parallel import merged, with_parallel_weights
 from supermask.models.registry import UnknownModelError, register_model
 
 for _module in iter_modules(__path__):
@@ -26,5 +27,7 @@ __all__ = [
     "build",
     "create_model",
     "list_models",
+    "merged",
     "register_model",
+    "with_parallel_weights",
 ]

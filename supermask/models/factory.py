@@ -15,6 +15,8 @@ from supermask.models.arguments import (
 )
 from supermask.models.binary import OPTION as BINARY
 from supermask.models.binary import binarize_activations
+from supermask.models.parallel import OPTION as PARALLEL
+from supermask.models.parallel import with_parallel_weights
 from supermask.models.registry import (
     FACTORY_ATTRIBUTE,
     Factory,
@@ -55,7 +57,9 @@ def create_model(
             ``affine`` (batch norms have a scale and a shift; ResNet, VGG, Conv-n), ``batch_norm``
             (VGG, Conv-n), ``elu`` (ELUs for ReLUs; Conv-n), ``shift`` (batch norms have a shift;
             airbench), ``logit_scale`` (factor of the outputs; airbench). Of every network:
-            ``binary_activations``, which makes each activation the sign of its input.
+            ``binary_activations``, which makes each activation the sign of its input, and
+            ``parallel_weights``, from 2 to 64: so many weights for each connection of linear layers
+            and convolutions, whose sum counts.
 
     Raises:
         UnknownModelError: No network has that name.
@@ -70,6 +74,7 @@ def create_model(
     checked = check_arguments(options)
     binary = checked.pop(BINARY, False)
     check_like_default(name, BINARY, binary, False)
+    parallel = checked.pop(PARALLEL, 1)
     factory = registered(name)
     if factory is not None:
         full_name = name
@@ -82,6 +87,8 @@ def create_model(
         model = _construct(full_name, {**shape, **checked}, external.build_external, arguments)
     setattr(model, FACTORY_ATTRIBUTE, {"name": full_name, "args": {**shape, **checked}})
     record_structure(model)
+    if parallel != 1:
+        with_parallel_weights(model, parallel)  # type: ignore[arg-type]  # checks it
     return binarize_activations(model) if binary else model
 
 

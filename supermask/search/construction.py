@@ -10,7 +10,7 @@ from torch.optim import Optimizer
 
 from supermask import masks, ops
 from supermask.search.claims import is_claimed
-from supermask.weights.init import derive_key, init_of, is_norm_parameter
+from supermask.weights.init import Init, derive_key, init_of, is_norm_parameter
 from supermask.weights.kinds import matches
 from supermask.weights.names import aliases_of, data_parallel, parameters_of, unwrap
 from supermask.weights.notices import (
@@ -195,6 +195,22 @@ def tell_of_weights(
                 f"call randomize_(…, density={scaled:g}) for it, or leave its density= out",
                 OtherDensityWarning,
             )
+
+
+def record_of(model: nn.Module, names: Iterable[str], purpose: str) -> Init:
+    """How `model` was drawn, for a search that draws further values of its weights.
+
+    Raises:
+        ValueError: `randomize_` did not draw one of the parameters `names`; `purpose` begins the message.
+    """
+    record = init_of(model)
+    missing = set(names) - set(record.named() if record else {})
+    if record is None or missing:
+        raise ValueError(
+            f"{purpose} as they were drawn first, and randomize_ did not draw {min(missing)}; call "
+            "randomize_(model, …) before"
+        )
+    return record
 
 
 def norm_parameters(model: nn.Module, exclude: Iterable[str] = ()) -> dict[str, nn.Parameter]:

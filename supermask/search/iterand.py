@@ -21,10 +21,11 @@ import torch
 from torch import nn
 
 from supermask import ops
+from supermask.search.construction import record_of
 from supermask.search.edge_popup import EdgePopup
 from supermask.search.fused import EDGE_POPUP_SGD
 from supermask.search.registry import register_search
-from supermask.weights.init import Init, derive_key, init_of
+from supermask.weights.init import derive_key
 
 PERIOD = 300
 SHARE = 100
@@ -71,7 +72,7 @@ class IteRand(EdgePopup, fused=EDGE_POPUP_SGD):
         self.rate = rate
         self._follows_plan = period is None
         super().__init__(model, density=density, lr=lr, **options)
-        self._init = self._record()
+        self._init = record_of(model, self.masked_parameters, "iterand draws pruned weights again")
         self._dtypes = {name: parameter.dtype for name, parameter in self.masked_parameters.items()}
 
     def plan(self, steps: int, steps_per_epoch: int) -> None:
@@ -107,13 +108,3 @@ class IteRand(EdgePopup, fused=EDGE_POPUP_SGD):
     def _note_generation(self, generation: int) -> None:
         """Tell whoever makes a ticket of the model how many draws its weights may come from."""
         self.model.supermask_init = replace(self._init, generations=generation)  # type: ignore[assignment]
-
-    def _record(self) -> Init:
-        record = init_of(self.model)
-        missing = set(self.masked_parameters) - set(record.named() if record else {})
-        if record is None or missing:
-            raise ValueError(
-                "iterand draws pruned weights again as they were drawn first, and randomize_ did not draw "
-                f"{min(missing)}; call randomize_(model, …) before"
-            )
-        return record

@@ -1,0 +1,145 @@
+"""Several weights for each connection: their sums, a search over them, tickets, and single weights again."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+import supermask as sm
+from supermask.models import create_model, merged, with_parallel_weights
+from supermask.models.parallel import ParallelConv2d, ParallelLinear
+from supermask.weights.roles import classify
+
+SIZE = {"num_classes": 5, "image_size": 16, "in_channels": 3}
+
+
+def layers() -> nn.ModuleList:
+    return nn.ModuleList(
+        [
+            nn.Linear(7, 5),
+            nn.Conv2d(4, 6, 3, padding=1, stride=2, bias=False),
+            nn.Conv2d(4, 6, (3, 2), padding="same", groups=2, padding_mode="circular", dilation=2),
+            nn.Conv1d(4, 6, 3, padding=1),
+            nn.Conv3d(4, 6, 2),
+        ]
+    )
+
+
+INPUTS = [(3, 7), (2, 4, 9, 8), (2, 4, 9, 8), (2, 4, 9), (2, 4, 3, 3, 3)]
+
+
+@pytest.mark.parametrize("count", [2, 5])
+def test_layers_compute_with_the_sum_of_their_weights(count):
+    """Against torch's own layers, whose weight is the sum in NumPy; the gradient is that of every summand."""
+    torch.manual_seed(0)
+    plain = layers().double()
+    model = with_parallel_weights(copy.deepcopy(plain), count)
+    for single, layer, shape in zip(plain, model, INPUTS, strict=True):
+        x = torch.randn(shape, dtype=torch.float64)
+        torch.testing.assert_close(layer(x), single(x))  # as it was, before anything is drawn
+        nn.init.normal_(layer.weights)
+        parts = (
+            layer.weights.detach().numpy().reshape(single.weight.shape[0], count, *single.weight.shape[1:])
+        )
+        single.weight.data.copy_(torch.from_numpy(np.add.reduce(parts, axis=1)))
+        torch.testing.assert_close(layer(x), single(x))
+        layer(x).square().sum().backward()
+        single(x).square().sum().backward()
+        grads = layer.weights.grad.unflatten(1, (count, -1))
+        for k in range(count):
+            torch.testing.assert_close(grads[:, k], single.weight.grad)
+        if single.bias is not None:
+            torch.testing.assert_close(layer.bias.grad, single.bias.grad)
+
+
+def test_fans_count_every_summand():
+    infos = {info.name: info for info in classify(with_parallel_weights(layers(), 3))}
+    masked = {name: (info.fan_in, info.fan_out) for name, info in infos.items() if info.role == "masked"}
+    assert masked == {
+        "0.weights": (21, 5),
+        "1.weights": (3 * 4 * 9, 6 * 9),
+        "2.weights": (3 * 2 * 6, 6 * 6 // 2),
+        "3.weights": (3 * 4 * 3, 6 * 3),
+        "4.weights": (3 * 4 * 8, 6 * 8),
+    }
+    assert infos["1.weights"].inputs[0] == 1 and infos["0.bias"].role == "constant"
+
+
+@pytest.mark.parametrize("name", ["lenet-300-100", "conv-2", "resnet-20", "airbench", "timm/resnet18"])
+def test_a_search_gives_connections_sums_and_its_ticket_builds_them_again(name, tmp_path):
+    options = {} if "/" in name else {"width": 0.25}
+    model = create_model(name, **SIZE | {"image_size": 32}, **options, parallel_weights=4)
+    single = create_model(name, **SIZE | {"image_size": 32}, **options)
+    sm.randomize_(model, seed=3, density=0.5)
+    search = sm.EdgePopup(model, density=0.5)
+    assert sum(w.numel() for w in search.weights.values()) == 4 * sum(
+        info.tensor.numel() for info in classify(single) if info.role == "masked"
+    )
+    x, y = torch.randn(8, 3, 32, 32), torch.randint(5, (8,))
+    losses = []
+    for _ in range(8):
+        search.zero_grad()
+        loss = F.cross_entropy(model(x), y)
+        loss.backward()
+        search.step()
+        losses.append(loss.item())
+    assert losses[-1] < losses[0]
+    ticket = search.ticket()
+    assert ticket.strong and ticket.factory["args"]["parallel_weights"] == 4
+    loaded = sm.load(ticket.save(tmp_path / "net.ticket"))
+    model.eval(), loaded.eval()
+    assert torch.equal(loaded(x), model(x))
+    one = merged(loaded)
+    assert [tuple(p.shape) for p in one.parameters()] == [tuple(p.shape) for p in single.parameters()]
+    assert {type(m) for m in one.modules()} == {type(m) for m in single.modules()}
+    torch.testing.assert_close(one.eval()(x), model(x), rtol=1e-3, atol=1e-4)
+    first = next(m for m in model.modules() if isinstance(m, ParallelLinear | ParallelConv2d))
+    values = (first.weight / search.weights[next(iter(search.weights))].abs().max()).detach()
+    assert values.unique().numel() > 3  # more than 0 and two signs
+
+
+def test_what_else_reads_the_weight_meets_the_sum():
+    """Transformers hand the weights of their layers to functions."""
+    torch.manual_seed(0)
+    model = create_model(
+        "timm/beit_base_patch16_224", **SIZE, depth=1, embed_dim=32, num_heads=2, patch_size=8
+    )
+    single = model.eval()
+    parallel = with_parallel_weights(copy.deepcopy(single), 2)
+    x = torch.randn(2, 3, 16, 16)
+    torch.testing.assert_close(parallel(x), single(x))
+
+
+def test_shared_weights_stay_single():
+    first, second = nn.Linear(4, 4), nn.Linear(4, 4)
+    second.weight = first.weight
+    model = with_parallel_weights(nn.Sequential(first, second, nn.Linear(4, 2)), 2)
+    assert [type(layer) for layer in model] == [nn.Linear, nn.Linear, ParallelLinear]
+    same = nn.Linear(4, 4)
+    twice = with_parallel_weights(nn.Sequential(same, nn.ReLU(), same), 2)
+    assert twice[0] is twice[2] and type(twice[0]) is ParallelLinear
+
+
+def test_a_layer_alone_is_merged_too():
+    layer = with_parallel_weights(nn.Sequential(nn.Linear(3, 2)), 2)[0]
+    plain = merged(layer)
+    assert type(plain) is nn.Linear
+    torch.testing.assert_close(plain.weight, layer.weight)
+    assert type(layer) is ParallelLinear and "weight" not in dict(layer.named_parameters())
+
+
+@pytest.mark.parametrize("count", [1, 0, -1, 2.0, True, 65, "4"])
+def test_other_counts_are_refused(count):
+    with pytest.raises(ValueError, match="takes 2 to 64 weights"):
+        with_parallel_weights(nn.Sequential(nn.Linear(3, 2)), count)
+    if count != 1:
+        with pytest.raises(ValueError, match="takes 2 to 64 weights"):
+            create_model("lenet-300-100", parallel_weights=count)
+
+
+def test_a_network_without_such_layers_is_refused():
+    with pytest.raises(ValueError, match="no linear layer or convolution in it"):
+        with_parallel_weights(nn.Linear(3, 2), 2)
