@@ -62,6 +62,8 @@ CHANGES: dict[str, dict[str, Any]] = {
     "weight decay 5e-4": {"search_weight_decay": 5e-4},
 }
 EPOCHS = (5.0, 20.0)
+#: Weights for each connection, whose sum counts; in float32, for CPUs that only emulate bfloat16.
+PARALLEL = (4, 8, 16)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -92,6 +94,10 @@ def lines() -> Iterator[Line]:
     for epochs in EPOCHS:
         for method in ("dense", *searches):
             yield Line("budget", method, f"{epochs:g} epochs", {"epochs": epochs})
+    for count in PARALLEL:
+        many = {"model_args": {"width": 0.25, "parallel_weights": count}, "epochs": 5.0, "amp": "none"}
+        for method in searches:
+            yield Line("parallel", method, f"{count} weights, 5 epochs", many)
 
 
 def config_of(line: Line, data_root: str | None = None) -> CompareConfig:
