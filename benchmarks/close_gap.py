@@ -6,8 +6,8 @@
 One change at a time. CIFAR-10, the network of airbench at quarter width by
 `recipes/compare/cifar10-airbench-quarter.toml`, one seed. Judged on a tenth of the training images, held out;
 what stands in the tables says nothing of the test split. About four minutes of one core with AVX-512 and bf16
-for each line. Writes `benchmarks/results/close-gap.json` after each run, from all runs in the store that are
-finished; interrupted, the same command goes on.
+for each line. Writes `benchmarks/results/close-gap.json` after each run, and leaves in it the lines that were
+finished elsewhere; interrupted, the same command goes on.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from supermask.experiments.execution.context import Environment
 from supermask.experiments.execution.store import Store
 from supermask.experiments.results import describe_machine
 from supermask.experiments.spec import RunSpec
-from supermask.io import write_json
+from supermask.io import read_json, write_json
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "close-gap.json"
@@ -122,13 +122,17 @@ class Printer:
 
 
 def write(path: Path, store: Store, specs: dict[Line, RunSpec]) -> None:
-    """Write what is finished, line by line."""
-    rows = []
+    """Write what is finished, line by line, beside what the file has from other stores."""
+    held = read_json(path)["rows"] if path.exists() else []
+    found = {(row["group"], row["method"], row["change"]): row for row in held}
     for line, spec in specs.items():
         if result := store.run(spec.id).result:
             known = ("density", "seed", "steps", "val_accuracy", "seconds")
-            facts = {"group": line.group, "method": line.method, "change": line.change}
-            rows.append({**facts, **{name: result[name] for name in known}})
+            key = line.group, line.method, line.change
+            facts = dict(zip(("group", "method", "change"), key, strict=True))
+            found[key] = {**facts, **{name: result[name] for name in known}}
+    keys = [(line.group, line.method, line.change) for line in specs]
+    rows = [found[key] for key in keys if key in found]
     document = {
         "schema": "supermask/close-gap/1",
         "recipe": str(RECIPE.relative_to(ROOT)),

@@ -6,12 +6,14 @@ import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from PIL import Image
+
+from supermask.io import read_json, write_json
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 COMMITTED = BENCHMARKS / "results" / "amd-epyc-zen4-2-cores"
@@ -165,7 +167,26 @@ def test_every_line_of_the_gap_changes_something():
     assert len(set(known)) == len(known)
     base = next(c for line, c in zip(lines, configs, strict=True) if line.change == "lr 1.5")
     assert all(config.val_fraction == 0.1 and config.seeds == (0,) for config in configs)
-    assert all(config.model_args == base.model_args for config in configs)
+    for line, config in zip(lines, configs, strict=True):
+        counts = {"parallel_weights"} if line.group == "parallel" else set()
+        assert config.model_args.keys() - base.model_args.keys() == counts
+        assert config.model_args["width"] == base.model_args["width"]
+
+
+def test_lines_of_the_gap_that_were_finished_elsewhere_stay(tmp_path):
+    module = importlib.import_module("close_gap")
+    first, second, third = list(module.lines())[:3]
+    numbers = {"density": 0.5, "seed": 0, "steps": 4, "val_accuracy": 0.5, "seconds": 1.0}
+    names = [{"group": x.group, "method": x.method, "change": x.change} for x in (first, second, third)]
+    held = [{**names[2], **numbers}, {**names[0], **numbers, "val_accuracy": 0.1}]
+    held.append({"group": "no more", "method": "dense", "change": "x", **numbers})
+    path = tmp_path / "close-gap.json"
+    write_json(path, {"rows": held})
+    results = {"a": numbers | {"val_accuracy": 0.9}, "b": None, "c": None}
+    store = SimpleNamespace(run=lambda key: SimpleNamespace(result=results[key]))
+    specs = {line: SimpleNamespace(id=key) for line, key in zip((first, second, third), "abc", strict=True)}
+    module.write(path, store, specs)
+    assert read_json(path)["rows"] == [{**names[0], **results["a"]}, held[0]]
 
 
 def test_the_table_of_the_gap_has_a_column_for_each_method():

@@ -86,7 +86,13 @@ def untuned(document: dict[str, Any], _: str) -> str:
 
 def gaps(document: dict[str, Any], _: str) -> str:
     """Changes of a search and their validation accuracy, beside the dense network where there is one."""
-    groups = {"dense": "trained", "rule": "rule of the scores", "change": "change", "budget": "budget"}
+    groups = {
+        "dense": "trained",
+        "rule": "rule of the scores",
+        "change": "change",
+        "budget": "budget",
+        "parallel": "for each connection",
+    }
     found: dict[tuple[str, str], dict[str, float]] = {}
     for row in document["rows"]:
         found.setdefault((row["group"], row["change"]), {})[row["method"]] = 100 * row["val_accuracy"]
