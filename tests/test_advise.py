@@ -1,5 +1,6 @@
 """Advice: made results for each finding and for none, commands that parse, and runs with a planted fault."""
 
+import dataclasses
 import json
 import math
 import shlex
@@ -18,6 +19,8 @@ from supermask.models.registry import _FACTORIES, register_model
 from supermask.report import write_report
 from supermask.report.advice import Advice, advise
 from supermask.report.advice.advise import SOUND
+from supermask.report.advice.cases import cases_of
+from supermask.report.advice.rules import movement
 
 Change = Callable[[dict[str, Any]], None]
 
@@ -136,6 +139,16 @@ FINDINGS: dict[str, tuple[Change, str, str, tuple[str, Any]]] = {
     "budget too small": (rising, "5.0 points", "69.0 %", ("epochs", 20.0)),
     "near chance": (hopeless, "10.4 %", "a guess 10.0 %", ("epochs", 30.0)),
 }
+
+
+def test_a_mask_that_keeps_everything_does_not_stand_still():
+    """A slot machine chooses among values and prunes nothing."""
+    document = healthy(command="search")
+    still(document)
+    (case,) = (case for case in cases_of(document) if case.is_search)
+    assert list(movement(document, case))
+    whole = dataclasses.replace(case, row={**case.row, "density": 1})
+    assert not list(movement(document, whole))
 
 
 @pytest.mark.parametrize("command", ["search", "compare"])

@@ -58,6 +58,24 @@ def test_networks_without_a_way_for_gradients_have_no_dead_units_to_report():
     assert [use.units for use in layer_uses(Detached(), [torch.rand(2, 4)]).values()] == [4]
 
 
+def test_a_layer_whose_weight_is_computed_counts_under_what_it_is_computed_from():
+    """Sums of parallel weights, and weight_norm, whose weight is direction times length."""
+    from torch.nn.utils.parametrizations import weight_norm
+
+    from supermask.models import with_parallel_weights
+
+    model = nn.Sequential(nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, 3))
+    model[0].bias.data[:2] = -1e3
+    with_parallel_weights(model, 3)
+    weight_norm(model[2], "bias")  # a parameter that is no weight may be computed, too
+    assert dead_of(model, torch.randn(16, 8)) == [2, 0]
+    mask = {"0.weights": torch.rand(6, 24) < 0.5, "2.weights": torch.rand(3, 18) < 0.5}
+    assert multiply_adds(model, mask, (8,)) == sum(int(kept.sum()) for kept in mask.values())
+    normed = nn.Sequential(weight_norm(nn.Linear(8, 6)), nn.ReLU(), nn.Linear(6, 3))
+    uses = layer_uses(normed, [torch.randn(16, 8)])
+    assert list(uses) == ["0.parametrizations.weight.original1", "2.weight"]
+
+
 @pytest.mark.parametrize(
     ("name", "size", "expected"),
     [

@@ -53,7 +53,10 @@ class _Watch:
 
     def layer(self, module: nn.Module, _: Any, output: Tensor) -> None:
         axis = -1 if isinstance(module, nn.Linear) else output.dim() - len(module.kernel_size) - 1  # type: ignore[arg-type]
-        use = self._use(module.weight, output.shape[axis])  # type: ignore[arg-type]
+        weight = self._weight_of(module)
+        if weight is None:
+            return
+        use = self._use(weight, output.shape[axis])
         use.positions += output.numel() / output.shape[axis]
         if use.alive is None:
             use.alive = torch.zeros(use.units, dtype=torch.bool, device=output.device)
@@ -64,6 +67,14 @@ class _Watch:
         # Its projections are no modules that are called; each weight serves every token once.
         for weight in (module.in_proj_weight, module.out_proj.weight):
             self._use(weight, weight.shape[0]).positions += output[0].numel() / module.embed_dim
+
+    def _weight_of(self, module: nn.Module) -> Tensor | None:
+        """The layer's weight, or the largest parameter that it is computed from."""
+        weight = module.weight
+        if id(weight) in self.names:
+            return weight  # type: ignore[return-value]
+        sources = [source for source in module.parameters() if source.dim() > 1 and id(source) in self.names]
+        return max(sources, key=Tensor.numel, default=None)
 
     def _use(self, weight: Tensor, units: int) -> LayerUse:
         return self.found.setdefault(self.names[id(weight)], LayerUse(units))

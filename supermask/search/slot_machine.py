@@ -64,7 +64,7 @@ class SlotMachine(Search):
     """
 
     accepts_score_init = False
-    recipe: ClassVar[Mapping[str, Any]] = {"init": "kaiming_normal", "density": 1.0}
+    recipe: ClassVar[Mapping[str, Any]] = {"init": "kaiming_normal", "density": 1.0, "rescale": False}
 
     def __init__(
         self,

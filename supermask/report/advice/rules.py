@@ -156,7 +156,7 @@ def fit_of_data(document: Mapping[str, Any], case: Case) -> Iterator[Finding]:
 def movement(document: Mapping[str, Any], case: Case) -> Iterator[Finding]:
     """How much of the mask changes: too little in all, or too much at the end."""
     changed = case.curve("mask_changed") if case.is_search else []
-    if not changed:
+    if not changed or case.row["density"] == 1:  # a mask that keeps all cannot change
         return
     total, rate = sum(changed), _rate_of(case)
     if total < STILL:
