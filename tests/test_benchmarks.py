@@ -75,7 +75,8 @@ def small_loader(module: ModuleType, root: Path) -> dict[str, Any]:
 
 
 def small_accelerated_step(module: ModuleType, _: Path) -> dict[str, Any]:
-    return {"CASES": ((16, 0.3),), "BATCH": 4}
+    small = ((16, 0.3),)
+    return {"CASES": small, "TICKETS": small, "BATCH": 4, "NETWORKS": (("conv-2", 2, 0.3),)}
 
 
 CASES = {

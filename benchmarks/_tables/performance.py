@@ -253,27 +253,6 @@ def coding(document: dict[str, Any], _: str) -> str:
     return f"{where(document['machine'], 'ticket_coding')}\n\n{markdown(head, rows)}"
 
 
-def accelerated(document: dict[str, Any], _: str) -> str:
-    """A search step that leaves out zeros, over a dense one."""
-    rows = [
-        [
-            f"{row['width']:,}",
-            f"{row['density']:g}",
-            f"{row['dense']['median_ms']:.1f}",
-            f"{row['edge-popup/dense']:.2f}",
-            f"**{row['accelerated/dense']:.2f}**",
-            f"{row['sgd accelerated/dense']:.2f}",
-        ]
-        for row in document["rows"]
-    ]
-    head = ["width", "density", "dense step, ms", "edge-popup over dense", "accelerated", "SGD, accelerated"]
-    place = where(document["machine"], "accelerated_step")
-    if document.get("clock") == "cpu":
-        place = place.removesuffix("`") + " --clock cpu`"
-    instructions = document["instructions"].replace("avx", "AVX").replace("AVX512", "AVX-512")
-    return f"{place}; {instructions}, batches of {document['rows'][0]['batch']}\n\n" + markdown(head, rows)
-
-
 def rounded_tickets(document: dict[str, Any], _: str) -> str:
     """Accuracies of tickets, packed exactly and with inputs rounded to int8."""
     ways = ("dense", "packed", "packed int8")
@@ -310,7 +289,6 @@ KINDS = {
     "rounded_tickets": rounded_tickets,
     "start_up": start_up,
     "steps": steps,
-    "accelerated": accelerated,
     "linear": linear,
     "linear_gpu": linear_gpu,
     "linear_rivals": linear_rivals,

@@ -55,6 +55,7 @@ const Kernels SUPERMASK_TABLE = {
                 masked_weights<double>, load<double>, store<double>},
     .edge_popup_sgd = edge_popup_sgd_tile,
     .refresh_masked = refresh_masked,
+    .clear_where = clear_where,
     .pack = pack,
     .unpack = unpack,
     .triple_sums = triple_sums,

@@ -108,6 +108,9 @@ struct Kernels {
   // What `masked_weights` writes, stored only where it changes something.
   void (*refresh_masked)(const float* weight, const bool* mask, int64_t count, float* out);
 
+  // values[i] = 0 where the flag is set.
+  void (*clear_where)(const bool* where, int64_t count, float* values);
+
   // `count` bytes of 8 mask bits each.
   void (*pack)(const bool* mask, int64_t count, uint8_t* packed);
   void (*unpack)(const uint8_t* packed, int64_t count, bool* mask);

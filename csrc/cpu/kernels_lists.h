@@ -5,11 +5,12 @@
 // a row is a single vector.
 #pragma once
 
-#if defined(__AVX512F__)
+#if defined(__AVX2__)
 #include <immintrin.h>
 #endif
 
 #include "kernels.h"
+#include "kernels_bits.h"
 #include "kernels_packed.h"
 
 namespace supermask {
@@ -121,6 +122,17 @@ int64_t list_nonzero(const float* values, int64_t count, uint8_t* entries, float
     _mm512_storeu_ps(kept + found, _mm512_maskz_compress_ps(mask, some));
     _mm_storeu_si128(reinterpret_cast<__m128i*>(entries + found),
                      _mm512_cvtepi32_epi8(_mm512_maskz_compress_epi32(mask, places)));
+    found += __builtin_popcount(mask);
+  }
+#elif defined(__AVX2__)
+  for (; i + 8 <= count; i += 8) {
+    const __m256 some = _mm256_loadu_ps(values + i);
+    const int mask = _mm256_movemask_ps(_mm256_cmp_ps(some, _mm256_setzero_ps(), _CMP_NEQ_UQ));
+    const uint64_t lanes = kPlacesOfByte.places[mask];
+    const __m256i moved = _mm256_cvtepu8_epi32(_mm_cvtsi64_si128(static_cast<int64_t>(lanes)));
+    _mm256_storeu_ps(kept + found, _mm256_permutevar8x32_ps(some, moved));
+    const uint64_t places = lanes + 0x0101010101010101u * static_cast<uint64_t>(i);
+    __builtin_memcpy(entries + found, &places, sizeof places);
     found += __builtin_popcount(mask);
   }
 #endif

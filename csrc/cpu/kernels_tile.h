@@ -65,6 +65,11 @@ void masked_weights(const Float* weight, const bool* mask, int64_t count, Float*
   for (int64_t i = 0; i < count; ++i) out[i] = masked_weight(weight[i], kept[i]);
 }
 
+void clear_where(const bool* where, int64_t count, float* __restrict values) {
+  const uint8_t* flags = reinterpret_cast<const uint8_t*>(where);
+  for (int64_t i = 0; i < count; ++i) values[i] = flags[i] ? 0.0f : values[i];
+}
+
 // Whether 16 floats differ from those of `out` in any bit.
 inline bool any_differs(const float* values, const float* out) {
 #if defined(__AVX512F__)

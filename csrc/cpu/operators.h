@@ -25,6 +25,7 @@ void select_n_of_m_into(Tensors masks, Tensors scores, int64_t n, int64_t m, boo
 
 Tensors straight_through(Tensors grads, Tensors weights, Tensors scores);
 void write_masked(Tensors out, Tensors weights, Tensors masks);
+void clear_where(Tensor values, Tensor where);
 void edge_popup_sgd(Tensors out, Tensors masks, Tensors scores, Tensors velocities, Tensors grads,
                     Tensors weights, Counts keep, Tensor cuts, double lr, double momentum, double dampening,
                     double weight_decay, bool nesterov, std::optional<Tensor> rate);
@@ -43,6 +44,7 @@ Tensor linear_from_values(Tensor x, Tensor masks, Tensor starts, Tensor values, 
 void lists_of_weights_into(Tensor starts, Tensor entries, Tensor weights, double scale,
                            std::optional<Tensor> turned_starts, std::optional<Tensor> turned_entries);
 Tensor weight_gradient(Tensor grad, Tensor x);
+Tensor sparse_linear(Tensor x, Tensor weights, bool transposed, std::optional<Tensor> bias);
 Tensor linear_from_planes(Tensor x, Tensor planes, int64_t outputs, double scale, std::optional<Tensor> bias);
 Tensor linear_int8(Tensor x, Tensor fields, int64_t outputs, double scale, std::optional<Tensor> bias);
 Tensor conv_from_lists(Tensor x, Tensor starts, Tensor entries, int64_t outputs, Counts kernel, Counts stride,
@@ -51,6 +53,7 @@ Tensor conv_from_lists(Tensor x, Tensor starts, Tensor entries, int64_t outputs,
 Tensor conv_from_values(Tensor x, Tensor starts, Tensor entries, Tensor values, int64_t outputs, Counts kernel,
                         Counts stride, Counts padding, Counts dilation, int64_t groups,
                         std::optional<Tensor> bias);
+Tensor sparse_conv(Tensor x, Tensor weights, Counts stride, Counts padding, bool transposed);
 
 Tensor decode_codes(Tensor codes, int64_t outputs, int64_t inputs, double scale, ScalarType dtype);
 

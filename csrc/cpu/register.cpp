@@ -14,14 +14,17 @@ STABLE_TORCH_LIBRARY_IMPL(supermask, CPU, m) {
   m.impl("select_n_of_m_into", TORCH_BOX(&op::select_n_of_m_into));
   m.impl("straight_through", TORCH_BOX(&op::straight_through));
   m.impl("write_masked", TORCH_BOX(&op::write_masked));
+  m.impl("clear_where", TORCH_BOX(&op::clear_where));
   m.impl("edge_popup_sgd", TORCH_BOX(&op::edge_popup_sgd));
   m.impl("conv_from_lists", TORCH_BOX(&op::conv_from_lists));
   m.impl("conv_from_values", TORCH_BOX(&op::conv_from_values));
+  m.impl("sparse_conv", TORCH_BOX(&op::sparse_conv));
   m.impl("linear_from_triples", TORCH_BOX(&op::linear_from_triples));
   m.impl("linear_from_lists", TORCH_BOX(&op::linear_from_lists));
   m.impl("linear_from_values", TORCH_BOX(&op::linear_from_values));
   m.impl("lists_of_weights_into", TORCH_BOX(&op::lists_of_weights_into));
   m.impl("weight_gradient", TORCH_BOX(&op::weight_gradient));
+  m.impl("sparse_linear", TORCH_BOX(&op::sparse_linear));
   m.impl("linear_from_planes", TORCH_BOX(&op::linear_from_planes));
   m.impl("linear_int8", TORCH_BOX(&op::linear_int8));
   m.impl("decode_codes", TORCH_BOX(&op::decode_codes));

@@ -123,6 +123,19 @@ void write_masked(Tensors out, Tensors weights, Tensors masks) {
   }
 }
 
+void clear_where(Tensor values, Tensor where) {
+  check(values.is_cpu() && values.scalar_type() == ScalarType::Float && values.is_contiguous(),
+        "values must be a contiguous float32 tensor on the CPU");
+  check(where.is_cpu() && where.scalar_type() == ScalarType::Bool && where.is_contiguous() &&
+            where.numel() == values.numel(),
+        "where must be a contiguous bool tensor of ", values.numel(), " values on the CPU");
+  float* const targets = static_cast<float*>(values.mutable_data_ptr());
+  const bool* const flags = where.const_data_ptr<bool>();
+  for_tiles(values.numel(), [&](int64_t begin, int64_t count) {
+    kernels().clear_where(flags + begin, count, targets + begin);
+  });
+}
+
 void edge_popup_sgd(Tensors out, Tensors masks, Tensors scores, Tensors velocities, Tensors grads,
                     Tensors weights, Counts keep, Tensor cuts, double lr, double momentum, double dampening,
                     double weight_decay, bool nesterov, std::optional<Tensor> rate) {

@@ -103,6 +103,17 @@ inline const float* check_bias(const std::optional<Tensor>& bias, int64_t output
   return static_cast<const float*>(bias->data_ptr());
 }
 
+// Whether four dimensions lie in memory with the second one innermost and no gaps.
+inline bool is_channels_last(const Tensor& tensor) {
+  if (tensor.dim() != 4) return false;
+  int64_t expected = 1;
+  for (const int i : {1, 3, 2, 0}) {
+    if (tensor.size(i) != 1 && tensor.stride(i) != expected) return false;
+    expected *= tensor.size(i);
+  }
+  return true;
+}
+
 inline Tensor check_mask(const Tensor& mask) {
   check(mask.is_cpu(), "masks must be on the CPU, like the other arguments");
   check(mask.scalar_type() == ScalarType::Bool, "masks must be bool tensors");

@@ -189,6 +189,10 @@ void test_refreshed_weights(int64_t count) {
   }
   kernels().float32.masked_weights(weight.data(), mask.get(), count, expected.data());
   for (int64_t i = 0; i < count; ++i) expect(expected[i] == (mask[i] ? weight[i] : 0.0f), "a masked weight");
+  std::vector<float> cleared = weight;
+  kernels().clear_where(mask.get(), count, cleared.data());
+  for (int64_t i = 0; i < count; ++i)
+    expect(mask[i] ? !std::memcmp(&cleared[i], "\0\0\0\0", 4) : !std::memcmp(&cleared[i], &weight[i], 4), "a cleared value");
   const auto check_from = [&](std::vector<float> out) {
     kernels().refresh_masked(weight.data(), mask.get(), count, out.data());
     expect(!count || !std::memcmp(out.data(), expected.data(), sizeof(float) * count), "a refreshed weight");

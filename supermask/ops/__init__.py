@@ -4,6 +4,7 @@
 `references` are the same in torch, `generator` draws random values, `layouts` packs masks for the kernels.
 """
 
+from supermask.ops.clearing import clear_where as clear_where
 from supermask.ops.functional import MAX_GROUP as MAX_GROUP
 from supermask.ops.functional import RANKINGS as RANKINGS
 from supermask.ops.functional import SCHEMES as SCHEMES
@@ -25,6 +26,8 @@ from supermask.ops.functional import select_n_of_m as select_n_of_m
 from supermask.ops.functional import straight_through as straight_through
 from supermask.ops.functional import write_masked as write_masked
 from supermask.ops.lists import lists_of_weights as lists_of_weights
+from supermask.ops.lists import sparse_conv as sparse_conv
+from supermask.ops.lists import sparse_linear as sparse_linear
 from supermask.ops.lists import weight_gradient as weight_gradient
 from supermask.ops.mask_bits import decode_mask as decode_mask
 from supermask.ops.mask_bits import encode_mask as encode_mask

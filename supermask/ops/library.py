@@ -33,6 +33,7 @@ _SCHEMAS = (
     "select_n_of_m_into(Tensor(a!)[] masks, Tensor[] scores, int n, int m, bool raw, Tensor(b!) cuts) -> ()",
     "straight_through(Tensor[] grads, Tensor[] weights, Tensor[] scores) -> Tensor[]",
     "write_masked(Tensor(a!)[] out, Tensor[] weights, Tensor[] masks) -> ()",
+    "clear_where(Tensor(a!) values, Tensor where) -> ()",
     "edge_popup_sgd(Tensor(a!)[] out, Tensor(b!)[] masks, Tensor(c!)[] scores, Tensor(d!)[] velocities, "
     "Tensor[] grads, Tensor[] weights, int[] keep, Tensor(e!) cuts, float lr, float momentum, "
     "float dampening, float weight_decay, bool nesterov, Tensor? rate=None) -> ()",
@@ -54,6 +55,8 @@ _SCHEMAS = (
     "lists_of_weights_into(Tensor(a!) starts, Tensor(b!) entries, Tensor weights, float scale, "
     "Tensor(c!)? turned_starts, Tensor(d!)? turned_entries) -> ()",
     "weight_gradient(Tensor grad, Tensor x) -> Tensor",
+    "sparse_linear(Tensor x, Tensor weights, bool transposed, Tensor? bias) -> Tensor",
+    "sparse_conv(Tensor x, Tensor weights, SymInt[] stride, SymInt[] padding, bool transposed) -> Tensor",
     "decode_codes(Tensor codes, SymInt outputs, SymInt inputs, float scale, ScalarType dtype) -> Tensor",
     "pack_mask(Tensor mask) -> Tensor",
     "unpack_mask(Tensor packed, SymInt numel) -> Tensor",
@@ -165,15 +168,20 @@ def _cuda_backend() -> tuple[str | None, str | None]:
 
 # --- shapes without data -----------------------------------------------------------------------------
 
-
-@torch.library.register_fake("supermask::fill_philox", lib=_library)
-def _(out: Tensor, key: int, start: int) -> None:
-    return None
-
-
-@torch.library.register_fake("supermask::fill_random", lib=_library)
-def _(out: Tensor, key: int, start: int, scheme: str, scale: float) -> None:
-    return None
+_WRITERS = (
+    "fill_philox",
+    "fill_random",
+    "select_into",
+    "rank_into",
+    "select_n_of_m_into",
+    "write_masked",
+    "clear_where",
+    "edge_popup_sgd",
+    "lists_of_weights_into",
+)
+"""Operators that only write into their arguments."""
+for _name in _WRITERS:
+    torch.library.register_fake(f"supermask::{_name}", lambda *_, **__: None, lib=_library)
 
 
 def empty_masks(scores: Sequence[Tensor]) -> list[Tensor]:
@@ -186,26 +194,9 @@ def _(scores: Sequence[Tensor], keep: Sequence[int]) -> list[Tensor]:
     return empty_masks(scores)
 
 
-@torch.library.register_fake("supermask::select_into", lib=_library)
-def _(masks: Sequence[Tensor], scores: Sequence[Tensor], keep: Sequence[int], cuts: Tensor) -> None:
-    return None
-
-
 @torch.library.register_fake("supermask::select_global", lib=_library)
 def _(scores: Sequence[Tensor], keep: int) -> list[Tensor]:
     return empty_masks(scores)
-
-
-@torch.library.register_fake("supermask::rank_into", lib=_library)
-def _(
-    masks: Sequence[Tensor],
-    scores: Sequence[Tensor],
-    keep: Sequence[int],
-    cuts: Tensor,
-    raw: bool,
-    floor: bool = False,
-) -> None:
-    return None
 
 
 @torch.library.register_fake("supermask::select_n_of_m", lib=_library)
@@ -213,24 +204,9 @@ def _(scores: Sequence[Tensor], n: int, m: int, raw: bool) -> list[Tensor]:
     return empty_masks(scores)
 
 
-@torch.library.register_fake("supermask::select_n_of_m_into", lib=_library)
-def _(masks: Sequence[Tensor], scores: Sequence[Tensor], n: int, m: int, raw: bool, cuts: Tensor) -> None:
-    return None
-
-
 @torch.library.register_fake("supermask::straight_through", lib=_library)
 def _(grads: Sequence[Tensor], weights: Sequence[Tensor], scores: Sequence[Tensor]) -> list[Tensor]:
     return [torch.empty(score.shape, dtype=score.dtype, device=score.device) for score in scores]
-
-
-@torch.library.register_fake("supermask::write_masked", lib=_library)
-def _(out: Sequence[Tensor], weights: Sequence[Tensor], masks: Sequence[Tensor]) -> None:
-    return None
-
-
-@torch.library.register_fake("supermask::edge_popup_sgd", lib=_library)
-def _(out: Sequence[Tensor], *_: object) -> None:
-    return None
 
 
 @torch.library.register_fake("supermask::conv_from_lists", lib=_library)
@@ -256,21 +232,26 @@ def _empty_images(
     return x.new_empty(x.shape[0], outputs, *sizes)
 
 
-@torch.library.register_fake("supermask::lists_of_weights_into", lib=_library)
-def _(
-    starts: Tensor,
-    entries: Tensor,
-    weights: Tensor,
-    scale: float,
-    turned_starts: Tensor | None,
-    turned_entries: Tensor | None,
-) -> None:
-    return None
-
-
 @torch.library.register_fake("supermask::weight_gradient", lib=_library)
 def _(grad: Tensor, x: Tensor) -> Tensor:
     return x.new_empty(grad.shape[1], x.shape[1])
+
+
+@torch.library.register_fake("supermask::sparse_linear", lib=_library)
+def _(x: Tensor, weights: Tensor, transposed: bool, bias: Tensor | None) -> Tensor:
+    return x.new_empty(x.shape[0], weights.shape[transposed])
+
+
+@torch.library.register_fake("supermask::sparse_conv", lib=_library)
+def _(x: Tensor, weights: Tensor, stride: Sequence[int], padding: Sequence[int], transposed: bool) -> Tensor:
+    kernel = weights.shape[2:]
+    if transposed:
+        padding = [kernel[i] - 1 - padding[i] for i in range(2)]
+    sizes = [(x.shape[2 + i] + 2 * padding[i] - kernel[i]) // stride[i] + 1 for i in range(2)]
+    layout = torch.contiguous_format if x.is_contiguous() else torch.channels_last
+    return x.new_empty(x.shape[0], weights.shape[0 if not transposed else 1], *sizes).contiguous(
+        memory_format=layout
+    )
 
 
 @torch.library.register_fake("supermask::decode_codes", lib=_library)

@@ -1,4 +1,7 @@
-"""Lists that training steps lay out as they go: of weights, and of gradients that are not 0."""
+"""Products from lists that training steps lay out as they go: of weights, and of gradients that are not 0."""
+
+import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -50,3 +53,37 @@ def weight_gradient(grad: Tensor, x: Tensor) -> Tensor:
         x: Inputs, likewise.
     """
     return torch.ops.supermask.weight_gradient(grad, x)
+
+
+def sparse_linear(x: Tensor, weights: Tensor, transposed: bool = False, bias: Tensor | None = None) -> Tensor:
+    """x · Wᵀ + bias, in time for the weights that are not 0; x · W + bias where `transposed`.
+
+    Weights of any kind, which may differ from call to call: nothing is laid out before. Zeros are left out,
+    so an infinite input under one leaves no NaN.
+
+    Args:
+        x: Inputs, of any number of dimensions, float32.
+        weights: Outputs by inputs, or inputs by outputs where `transposed`: a contiguous float32 matrix.
+        bias: One float32 value for each output.
+    """
+    rows = x.reshape(math.prod(x.shape[:-1]), x.shape[-1]).contiguous()
+    y = torch.ops.supermask.sparse_linear(rows, weights, transposed, bias)
+    return y.view(*x.shape[:-1], y.shape[-1])
+
+
+def sparse_conv(
+    x: Tensor, weights: Tensor, stride: Sequence[int], padding: Sequence[int], transposed: bool = False
+) -> Tensor:
+    """The convolution of x, in time for the weights that are not 0; its transpose where `transposed`.
+
+    The transpose is the gradient of the inputs, for a stride of 1. Zeros of weights are left out, as in
+    `sparse_linear`. The result has the memory format of x.
+
+    Args:
+        x: float32 images, contiguous or in channels_last; gradients of the outputs where `transposed`.
+        weights: Outputs, channels, rows, columns, as in `nn.Conv2d` without groups and dilation: float32,
+            contiguous or, faster, in channels_last.
+        stride: Two numbers.
+        padding: Two numbers, of zeros; less than the kernel where `transposed`.
+    """
+    return torch.ops.supermask.sparse_conv(x, weights, stride, padding, transposed)

@@ -115,5 +115,18 @@ def weight_gradient(grad: Tensor, x: Tensor) -> Tensor:
     return grad.t() @ x
 
 
+def sparse_linear(x: Tensor, weights: Tensor, transposed: bool, bias: Tensor | None) -> Tensor:
+    y = x @ (weights if transposed else weights.t())
+    return y if bias is None else y + bias
+
+
+def sparse_conv(
+    x: Tensor, weights: Tensor, stride: Sequence[int], padding: Sequence[int], transposed: bool
+) -> Tensor:
+    convolve = torch.nn.functional.conv_transpose2d if transposed else torch.nn.functional.conv2d
+    y = convolve(x, weights, None, tuple(stride), tuple(padding))
+    return y.contiguous(memory_format=torch.contiguous_format if x.is_contiguous() else torch.channels_last)
+
+
 def decode_codes(codes: Tensor, outputs: int, inputs: int, scale: float, dtype: torch.dtype) -> Tensor:
     return signs_of_codes(codes, outputs, inputs).to(dtype) * scale

@@ -136,6 +136,10 @@ def _write_masked(out: Sequence[Tensor], weights: Sequence[Tensor], masks: Seque
         target.copy_((weight * mask).add_(0.0))
 
 
+def _clear_where(values: Tensor, where: Tensor) -> None:
+    values.masked_fill_(where, 0.0)
+
+
 def _sgd(
     score: Tensor,
     grad: Tensor,
@@ -238,6 +242,7 @@ KERNELS: dict[str, Callable[..., Any]] = {
     "select_n_of_m_into": _select_n_of_m_into,
     "straight_through": _straight_through,
     "write_masked": _write_masked,
+    "clear_where": _clear_where,
     "edge_popup_sgd": _edge_popup_sgd,
     **{name: packed_references.packed_linear(weights_of) for name, weights_of in LINEAR_LAYOUTS.items()},
     "linear_int8": packed_references.linear_int8,
@@ -247,6 +252,8 @@ KERNELS: dict[str, Callable[..., Any]] = {
     "linear_from_codes_wgmma": packed_references.packed_linear(signs_of_codes),
     "lists_of_weights_into": packed_references.lists_of_weights_into,
     "weight_gradient": packed_references.weight_gradient,
+    "sparse_linear": packed_references.sparse_linear,
+    "sparse_conv": packed_references.sparse_conv,
     "decode_codes": packed_references.decode_codes,
     "pack_mask": mask_code.pack,
     "unpack_mask": mask_code.unpack,

@@ -1,14 +1,15 @@
-"""Training steps that leave out zeros: of the weights while a search runs, and of gradients behind a ReLU.
+"""Training steps that leave out zeros: of weights, and of gradients behind a ReLU.
 
 A search whose weights are signed constants leaves every masked weight +σ, -σ or 0, and most of them 0. The
 product of a forward pass and the gradient of its inputs then add up listed inputs (see `packed`). The
 parameters stay what they are: the lists are laid out anew from them, in one pass, when they have changed.
+Other sparse weights, those of a pruned network, are listed with their values in every product.
 
 The gradient of the weights, which scores need for pruned weights too, is a product with the gradient of the
 outputs. About half of that is 0 where a ReLU follows, whatever the weights are; then it is taken from lists
 of the rest, laid out in every step.
 
-Whether either pays is measured: a layer's products, with the layout of the lists, against the dense ones. So
+Whether any of this pays is measured: a layer's products, with the layout of the lists, against dense ones. So
 two runs of one training may differ in the order of sums, as they may on two machines.
 """
 
@@ -27,38 +28,38 @@ from torch.optim import Optimizer
 from supermask import ops
 from supermask.packed.tuning import fastest
 from supermask.search import Search
+from supermask.training.sparse_conv import PRODUCTS_OF_DENSE, PRODUCTS_TO_WAIT, SparseConv
 
 FEWEST_INPUTS = 64
 FEWEST_FEATURES = 256
 UP_TO_DENSITY = {"avx512": 0.6, "avx2": 0.6}
 """Density beyond which lists are not even tried, by instruction set."""
-CHANGES_TO_WAIT = 100
-"""Changes of the weights after which a layer that did not qualify is looked at again."""
-PRODUCTS_TO_WAIT = 2000
-"""Products after which a layer that was slower from lists is measured again."""
 
 
 @contextmanager
 def accelerated(model: nn.Module, search: Optimizer | None = None) -> Iterator[None]:
-    """Within it, linear layers of `model` leave out zeros wherever that is faster.
+    """Within it, linear layers and convolutions of `model` leave out zeros wherever that is faster.
 
-    That is on a CPU, in float32, for at least `FEWEST_INPUTS` inputs. Products with weights are taken from
-    lists where all weights have one magnitude or are 0, and gradients of weights where many gradients of the
-    outputs are 0. Results and gradients are those of the dense layers up to the order of sums. Layers that do
-    not qualify, no longer do, or are slower from lists, compute as ever.
+    That is on a CPU, in float32, for at least `FEWEST_INPUTS` inputs or `sparse_conv.FEWEST_IMAGES` images.
+    Products with weights leave out those that are 0, and gradients of the weights of linear layers the
+    gradients of outputs that are. Results and gradients are those of the dense layers up to the order of
+    sums. Layers that do not qualify, no longer do, or are slower from lists, compute as ever.
 
     Args:
         model: A network whose weights are changed in place.
         search: What changes them. Layers whose weights a `Search` does not mask are left alone.
     """
-    layers = [module for module in model.modules() if type(module) is nn.Linear and _fits(module)]
+    layers: list[Any] = [m for m in model.modules() if _fits(m) or SparseConv.fits(m)]
     if isinstance(search, Search):
         masked = {id(weight) for weight in search.masked_parameters.values()}
         layers = [layer for layer in layers if id(layer.weight) in masked]
     try:
         for module in layers:
-            module.forward = partial(  # type: ignore[method-assign]
-                _forward, module, _Lists(module), _WeightGradient()
+            linear = type(module) is nn.Linear
+            module.forward = (
+                partial(_forward, module, _Weights(module), _WeightGradient())
+                if linear
+                else SparseConv(module)
             )
         yield
     finally:
@@ -66,21 +67,23 @@ def accelerated(model: nn.Module, search: Optimizer | None = None) -> Iterator[N
             vars(module).pop("forward", None)
 
 
-def _fits(module: nn.Linear) -> bool:
+def _fits(module: nn.Module) -> bool:
+    if type(module) is not nn.Linear:
+        return False
     weight = module.weight
     compiled = ops.is_native("lists_of_weights_into", weight.device)
     instructions = ops.instruction_set() or ""
     return compiled and instructions in UP_TO_DENSITY and min(weight.shape) >= FEWEST_FEATURES
 
 
-def _forward(module: nn.Linear, lists: "_Lists", gradient: "_WeightGradient", x: Tensor) -> Tensor:
+def _forward(module: nn.Linear, weights: "_Weights", gradient: "_WeightGradient", x: Tensor) -> Tensor:
     """What `nn.Linear.forward` returns."""
     weight = module.weight
     if _qualifies(x, weight):
-        from_lists = lists.serve(x)
+        product = weights.serve(x)
         trains = weight.requires_grad and torch.is_grad_enabled()
-        if from_lists or (trains and gradient.may_skip(x.numel() // x.shape[-1])):
-            return _Product.apply(x, weight, module.bias, lists if from_lists else None, gradient)
+        if product or (trains and gradient.may_skip(x.numel() // x.shape[-1])):
+            return _Product.apply(x, weight, module.bias, product, gradient)
     return F.linear(x, weight, module.bias)
 
 
@@ -92,57 +95,87 @@ def _qualifies(x: Tensor, weight: Tensor) -> bool:
     return not (torch.is_autocast_enabled("cpu") or torch.compiler.is_compiling())
 
 
+class _Weights:
+    """What computes the products with a layer's weights: lists of signs, lists with values, or dense ones."""
+
+    def __init__(self, module: nn.Linear) -> None:
+        self.module = module
+        self._lists, self._zeros = _Lists(module), _Zeros(module)
+        self._found: dict[tuple[int, bool], tuple[str, int]] = {}
+        """(inputs, whether they want a gradient) → what was fastest, and for how many more products."""
+
+    def serve(self, x: Tensor) -> "_Lists | _Zeros | None":
+        """What takes the product with x, as of the present weights; None where dense weights do."""
+        weight = self.module.weight.detach()
+        case = x.numel() // x.shape[-1], x.requires_grad and torch.is_grad_enabled()
+        name, left = self._found.get(case, ("", 0))
+        if not left or (name == "lists" and not self._lists.current(weight, case[1])):
+            name, left = self._measured(x.detach(), weight, case[1])
+        elif name != "lists":  # these are looked at whenever weights change
+            left -= 1
+        self._found[case] = name, left
+        if name == "dense":
+            return None
+        return self._lists if name == "lists" else self._zeros
+
+    def _measured(self, x: Tensor, weight: Tensor, both: bool) -> tuple[str, int]:
+        """What takes the products of one step in the shortest time, layout included."""
+        if int(weight.count_nonzero()) > UP_TO_DENSITY[ops.instruction_set() or ""] * weight.numel():
+            return "dense", PRODUCTS_OF_DENSE
+        signed = self._lists.current(weight, both)
+        sparse: _Lists | _Zeros = self._lists if signed else self._zeros
+        grad = torch.ones(*x.shape[:-1], len(weight))
+
+        def leaving_out() -> None:
+            if signed:
+                self._lists.lay_out(weight, both)
+            sparse.multiply(x, None, transposed=False)
+            if both:
+                sparse.multiply(grad, None, transposed=True)
+
+        def dense() -> None:
+            F.linear(x, weight)
+            if both:
+                torch.matmul(grad, weight)
+
+        return fastest({"lists" if signed else "zeros": leaving_out, "dense": dense}), PRODUCTS_TO_WAIT
+
+
+class _Zeros:
+    """Products with sparse weights of any kind, which every one of them lists anew."""
+
+    def __init__(self, module: nn.Linear) -> None:
+        self.module = module
+
+    def multiply(self, x: Tensor, bias: Tensor | None, transposed: bool) -> Tensor:
+        """x times the transpose of the weights, or times the weights where `transposed`."""
+        return ops.sparse_linear(x, self.module.weight.detach(), transposed, bias)
+
+
 class _Lists:
-    """The weights of a layer as lists, and their transpose as lists, as of the last change of the weights."""
+    """Weights of one magnitude as lists, and their transpose, as of the last change of the weights."""
 
     def __init__(self, module: nn.Linear) -> None:
         self.module = module
         self.scale = 0.0
-        self.dense_for: dict[tuple[int, bool], int] = {}
-        """(inputs, whether they want a gradient) → for how many more products dense weights serve."""
         self._held: dict[bool, tuple[Tensor, ...] | None] = {True: None, False: None}
         """With those of the transpose, and without; one of the two."""
         self._seen: tuple[int, int] | None = None
         self._serves = False
-        self._changes_to_wait = 0
 
-    def serve(self, x: Tensor) -> bool:
-        """Whether a product with x is taken from the lists, which then are those of the present weights."""
-        weight = self.module.weight
-        case = x.numel() // x.shape[-1], x.requires_grad and torch.is_grad_enabled()
-        if self.dense_for.get(case):
-            self.dense_for[case] -= 1
-            if not self.dense_for[case]:  # measured anew: the weights may have become fewer
-                del self.dense_for[case]
-            return False
-        if not self._current(weight.detach(), case[1]):
-            return False
-        if case not in self.dense_for and not self._pays(x.detach(), case[1]):
-            self.dense_for[case] = PRODUCTS_TO_WAIT
-            return False
-        self.dense_for[case] = 0
-        return True
-
-    def _current(self, weight: Tensor, both: bool) -> bool:
+    def current(self, weight: Tensor, both: bool) -> bool:
         """Whether lists are those of the weights; on a change lays them out, with the transpose if `both`."""
         version = weight._version, weight.data_ptr()
         if version != self._seen:
-            self._seen, self._serves = version, self._lay_out(weight, both)
+            self._seen = version
+            self._serves = self.lay_out(weight, both) or self.lay_out(weight, both, float(weight.abs().max()))
         elif both and self._serves and self._held[True] is None:
-            self._listed(weight, self.scale, both)
+            self.lay_out(weight, both)
         return self._serves
 
-    def _lay_out(self, weight: Tensor, both: bool) -> bool:
-        if self._changes_to_wait:
-            self._changes_to_wait -= 1
-            return False
-        if self._listed(weight, self.scale, both) or self._listed(weight, float(weight.abs().max()), both):
-            return True
-        self._changes_to_wait = CHANGES_TO_WAIT
-        return False
-
-    def _listed(self, weight: Tensor, scale: float, both: bool) -> bool:
+    def lay_out(self, weight: Tensor, both: bool, scale: float | None = None) -> bool:
         """Whether the weights are few, and 0, +scale or -scale; then the lists are theirs."""
+        scale = self.scale if scale is None else scale
         if not 0 < scale < math.inf:
             return False
         lists = ops.lists_of_weights(weight, scale, both, into=self._held[both])
@@ -152,26 +185,10 @@ class _Lists:
         self.scale = scale
         return int(lists[0][-1]) <= UP_TO_DENSITY[ops.instruction_set() or ""] * weight.numel()
 
-    def _pays(self, x: Tensor, both: bool) -> bool:
-        """Whether the products of one step are faster from lists, laid out anew, than dense."""
-        weight = self.module.weight.detach()
-        grad = torch.ones(*x.shape[:-1], len(weight))
-
-        def from_lists() -> None:
-            self._listed(weight, self.scale, both)
-            self.multiply(x, None, transposed=False)
-            if both:
-                self.multiply(grad, None, transposed=True)
-
-        def dense() -> None:
-            F.linear(x, weight)
-            if both:
-                torch.matmul(grad, weight)
-
-        return fastest({"lists": from_lists, "dense": dense}) == "lists"
-
     def multiply(self, x: Tensor, bias: Tensor | None, transposed: bool) -> Tensor:
         """x times the transpose of the weights, or times the weights where `transposed`."""
+        if transposed and self._held[True] is None:  # another case was measured between forward and backward
+            self.lay_out(self.module.weight.detach(), True)
         held = self._held[True] or self._held[False]
         assert held is not None
         starts, entries = held[2:] if transposed else held[:2]
@@ -214,12 +231,12 @@ class _Product(torch.autograd.Function):
         x: Tensor,
         weight: Tensor,
         bias: Tensor | None,
-        lists: _Lists | None,
+        product: _Lists | _Zeros | None,
         gradient: _WeightGradient,
     ) -> Tensor:
         ctx.save_for_backward(x, weight)  # a weight that changes before the backward pass is found out
-        ctx.lists, ctx.gradient, ctx.biased = lists, gradient, bias is not None
-        return F.linear(x, weight, bias) if lists is None else lists.multiply(x, bias, transposed=False)
+        ctx.product, ctx.gradient, ctx.biased = product, gradient, bias is not None
+        return F.linear(x, weight, bias) if product is None else product.multiply(x, bias, transposed=False)
 
     @staticmethod
     @once_differentiable
@@ -228,8 +245,8 @@ class _Product(torch.autograd.Function):
         rows = grad.reshape(-1, grad.shape[-1]).contiguous()
         for_x = for_weight = for_bias = None
         if ctx.needs_input_grad[0]:
-            lists = ctx.lists
-            for_x = grad @ weight if lists is None else lists.multiply(grad, None, transposed=True)
+            product = ctx.product
+            for_x = grad @ weight if product is None else product.multiply(grad, None, transposed=True)
         if ctx.needs_input_grad[1]:
             for_weight = ctx.gradient(rows, x.reshape(-1, x.shape[-1]).contiguous())
         if ctx.biased and ctx.needs_input_grad[2]:

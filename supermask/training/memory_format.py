@@ -89,11 +89,11 @@ def _unsafe(model: nn.Module) -> dict[str, nn.Module]:
 
 def _check_layer(name: str, layer: nn.Module, inputs: tuple[Any, ...]) -> None:
     tensors = [value for value in (*inputs, layer.weight) if isinstance(value, Tensor)]
-    if any(_is_channels_last(tensor) for tensor in tensors):
+    if any(is_channels_last(tensor) for tensor in tensors):
         raise MemoryFormatError(_reason([name]))
 
 
-def _is_channels_last(tensor: Tensor) -> bool:
+def is_channels_last(tensor: Tensor) -> bool:
     """Whether torch takes a tensor's strides for channels_last, that of a 1x1 weight included."""
     channels = tensor.shape[1] if tensor.dim() in (4, 5) else 1
     return channels > 1 and tensor.stride(1) == 1 and tensor.stride(-1) >= channels
