@@ -140,8 +140,8 @@ class TaskConfig:
     )
     accelerate: bool = option(
         False,
-        "on a CPU, leave out zeros in linear layers where that is faster: of weights that a search keeps "
-        "sparse and of one magnitude, and of gradients behind a ReLU",
+        "on a CPU, leave out zeros where that is faster: of sparse weights of linear layers and convolutions "
+        "and of gradients behind a ReLU",
     )
     sync_norms: bool = option(False, "under torchrun, batch norms see the batches of all ranks")
     together: int | None = option(

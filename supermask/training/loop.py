@@ -87,9 +87,9 @@ def fit(
         callbacks: Told of the start, each step, each new entry of the history, and the end; see `Callback`.
         checkpoint: Where to save and resume.
         cuda_graphs: Replay whole steps from a CUDA graph, see `graphs`; None for wherever that is possible.
-        accelerate: Let linear layers leave out zeros of weights, where a search keeps these sparse and of
-            one magnitude, and of gradients, wherever that is measured to be faster, see `accelerated`: the
-            same numbers up to the order of sums.
+        accelerate: Let linear layers and convolutions leave out zeros of sparse weights, and linear layers
+            those of gradients, wherever that is measured to be faster, see `accelerated`: the same numbers up
+            to the order of sums.
         share: What this rank trains on, where several train together: `batches` gives its rows, `model` is
             wrapped in `DistributedDataParallel`, and rank 0 saves. None for a process alone.
 
