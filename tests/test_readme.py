@@ -162,6 +162,14 @@ def test_published_claims_hold_in_the_committed_results():
     assert all(rounds["reinit", d] < mean for (m, d), mean in rounds.items() if m == "imp" and d < 0.7)
 
 
+def test_what_is_said_of_slot_machines_holds():
+    runs = {(row["method"], row["seed"]): row for row in results("mnist-slots")["rows"]}
+    pairs = [(runs["dense", seed], runs["slot-machine", seed]) for seed in (3, 4, 5)]
+    gaps = [100 * (dense["test_accuracy"] - slots["test_accuracy"]) for dense, slots in pairs]
+    assert min(gaps) > 0 and round(sum(gaps) / 3, 2) == 0.13
+    assert all(9 < dense["ticket_bytes"] / slots["ticket_bytes"] < 11 for dense, slots in pairs)
+
+
 def test_what_is_said_of_filters_and_of_folded_networks_holds():
     rows = results("cifar10-resnet-20")["rows"]
     assert all(row["drawn_at"] == row["steps"] // 2 for row in rows if row["method"] == "early-bird-channels")
