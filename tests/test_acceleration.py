@@ -228,9 +228,9 @@ def used(monkeypatch) -> list[bool]:
     )
     multiply = acceleration._Lists.multiply
 
-    def counted(self, x, bias, transposed):
+    def counted(self, x, weight, bias, transposed):
         calls.append(transposed)
-        return multiply(self, x, bias, transposed)
+        return multiply(self, x, weight, bias, transposed)
 
     monkeypatch.setattr(acceleration._Lists, "multiply", counted)
     return calls

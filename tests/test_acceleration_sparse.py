@@ -135,9 +135,9 @@ def used(monkeypatch) -> list[bool]:
     monkeypatch.setattr(acceleration, "fastest", lambda candidates: next(name for name in candidates))
     multiply = acceleration._Zeros.multiply
 
-    def counted(self, x, bias, transposed):
+    def counted(self, x, weight, bias, transposed):
         calls.append(transposed)
-        return multiply(self, x, bias, transposed)
+        return multiply(self, x, weight, bias, transposed)
 
     monkeypatch.setattr(acceleration._Zeros, "multiply", counted)
     return calls
@@ -326,3 +326,65 @@ def test_clearing_is_recorded_where_a_graph_is():
     ops.clear_where(doubled, where)
     doubled.sum().backward()
     assert torch.equal(values.grad, 2.0 * ~where)
+
+
+@needs_lists
+@pytest.mark.parametrize("kind", ["zeros", "lists"])
+def test_gradients_are_of_the_weights_that_the_forward_pass_met(kind, monkeypatch):
+    """Whoever puts another weight into the layer (functional_call, spectral_norm, an assignment) means it."""
+    used(monkeypatch)
+    first, second = (sparse(300, 256, 0.2, seed) for seed in (0, 1))
+    if kind == "lists":
+        first, second = first.sign() * 0.1, second.sign() * 0.1
+    layer, target = make_layer(first), torch.randn(70, 300)
+    x = torch.randn(70, 256, requires_grad=True)
+    with accelerated(nn.Sequential(layer)):
+        y = torch.func.functional_call(layer, {"weight": second}, (x,))
+        z = layer(x)
+        layer.weight = nn.Parameter(torch.randn(300, 256))
+        for found, weights in ((y, second), (z, first)):
+            (gradient,) = torch.autograd.grad((found * target).sum(), x)
+            assert torch.allclose(gradient, target @ weights, atol=1e-3)
+
+
+@needs_lists
+def test_a_forward_of_somebodys_own_stays(monkeypatch):
+    used(monkeypatch)
+    model = nn.Sequential(make_layer(sparse(300, 256, 0.2, 0)), nn.Conv2d(16, 16, 3))
+    for layer in model:
+        layer.forward = lambda x: x + 100
+    with accelerated(model):
+        assert all(layer(torch.zeros(1)) == 100 for layer in model)
+    assert all(layer(torch.zeros(1)) == 100 for layer in model)
+
+
+@needs_lists
+def test_contexts_may_be_nested(monkeypatch):
+    calls, layer = used(monkeypatch), make_layer(sparse(300, 256, 0.2, 0))
+    with accelerated(nn.Sequential(layer)):
+        with accelerated(nn.Sequential(layer)):
+            layer(torch.randn(70, 256))
+        layer(torch.randn(70, 256))
+    assert calls == [False, False] and "forward" not in vars(layer)
+
+
+@needs_lists
+def test_transforms_of_torch_func_compute_as_ever(monkeypatch):
+    used(monkeypatch)
+    weights, x = sparse(300, 256, 0.2, 0), torch.randn(70, 256)
+    layer, conv = make_layer(weights), nn.Conv2d(16, 16, 3, padding=1)
+    images = torch.randn(8, 16, 9, 9)
+    for module, inputs in ((layer, x), (conv, images)):
+        parameters = {name: p.detach() for name, p in module.named_parameters()}
+
+        def loss(values, module=module, inputs=inputs):
+            return torch.func.functional_call(module, values, (inputs,)).square().sum()
+
+        expected = torch.func.grad(loss)(parameters)
+        with accelerated(nn.Sequential(module)):
+            found = torch.func.grad(loss)(parameters)
+            stacked = {name: torch.stack([p, p]) for name, p in parameters.items()}
+            assert torch.allclose(torch.func.vmap(loss)(stacked), loss(parameters).expand(2), rtol=1e-3)
+            _, slope = torch.func.jvp(loss, (parameters,), (parameters,))
+        assert all(torch.equal(found[name], expected[name]) for name in expected)
+        assert torch.isfinite(slope)

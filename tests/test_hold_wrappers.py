@@ -110,3 +110,18 @@ def test_sparse_gradients_are_held_like_dense_ones():
             optimizer.step()
         results.append(model.weight.detach())
     assert torch.allclose(*results, rtol=1e-6) and not results[1][~kept].any()
+
+
+def test_another_mask_is_checked_like_the_first():
+    model, kept = nn.Linear(8, 4), mask()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    hold = sm.hold(optimizer, {"weight": kept}, model)
+    for wrong, match in (
+        ({"weight": torch.ones(4, 8, dtype=torch.uint8)}, "must be bool of shape"),
+        ({"weight": torch.ones(8, dtype=torch.bool)}, "must be bool of shape"),
+        ({"bias": torch.ones(4, dtype=torch.bool)}, "the mask must name the same, not bias"),
+        ({}, "the hold is of weight"),
+    ):
+        with pytest.raises(ValueError, match=match):
+            hold.set_mask(wrong)
+    assert torch.equal(hold.mask["weight"], kept)

@@ -9,6 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import supermask as sm
+from supermask.analysis.units import multiply_adds
 from supermask.models import create_model, merged, with_parallel_weights
 from supermask.models.parallel import ParallelConv2d, ParallelLinear
 from supermask.weights.roles import classify
@@ -121,6 +122,41 @@ def test_shared_weights_stay_single():
     same = nn.Linear(4, 4)
     twice = with_parallel_weights(nn.Sequential(same, nn.ReLU(), same), 2)
     assert twice[0] is twice[2] and type(twice[0]) is ParallelLinear
+    single = merged(twice)
+    assert single[0] is single[2] and type(single[0]) is nn.Linear
+
+
+def test_computed_weights_stay_as_they_are():
+    normed = torch.nn.utils.weight_norm(nn.Linear(4, 4))
+    model = with_parallel_weights(nn.Sequential(normed, nn.Linear(4, 2)), 2)
+    assert model[0] is normed and type(model[1]) is ParallelLinear
+    with pytest.raises(ValueError, match="with a weight of its own"):
+        with_parallel_weights(nn.Sequential(normed), 2)
+    with pytest.raises(ValueError, match="has parallel weights already"):
+        with_parallel_weights(model, 2)
+
+
+def test_reset_parameters_draws_sums_as_torch_draws_weights():
+    torch.manual_seed(0)
+    plain = nn.Sequential(nn.Linear(400, 300), nn.Conv2d(16, 64, 3))
+    model = with_parallel_weights(copy.deepcopy(plain), 4)
+    for layer in (*plain, *model):
+        layer.reset_parameters()
+    for single, layer in zip(plain, model, strict=True):
+        usual, sums, each = (w.detach() for w in (single.weight, layer.weight, layer.weights))
+        assert float(sums.std()) == pytest.approx(float(usual.std()), rel=0.03)
+        assert float(each.std()) == pytest.approx(float(usual.std()) / 2, rel=0.03)
+        assert float(layer.bias.detach().abs().max()) <= float(usual.abs().max()) * 1.001
+
+
+def test_multiply_adds_are_those_of_the_sums():
+    model = create_model("lenet-300-100", **SIZE | {"in_channels": 1, "image_size": 8}, parallel_weights=3)
+    sm.randomize_(model, seed=0)
+    mask = {name: torch.rand(p.shape) < 0.3 for name, p in model.named_parameters() if p.dim() == 2}
+    single = merged(model)
+    any_kept = sum(int(kept.unflatten(1, (3, -1)).any(dim=1).sum()) for kept in mask.values())
+    assert multiply_adds(model, mask, (1, 8, 8)) == any_kept
+    assert multiply_adds(model, {}, (1, 8, 8)) == sum(p.numel() for p in single.parameters() if p.dim() == 2)
 
 
 def test_a_layer_alone_is_merged_too():
@@ -135,7 +171,7 @@ def test_a_layer_alone_is_merged_too():
 def test_other_counts_are_refused(count):
     with pytest.raises(ValueError, match="takes 2 to 64 weights"):
         with_parallel_weights(nn.Sequential(nn.Linear(3, 2)), count)
-    if count != 1:
+    if type(count) is not int or count != 1:
         with pytest.raises(ValueError, match="takes 2 to 64 weights"):
             create_model("lenet-300-100", parallel_weights=count)
 

@@ -27,11 +27,14 @@ class LayerUse:
     Attributes:
         units: Its outputs, or channels.
         positions: Places per example at which each of its weights is used.
+        summed: Weights of a connection whose sum is what it multiplies with; they lie in parts of the axis of
+            the inputs.
         alive: Bool tensor of `units`, False where dead; None where gradients do not tell it.
     """
 
     units: int
     positions: float = 0.0
+    summed: int = 1
     alive: Tensor | None = None
 
     @property
@@ -58,6 +61,7 @@ class _Watch:
             return
         use = self._use(weight, output.shape[axis])
         use.positions += output.numel() / output.shape[axis]
+        use.summed = max(weight.numel() // max(module.weight.numel(), 1), 1)  # type: ignore[operator,union-attr]
         if use.alive is None:
             use.alive = torch.zeros(use.units, dtype=torch.bool, device=output.device)
         if output.requires_grad:
@@ -158,12 +162,24 @@ def kept_of(model: nn.Module, mask: Mapping[str, Tensor]) -> dict[str, int]:
 
 
 def count_multiply_adds(
-    uses: Mapping[str, LayerUse], kept: Mapping[str, int], needed: Iterable[str]
+    uses: Mapping[str, LayerUse], kept: Mapping[str, int], mask: Mapping[str, Tensor]
 ) -> int | None:
-    """Σ kept weights × positions; None where one of `needed` has no known use."""
-    if any(name not in uses for name in needed if name in kept):
+    """Σ kept weights × positions, summed ones as one; None where a masked one has no known use."""
+    if any(name not in uses for name in mask if name in kept):
         return None
-    return round(sum(count * uses[name].positions for name, count in kept.items() if name in uses))
+    return round(
+        sum(
+            _connections(count, mask.get(name), uses[name].summed) * uses[name].positions
+            for name, count in kept.items()
+            if name in uses
+        )
+    )
+
+
+def _connections(kept: int, mask: Tensor | None, summed: int) -> int:
+    if summed == 1:
+        return kept
+    return kept // summed if mask is None else int(mask.unflatten(1, (summed, -1)).any(dim=1).sum())
 
 
 def _backward(network: nn.Module, inputs: Tensor) -> None:

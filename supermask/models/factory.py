@@ -87,7 +87,7 @@ def create_model(
         model = _construct(full_name, {**shape, **checked}, external.build_external, arguments)
     setattr(model, FACTORY_ATTRIBUTE, {"name": full_name, "args": {**shape, **checked}})
     record_structure(model)
-    if parallel != 1:
+    if parallel != 1 or isinstance(parallel, bool):
         with_parallel_weights(model, parallel)  # type: ignore[arg-type]  # checks it
     return binarize_activations(model) if binary else model
 

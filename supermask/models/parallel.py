@@ -8,6 +8,7 @@ hypothesis. There, random weights lie in a layer that is put between; here they 
 """
 
 import copy
+import math
 
 from torch import Tensor, nn
 
@@ -32,8 +33,19 @@ class _Parallel(nn.Module):
 
     @property  # of layers whose `weight` can be assigned to: this one is computed
     def weight(self) -> Tensor:
-        """The sum, in the shape of the layer's weight: what `forward` and whoever asks computes with."""
+        """The sum, in the shape of the layer's weight: what `forward` and whoever asks computes with.
+
+        It is computed anew each time; what is written into it is lost.
+        """
         return self.weights.unflatten(1, (self.parallel, -1)).sum(dim=1)
+
+    def reset_parameters(self) -> None:
+        """Draw as torch does: the sums have the variance of the layer's usual weights."""
+        nn.init.kaiming_uniform_(self.weights, a=math.sqrt(5))
+        bias = getattr(self, "bias", None)
+        if bias is not None:
+            bound = math.sqrt(self.parallel / self.weights[0].numel())
+            nn.init.uniform_(bias, -bound, bound)
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, parallel={self.parallel}"
@@ -98,10 +110,16 @@ def with_parallel_weights(model: nn.Module, count: int) -> nn.Module:
         (parent, name, child)
         for parent in model.modules()
         for name, child in parent._modules.items()
-        if child is not None and type(child) in _TWINS and id(child.weight) not in shared
+        if child is not None and type(child) in _TWINS and _own_weight(child, shared)
     ]
     if not found:
-        raise ValueError(f"{type(model).__name__} has no linear layer or convolution in it")
+        parallel = any(isinstance(module, _Parallel) for module in model.modules())
+        raise ValueError(
+            f"{type(model).__name__} has parallel weights already; build it anew for another number of them"
+            if parallel
+            else f"{type(model).__name__} holds no linear layer or convolution with a weight of its own; put "
+            "a layer alone into an nn.Sequential"
+        )
     twins: dict[nn.Module, nn.Module] = {}  # a layer may stand in several places
     for parent, name, child in found:
         twins[child] = twins.get(child) or _twin(child, count)
@@ -119,10 +137,12 @@ def merged(model: nn.Module) -> nn.Module:
     It computes the same, at the cost of an ordinary network: for use, export and packing by others.
     """
     plain = copy.deepcopy(model)
+    singles: dict[nn.Module, nn.Module] = {}
     for parent in list(plain.modules()):
         for name, child in parent._modules.items():
             if isinstance(child, _Parallel):
-                setattr(parent, name, _single(child))
+                singles[child] = singles.get(child) or _single(child)
+                setattr(parent, name, singles[child])
     if isinstance(plain, _Parallel):
         plain = _single(plain)
     vars(plain).pop(FACTORY_ATTRIBUTE, None)
@@ -160,6 +180,12 @@ def _exchanged(
     }
     other.__class__ = kind
     return other
+
+
+def _own_weight(layer: nn.Module, shared: set[int]) -> bool:
+    """Whether the weight is a parameter that no other layer holds, and not computed (`weight_norm`)."""
+    weight = layer._parameters.get("weight")
+    return weight is not None and id(weight) not in shared
 
 
 def _shared(model: nn.Module) -> set[int]:

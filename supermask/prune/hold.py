@@ -101,7 +101,18 @@ class Hold:
         return {name: (~pruned).contiguous() for name, pruned in self._pruned.items()}
 
     def set_mask(self, mask: Mapping[str, Tensor]) -> None:
-        """Hold another mask of the same parameters from now on."""
+        """Hold another mask of the same parameters from now on.
+
+        Raises:
+            ValueError: It is not a bool mask for each of them.
+        """
+        if mask.keys() != self._parameters.keys():
+            raise ValueError(
+                f"the hold is of {', '.join(self._parameters)}; the mask must name the same, not "
+                f"{', '.join(mask) or 'nothing'}"
+            )
+        for name, parameter in self._parameters.items():
+            _check_mask(name, mask[name], parameter)
         pruned = {  # laid out as the parameter is, which makes the steps faster
             name: torch.empty_like(p, dtype=torch.bool, requires_grad=False).copy_(~mask[name])
             for name, p in self._parameters.items()
@@ -252,9 +263,13 @@ def _resolve(optimizer: Optimizer, mask: Mapping[str, Tensor], model: nn.Module 
         parameter = named[name]
         if id(parameter) not in trained:
             raise ValueError(f"{name} is not among the parameters of the optimizer; it cannot be held")
-        if kept.dtype != torch.bool or kept.shape != parameter.shape:
-            raise ValueError(
-                f"the mask of {name} is {kept.dtype} of shape {tuple(kept.shape)}; it must be bool of shape "
-                f"{tuple(parameter.shape)}"
-            )
+        _check_mask(name, kept, parameter)
     return {name: named[name] for name in mask}
+
+
+def _check_mask(name: str, kept: Tensor, parameter: Tensor) -> None:
+    if kept.dtype != torch.bool or kept.shape != parameter.shape:
+        raise ValueError(
+            f"the mask of {name} is {kept.dtype} of shape {tuple(kept.shape)}; it must be bool of shape "
+            f"{tuple(parameter.shape)}"
+        )

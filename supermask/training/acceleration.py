@@ -28,7 +28,12 @@ from torch.optim import Optimizer
 from supermask import ops
 from supermask.packed.tuning import fastest
 from supermask.search import Search
-from supermask.training.sparse_conv import PRODUCTS_OF_DENSE, PRODUCTS_TO_WAIT, SparseConv
+from supermask.training.sparse_conv import (
+    PRODUCTS_OF_DENSE,
+    PRODUCTS_TO_WAIT,
+    SparseConv,
+    computes_plainly,
+)
 
 FEWEST_INPUTS = 64
 FEWEST_FEATURES = 256
@@ -43,13 +48,17 @@ def accelerated(model: nn.Module, search: Optimizer | None = None) -> Iterator[N
     That is on a CPU, in float32, for at least `FEWEST_INPUTS` inputs or `sparse_conv.FEWEST_IMAGES` images.
     Products with weights leave out those that are 0, and gradients of the weights of linear layers the
     gradients of outputs that are. Results and gradients are those of the dense layers up to the order of
-    sums. Layers that do not qualify, no longer do, or are slower from lists, compute as ever.
+    sums. Layers that do not qualify, no longer do, or are slower from lists, compute as ever; so do those
+    whose own `forward` somebody has replaced, and all of them under torch.func and forward-mode derivatives.
+    Second derivatives of a layer that leaves out zeros are refused.
 
     Args:
         model: A network whose weights are changed in place.
         search: What changes them. Layers whose weights a `Search` does not mask are left alone.
     """
-    layers: list[Any] = [m for m in model.modules() if _fits(m) or SparseConv.fits(m)]
+    layers: list[Any] = [
+        m for m in model.modules() if "forward" not in vars(m) and (_fits(m) or SparseConv.fits(m))
+    ]
     if isinstance(search, Search):
         masked = {id(weight) for weight in search.masked_parameters.values()}
         layers = [layer for layer in layers if id(layer.weight) in masked]
@@ -92,7 +101,7 @@ def _qualifies(x: Tensor, weight: Tensor) -> bool:
         return False
     if x.device.type != "cpu" or x.shape[-1:] != weight.shape[1:] or x.numel() < FEWEST_INPUTS * x.shape[-1]:
         return False
-    return not (torch.is_autocast_enabled("cpu") or torch.compiler.is_compiling())
+    return computes_plainly()
 
 
 class _Weights:
@@ -100,7 +109,7 @@ class _Weights:
 
     def __init__(self, module: nn.Linear) -> None:
         self.module = module
-        self._lists, self._zeros = _Lists(module), _Zeros(module)
+        self._lists, self._zeros = _Lists(module), _Zeros()
         self._found: dict[tuple[int, bool], tuple[str, int]] = {}
         """(inputs, whether they want a gradient) → what was fastest, and for how many more products."""
 
@@ -111,7 +120,7 @@ class _Weights:
         name, left = self._found.get(case, ("", 0))
         if not left or (name == "lists" and not self._lists.current(weight, case[1])):
             name, left = self._measured(x.detach(), weight, case[1])
-        elif name != "lists":  # these are looked at whenever weights change
+        else:
             left -= 1
         self._found[case] = name, left
         if name == "dense":
@@ -129,9 +138,9 @@ class _Weights:
         def leaving_out() -> None:
             if signed:
                 self._lists.lay_out(weight, both)
-            sparse.multiply(x, None, transposed=False)
+            sparse.multiply(x, weight, None, transposed=False)
             if both:
-                sparse.multiply(grad, None, transposed=True)
+                sparse.multiply(grad, weight, None, transposed=True)
 
         def dense() -> None:
             F.linear(x, weight)
@@ -144,12 +153,9 @@ class _Weights:
 class _Zeros:
     """Products with sparse weights of any kind, which every one of them lists anew."""
 
-    def __init__(self, module: nn.Linear) -> None:
-        self.module = module
-
-    def multiply(self, x: Tensor, bias: Tensor | None, transposed: bool) -> Tensor:
+    def multiply(self, x: Tensor, weight: Tensor, bias: Tensor | None, transposed: bool) -> Tensor:
         """x times the transpose of the weights, or times the weights where `transposed`."""
-        return ops.sparse_linear(x, self.module.weight.detach(), transposed, bias)
+        return ops.sparse_linear(x, weight.detach(), transposed, bias)
 
 
 class _Lists:
@@ -185,10 +191,11 @@ class _Lists:
         self.scale = scale
         return int(lists[0][-1]) <= UP_TO_DENSITY[ops.instruction_set() or ""] * weight.numel()
 
-    def multiply(self, x: Tensor, bias: Tensor | None, transposed: bool) -> Tensor:
+    def multiply(self, x: Tensor, weight: Tensor, bias: Tensor | None, transposed: bool) -> Tensor:
         """x times the transpose of the weights, or times the weights where `transposed`."""
-        if transposed and self._held[True] is None:  # another case was measured between forward and backward
-            self.lay_out(self.module.weight.detach(), True)
+        weight = weight.detach()
+        if not self.current(weight, transposed or self._held[False] is None):
+            return x @ weight if transposed else F.linear(x, weight, bias)
         held = self._held[True] or self._held[False]
         assert held is not None
         starts, entries = held[2:] if transposed else held[:2]
@@ -236,7 +243,9 @@ class _Product(torch.autograd.Function):
     ) -> Tensor:
         ctx.save_for_backward(x, weight)  # a weight that changes before the backward pass is found out
         ctx.product, ctx.gradient, ctx.biased = product, gradient, bias is not None
-        return F.linear(x, weight, bias) if product is None else product.multiply(x, bias, transposed=False)
+        if product is None:
+            return F.linear(x, weight, bias)
+        return product.multiply(x, weight, bias, transposed=False)
 
     @staticmethod
     @once_differentiable
@@ -246,7 +255,7 @@ class _Product(torch.autograd.Function):
         for_x = for_weight = for_bias = None
         if ctx.needs_input_grad[0]:
             product = ctx.product
-            for_x = grad @ weight if product is None else product.multiply(grad, None, transposed=True)
+            for_x = grad @ weight if product is None else product.multiply(grad, weight, None, True)
         if ctx.needs_input_grad[1]:
             for_weight = ctx.gradient(rows, x.reshape(-1, x.shape[-1]).contiguous())
         if ctx.biased and ctx.needs_input_grad[2]:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
@@ -115,7 +116,13 @@ def _qualifies(x: Tensor, weight: Tensor) -> bool:
         return False
     if not all(_is_dense(tensor) for tensor in (x, weight)):
         return False
-    return not (torch.is_autocast_enabled("cpu") or torch.compiler.is_compiling())
+    return computes_plainly()
+
+
+def computes_plainly() -> bool:
+    """Whether no autocast, compiler, torch.func or forward-mode derivative transforms what is computed."""
+    transformed = torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
+    return not (torch.is_autocast_enabled("cpu") or torch.compiler.is_compiling() or transformed)
 
 
 def _is_dense(tensor: Tensor) -> bool:
