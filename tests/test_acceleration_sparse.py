@@ -369,6 +369,7 @@ def test_contexts_may_be_nested(monkeypatch):
 
 
 @needs_lists
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:DeprecationWarning")  # torch's own, in jvp
 def test_transforms_of_torch_func_compute_as_ever(monkeypatch):
     used(monkeypatch)
     weights, x = sparse(300, 256, 0.2, 0), torch.randn(70, 256)
