@@ -61,7 +61,7 @@ class _Watch:
             return
         use = self._use(weight, output.shape[axis])
         use.positions += output.numel() / output.shape[axis]
-        use.summed = max(weight.numel() // max(module.weight.numel(), 1), 1)  # type: ignore[operator,union-attr]
+        use.summed = max(weight.numel() // max(module.weight.numel(), 1), 1)  # type: ignore[operator]
         if use.alive is None:
             use.alive = torch.zeros(use.units, dtype=torch.bool, device=output.device)
         if output.requires_grad:
