@@ -180,6 +180,11 @@ def arguments(description: str, parser: argparse.ArgumentParser | None = None) -
     return parsed
 
 
+def name_here(name: str) -> str:
+    """The name of results: `_avx2` marks those of a machine that ATEN_CPU_CAPABILITY limits to AVX2."""
+    return f"{name}_avx2" if os.environ.get("ATEN_CPU_CAPABILITY") == "avx2" else name
+
+
 def report(
     name: str,
     options: argparse.Namespace,

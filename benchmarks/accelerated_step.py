@@ -14,13 +14,12 @@ python benchmarks/accelerated_step.py [--threads 1] [--out DIR]
 """
 
 import argparse
-import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any
 
 import torch
-from _measure import CLOCKS, arguments, check_not_slower, interleave, ratio, report
+from _measure import CLOCKS, arguments, check_not_slower, interleave, name_here, ratio, report
 from torch import nn
 from torch.nn import functional as F
 
@@ -148,10 +147,9 @@ def main() -> None:
     rows = [compare(width, density, options.seconds, clock) for width, density in CASES]
     tickets = [compare_ticket(width, density, options.seconds, clock) for width, density in TICKETS]
     networks = [compare_network(*network, options.seconds, clock) for network in NETWORKS]
-    limited = os.environ.get("ATEN_CPU_CAPABILITY") == "avx2"  # on a machine that has more
-    name = "accelerated_step_avx2" if limited else "accelerated_step"
     more = {"tickets": tickets, "networks": networks}
-    report(name, options, rows, clock=clock, instructions=ops.instruction_set(), **more)
+    about = {"clock": clock, "instructions": ops.instruction_set()}
+    report(name_here("accelerated_step"), options, rows, **about, **more)
     check_not_slower(
         {
             f"{row.get('network', row.get('width'))}, density {row['density']}, {what}": row[what]

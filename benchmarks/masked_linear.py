@@ -29,7 +29,7 @@ from typing import Any, NamedTuple
 
 import _rivals
 import torch
-from _measure import CLOCKS, arguments, check_not_slower, interleave, report
+from _measure import CLOCKS, arguments, check_not_slower, interleave, name_here, report
 from _plot import plot_speedups
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -298,11 +298,10 @@ def main() -> None:
         print(limits, flush=True)
         settings = 0.6 * options.seconds, options.threads, clock
         rows = [compare(case, limits, *settings) for case in cases(options)]
-    instructions = ops.instruction_set()
-    name = "masked_linear_avx2" if instructions == "avx2" else "masked_linear"
+    name = name_here("masked_linear")
     more = {
         "clock": clock,
-        "instructions": instructions,
+        "instructions": ops.instruction_set(),
         "onednn_limit": os.environ.get("ONEDNN_MAX_CPU_ISA"),
     }
     report(name, options, rows, limits=limits, rivals=_rivals.versions(), **more)

@@ -7,6 +7,7 @@ from supermask.experiments.arguments import search_arguments
 from supermask.experiments.compare.options import CompareOptions
 from supermask.experiments.errors import ConfigError
 from supermask.experiments.spec import MaskSource, OptimizerSpec
+from supermask.masks import group_of
 from supermask.search import SEARCHES
 from supermask.search.description import DESCRIPTIONS
 
@@ -73,9 +74,12 @@ def _search_args(config: CompareOptions, method: str, given: Mapping[str, Any]) 
 
 
 def densities_of(config: CompareOptions, method: str) -> tuple[float, ...]:
-    """Those of the comparison, or the one of the search's recipe: there it is where the scores start."""
+    """Those of the comparison, or the one of the search's recipe: there it is where the scores start.
+
+    N of every M weights are a density of their own, which goes before the recipe's.
+    """
     own = recipe_of(config, method).get("density")
-    return config.densities if own is None else (own,)
+    return config.densities if own is None or group_of(config.distribution) else (own,)
 
 
 def search_of_method(method: str) -> str | None:
