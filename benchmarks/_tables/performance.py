@@ -46,7 +46,7 @@ def _where_linear(document: dict[str, Any]) -> str:
     limit = " with ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2, which other packages do not heed"
     if document.get("clock") == "cpu":
         place = place.removesuffix("`") + " --clock cpu`"
-    return place + (limit if document.get("instructions") == "avx2" else "")
+    return place + (limit if document.get("onednn_limit") == "AVX2" else "")
 
 
 EXACT = ("eager", "onednn")
