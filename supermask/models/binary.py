@@ -7,8 +7,7 @@ Diffenderfer and Kailkhura (arXiv:2103.09377) use it for their multi-prize ticke
 
 from torch import Tensor, nn, where
 
-from supermask.models.registry import FACTORY_ATTRIBUTE
-from supermask.models.structure import changes, record_structure
+from supermask.models.structure import changes, remember_option
 
 OPTION = "binary_activations"
 """The option of `create_model`, for every network, that asks for them."""
@@ -54,8 +53,5 @@ def binarize_activations(model: nn.Module) -> nn.Module:
     altered = changes(model)
     for parent, name in found:
         setattr(parent, name, SignActivation())
-    factory = getattr(model, FACTORY_ATTRIBUTE, None)
-    if factory is not None and not altered:
-        record_structure(model)
-        setattr(model, FACTORY_ATTRIBUTE, {**factory, "args": {**factory["args"], OPTION: True}})
+    remember_option(model, OPTION, True, altered)
     return model

@@ -9,11 +9,13 @@ hypothesis. There, random weights lie in a layer that is put between; here they 
 
 import copy
 import math
+from collections.abc import Callable
+from typing import Any
 
 from torch import Tensor, nn
 
 from supermask.models.registry import FACTORY_ATTRIBUTE
-from supermask.models.structure import changes, record_structure
+from supermask.models.structure import changes, remember_option
 from supermask.weights.kinds import Fans, register_layer, usual_fans
 
 OPTION = "parallel_weights"
@@ -106,12 +108,11 @@ def with_parallel_weights(model: nn.Module, count: int) -> nn.Module:
         raise ValueError(f"a connection takes 2 to {MOST} weights, not {count!r:.80}")
     altered = changes(model)
     shared = _shared(model)
-    found = [
-        (parent, name, child)
-        for parent in model.modules()
-        for name, child in parent._modules.items()
-        if child is not None and type(child) in _TWINS and _own_weight(child, shared)
-    ]
+    found = _replace(
+        model,
+        lambda layer: type(layer) in _TWINS and _own_weight(layer, shared),
+        lambda layer: _twin(layer, count),
+    )
     if not found:
         parallel = any(isinstance(module, _Parallel) for module in model.modules())
         raise ValueError(
@@ -120,14 +121,7 @@ def with_parallel_weights(model: nn.Module, count: int) -> nn.Module:
             else f"{type(model).__name__} holds no linear layer or convolution with a weight of its own; put "
             "a layer alone into an nn.Sequential"
         )
-    twins: dict[nn.Module, nn.Module] = {}  # a layer may stand in several places
-    for parent, name, child in found:
-        twins[child] = twins.get(child) or _twin(child, count)
-        setattr(parent, name, twins[child])
-    factory = getattr(model, FACTORY_ATTRIBUTE, None)
-    if factory is not None and not altered:
-        record_structure(model)
-        setattr(model, FACTORY_ATTRIBUTE, {**factory, "args": {**factory["args"], OPTION: count}})
+    remember_option(model, OPTION, count, altered)
     return model
 
 
@@ -137,16 +131,23 @@ def merged(model: nn.Module) -> nn.Module:
     It computes the same, at the cost of an ordinary network: for use, export and packing by others.
     """
     plain = copy.deepcopy(model)
-    singles: dict[nn.Module, nn.Module] = {}
-    for parent in list(plain.modules()):
-        for name, child in parent._modules.items():
-            if isinstance(child, _Parallel):
-                singles[child] = singles.get(child) or _single(child)
-                setattr(parent, name, singles[child])
+    _replace(plain, lambda layer: isinstance(layer, _Parallel), _single)
     if isinstance(plain, _Parallel):
         plain = _single(plain)
     vars(plain).pop(FACTORY_ATTRIBUTE, None)
     return plain
+
+
+def _replace(model: nn.Module, wanted: Callable[[nn.Module], bool], make: Callable[[Any], nn.Module]) -> bool:
+    """Put another layer in the place of every wanted one, wherever it stands; whether there was any."""
+    made: dict[nn.Module, nn.Module] = {}
+    for parent in list(model.modules()):
+        for name, child in parent._modules.items():
+            if child is not None and wanted(child):
+                if child not in made:
+                    made[child] = make(child)
+                setattr(parent, name, made[child])
+    return bool(made)
 
 
 def _twin(layer: nn.Module, count: int) -> nn.Module:

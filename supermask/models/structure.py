@@ -13,6 +13,7 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from supermask.models.registry import FACTORY_ATTRIBUTE
 from supermask.weights.names import named_modules, unwrap
 
 _ATTRIBUTE = "supermask_structure"
@@ -23,6 +24,21 @@ _PASSING = frozenset({"training", "forward", "grad_checkpointing", "process_grou
 def record_structure(model: nn.Module) -> None:
     """Note on a network how it is built."""
     setattr(model, _ATTRIBUTE, structure_of(model))
+
+
+def remember_option(model: nn.Module, option: str, value: Any, altered: list[str]) -> None:
+    """Let a network of `create_model` remember an option that was applied to it after it was built.
+
+    Args:
+        model: The network, with the option applied.
+        option: Its name as an argument of `create_model`.
+        value: Its value there.
+        altered: Its `changes` before; a network that was altered otherwise is no longer `create_model`'s.
+    """
+    factory = getattr(model, FACTORY_ATTRIBUTE, None)
+    if factory is not None and not altered:
+        record_structure(model)
+        setattr(model, FACTORY_ATTRIBUTE, {**factory, "args": {**factory["args"], option: value}})
 
 
 def structure_of(model: nn.Module) -> dict[str, str]:
