@@ -236,24 +236,30 @@ def used(monkeypatch) -> list[bool]:
     return calls
 
 
+def assert_as_in_float64(layer: nn.Linear, shape: tuple[int, ...]) -> None:
+    """Result and gradients of an accelerated layer against the dense ones in float64."""
+    x = torch.randn(*shape, layer.in_features, requires_grad=True)
+    target = torch.randn(*shape, layer.out_features)
+    with accelerated(nn.Sequential(layer)):
+        y = layer(x)
+        (y * target).sum().backward()
+    exact, weight = x.detach().double().requires_grad_(), layer.weight.detach().double().requires_grad_()
+    expected = F.linear(exact, weight, None if layer.bias is None else layer.bias.detach().double())
+    (expected * target.double()).sum().backward()
+    assert torch.allclose(y.double(), expected, atol=1e-4)
+    assert torch.allclose(x.grad.double(), exact.grad, atol=1e-4)
+    assert torch.allclose(layer.weight.grad.double(), weight.grad, atol=1e-3)
+    if layer.bias is not None:
+        assert torch.allclose(layer.bias.grad, target.reshape(-1, layer.out_features).sum(0), atol=1e-4)
+
+
 @needs_native
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("shape", [(70,), (2, 40)])
 def test_results_and_gradients_are_those_of_float64(bias, shape, monkeypatch):
     calls, layer = used(monkeypatch), make_layer(draw(520, 600, 0.3), bias)
-    x, target = torch.randn(*shape, 600, requires_grad=True), torch.randn(*shape, 520)
-    with accelerated(nn.Sequential(layer)):
-        y = layer(x)
-        (y * target).sum().backward()
+    assert_as_in_float64(layer, shape)
     assert calls == [False, True]
-    exact, weight = x.detach().double().requires_grad_(), layer.weight.detach().double().requires_grad_()
-    expected = F.linear(exact, weight, layer.bias.detach().double() if bias else None)
-    (expected * target.double()).sum().backward()
-    assert torch.allclose(y.double(), expected, atol=1e-4)
-    assert torch.allclose(x.grad.double(), exact.grad, atol=1e-4)
-    assert torch.allclose(layer.weight.grad.double(), weight.grad, atol=1e-3)
-    if bias:
-        assert torch.allclose(layer.bias.grad, target.reshape(-1, 520).sum(0), atol=1e-4)
 
 
 @needs_native

@@ -14,6 +14,8 @@ from supermask.training import acceleration
 from supermask.training.acceleration import accelerated
 from supermask.training.loop import fit
 
+from .test_acceleration import assert_as_in_float64, make_layer
+
 needs_native = pytest.mark.skipif(
     not ops.is_native("sparse_linear", torch.device("cpu")), reason="no compiled library"
 )
@@ -143,31 +145,13 @@ def used(monkeypatch) -> list[bool]:
     return calls
 
 
-def make_layer(weights: Tensor, bias: bool = True) -> nn.Linear:
-    layer = nn.Linear(weights.shape[1], weights.shape[0], bias=bias)
-    with torch.no_grad():
-        layer.weight.copy_(weights)
-    return layer
-
-
 @needs_lists
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("shape", [(70,), (2, 40)])
 def test_results_and_gradients_are_those_of_float64(bias, shape, monkeypatch):
     calls, layer = used(monkeypatch), make_layer(sparse(520, 601, 0.3, 0), bias)
-    x, target = torch.randn(*shape, 601, requires_grad=True), torch.randn(*shape, 520)
-    with accelerated(nn.Sequential(layer)):
-        y = layer(x)
-        (y * target).sum().backward()
+    assert_as_in_float64(layer, shape)
     assert calls == [False, True]
-    exact, weight = x.detach().double().requires_grad_(), layer.weight.detach().double().requires_grad_()
-    expected = F.linear(exact, weight, layer.bias.detach().double() if bias else None)
-    (expected * target.double()).sum().backward()
-    assert torch.allclose(y.double(), expected, atol=1e-4)
-    assert torch.allclose(x.grad.double(), exact.grad, atol=1e-4)
-    assert torch.allclose(layer.weight.grad.double(), weight.grad, atol=1e-3)
-    if bias:
-        assert torch.allclose(layer.bias.grad, target.reshape(-1, 520).sum(0), atol=1e-4)
 
 
 @needs_lists
