@@ -77,6 +77,15 @@ def _moved(tensor: Tensor, source: int, target: int) -> Tensor:
     return tensor if source == target else tensor.movedim(source, target).contiguous()
 
 
+def check_mask(name: str, kept: Tensor, parameter: Tensor) -> None:
+    """A ValueError unless `kept` is a bool mask of the shape of `parameter`, whose name is `name`."""
+    if kept.dtype != torch.bool or kept.shape != parameter.shape:
+        raise ValueError(
+            f"the mask of {name} is {kept.dtype} of shape {tuple(kept.shape)}; it must be bool of shape "
+            f"{tuple(parameter.shape)}"
+        )
+
+
 def check_finite(scores: Mapping[str, Tensor]) -> None:
     """Raise NonFiniteScoreError for the first layer with a NaN or infinite score."""
     for name, score in scores.items():

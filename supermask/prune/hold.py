@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
 from supermask import ops
-from supermask.masks import Mask
+from supermask.masks import Mask, check_mask
 from supermask.weights.names import aliases_of, canonical
 
 
@@ -112,7 +112,7 @@ class Hold:
                 f"{', '.join(mask) or 'nothing'}"
             )
         for name, parameter in self._parameters.items():
-            _check_mask(name, mask[name], parameter)
+            check_mask(name, mask[name], parameter)
         pruned = {  # laid out as the parameter is, which makes the steps faster
             name: torch.empty_like(p, dtype=torch.bool, requires_grad=False).copy_(~mask[name])
             for name, p in self._parameters.items()
@@ -263,13 +263,5 @@ def _resolve(optimizer: Optimizer, mask: Mapping[str, Tensor], model: nn.Module 
         parameter = named[name]
         if id(parameter) not in trained:
             raise ValueError(f"{name} is not among the parameters of the optimizer; it cannot be held")
-        _check_mask(name, kept, parameter)
+        check_mask(name, kept, parameter)
     return {name: named[name] for name in mask}
-
-
-def _check_mask(name: str, kept: Tensor, parameter: Tensor) -> None:
-    if kept.dtype != torch.bool or kept.shape != parameter.shape:
-        raise ValueError(
-            f"the mask of {name} is {kept.dtype} of shape {tuple(kept.shape)}; it must be bool of shape "
-            f"{tuple(parameter.shape)}"
-        )

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from supermask import ops
+from supermask.masks import check_mask
 from supermask.tickets.bounds import too_much_to_draw
 from supermask.tickets.derivation import Derivation, derive
 from supermask.tickets.entry import Entry, check_storable, persistent_buffers
@@ -77,10 +78,6 @@ def _check_mask(parameters: Mapping[str, Tensor], mask: Mapping[str, Tensor]) ->
     for name, kept in mask.items():
         if name not in parameters:
             raise ValueError(f"the mask names {name}, which is no parameter of the model")
-        if kept.dtype != torch.bool or kept.shape != parameters[name].shape:
-            raise ValueError(
-                f"the mask of {name} is {kept.dtype} of shape {tuple(kept.shape)}; "
-                f"it must be bool of shape {tuple(parameters[name].shape)}"
-            )
+        check_mask(name, kept, parameters[name])
         if torch.count_nonzero(parameters[name][~kept.cpu()]):
             raise ValueError(f"{name} has non-zero weights outside its mask; apply the mask first")
