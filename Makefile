@@ -7,6 +7,10 @@ OUT ?= runs/compare
 CONSTRAINTS ?= constraints.txt
 TORCH ?= torch
 
+# Tests start many processes that import torch, which without bytecode takes more than twice as long: it is kept,
+# whatever the surroundings say.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: setup test check sanitize slow compare catalogue docs notebooks integrations wheel newcomer clean
 
 setup: $(READY)
