@@ -128,6 +128,7 @@ for (name, p), q in zip(model.named_parameters(), wide.parameters()):
 """
 
 
+@pytest.mark.own_isa
 @pytest.mark.parametrize(
     "compiled", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["eager", "compiled"]
 )
@@ -141,6 +142,7 @@ def test_with_avx2_gradients_of_a_narrow_network_are_those_of_float64(compiled):
     assert done.returncode == 0, done.stderr[-500:]
 
 
+@pytest.mark.own_isa
 def test_by_default_a_narrow_network_trains_with_avx2(tmp_path):
     done = subprocess.run(
         [sys.executable, "-m", "supermask", *NARROW, "--threads", "1", "--out", str(tmp_path)],

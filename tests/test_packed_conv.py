@@ -20,6 +20,7 @@ from supermask.models import create_model
 from supermask.ops import layouts
 from supermask.packed import PackedConv1d, PackedConv2d, pack, tuning
 from supermask.packed.tuning import fastest
+from tests.limited import limits
 
 LISTS = "lists" if ops.instruction_set() in ("avx2", "avx512") else "dense"
 """What a sparse convolution is computed with: without vector instructions the dense product is faster."""
@@ -432,7 +433,7 @@ def test_results_depend_neither_on_threads_nor_on_the_rest_of_the_batch(scale):
 
 @needs_native
 @pytest.mark.own_isa
-@pytest.mark.parametrize("capability", ["default", "avx2"])
+@pytest.mark.parametrize("capability", limits())
 def test_every_instruction_set_is_exact(capability):
     code = (
         "import torch; from supermask.packed import PackedConv2d; torch.manual_seed(0)\n"
