@@ -15,6 +15,7 @@ from supermask.report.figures.drawing import Drawing
 from supermask.report.methods.catalogue import LONGEST_LABEL, methods_of
 from supermask.report.methods.method import GROUPS, TOGETHER
 from supermask.report.methods.palette import DARK
+from supermask.report.pages import comparison
 from supermask.report.results import Results
 from supermask.report.results.best import best_of
 from supermask.report.results.rows import summary_rows
@@ -38,14 +39,29 @@ def document() -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def report(document: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    path = write_report(document, tmp_path_factory.mktemp("many"))
-    return path, path.read_text(encoding="utf-8")
+def drawn(
+    document: dict[str, Any], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, dict[str, Drawing]]:
+    """The page, and the figures that were drawn for it: many methods take long, and are drawn once."""
+    found: dict[str, Drawing] = {}
+
+    def draw(results: Results) -> dict[str, Drawing]:
+        found.update(draw_figures(results))
+        return found
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(comparison, "draw_figures", draw)
+        return write_report(document, tmp_path_factory.mktemp("many")), found
 
 
 @pytest.fixture(scope="module")
-def drawings(document: dict[str, Any]) -> dict[str, Drawing]:
-    return draw_figures(Results(document))
+def report(drawn: tuple[Path, dict[str, Drawing]]) -> tuple[Path, str]:
+    return drawn[0], drawn[0].read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def drawings(drawn: tuple[Path, dict[str, Drawing]]) -> dict[str, Drawing]:
+    return drawn[1]
 
 
 # The catalogue.
