@@ -380,7 +380,7 @@ def graph():
     """IMP over two rounds with its controls, and a search; long enough to be met on their way."""
     methods = ("edge-popup", "imp", "reinit", "shuffled-mask")
     config = CompareConfig(
-        densities=(0.64,), seeds=(0,), methods=methods, epochs=60, batch_size=64, out="unused"
+        densities=(0.64,), seeds=(0,), methods=methods, epochs=30, batch_size=64, out="unused"
     )
     return plan_compare(config, load_data("digits")).graph
 
