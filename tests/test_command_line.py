@@ -400,7 +400,7 @@ def test_a_training_of_one_step_is_compared(tmp_path: Path) -> None:
         ("epochs: 1" + "0" * 5000, "is not valid YAML"),
         ("epochs: " + "[" * 3000, "is not valid YAML"),
         ("a: &a [x, x]\nb: &b [*a, *a]\nepochs: [" + "*b, " * 999 + "*b]", "unknown key 'a'"),
-        ("epochs: [" + "[1], " * 99_999 + "1]", "epochs takes a float, not ["),
+        ("epochs: [" + "[1], " * 9_999 + "1]", "epochs takes a float, not ["),
     ],
 )
 def test_odd_configuration_files_are_refused_in_few_words(
