@@ -40,71 +40,68 @@ def draw(*shape: int, density: float = 1.0, seed: int = 0, integer: bool = False
 # --- the operator --------------------------------------------------------------------------------------
 
 
+geometries = {
+    "images": st.sampled_from([0, 1, 9, 17, 64, 65, 129]),
+    "inputs": channels,
+    "outputs": channels,
+    "size": st.tuples(st.integers(3, 6), st.integers(3, 5)),
+    "kernel": st.tuples(st.integers(1, 3), st.integers(1, 3)),
+    "stride": st.tuples(st.integers(1, 3), st.integers(1, 3)),
+    "padding": st.tuples(st.integers(0, 3), st.integers(0, 3)),
+    "density": st.floats(0, 1),
+}
+
+
+def both(name: str):
+    return getattr(torch.ops.supermask, name), references.KERNELS[name]
+
+
 @needs_native
-@settings(max_examples=80, deadline=None)
-@given(
-    images=st.integers(0, 4),
-    inputs=channels,
-    outputs=channels,
-    size=st.tuples(st.integers(3, 11), st.integers(3, 11)),
-    kernel=st.tuples(st.integers(1, 3), st.integers(1, 3)),
-    stride=st.tuples(st.integers(1, 3), st.integers(1, 3)),
-    padding=st.tuples(st.integers(0, 2), st.integers(0, 2)),
-    density=st.floats(0, 1),
-    formats=st.tuples(formats, formats),
-)
-def test_convolutions_are_those_of_float64(
-    images, inputs, outputs, size, kernel, stride, padding, density, formats
+@settings(max_examples=40, deadline=None)
+@given(**geometries, layout=formats)
+def test_convolutions_and_gradients_are_those_of_float64(
+    images, inputs, outputs, size, kernel, stride, padding, density, layout
 ):
-    x, weights = draw(images, inputs, *size), draw(outputs, inputs, *kernel, density=density, seed=1)
-    exact = F.conv2d(x.double(), weights.double(), None, stride, padding)
-    x, weights = (t.contiguous(memory_format=f) for t, f in zip((x, weights), formats, strict=True))
-    for compute in (torch.ops.supermask.sparse_conv, references.KERNELS["sparse_conv"]):
-        y = compute(x, weights, stride, padding, False)
-        assert y.shape == exact.shape and torch.allclose(y.double(), exact, rtol=0, atol=1e-3)
-        assert y.is_contiguous(memory_format=FIRST if x.is_contiguous() else LAST)
+    x = draw(images, inputs, *size, density=density).to(memory_format=LAST)
+    weights = draw(outputs, inputs, *kernel, density=density, seed=1).to(memory_format=layout)
+    exact, weight = x.double().requires_grad_(), weights.double().requires_grad_()
+    y = F.conv2d(exact, weight, None, stride, padding)
+    grad = draw(*y.shape, seed=2).to(memory_format=LAST)
+    y.backward(grad.double())
+    for name, arguments, expected in (
+        ("sparse_conv", (x, weights), y),
+        ("sparse_conv_input_gradient", (grad, weights, size), exact.grad),
+        ("conv_weight_gradient", (grad, x, kernel), weight.grad),
+    ):
+        for compute in both(name):
+            torch.full(expected.shape, torch.nan)  # memory that the result may be given
+            found = compute(*arguments, stride, padding)
+            assert found.shape == expected.shape and found.is_contiguous(memory_format=LAST)
+            assert torch.allclose(found.double(), expected, rtol=0, atol=1e-3), name
 
 
 @needs_native
-@settings(max_examples=60, deadline=None)
-@given(
-    images=st.integers(1, 3),
-    inputs=channels,
-    outputs=channels,
-    size=st.tuples(st.integers(3, 9), st.integers(3, 9)),
-    kernel=st.tuples(st.integers(1, 3), st.integers(1, 3)),
-    data=st.data(),
-    density=st.floats(0, 1),
-    formats=st.tuples(formats, formats),
-)
-def test_transposes_are_the_gradients_of_inputs_in_float64(
-    images, inputs, outputs, size, kernel, data, density, formats
-):
-    padding = tuple(data.draw(st.integers(0, k - 1)) for k in kernel)
-    weights = draw(outputs, inputs, *kernel, density=density, seed=1)
-    x = torch.zeros(images, inputs, *size, dtype=torch.float64, requires_grad=True)
-    y = F.conv2d(x, weights.double(), None, 1, padding)
-    grad = draw(*y.shape, seed=2)
-    (exact,) = torch.autograd.grad(y, x, grad.double())
-    grad, weights = (t.contiguous(memory_format=f) for t, f in zip((grad, weights), formats, strict=True))
-    for compute in (torch.ops.supermask.sparse_conv, references.KERNELS["sparse_conv"]):
-        found = compute(grad, weights, (1, 1), padding, True)
-        assert torch.allclose(found.double(), exact, rtol=0, atol=1e-3)
-
-
-@needs_native
-@pytest.mark.parametrize("transposed", [False, True])
-@pytest.mark.parametrize("layout", [FIRST, LAST])
-def test_convolutions_of_integers_have_the_bits_of_dense_ones_whatever_the_threads(transposed, layout):
-    x, weights = draw(3, 70, 9, 7, integer=True), draw(70, 70, 3, 3, density=0.4, seed=1, integer=True)
-    x, weights = x.to(memory_format=layout), weights.to(memory_format=layout)
-    expected = (F.conv_transpose2d if transposed else F.conv2d)(x, weights, None, 1, 1)
+@pytest.mark.parametrize("images", [3, 70, 130])
+def test_integers_have_the_bits_of_dense_ones_whatever_the_threads(images):
+    x, weights = (
+        draw(images, 70, 6, 5, density=0.5, integer=True),
+        draw(66, 70, 3, 3, density=0.4, seed=1, integer=True),
+    )
+    grad = draw(images, 66, 3, 3, seed=2, integer=True)
+    stride, padding = (2, 2), (1, 1)
+    y = F.conv2d(x, weights, None, stride, padding)
+    exact = [t.double() for t in (grad, x, weights)]
+    geometry = (None, stride, padding, (1, 1), False, (0, 0), 1, (True, True, False))
+    for_x, for_weights, _ = torch.ops.aten.convolution_backward(*exact, *geometry)
     threads = torch.get_num_threads()
     try:
         for count in (1, 2, 3):
             torch.set_num_threads(count)
-            torch.full(expected.shape, torch.nan)  # memory that the result may be given
-            assert torch.equal(ops.sparse_conv(x, weights, (1, 1), (1, 1), transposed), expected)
+            assert torch.equal(ops.sparse_conv(x, weights, stride, padding), y)
+            found = ops.sparse_conv_input_gradient(grad, weights, (6, 5), stride, padding)
+            assert torch.equal(found.double(), for_x)
+            found = ops.conv_weight_gradient(grad, x, (3, 3), stride, padding)
+            assert torch.equal(found.double(), for_weights)
     finally:
         torch.set_num_threads(threads)
 
@@ -116,51 +113,66 @@ def test_only_zeros_are_left_out():
     weights[3, 7], x[:, 7] = 0.0, float("inf")
     y = ops.sparse_conv(x, weights, (1, 1), (1, 1))
     assert y[:, 1, 1:, 1:].isnan().all() and (y[:, 2] == 0).all() and y[:, 3].isfinite().all()
+    x[:, 7], x[:, 8, 0, 0] = 0.0, float("nan")
+    grad = torch.full((2, 5, 6, 6), torch.inf)
+    found = ops.conv_weight_gradient(grad, x, (3, 3), (1, 1), (1, 1))
+    assert (found[:, 7] == 0).all() and found[:, 8, :2, :2].isnan().all()
 
 
 @needs_native
 def test_wrong_arguments_raise_and_name_themselves():
-    x, weights, one = draw(2, 4, 6, 6), draw(5, 4, 3, 3), (1, 1)
-    compute = torch.ops.supermask.sparse_conv
-    for words, arguments in (
-        ("x must be a float32 tensor of four", (x.double(), weights, one, one, False)),
-        ("x must be a float32 tensor of four", (x[0], weights, one, one, False)),
-        ("x must be a float32 tensor of four", (x[:, :, ::2], weights, one, one, False)),
-        ("weights must be a float32 tensor of four", (x, weights.half(), one, one, False)),
-        ("weights must be a float32 tensor of four", (x, weights.transpose(2, 3), one, one, False)),
-        ("x must have 5 channels, but has 4", (x, weights, one, one, True)),
-        ("x must have 4 channels, but has 3", (x[:, :3].contiguous(), weights, one, one, False)),
-        ("stride and padding must be 2 integers", (x, weights, (1,), one, False)),
-        ("stride must be 2 integers from 1 on", (x, weights, (0, 1), one, False)),
-        ("padding must be 4 integers from 0 on", (x, weights, one, (-1, 1), False)),
-        ("kernel reaches over 3 inputs", (x[:, :, :2].contiguous(), weights, one, (0, 0), False)),
-        ("a stride of 1", (draw(2, 5, 6, 6), weights, (2, 1), one, True)),
-        ("padding must be less than the kernel", (draw(2, 5, 6, 6), weights, one, (3, 1), True)),
+    x, weights, one = draw(2, 4, 6, 6).to(memory_format=LAST), draw(5, 4, 3, 3), (1, 1)
+    grad, size = draw(2, 5, 6, 6).to(memory_format=LAST), (6, 6)
+    forward, for_inputs = torch.ops.supermask.sparse_conv, torch.ops.supermask.sparse_conv_input_gradient
+    for_weights = torch.ops.supermask.conv_weight_gradient
+    for words, compute, arguments in (
+        ("x must be a float32 tensor of four", forward, (x.double(), weights, one, one)),
+        ("x must be a float32 tensor of four", forward, (x[0], weights, one, one)),
+        ("x must be a float32 tensor of four", forward, (x.contiguous(), weights, one, one)),
+        ("weights must be a float32 tensor of four", forward, (x, weights.half(), one, one)),
+        ("weights must be a float32 tensor of four", forward, (x, weights.transpose(2, 3), one, one)),
+        ("x must have 4 channels, but has 5", forward, (grad, weights, one, one)),
+        ("stride must be 2 integers from 1 on", forward, (x, weights, (1,), one)),
+        ("stride must be 2 integers from 1 on", forward, (x, weights, (0, 1), one)),
+        ("padding must be 2 integers from 0 on", forward, (x, weights, one, (-1, 1))),
+        (
+            "kernel reaches over 3 inputs",
+            forward,
+            (draw(2, 4, 2, 6).to(memory_format=LAST), weights, one, (0, 0)),
+        ),
+        ("grad must be a float32 tensor of four", for_inputs, (grad.contiguous(), weights, size, one, one)),
+        ("grad must have the shape", for_inputs, (x, weights, size, one, one)),
+        ("grad must have the shape", for_inputs, (grad, weights, (7, 6), one, one)),
+        ("size must be 2 integers from 0 on", for_inputs, (grad, weights, (6,), one, one)),
+        ("grad and x must have four dimensions", for_weights, (grad, x[0], (3, 3), one, one)),
+        ("x must be a float32 tensor of four", for_weights, (grad, x.contiguous(), (3, 3), one, one)),
+        ("grad must have the shape", for_weights, (grad[:1], x, (3, 3), one, one)),
+        ("kernel must be 2 integers from 1 on", for_weights, (grad, x, (3, 0), one, one)),
     ):
         with pytest.raises(RuntimeError, match=words):
             compute(*arguments)
-    for layout in (FIRST, LAST):
-        laid_out = x.contiguous(memory_format=layout)
-        torch.library.opcheck(compute, (laid_out, weights, (2, 1), one, False))
-        torch.library.opcheck(
-            compute, (draw(2, 5, 6, 6).contiguous(memory_format=layout), weights, one, one, True)
-        )
+    torch.library.opcheck(forward, (x, weights, (2, 1), one))
+    torch.library.opcheck(for_inputs, (grad, weights, size, one, one))
+    torch.library.opcheck(for_weights, (grad, x, (3, 3), one, one))
 
 
 # --- layers --------------------------------------------------------------------------------------------
 
 
-def used(monkeypatch) -> list[bool]:
-    """Collects whether each transposed or plain convolution left out zeros, which always is faster."""
-    calls: list[bool] = []
+PARTS = ("sparse_conv", "sparse_conv_input_gradient", "conv_weight_gradient")
+
+
+def used(monkeypatch) -> list[str]:
+    """Collects which parts left out zeros; that always is faster."""
+    calls: list[str] = []
     monkeypatch.setattr(sparse_conv, "faster", lambda zeros, dense: True)
-    compute = ops.sparse_conv
 
-    def counted(x, weights, stride, padding, transposed=False):
-        calls.append(transposed)
-        return compute(x, weights, stride, padding, transposed)
+    def counted(name, compute, *arguments):
+        calls.append(name)
+        return compute(*arguments)
 
-    monkeypatch.setattr(ops, "sparse_conv", counted)
+    for name in PARTS:
+        monkeypatch.setattr(ops, name, partial(counted, name, getattr(ops, name)))
     return calls
 
 
@@ -186,7 +198,7 @@ def test_results_and_gradients_are_those_of_float64(formats, kernel, stride, pad
     with accelerated(nn.Sequential(layer)):
         y = layer(x)
         (y * target).sum().backward()
-    assert calls == ([False, True] if stride == 1 else [False])
+    assert calls == list(PARTS)
     assert y.stride() == dense.stride(), "the format that torch would give"
     exact, weight = x.detach().double().requires_grad_(), layer.weight.detach().double().requires_grad_()
     shift = layer.bias.detach().double() if bias else None
@@ -199,24 +211,46 @@ def test_results_and_gradients_are_those_of_float64(formats, kernel, stride, pad
 
 
 @needs_lists
-def test_forward_and_gradient_are_measured_by_themselves(monkeypatch):
-    for answers in ((True, False), (False, True)):
-        calls, given_answers = used(monkeypatch), iter(answers)
+@pytest.mark.parametrize("wins", range(3))
+def test_the_three_parts_are_measured_by_themselves(wins, monkeypatch):
+    calls, answers = used(monkeypatch), iter(part == wins for part in range(3))
+    layer, x = make_layer(20, 24, 3, LAST, padding=1), draw(8, 20, 6, 6).requires_grad_()
 
-        def measured(zeros, dense, given_answers=given_answers, calls=calls):
-            assert torch.allclose(_one(zeros()), _one(dense()), atol=1e-3)
-            calls.clear()
-            return next(given_answers)
+    def measured(zeros, dense):
+        before = len(calls)
+        assert torch.allclose(_one(zeros()), _one(dense()), atol=1e-3)
+        del calls[before:]
+        return next(answers)
 
-        monkeypatch.setattr(sparse_conv, "faster", measured)
-        layer, x = make_layer(20, 24, 3, LAST, padding=1), draw(8, 20, 6, 6).requires_grad_()
-        with accelerated(layer):
+    monkeypatch.setattr(sparse_conv, "faster", measured)
+    with accelerated(layer):
+        layer(x).sum().backward()
+    assert calls == [PARTS[wins]]
+
+
+@needs_lists
+def test_dense_weights_still_leave_out_zeros_of_inputs(monkeypatch):
+    calls, x = used(monkeypatch), draw(8, 20, 6, 6).relu()
+    layer = nn.Conv2d(20, 24, 3, padding=1)
+    with accelerated(layer):
+        for _ in range(3):
+            layer.weight.grad = None
             layer(x).sum().backward()
-        assert calls == ([False] if answers[0] else [True])
+        assert calls == [PARTS[2]] * 3
+        with torch.no_grad():
+            layer(x)
+        monkeypatch.setattr(sparse_conv, "faster", lambda zeros, dense: calls.append("measured") is not None)
+        calls.clear()
+        for _ in range(2):
+            layer(x[:, :, 1:].contiguous()).sum().backward()
+    assert calls == ["measured"], "what does not pay is not asked again"
+    exact = F.conv2d(x.double(), layer.weight.double(), None, 1, 1)
+    (wanted,) = torch.autograd.grad(exact.sum(), layer.weight)
+    assert layer.weight.grad.shape == wanted.shape
 
 
 def _one(result):
-    return result if isinstance(result, Tensor) else result[0]
+    return result if isinstance(result, Tensor) else next(one for one in result if one is not None)
 
 
 @needs_lists
@@ -294,7 +328,7 @@ def test_accelerated_training_learns_what_the_dense_one_does(kind, layout, monke
         fit(model, optimizer, lambda _: (images, labels), steps=15, accelerate=accelerate)
         with torch.no_grad():
             found[accelerate] = float((model(images).argmax(1) == labels).float().mean())
-    assert calls.count(False) == 30 and calls.count(True) == 15
+    assert [calls.count(part) for part in PARTS] == [30, 30, 30]
     assert found[True] > 0.4 and abs(found[True] - found[False]) < 0.05, found
 
 

@@ -52,6 +52,12 @@ struct Run {
   int64_t to;
 };
 
+// A value that is not 0, and the distance in bytes from a panel's start to the row that it is multiplied by.
+struct Entry {
+  float value;
+  int32_t bytes;
+};
+
 // Products of the kept weights of one output with one input and with four, see kernels_values.h; and with the
 // positions of a convolution, kernels_lists.h.
 template <class Value>
@@ -139,6 +145,13 @@ struct Kernels {
   // `add_weighted`.
   void (*sum_weighted[2])(const float* panel, const uint8_t* entries, const float* weights, const int32_t* starts,
                           int64_t rows, int64_t apart, float* sums);
+  // The values that are not 0, NaN included, as entries of rows that lie `bytes` apart; returns how many. There must be
+  // room for `count` and 8 more.
+  int64_t (*list_entries)(const float* values, int64_t count, int32_t bytes, Entry* entries);
+  // sums[row] += the rows that entries[starts[row] : starts[row + 1]] name, each times its value; of 16, 32, 48 and 64
+  // columns. Every row asks for so many lines of memory from `next` on, the panel of the call after this one.
+  void (*add_entries[4])(const float* panel, const Entry* entries, const int32_t* starts, int64_t rows, float* sums,
+                         const float* next, int64_t lines);
   ValueKernels<float> values_float32;
   ValueKernels<BFloat16> values_bfloat16;
   Int8Kernels int8;

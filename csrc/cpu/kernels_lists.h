@@ -103,6 +103,17 @@ struct Sums {
 #endif
   }
 
+  void add_entry(int chain, const float* panel, const Entry& entry) {
+    add_weighted(chain, &entry.value, reinterpret_cast<const float*>(reinterpret_cast<const char*>(panel) + entry.bytes));
+  }
+
+  // Add the rows that entries name, each times its value.
+  void add_entries(const float* panel, const Entry* entry, const Entry* end) {
+    for (; entry + kChains <= end; entry += kChains)
+      for (int c = 0; c < kChains; ++c) add_entry(c, panel, entry[c]);
+    for (; entry < end; ++entry) add_entry(0, panel, *entry);
+  }
+
   void store(float* sums) {
     for (int c = 1; c < kChains; ++c)
       for (int v = 0; v < kVectors; ++v) chains[0][v] += chains[c][v];
@@ -174,6 +185,47 @@ void sum_weighted(const float* panel, const uint8_t* entries, const float* weigh
     Sums<4, kWeightedChains> sum;
     if (kAdd) sum.template add<true>(0, sums);
     sum.add_weighted_run(panel, entries, weights, starts[0], starts[1]);
+    sum.store(sums);
+  }
+}
+
+// The value of an entry lies beside its place: on Zen 3 that takes less time than two arrays.
+int64_t list_entries(const float* values, int64_t count, int32_t bytes, Entry* entries) {
+  int64_t found = 0, i = 0;
+#if defined(__AVX2__)
+  const __m256i apart = _mm256_set1_epi32(8 * bytes);
+  __m256i places = _mm256_mullo_epi32(_mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7), _mm256_set1_epi32(bytes));
+  for (; i + 8 <= count; i += 8, places = _mm256_add_epi32(places, apart)) {
+    const __m256 some = _mm256_loadu_ps(values + i);
+    const int mask = _mm256_movemask_ps(_mm256_cmp_ps(some, _mm256_setzero_ps(), _CMP_NEQ_UQ));
+    const __m256i moved =
+        _mm256_cvtepu8_epi32(_mm_cvtsi64_si128(static_cast<int64_t>(kPlacesOfByte.places[mask])));
+    const __m256 kept = _mm256_permutevar8x32_ps(some, moved);
+    const __m256 where = (__m256)_mm256_permutevar8x32_epi32(places, moved);
+    const __m256 low = _mm256_unpacklo_ps(kept, where), high = _mm256_unpackhi_ps(kept, where);
+    float* to = &entries[found].value;
+    _mm256_storeu_ps(to, _mm256_permute2f128_ps(low, high, 0x20));
+    _mm256_storeu_ps(to + 8, _mm256_permute2f128_ps(low, high, 0x31));
+    found += __builtin_popcount(mask);
+  }
+#endif
+  for (; i < count; ++i) {
+    entries[found] = {values[i], static_cast<int32_t>(i * bytes)};
+    found += values[i] != 0;
+  }
+  return found;
+}
+
+// A list is added up by itself before the rest joins, so that errors do not grow with all that a sum has seen. Narrow
+// rows take two chains, which hide an addition's latency.
+template <int kWidth>
+void add_entries(const float* panel, const Entry* entries, const int32_t* starts, int64_t rows, float* sums,
+                 const float* next, int64_t lines) {
+  for (int64_t row = 0; row < rows; ++row, ++starts, sums += 16 * kWidth) {
+    for (int64_t line = 0; line < lines; ++line, next += 16) __builtin_prefetch(next, 0, 2);
+    Sums<kWidth, (kWidth * kParts <= 4 ? 2 : 1)> sum;
+    sum.add_entries(panel, entries + starts[0], entries + starts[1]);
+    sum.template add<true>(0, sums);
     sum.store(sums);
   }
 }

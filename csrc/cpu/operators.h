@@ -53,7 +53,9 @@ Tensor conv_from_lists(Tensor x, Tensor starts, Tensor entries, int64_t outputs,
 Tensor conv_from_values(Tensor x, Tensor starts, Tensor entries, Tensor values, int64_t outputs, Counts kernel,
                         Counts stride, Counts padding, Counts dilation, int64_t groups,
                         std::optional<Tensor> bias);
-Tensor sparse_conv(Tensor x, Tensor weights, Counts stride, Counts padding, bool transposed);
+Tensor sparse_conv(Tensor x, Tensor weights, Counts stride, Counts padding);
+Tensor sparse_conv_input_gradient(Tensor grad, Tensor weights, Counts size, Counts stride, Counts padding);
+Tensor conv_weight_gradient(Tensor grad, Tensor x, Counts kernel, Counts stride, Counts padding);
 
 Tensor decode_codes(Tensor codes, int64_t outputs, int64_t inputs, double scale, ScalarType dtype);
 

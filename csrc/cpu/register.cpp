@@ -19,6 +19,8 @@ STABLE_TORCH_LIBRARY_IMPL(supermask, CPU, m) {
   m.impl("conv_from_lists", TORCH_BOX(&op::conv_from_lists));
   m.impl("conv_from_values", TORCH_BOX(&op::conv_from_values));
   m.impl("sparse_conv", TORCH_BOX(&op::sparse_conv));
+  m.impl("sparse_conv_input_gradient", TORCH_BOX(&op::sparse_conv_input_gradient));
+  m.impl("conv_weight_gradient", TORCH_BOX(&op::conv_weight_gradient));
   m.impl("linear_from_triples", TORCH_BOX(&op::linear_from_triples));
   m.impl("linear_from_lists", TORCH_BOX(&op::linear_from_lists));
   m.impl("linear_from_values", TORCH_BOX(&op::linear_from_values));

@@ -1,107 +1,152 @@
-// Convolutions with sparse weights as they are, in time for those that are not 0: training steps, whose weights change
-// with every one. Zeros are left out by lists that each call lays out anew.
+// Convolutions of training steps with sparse weights, in time for those that are not 0: the product, and the gradient of
+// its inputs.
 //
-// Weights lie in channels_last, (output, tap, channel). Rows of that matrix are what an output adds up. Of a single
-// tap it is the matrix that the gradient of inputs is a product with, turned: so for a stride of 1 this gradient is the
-// same convolution, with taps in reverse.
-#include <optional>
-
-#include "conv.h"
-#include "nonzero_lists.h"
+// Images lie side by side: a position is a matrix of its channels by up to 64 images, and a row of it is what a listed
+// weight is multiplied by.
+#include "conv_pairs.h"
 
 namespace supermask::op {
 namespace {
 
-// Weights in channels_last: their own memory where they lie so, else a copy.
-class Weights {
- public:
-  explicit Weights(const Tensor& weights) {
-    check(weights.is_cpu() && weights.scalar_type() == ScalarType::Float && weights.dim() == 4 &&
-              (weights.is_contiguous() || is_channels_last(weights)),
-          "weights must be a float32 tensor of four dimensions on the CPU, contiguous or in channels_last");
-    outputs = weights.size(0), channels = weights.size(1), taps = weights.size(2) * weights.size(3);
-    values = static_cast<const float*>(weights.data_ptr());
-    if (is_channels_last(weights)) return;
-    thread_local Scratch scratch;
-    float* copy = scratch.floats(weights.numel());
-    const int64_t each = channels * taps;
-    torch::stable::parallel_for(0, outputs, 1 + (1 << 16) / (each + 1), [&](int64_t from, int64_t to) {
-      for (int64_t output = from; output < to; ++output)
-        kernels().transpose(values + output * each, channels, taps, taps, copy + output * each, channels);
-    });
-    values = copy;
-  }
-
-  // Those of a panel of outputs, by a place for every kListed of an output's weights.
-  void list(int64_t panel, const NonzeroLists& lists, int64_t blocks) const {
-    const int64_t first = panel * kPanel, high = std::min(kPanel, outputs - first), depth = channels * taps;
-    lists.fill_rows(panel * blocks, values + first * depth, depth, high, depth);
-  }
-
-  // Those of a panel of channels, by a place for every kListed outputs of a tap, the last tap first.
-  void list_turned(int64_t panel, const NonzeroLists& lists, int64_t blocks) const {
-    const int64_t first = panel * kPanel, high = std::min(kPanel, channels - first);
-    int64_t place = panel * blocks;
-    for (int64_t tap = taps; tap-- > 0;)
-      for (int64_t output = 0; output < outputs; output += kListed)
-        lists.fill_columns(place++, values + (output * taps + tap) * channels + first, taps * channels, high,
-                           std::min(kListed, outputs - output));
-  }
-
-  int64_t outputs, channels, taps;
-  const float* values;
-};
-
-// The rows of the matrix of inputs by (tap, channel); panels end with a tap where `whole`.
-Rows rows_by_tap(const Geometry& g, bool whole) {
-  Rows rows;
-  for (const int64_t tap : g.taps())
-    for (int64_t channel = 0; channel < g.channels; ++channel) rows.offsets.push_back(tap + channel * g.plane());
-  const int64_t depth = static_cast<int64_t>(rows.offsets.size()), part = whole ? g.channels : depth;
-  rows.cuts.push_back(0);
-  for (int64_t begin = 0; begin < depth; begin += part)
-    for (int64_t done = 0; done < part; done += kPanelRows)
-      rows.cuts.push_back(begin + std::min(part, done + kPanelRows));
-  return rows;
+// Weights by (output, tap, channel): their own memory in channels_last, else a copy.
+const float* by_taps(const Tensor& weights) {
+  check(weights.is_cpu() && weights.scalar_type() == ScalarType::Float && weights.dim() == 4 &&
+            (weights.is_contiguous() || is_channels_last(weights)),
+        "weights must be a float32 tensor of four dimensions on the CPU, contiguous or in channels_last");
+  const float* values = static_cast<const float*>(weights.data_ptr());
+  if (is_channels_last(weights)) return values;
+  thread_local Scratch scratch;
+  float* const copy = scratch.floats(weights.numel());
+  const int64_t channels = weights.size(1), taps = weights.size(2) * weights.size(3), each = channels * taps;
+  torch::stable::parallel_for(0, weights.size(0), 1 + (1 << 16) / (each + 1), [&](int64_t from, int64_t to) {
+    for (int64_t output = from; output < to; ++output)
+      kernels().transpose(values + output * each, channels, taps, taps, copy + output * each, channels);
+  });
+  return copy;
 }
+
+// The convolution, or the gradient of its inputs: for every position the sum over its taps of weights times what lies
+// at the position that the tap pairs it with.
+struct Product {
+  Shape s;
+  bool of_inputs;  // the gradient
+  const float* weights;
+  const float* from;  // images in channels_last
+  float* to;
+
+  int64_t sources() const { return of_inputs ? s.outputs : s.channels; }  // channels
+  int64_t results() const { return of_inputs ? s.channels : s.outputs; }
+  int64_t source_positions() const { return of_inputs ? s.positions() : s.inputs(); }
+  int64_t result_positions() const { return of_inputs ? s.inputs() : s.positions(); }
+  int64_t parts() const { return divide_up(sources(), kDepth); }
+  int64_t part(int64_t index) const { return std::min(kDepth, sources() - index * kDepth); }
+  int64_t blocks() const { return divide_up(s.images, kColumns); }  // of images, of about one size
+  int64_t block() const { return divide_up(s.images, blocks()); }
+  int64_t width() const { return in_vectors(block()); }
+
+  // The weights of a tap and a part of the sources, by results.
+  void list(int64_t place, const Lists& lists) const {
+    const int64_t tap = place / parts(), first = place % parts() * kDepth, count = part(place % parts());
+    const int64_t bytes = 4 * width();
+    lists.begin(place);
+    if (!of_inputs) {
+      for (int64_t output = 0; output < s.outputs; ++output)
+        lists.append(place, output, weights + output * s.depth() + tap * s.channels + first, count, bytes);
+      return;
+    }
+    alignas(64) float turned[kColumns * kDepth];
+    for (int64_t begin = 0; begin < s.channels; begin += kColumns) {
+      const int64_t some = std::min(kColumns, s.channels - begin);
+      kernels().transpose(weights + first * s.depth() + tap * s.channels + begin, count, some, s.depth(), turned, kDepth);
+      for (int64_t i = 0; i < some; ++i) lists.append(place, begin + i, turned + i * kDepth, count, bytes);
+    }
+  }
+
+  // Positions of the sources, from one to another: channels by images. What an image has of them lies side by side.
+  void turn(int64_t image, int64_t position, int64_t end, float* turned) const {
+    const int64_t count = std::min(block(), s.images - image), apart = source_positions() * sources();
+    const int64_t rows = (end - position) * sources();
+    if (count < width()) std::fill_n(turned, rows * width(), 0.0f);
+    kernels().transpose(from + image * apart + position * sources(), count, rows, apart, turned, width());
+  }
+
+  // Positions of the results.
+  void sum(int64_t image, int64_t position, int64_t end, const float* turned, const Lists& lists, float* sums) const {
+    thread_local std::vector<Pair> pairs;
+    const int64_t rows = (end - position) * results();
+    std::fill_n(sums, rows * width(), 0.0f);
+    for (int64_t i = position; i < end; ++i) {
+      s.pairs(i, of_inputs, pairs);
+      add(pairs, turned, lists, sums + (i - position) * results() * width());
+    }
+    // Eight images at a time, whole lines of memory: the images lie too far apart for the cache to hold parts of all.
+    const int64_t count = std::min(block(), s.images - image), apart = result_positions() * results();
+    for (int64_t i = 0; i < count; i += 8)
+      kernels().transpose(sums + i, rows, std::min<int64_t>(8, count - i), width(),
+                          to + (image + i) * apart + position * results(), apart);
+  }
+
+  void add(const std::vector<Pair>& pairs, const float* turned, const Lists& lists, float* sums) const {
+    const int64_t count = static_cast<int64_t>(pairs.size()) * parts();
+    const auto panel = [&](int64_t i) {
+      return turned + (pairs[i / parts()].position * sources() + i % parts() * kDepth) * width();
+    };
+    for (int64_t i = 0; i < count; ++i) {
+      const int64_t place = pairs[i / parts()].tap * parts() + i % parts(), next = std::min(i + 1, count - 1);
+      const int64_t lines = divide_up(part(next % parts()) * width() / 16, results());
+      kernels().add_entries[width() / 16 - 1](panel(i), lists.entries(place), lists.starts(place), results(), sums,
+                                              panel(next), lines);
+    }
+  }
+
+  void compute() const {
+    if (!s.images || !results() || !result_positions()) return;
+    const int64_t places = s.taps() * parts(), depth = std::min(kDepth, std::max<int64_t>(sources(), 1));
+    thread_local Scratch for_lists, for_sources;
+    const Room listed(for_lists, Lists::floats(places, results(), depth));
+    const Lists lists(listed.get(), places, results(), depth);
+    torch::stable::parallel_for(0, places, grain(results() * depth), [&](int64_t begin, int64_t end) {
+      for (int64_t place = begin; place < end; ++place) list(place, lists);
+    });
+    const int64_t each = sources() * width();
+    const Room turned(for_sources, source_positions() * each);
+    float* const all = turned.get();
+    for (int64_t image = 0; image < s.images; image += block()) {
+      torch::stable::parallel_for(0, source_positions(), grain(each), [&](int64_t begin, int64_t end) {
+        in_groups(begin, end, kTurned / std::max<int64_t>(each, 1), [&](int64_t first, int64_t last) {
+          turn(image, first, last, all + first * each);
+        });
+      });
+      const int64_t work = s.depth() * s.outputs * width(), some = results() * width();
+      torch::stable::parallel_for(0, result_positions(), grain(work), [&](int64_t begin, int64_t end) {
+        thread_local Scratch for_sums;
+        float* const sums = for_sums.floats(std::max(kTurned, some));
+        in_groups(begin, end, kTurned / some,
+                  [&](int64_t first, int64_t last) { sum(image, first, last, all, lists, sums); });
+      });
+    }
+  }
+};
 
 }  // namespace
 
-Tensor sparse_conv(Tensor x, Tensor weights, Counts stride, Counts padding, bool transposed) {
-  const Weights w(weights);
-  const int64_t inputs = transposed ? w.outputs : w.channels, outputs = transposed ? w.channels : w.outputs;
-  check(x.is_cpu() && x.scalar_type() == ScalarType::Float && x.dim() == 4 &&
-            (x.is_contiguous() || is_channels_last(x)),
-        "x must be a float32 tensor of four dimensions on the CPU, contiguous or in channels_last");
-  check(x.size(1) == inputs, "x must have ", inputs, " channels, but has ", x.size(1));
-  check(stride.size() == 2 && padding.size() == 2, "stride and padding must be 2 integers each");
+Tensor sparse_conv(Tensor x, Tensor weights, Counts stride, Counts padding) {
+  const float* values = by_taps(weights);
   const Counts kernel = {weights.size(2), weights.size(3)};
-  if (transposed) {
-    check(stride[0] == 1 && stride[1] == 1, "the transpose needs a stride of 1");
-    for (int i = 0; i < 2; ++i) {
-      check(padding[i] >= 0 && padding[i] < kernel[i], "padding must be less than the kernel for the transpose");
-      padding[i] = kernel[i] - 1 - padding[i];
-    }
-  }
-  const Geometry g = check_geometry(x, outputs, kernel, stride, {padding[0], padding[0], padding[1], padding[1]}, {1, 1}, 1);
-  const Rows rows = rows_by_tap(g, transposed);
-  const int64_t blocks = rows.blocks(), panels = divide_up(outputs, kPanel);
-  thread_local Scratch scratch;
-  const NonzeroLists lists(panels * blocks, scratch);
-  torch::stable::parallel_for(0, panels, grain(kPanel * g.depth), [&](int64_t from, int64_t to) {
-    for (int64_t panel = from; panel < to; ++panel)
-      transposed ? w.list_turned(panel, lists, blocks) : w.list(panel, lists, blocks);
-  });
-  return convolve(g, rows, x, 1.0f, std::nullopt,
-                  [&](int64_t wide, const float* inputs, int64_t block, int64_t first, int64_t count, float* sums) {
-                    for (const int64_t end = first + count; first < end;) {  // which panels of outputs cut
-                      const int64_t panel = first / kPanel, skip = first % kPanel;
-                      const int64_t take = std::min(end - first, kPanel - skip), place = panel * blocks + block;
-                      kernels().values_float32.add_weighted[wide - 1](inputs, lists.entries(place), lists.values(place),
-                                                                      lists.starts(place) + skip, take, sums);
-                      first += take, sums += take * 16 * wide;
-                    }
-                  });
+  const Shape s = check_shape(&x, nullptr, weights.size(1), weights.size(0), {}, kernel, stride, padding);
+  const Tensor y = new_images(s.images, s.outputs, s.out[0], s.out[1]);
+  Product{s, false, values, static_cast<const float*>(x.data_ptr()), static_cast<float*>(y.mutable_data_ptr())}.compute();
+  return y;
+}
+
+Tensor sparse_conv_input_gradient(Tensor grad, Tensor weights, Counts size, Counts stride, Counts padding) {
+  const float* values = by_taps(weights);
+  const Counts kernel = {weights.size(2), weights.size(3)};
+  const Shape s = check_shape(nullptr, &grad, weights.size(1), weights.size(0), size, kernel, stride, padding);
+  const Tensor x = new_images(s.images, s.channels, s.size[0], s.size[1]);
+  Product{s, true, values, static_cast<const float*>(grad.data_ptr()), static_cast<float*>(x.mutable_data_ptr())}
+      .compute();
+  return x;
 }
 
 }  // namespace supermask::op

@@ -124,6 +124,42 @@ void test_add_weighted(const ValueKernels<Value>& table, int64_t wide, int64_t r
   }
 }
 
+// Lists of what is not 0, and the sums of the rows that they name.
+void test_add_entries(int64_t wide, int64_t rows, int64_t depth, uint64_t kept) {
+  const int64_t width = 16 * wide;
+  const int32_t bytes = static_cast<int32_t>(4 * width);
+  const std::vector<float> panel = integers(depth * width), before = integers(rows * width);
+  std::vector<float> values(rows * depth);
+  std::vector<Entry> entries;
+  std::vector<int32_t> starts = {0};
+  for (int64_t row = 0; row < rows; ++row) {
+    float* here = values.data() + row * depth;
+    for (int64_t i = 0; i < depth; ++i)
+      here[i] = random_word(row * depth + i) % 10 < kept ? 1 + static_cast<float>(random_word(i) % 7) : 0.0f;
+    const std::vector<float> alone(here, here + depth);
+    std::vector<Entry> found(depth + 8);
+    found.resize(kernels().list_entries(alone.data(), depth, bytes, found.data()));
+    size_t next = 0;
+    for (int64_t i = 0; i < depth; ++i) {
+      if (alone[i] == 0) continue;
+      const bool there = next < found.size() && found[next].value == alone[i] && found[next].bytes == i * bytes;
+      expect(there, "entry of a list");
+      ++next;
+    }
+    expect(next == found.size(), "number of entries");
+    entries.insert(entries.end(), found.begin(), found.end());
+    starts.push_back(static_cast<int32_t>(entries.size()));
+  }
+  std::vector<float> sums = before;
+  kernels().add_entries[wide - 1](panel.data(), entries.data(), starts.data(), rows, sums.data(), panel.data(), 2);
+  for (int64_t row = 0; row < rows; ++row)
+    for (int64_t i = 0; i < width; ++i) {
+      float expected = before[row * width + i];
+      for (int64_t k = 0; k < depth; ++k) expected += values[row * depth + k] * panel[k * width + i];
+      expect(sums[row * width + i] == expected, "sum of rows that entries name");
+    }
+}
+
 }  // namespace
 
 int main() {
@@ -132,6 +168,9 @@ int main() {
     for (const int64_t step : {1, 2, 3, 5}) test_pad_row(width, step);
   for (const int64_t length : {1, 3, 4, 7, 8, 15, 16})
     for (const int64_t positions : {1, 4, 8, 15, 16, 31, 48, 64}) test_pack_panel(length, positions, 9);
+  for (int64_t wide = 1; wide <= 4; ++wide)
+    for (const int64_t depth : {0, 1, 7, 8, 30, 128})
+      for (const uint64_t kept : {0, 3, 10}) test_add_entries(wide, 5, depth, kept);
   for (int64_t wide = 1; wide <= 4; ++wide)
     for (const int64_t listed : {0, 2, 5, 40})
       for (const int64_t rows : {1, 2, 17}) {

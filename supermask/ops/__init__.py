@@ -25,8 +25,10 @@ from supermask.ops.functional import select_global as select_global
 from supermask.ops.functional import select_n_of_m as select_n_of_m
 from supermask.ops.functional import straight_through as straight_through
 from supermask.ops.functional import write_masked as write_masked
+from supermask.ops.lists import conv_weight_gradient as conv_weight_gradient
 from supermask.ops.lists import lists_of_weights as lists_of_weights
 from supermask.ops.lists import sparse_conv as sparse_conv
+from supermask.ops.lists import sparse_conv_input_gradient as sparse_conv_input_gradient
 from supermask.ops.lists import sparse_linear as sparse_linear
 from supermask.ops.lists import weight_gradient as weight_gradient
 from supermask.ops.mask_bits import decode_mask as decode_mask

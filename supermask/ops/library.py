@@ -56,7 +56,11 @@ _SCHEMAS = (
     "Tensor(c!)? turned_starts, Tensor(d!)? turned_entries) -> ()",
     "weight_gradient(Tensor grad, Tensor x) -> Tensor",
     "sparse_linear(Tensor x, Tensor weights, bool transposed, Tensor? bias) -> Tensor",
-    "sparse_conv(Tensor x, Tensor weights, SymInt[] stride, SymInt[] padding, bool transposed) -> Tensor",
+    "sparse_conv(Tensor x, Tensor weights, SymInt[] stride, SymInt[] padding) -> Tensor",
+    "sparse_conv_input_gradient(Tensor grad, Tensor weights, SymInt[] size, SymInt[] stride, "
+    "SymInt[] padding) -> Tensor",
+    "conv_weight_gradient(Tensor grad, Tensor x, SymInt[] kernel, SymInt[] stride, "
+    "SymInt[] padding) -> Tensor",
     "decode_codes(Tensor codes, SymInt outputs, SymInt inputs, float scale, ScalarType dtype) -> Tensor",
     "pack_mask(Tensor mask) -> Tensor",
     "unpack_mask(Tensor packed, SymInt numel) -> Tensor",
@@ -243,15 +247,27 @@ def _(x: Tensor, weights: Tensor, transposed: bool, bias: Tensor | None) -> Tens
 
 
 @torch.library.register_fake("supermask::sparse_conv", lib=_library)
-def _(x: Tensor, weights: Tensor, stride: Sequence[int], padding: Sequence[int], transposed: bool) -> Tensor:
-    kernel = weights.shape[2:]
-    if transposed:
-        padding = [kernel[i] - 1 - padding[i] for i in range(2)]
-    sizes = [(x.shape[2 + i] + 2 * padding[i] - kernel[i]) // stride[i] + 1 for i in range(2)]
-    layout = torch.contiguous_format if x.is_contiguous() else torch.channels_last
-    return x.new_empty(x.shape[0], weights.shape[0 if not transposed else 1], *sizes).contiguous(
-        memory_format=layout
-    )
+def _(x: Tensor, weights: Tensor, stride: Sequence[int], padding: Sequence[int]) -> Tensor:
+    sizes = [(x.shape[2 + i] + 2 * padding[i] - weights.shape[2 + i]) // stride[i] + 1 for i in range(2)]
+    return _new_images(x, len(x), len(weights), sizes)
+
+
+@torch.library.register_fake("supermask::sparse_conv_input_gradient", lib=_library)
+def _(
+    grad: Tensor, weights: Tensor, size: Sequence[int], stride: Sequence[int], padding: Sequence[int]
+) -> Tensor:
+    return _new_images(grad, len(grad), weights.shape[1], size)
+
+
+@torch.library.register_fake("supermask::conv_weight_gradient", lib=_library)
+def _(
+    grad: Tensor, x: Tensor, kernel: Sequence[int], stride: Sequence[int], padding: Sequence[int]
+) -> Tensor:
+    return _new_images(x, grad.shape[1], x.shape[1], kernel)
+
+
+def _new_images(like: Tensor, images: int, channels: int, sizes: Sequence[int]) -> Tensor:
+    return like.new_empty(images, channels, *sizes).contiguous(memory_format=torch.channels_last)
 
 
 @torch.library.register_fake("supermask::decode_codes", lib=_library)

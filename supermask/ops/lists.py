@@ -71,19 +71,56 @@ def sparse_linear(x: Tensor, weights: Tensor, transposed: bool = False, bias: Te
     return y.view(*x.shape[:-1], y.shape[-1])
 
 
-def sparse_conv(
-    x: Tensor, weights: Tensor, stride: Sequence[int], padding: Sequence[int], transposed: bool = False
-) -> Tensor:
-    """The convolution of x, in time for the weights that are not 0; its transpose where `transposed`.
+def sparse_conv(x: Tensor, weights: Tensor, stride: Sequence[int], padding: Sequence[int]) -> Tensor:
+    """The convolution of x, in time for the weights that are not 0; in channels_last.
 
-    The transpose is the gradient of the inputs, for a stride of 1. Zeros of weights are left out, as in
-    `sparse_linear`. The result has the memory format of x.
+    Zeros of weights are left out, as in `sparse_linear`.
 
     Args:
-        x: float32 images, contiguous or in channels_last; gradients of the outputs where `transposed`.
+        x: float32 images, best in channels_last, into which others are copied.
         weights: Outputs, channels, rows, columns, as in `nn.Conv2d` without groups and dilation: float32,
             contiguous or, faster, in channels_last.
         stride: Two numbers.
-        padding: Two numbers, of zeros; less than the kernel where `transposed`.
+        padding: Two numbers, of zeros.
     """
-    return torch.ops.supermask.sparse_conv(x, weights, stride, padding, transposed)
+    return torch.ops.supermask.sparse_conv(_channels_last(x), weights, stride, padding)
+
+
+def sparse_conv_input_gradient(
+    grad: Tensor, weights: Tensor, size: Sequence[int], stride: Sequence[int], padding: Sequence[int]
+) -> Tensor:
+    """The gradient of the inputs of `sparse_conv`, in time for the weights that are not 0; in channels_last.
+
+    Args:
+        grad: Gradient of the outputs, like x.
+        weights: As above.
+        size: Height and width of the inputs.
+        stride: Two numbers.
+        padding: Two numbers.
+    """
+    return torch.ops.supermask.sparse_conv_input_gradient(
+        _channels_last(grad), weights, size, stride, padding
+    )
+
+
+def conv_weight_gradient(
+    grad: Tensor, x: Tensor, kernel: Sequence[int], stride: Sequence[int], padding: Sequence[int]
+) -> Tensor:
+    """The gradient of a convolution's weights, in time for the inputs that are not 0; in channels_last.
+
+    Zeros of x, of which a ReLU leaves many, are left out, so an infinite gradient over one leaves no NaN.
+
+    Args:
+        grad: Gradient of the outputs, float32, best in channels_last.
+        x: Inputs, likewise.
+        kernel: Height and width of the weights.
+        stride: Two numbers.
+        padding: Two numbers.
+    """
+    return torch.ops.supermask.conv_weight_gradient(
+        _channels_last(grad), _channels_last(x), kernel, stride, padding
+    )
+
+
+def _channels_last(images: Tensor) -> Tensor:
+    return images.contiguous(memory_format=torch.channels_last)

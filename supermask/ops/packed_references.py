@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.grad import conv2d_input, conv2d_weight
 
 from supermask.ops.layouts import (
     lists_of_signs,
@@ -120,12 +121,25 @@ def sparse_linear(x: Tensor, weights: Tensor, transposed: bool, bias: Tensor | N
     return y if bias is None else y + bias
 
 
-def sparse_conv(
-    x: Tensor, weights: Tensor, stride: Sequence[int], padding: Sequence[int], transposed: bool
+def sparse_conv(x: Tensor, weights: Tensor, stride: Sequence[int], padding: Sequence[int]) -> Tensor:
+    y = torch.nn.functional.conv2d(x, weights, None, tuple(stride), tuple(padding))
+    return y.contiguous(memory_format=torch.channels_last)
+
+
+def sparse_conv_input_gradient(
+    grad: Tensor, weights: Tensor, size: Sequence[int], stride: Sequence[int], padding: Sequence[int]
 ) -> Tensor:
-    convolve = torch.nn.functional.conv_transpose2d if transposed else torch.nn.functional.conv2d
-    y = convolve(x, weights, None, tuple(stride), tuple(padding))
-    return y.contiguous(memory_format=torch.contiguous_format if x.is_contiguous() else torch.channels_last)
+    shape = [len(grad), weights.shape[1], *size]
+    x = conv2d_input(shape, weights, grad, tuple(stride), tuple(padding))
+    return x.contiguous(memory_format=torch.channels_last)
+
+
+def conv_weight_gradient(
+    grad: Tensor, x: Tensor, kernel: Sequence[int], stride: Sequence[int], padding: Sequence[int]
+) -> Tensor:
+    shape = [grad.shape[1], x.shape[1], *kernel]
+    weight = conv2d_weight(x, shape, grad, tuple(stride), tuple(padding))
+    return weight.contiguous(memory_format=torch.channels_last)
 
 
 def decode_codes(codes: Tensor, outputs: int, inputs: int, scale: float, dtype: torch.dtype) -> Tensor:

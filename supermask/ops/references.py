@@ -254,6 +254,8 @@ KERNELS: dict[str, Callable[..., Any]] = {
     "weight_gradient": packed_references.weight_gradient,
     "sparse_linear": packed_references.sparse_linear,
     "sparse_conv": packed_references.sparse_conv,
+    "sparse_conv_input_gradient": packed_references.sparse_conv_input_gradient,
+    "conv_weight_gradient": packed_references.conv_weight_gradient,
     "decode_codes": packed_references.decode_codes,
     "pack_mask": mask_code.pack,
     "unpack_mask": mask_code.unpack,

@@ -7,7 +7,8 @@ Other sparse weights, those of a pruned network, are listed with their values in
 
 The gradient of the weights, which scores need for pruned weights too, is a product with the gradient of the
 outputs. About half of that is 0 where a ReLU follows, whatever the weights are; then it is taken from lists
-of the rest, laid out in every step.
+of the rest, laid out in every step. Convolutions, often followed by a norm, whose gradients are not 0, take
+it from lists of their inputs, of which a ReLU before them left half.
 
 Whether any of this pays is measured: a layer's products, with the layout of the lists, against dense ones. So
 two runs of one training may differ in the order of sums, as they may on two machines.
@@ -46,10 +47,11 @@ def accelerated(model: nn.Module, search: Optimizer | None = None) -> Iterator[N
     """Within it, linear layers and convolutions of `model` leave out zeros wherever that is faster.
 
     That is on a CPU, in float32, for at least `FEWEST_INPUTS` inputs or `sparse_conv.FEWEST_IMAGES` images.
-    Products with weights leave out those that are 0, and gradients of the weights of linear layers the
-    gradients of outputs that are. Results and gradients are those of the dense layers up to the order of
-    sums. Layers that do not qualify, no longer do, or are slower from lists, compute as ever; so do those
-    whose own `forward` somebody has replaced, and all of them under torch.func and forward-mode derivatives.
+    Products with weights leave out those that are 0; gradients of weights leave out the gradients of outputs
+    that are 0 in linear layers, and the inputs that are 0 in convolutions. Results and gradients are those of
+    the dense layers up to the order of sums. Layers that do not qualify, no longer do, or are slower from
+    lists, compute as ever; so do those whose own `forward` somebody has replaced, and all of them under
+    torch.func and forward-mode derivatives.
     Second derivatives of a layer that leaves out zeros are refused.
 
     Args:

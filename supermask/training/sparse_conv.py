@@ -1,9 +1,9 @@
 """Convolutions of a training step that leave out zeros of weights; see `supermask.training.acceleration`.
 
-The forward pass and, for a stride of 1, the gradient of the inputs list the weights that are not 0 in every
-call, with their values, so that weights may change in between as they like. The gradient of the weights is
-torch's.
-Both are measured by themselves, for every size of the inputs, against torch's convolution.
+The forward pass and the gradient of the inputs list the weights that are not 0 in every call, with their
+values, so that weights may change in between as they like. The gradient of the weights lists the inputs
+that are not 0, whatever the weights are: behind a ReLU that is about every other one. Each of the three is
+measured by itself, for every size of the inputs, against torch's.
 """
 
 from collections.abc import Callable
@@ -38,10 +38,47 @@ CLEARLY = 1.05
 
 
 class _Choice(NamedTuple):
-    """What leaves out zeros: the forward pass, the gradient of the inputs."""
+    """Whether weights of 0 are left out of the forward pass, of the gradient of the inputs."""
 
     forward: bool
     backward: bool
+
+
+class _Geometry(NamedTuple):
+    stride: tuple[int, int]
+    padding: tuple[int, int]
+
+
+class _WeightGradient:
+    """The gradient of a convolution's weights, without the zeros of its inputs where this is faster."""
+
+    def __init__(self) -> None:
+        self._found: dict[tuple[Any, ...], tuple[bool, int]] = {}
+        """Sizes and format of the inputs → whether that was faster, and for how many more products."""
+
+    def may_skip(self, x: Tensor) -> bool:
+        """Whether such inputs are worth asking; a no counts as a product."""
+        case = _case(x)
+        skips, left = self._found.get(case, (False, 0))
+        if case not in self._found and len(self._found) >= MOST_CASES:
+            return False
+        if skips or not left:
+            return True
+        self._found[case] = skips, left - 1
+        return False
+
+    def skips(self, grad: Tensor, x: Tensor, weight: Tensor, geometry: _Geometry) -> bool:
+        """Whether zeros are to be left out; measures where this is not known."""
+        case = _case(x)
+        skips, left = self._found.get(case, (False, 0))
+        if case not in self._found and len(self._found) >= MOST_CASES:
+            return False
+        if not left:
+            zeros = partial(_weight_gradient, grad, x, weight, geometry)
+            dense = partial(_dense_gradients, grad, x, weight, geometry, None, (False, True, False))
+            skips, left = faster(zeros, dense), PRODUCTS_TO_WAIT
+        self._found[case] = skips, left - 1
+        return skips
 
 
 class SparseConv:
@@ -51,6 +88,7 @@ class SparseConv:
         self.module = module
         self._found: dict[tuple[Any, ...], tuple[_Choice, int]] = {}
         """Sizes and format of the inputs → what leaves out zeros, and for how many more products."""
+        self._gradient = _WeightGradient()
 
     @staticmethod
     def fits(module: nn.Module) -> bool:
@@ -69,17 +107,19 @@ class SparseConv:
         module, weight = self.module, self.module.weight
         if _qualifies(x, weight):
             choice = self._choice(x)
-            if any(choice):
-                return _Convolution.apply(x, weight, module.bias, module.stride, module.padding, choice)
+            trains = weight.requires_grad and torch.is_grad_enabled()
+            if any(choice) or (trains and self._gradient.may_skip(x)):
+                geometry = _Geometry(_pair(module.stride), _pair(module.padding))
+                return _Convolution.apply(x, weight, module.bias, geometry, choice, self._gradient)
         return F.conv2d(x, weight, module.bias, module.stride, module.padding)
 
     def _choice(self, x: Tensor) -> _Choice:
-        case = tuple(x.shape), x.stride(), x.requires_grad and torch.is_grad_enabled()
+        case = *_case(x), x.requires_grad and torch.is_grad_enabled()
         choice, left = self._found.get(case, (_Choice(False, False), 0))
         if case not in self._found and len(self._found) >= MOST_CASES:
             return choice
         if not left:
-            choice, left = self._measured(x.detach(), case[2])
+            choice, left = self._measured(x.detach(), case[-1])
         else:
             left -= 1
         self._found[case] = choice, left
@@ -90,22 +130,21 @@ class SparseConv:
         weight = self.module.weight.detach()
         if int(weight.count_nonzero()) > UP_TO_DENSITY[ops.instruction_set() or ""] * weight.numel():
             return _Choice(False, False), PRODUCTS_OF_DENSE
-        stride, padding = _pair(self.module.stride), _pair(self.module.padding)
-        dense = partial(F.conv2d, x, weight, None, stride, padding)
-        zeros = partial(_forward, x, weight, stride, padding)
+        geometry = _Geometry(_pair(self.module.stride), _pair(self.module.padding))
+        dense, zeros = partial(F.conv2d, x, weight, None, *geometry), partial(_product, x, weight, geometry)
         forward, backward = faster(zeros, dense), False
-        if wants_gradient and _has_sparse_gradient(weight, stride, padding):
-            grads = partial(_backward, torch.ones_like(dense()), x, weight, stride, padding, None, _OF_INPUTS)
-            backward = faster(partial(grads, True), partial(grads, False))
+        if wants_gradient:
+            grad = torch.ones_like(dense())
+            zeros = partial(_input_gradient, grad, x, weight, geometry)
+            backward = faster(
+                zeros, partial(_dense_gradients, grad, x, weight, geometry, None, (True, False, False))
+            )
         return _Choice(forward, backward), PRODUCTS_TO_WAIT
-
-
-_OF_INPUTS = (True, False, False)
 
 
 def faster(zeros: Callable[[], Any], dense: Callable[[], Any]) -> bool:
     """Whether the first clearly takes less time. A call may take a tenth of a second, so few are made."""
-    times = medians({"zeros": zeros, "dense": dense}, least=3)
+    times = medians({"zeros": zeros, "dense": dense}, least=2)
     return times["dense"] > CLEARLY * times["zeros"]
 
 
@@ -134,9 +173,8 @@ def _pair(values: Any) -> tuple[int, int]:
     return int(first), int(second)
 
 
-def _has_sparse_gradient(weight: Tensor, stride: tuple[int, int], padding: tuple[int, int]) -> bool:
-    """Whether the gradient of the inputs is a convolution of that of the outputs."""
-    return stride == (1, 1) and all(padding[i] < weight.shape[2 + i] for i in range(2))
+def _case(x: Tensor) -> tuple[Any, ...]:
+    return tuple(x.shape), x.stride()
 
 
 def _format(x: Tensor, weight: Tensor) -> torch.memory_format:
@@ -145,32 +183,33 @@ def _format(x: Tensor, weight: Tensor) -> torch.memory_format:
     return torch.channels_last if last else torch.contiguous_format
 
 
-def _forward(x: Tensor, weight: Tensor, stride: tuple[int, int], padding: tuple[int, int]) -> Tensor:
-    return ops.sparse_conv(x.contiguous(memory_format=_format(x, weight)), weight, stride, padding)
+def _product(x: Tensor, weight: Tensor, geometry: _Geometry) -> Tensor:
+    return ops.sparse_conv(x, weight, *geometry).contiguous(memory_format=_format(x, weight))
 
 
-def _backward(
+def _input_gradient(grad: Tensor, x: Tensor, weight: Tensor, geometry: _Geometry) -> Tensor:
+    for_x = ops.sparse_conv_input_gradient(grad, weight, x.shape[2:], *geometry)
+    return for_x.contiguous(memory_format=_format(x, weight))
+
+
+def _weight_gradient(grad: Tensor, x: Tensor, weight: Tensor, geometry: _Geometry) -> Tensor:
+    for_weight = ops.conv_weight_gradient(grad, x, weight.shape[2:], *geometry)
+    return for_weight.contiguous(memory_format=_format(x, weight))
+
+
+def _dense_gradients(
     grad: Tensor,
     x: Tensor,
     weight: Tensor,
-    stride: tuple[int, int],
-    padding: tuple[int, int],
+    geometry: _Geometry,
     bias: list[int] | None,
     wanted: tuple[bool, bool, bool],
-    zeros: bool,
 ) -> tuple[Tensor | None, ...]:
-    """Gradients of x, weight and bias, as far as `wanted`; that of x torch's or without zeros."""
-    for_x = None
-    if zeros and wanted[0]:
-        grad = grad.contiguous(memory_format=_format(x, weight))
-        for_x = ops.sparse_conv(grad, weight, stride, padding, transposed=True)
-        wanted = (False, *wanted[1:])
-    rest: tuple[Tensor | None, ...] = (None, None, None)
-    if any(wanted):
-        rest = torch.ops.aten.convolution_backward(
-            grad, x, weight, bias, stride, padding, (1, 1), False, (0, 0), 1, wanted
-        )
-    return for_x if for_x is not None else rest[0], *rest[1:]
+    """torch's gradients of x, weight and bias, as far as `wanted`."""
+    stride, padding = geometry
+    return torch.ops.aten.convolution_backward(
+        grad, x, weight, bias, stride, padding, (1, 1), False, (0, 0), 1, wanted
+    )
 
 
 class _Convolution(torch.autograd.Function):
@@ -178,21 +217,36 @@ class _Convolution(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, stride: Any, padding: Any, choice: _Choice
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        geometry: _Geometry,
+        choice: _Choice,
+        gradient: _WeightGradient,
     ) -> Tensor:
         ctx.save_for_backward(x, weight)  # a weight that changes before the backward pass is found out
-        ctx.geometry, ctx.choice = (_pair(stride), _pair(padding)), choice
+        ctx.geometry, ctx.choice, ctx.gradient = geometry, choice, gradient
         ctx.bias = None if bias is None else list(bias.shape)
         if not choice.forward:
-            return F.conv2d(x, weight, bias, stride, padding)
-        y = _forward(x, weight, *ctx.geometry)
+            return F.conv2d(x, weight, bias, *geometry)
+        y = _product(x, weight, geometry)
         return y if bias is None else y.add_(bias.view(-1, 1, 1))
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
-        stride, padding = ctx.geometry
-        wanted = ctx.needs_input_grad[0], ctx.needs_input_grad[1], ctx.needs_input_grad[2]
-        grads = _backward(grad, x, weight, stride, padding, ctx.bias, wanted, ctx.choice.backward)
-        return *grads, None, None, None
+        for_x, for_weight, for_bias = ctx.needs_input_grad[:3]
+        found: list[Tensor | None] = [None, None, None]
+        if for_x and ctx.choice.backward:
+            found[0], for_x = _input_gradient(grad, x, weight, ctx.geometry), False
+        if for_weight and ctx.gradient.skips(grad, x, weight, ctx.geometry):
+            found[1], for_weight = _weight_gradient(grad, x, weight, ctx.geometry), False
+            if for_bias:
+                found[2], for_bias = grad.sum((0, 2, 3)), False
+        wanted = for_x, for_weight, for_bias
+        if any(wanted):
+            dense = _dense_gradients(grad, x, weight, ctx.geometry, ctx.bias, wanted)
+            found = [one if one is not None else other for one, other in zip(found, dense, strict=True)]
+        return *found, None, None, None
