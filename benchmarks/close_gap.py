@@ -64,6 +64,14 @@ CHANGES: dict[str, dict[str, Any]] = {
 EPOCHS = (5.0, 20.0)
 #: Weights for each connection, whose sum counts; in float32, for CPUs that only emulate bfloat16.
 PARALLEL = (4, 8, 16)
+#: Rules tried with eight of them. A step counts beside the size of the first scores, which are the smaller
+#: the more weights a connection has; relative steps know that size.
+PARALLEL_RULES: dict[str, dict[str, Any]] = {
+    "relative 0.05": {**RELATIVE, "search_lr": 0.05},
+    "relative 0.1": {**RELATIVE, "search_lr": 0.1},
+    "Adam 0.002": {"search_lr": 0.002},
+    "Adam 0.005": {"search_lr": 0.005},
+}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -95,9 +103,18 @@ def lines() -> Iterator[Line]:
         for method in ("dense", *searches):
             yield Line("budget", method, f"{epochs:g} epochs", {"epochs": epochs})
     for count in PARALLEL:
-        many = {"model_args": {"width": 0.25, "parallel_weights": count}, "epochs": 5.0, "amp": "none"}
         for method in searches:
-            yield Line("parallel", method, f"{count} weights, 5 epochs", many)
+            yield Line("parallel", method, f"{count} weights, 5 epochs", parallel(count))
+    for rule, options in PARALLEL_RULES.items():
+        for method in searches:
+            yield Line("parallel", method, f"8 weights, 5 epochs, {rule}", {**parallel(8), **options})
+        raw = {**parallel(8), **options, "search_args": {**options.get("search_args", {}), "ranking": "raw"}}
+        yield Line("parallel", "edge-popup", f"8 weights, 5 epochs, {rule}, raw ranking", raw)
+
+
+def parallel(count: int) -> dict[str, Any]:
+    """What all lines with `count` weights for each connection change."""
+    return {"model_args": {"width": 0.25, "parallel_weights": count}, "epochs": 5.0, "amp": "none"}
 
 
 def config_of(line: Line, data_root: str | None = None) -> CompareConfig:
