@@ -10,8 +10,11 @@ from torch.nn import functional as F
 
 import supermask as sm
 from supermask.analysis.units import multiply_adds
+from supermask.cli import main as supermask
+from supermask.io import read_json
 from supermask.models import create_model, merged, with_parallel_weights
-from supermask.models.parallel import ParallelConv2d, ParallelLinear
+from supermask.models.parallel import ParallelConv2d, ParallelLinear, bytes_beyond_one
+from supermask.tickets.ticket import dense_bytes
 from supermask.weights.roles import classify
 
 SIZE = {"num_classes": 5, "image_size": 16, "in_channels": 3}
@@ -157,6 +160,19 @@ def test_multiply_adds_are_those_of_the_sums():
     any_kept = sum(int(kept.unflatten(1, (3, -1)).any(dim=1).sum()) for kept in mask.values())
     assert multiply_adds(model, mask, (1, 8, 8)) == any_kept
     assert multiply_adds(model, {}, (1, 8, 8)) == sum(p.numel() for p in single.parameters() if p.dim() == 2)
+
+
+def test_bytes_of_dense_weights_are_those_of_the_sums(tmp_path):
+    model = create_model("conv-2", **SIZE, parallel_weights=3)
+    tied = nn.Sequential(model, model)
+    for network in (model, tied, merged(model)):
+        assert dense_bytes(network) - bytes_beyond_one(network) == dense_bytes(merged(network))
+    words = "compare --data digits --methods edge-popup --epochs 0.1 --seeds 0 --jobs 1"
+    words += f" --model-args parallel_weights=3 --out {tmp_path}"
+    assert supermask(words.split()) == 0
+    rows = read_json(tmp_path / "results.json")["rows"]
+    single = create_model("lenet-300-100", in_channels=1, image_size=8, num_classes=10)
+    assert {row["dense_bytes"] for row in rows} == {dense_bytes(single)}
 
 
 def test_a_layer_alone_is_merged_too():

@@ -138,6 +138,16 @@ def merged(model: nn.Module) -> nn.Module:
     return plain
 
 
+def bytes_beyond_one(model: nn.Module) -> int:
+    """Bytes of the weights beyond one for each connection: those that `merged(model)` does without."""
+    layers = [module for module in model.modules() if isinstance(module, _Parallel)]
+    every = {id(layer.weights): layer for layer in layers}
+    return sum(
+        layer.weights.numel() // layer.parallel * (layer.parallel - 1) * layer.weights.element_size()
+        for layer in every.values()
+    )
+
+
 def _replace(model: nn.Module, wanted: Callable[[nn.Module], bool], make: Callable[[Any], nn.Module]) -> bool:
     """Put another layer in the place of every wanted one, wherever it stands; whether there was any."""
     made: dict[nn.Module, nn.Module] = {}

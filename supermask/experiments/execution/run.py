@@ -14,6 +14,7 @@ from supermask.experiments.execution.kinds import KINDS, RunOutcome
 from supermask.experiments.execution.store import Run, Store
 from supermask.experiments.spec import RunSpec
 from supermask.masks import density
+from supermask.models.parallel import bytes_beyond_one
 from supermask.tickets.ticket import Ticket, dense_bytes
 
 
@@ -79,7 +80,7 @@ def _finish(
             "total_steps": spec.steps + max((p.get("total_steps", 0) for p in parents), default=0),
             "seconds": round(outcome.progress.seconds, 3),
             "ticket_bytes": run.ticket_path().stat().st_size if outcome.ticket else None,
-            "dense_bytes": dense_bytes(context.model),
+            "dense_bytes": dense_bytes(context.model) - bytes_beyond_one(context.model),
             **found,
             **outcome.facts,
             **({"together": size} if (size := outcome.progress.together) > 1 else {}),
