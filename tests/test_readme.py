@@ -118,6 +118,24 @@ def test_an_accelerated_search_step_costs_what_the_readme_says():
     assert f"ResNet-18 {min(found):.2f} to {max(found):.2f}" in TEXT
 
 
+def test_cifar10_is_as_the_readme_and_the_results_say():
+    single = {row["method"]: 100 * row["mean"] for row in results("cifar10-airbench")["summary"]}
+    many = {}
+    for name in ("cifar10-airbench-parallel", "cifar10-airbench-parallel-mask"):
+        (row,) = results(name)["rows"]
+        many[row["method"]] = 100 * row["test_accuracy"]
+    signed, mask = "signed-supermask", "edge-popup"
+    assert f"the trained network has {single['dense']:.1f} %" in TEXT
+    assert f"a signed subnetwork\n{single[signed]:.1f} %, a mask alone {single[mask]:.1f} %" in TEXT
+    assert f"on one seed, {many[signed]:.1f} % and {many[mask]:.1f} %" in TEXT
+    rows = results("cifar10-airbench")["rows"]
+    of_seed = {row["method"]: 100 * row["test_accuracy"] for row in rows if row["seed"] == 0}
+    dense, texts = of_seed["dense"], (ROOT / "docs/results.md").read_text(encoding="utf-8").replace("\n", " ")
+    said = f"{dense - many[signed]:.1f} points for the signed subnetwork and {dense - many[mask]:.1f} for"
+    assert f"{said} a mask alone, behind the {dense:.2f} % of the trained network of that seed" in texts
+    assert f"with one weight they are {dense - of_seed[signed]:.1f} and {dense - of_seed[mask]:.1f}" in texts
+
+
 def test_masks_of_tickets_take_what_is_said_of_them():
     (path,) = (ROOT / "benchmarks" / "results").glob("*/ticket_coding.json")
     rows = {row["density"]: row for row in read_json(path)["rows"]}
