@@ -18,10 +18,12 @@ struct WeightGradient {
   int64_t panels() const { return divide_up(s.channels, kColumns); }
   int64_t blocks() const { return divide_up(s.images, kDepth); }
   int64_t wide(int64_t tile) const { return std::min(kColumns, s.outputs - tile * kColumns); }
+  // Floats of a tile: few images or outputs take no room for many.
+  int64_t tile_size() const { return std::min(kDepth, s.images) * std::min(kColumns, in_vectors(s.outputs)); }
 
   // Tiles of the gradients of a block of images, at positions from one to another: images by outputs.
   void copy(int64_t block, int64_t position, int64_t end, float* to_tiles) const {
-    const int64_t first = block * kDepth, count = std::min(kDepth, s.images - first), each = kDepth * kColumns;
+    const int64_t first = block * kDepth, count = std::min(kDepth, s.images - first), each = tile_size();
     for (int64_t i = 0; i < count; ++i)
       for (int64_t at = position; at < end; ++at) {
         const float* from = grad + ((first + i) * s.positions() + at) * s.outputs;
@@ -62,7 +64,7 @@ struct WeightGradient {
         list(block, position, first, high, 4 * width, lists);
         for (size_t i = 0; i < pairs.size(); ++i) {
           const auto panel = [&](size_t pair) {
-            return copied + ((block * s.positions() + pairs[pair].position) * tiles() + tile) * kDepth * kColumns;
+            return copied + ((block * s.positions() + pairs[pair].position) * tiles() + tile) * tile_size();
           };
           const int64_t lines = divide_up(std::min(kDepth, s.images - block * kDepth) * width / 16, high);
           add(panel(i), lists.entries(0), lists.starts(0), high, sums + (pairs[i].tap - from) * each,
@@ -75,7 +77,7 @@ struct WeightGradient {
   }
 
   void compute() const {
-    const int64_t units = panels() * tiles(), places = blocks() * s.positions(), each = tiles() * kDepth * kColumns;
+    const int64_t units = panels() * tiles(), places = blocks() * s.positions(), each = tiles() * tile_size();
     if (!units) return;
     thread_local Scratch kept;
     const Room copies(kept, places * each);

@@ -8,15 +8,15 @@
 namespace supermask::op {
 namespace {
 
-// Weights by (output, tap, channel): their own memory in channels_last, else a copy.
-const float* by_taps(const Tensor& weights) {
+// Weights by (output, tap, channel): their own memory in channels_last, else a copy, a large one in the caller's.
+const float* by_taps(const Tensor& weights, Scratch& large) {
   check(weights.is_cpu() && weights.scalar_type() == ScalarType::Float && weights.dim() == 4 &&
             (weights.is_contiguous() || is_channels_last(weights)),
         "weights must be a float32 tensor of four dimensions on the CPU, contiguous or in channels_last");
   const float* values = static_cast<const float*>(weights.data_ptr());
   if (is_channels_last(weights)) return values;
-  thread_local Scratch scratch;
-  float* const copy = scratch.floats(weights.numel());
+  thread_local Scratch kept;
+  float* const copy = (weights.numel() > kKept ? large : kept).floats(weights.numel());
   const int64_t channels = weights.size(1), taps = weights.size(2) * weights.size(3), each = channels * taps;
   torch::stable::parallel_for(0, weights.size(0), 1 + (1 << 16) / (each + 1), [&](int64_t from, int64_t to) {
     for (int64_t output = from; output < to; ++output)
@@ -131,7 +131,8 @@ struct Product {
 }  // namespace
 
 Tensor sparse_conv(Tensor x, Tensor weights, Counts stride, Counts padding) {
-  const float* values = by_taps(weights);
+  Scratch large;
+  const float* values = by_taps(weights, large);
   const Counts kernel = {weights.size(2), weights.size(3)};
   const Shape s = check_shape(&x, nullptr, weights.size(1), weights.size(0), {}, kernel, stride, padding);
   const Tensor y = new_images(s.images, s.outputs, s.out[0], s.out[1]);
@@ -140,7 +141,8 @@ Tensor sparse_conv(Tensor x, Tensor weights, Counts stride, Counts padding) {
 }
 
 Tensor sparse_conv_input_gradient(Tensor grad, Tensor weights, Counts size, Counts stride, Counts padding) {
-  const float* values = by_taps(weights);
+  Scratch large;
+  const float* values = by_taps(weights, large);
   const Counts kernel = {weights.size(2), weights.size(3)};
   const Shape s = check_shape(nullptr, &grad, weights.size(1), weights.size(0), size, kernel, stride, padding);
   const Tensor x = new_images(s.images, s.channels, s.size[0], s.size[1]);
