@@ -267,7 +267,8 @@ def _(
 
 
 def _new_images(like: Tensor, images: int, channels: int, sizes: Sequence[int]) -> Tensor:
-    return like.new_empty(images, channels, *sizes).contiguous(memory_format=torch.channels_last)
+    shape = images, channels, *sizes
+    return torch.empty(shape, dtype=like.dtype, device=like.device, memory_format=torch.channels_last)
 
 
 @torch.library.register_fake("supermask::decode_codes", lib=_library)

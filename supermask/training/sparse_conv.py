@@ -177,24 +177,26 @@ def _case(x: Tensor) -> tuple[Any, ...]:
     return tuple(x.shape), x.stride()
 
 
-def _format(x: Tensor, weight: Tensor) -> torch.memory_format:
-    """The format in which torch computes, and gives its result."""
-    last = is_channels_last(x) or is_channels_last(weight)
-    return torch.channels_last if last else torch.contiguous_format
+def _as_torch_gives(found: Tensor, x: Tensor, weight: Tensor) -> Tensor:
+    """What is in channels_last in the format in which torch computes.
+
+    1x1 images fit both formats, so that `contiguous` would leave them alone; what follows goes by strides.
+    """
+    if is_channels_last(x) or is_channels_last(weight):
+        return found
+    return found.clone(memory_format=torch.contiguous_format)
 
 
 def _product(x: Tensor, weight: Tensor, geometry: _Geometry) -> Tensor:
-    return ops.sparse_conv(x, weight, *geometry).contiguous(memory_format=_format(x, weight))
+    return _as_torch_gives(ops.sparse_conv(x, weight, *geometry), x, weight)
 
 
 def _input_gradient(grad: Tensor, x: Tensor, weight: Tensor, geometry: _Geometry) -> Tensor:
-    for_x = ops.sparse_conv_input_gradient(grad, weight, x.shape[2:], *geometry)
-    return for_x.contiguous(memory_format=_format(x, weight))
+    return _as_torch_gives(ops.sparse_conv_input_gradient(grad, weight, x.shape[2:], *geometry), x, weight)
 
 
 def _weight_gradient(grad: Tensor, x: Tensor, weight: Tensor, geometry: _Geometry) -> Tensor:
-    for_weight = ops.conv_weight_gradient(grad, x, weight.shape[2:], *geometry)
-    return for_weight.contiguous(memory_format=_format(x, weight))
+    return _as_torch_gives(ops.conv_weight_gradient(grad, x, weight.shape[2:], *geometry), x, weight)
 
 
 def _dense_gradients(
