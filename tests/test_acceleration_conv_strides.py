@@ -78,3 +78,13 @@ def test_images_of_one_position_have_the_strides_that_torch_gives(formats, monke
         y.relu_()  # the result is no view
     assert calls == list(PARTS)
     assert (y.stride(), found.stride()) == (dense.stride(), expected.stride())
+
+
+@needs_lists
+def test_stride_and_padding_may_be_numbers(monkeypatch):
+    calls, layer, x = used(monkeypatch), make_layer(20, 24, 3, LAST), draw(8, 20, 6, 6)
+    layer.stride, layer.padding = 2, 1
+    expected = layer(x)
+    with accelerated(layer), torch.no_grad():
+        assert torch.allclose(layer(x), expected, atol=1e-4)
+    assert calls == [PARTS[0]]

@@ -169,7 +169,7 @@ def _is_dense(tensor: Tensor) -> bool:
 
 
 def _pair(values: Any) -> tuple[int, int]:
-    first, second = values
+    first, second = (values, values) if isinstance(values, int) else values
     return int(first), int(second)
 
 
