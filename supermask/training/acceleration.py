@@ -49,7 +49,8 @@ def accelerated(model: nn.Module, search: Optimizer | None = None) -> Iterator[N
     That is on a CPU, in float32, for at least `FEWEST_INPUTS` inputs or `sparse_conv.FEWEST_IMAGES` images.
     Products with weights leave out those that are 0; gradients of weights leave out the gradients of outputs
     that are 0 in linear layers, and the inputs that are 0 in convolutions. Results and gradients are those of
-    the dense layers up to the order of sums. Layers that do not qualify, no longer do, or are slower from
+    the dense layers up to the order of sums, while all values are finite: 0 times infinity or NaN, which is
+    NaN, is left out as well. Layers that do not qualify, no longer do, or are slower from
     lists, compute as ever; so do those whose own `forward` somebody has replaced, and all of them under
     torch.func and forward-mode derivatives.
     Second derivatives of a layer that leaves out zeros are refused.
