@@ -111,6 +111,8 @@ def test_a_benchmark_runs_and_writes_what_its_table_is_made_from(name, tmp_path,
         workers=1,
         amp="none",
         networks=None,
+        clock="wall",
+        cases=None,
         data_root=str(tmp_path),
     )
     monkeypatch.setattr(module, "arguments", lambda *_: options)
