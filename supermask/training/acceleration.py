@@ -33,6 +33,7 @@ from supermask.training.sparse_conv import (
     PRODUCTS_OF_DENSE,
     PRODUCTS_TO_WAIT,
     SparseConv,
+    WeightGradient,
     computes_plainly,
 )
 
@@ -69,7 +70,7 @@ def accelerated(model: nn.Module, search: Optimizer | None = None) -> Iterator[N
         for module in layers:
             linear = type(module) is nn.Linear
             module.forward = (
-                partial(_forward, module, _Weights(module), _WeightGradient())
+                partial(_forward, module, _Weights(module), WeightGradient())
                 if linear
                 else SparseConv(module)
             )
@@ -88,7 +89,7 @@ def _fits(module: nn.Module) -> bool:
     return compiled and instructions in UP_TO_DENSITY and min(weight.shape) >= FEWEST_FEATURES
 
 
-def _forward(module: nn.Linear, weights: "_Weights", gradient: "_WeightGradient", x: Tensor) -> Tensor:
+def _forward(module: nn.Linear, weights: "_Weights", gradient: WeightGradient, x: Tensor) -> Tensor:
     """What `nn.Linear.forward` returns."""
     weight = module.weight
     if _qualifies(x, weight):
@@ -207,29 +208,14 @@ class _Lists:
         return ops.packed_linear("linear_from_lists", x, listed, outputs, self.scale, bias)
 
 
-class _WeightGradient:
-    """The gradient of a layer's weights, without the zeros of that of its outputs where this is faster."""
+def _weight_gradient(choice: WeightGradient, grad: Tensor, x: Tensor) -> Tensor:
+    """gradᵀ · x, without the zeros of the first where this is faster."""
+    zeros, dense = partial(ops.weight_gradient, grad, x), partial(torch.matmul, grad.t(), x)
 
-    def __init__(self) -> None:
-        self._found: dict[int, tuple[bool, int]] = {}
-        """Inputs → whether that was faster, and for how many more products this is believed."""
+    def measured() -> tuple[bool, int]:
+        return fastest({"zeros": zeros, "dense": dense}) == "zeros", PRODUCTS_TO_WAIT
 
-    def may_skip(self, inputs: int) -> bool:
-        """Whether so many inputs are worth asking; a no counts as a product."""
-        skips, left = self._found.get(inputs, (False, 0))
-        if skips or not left:
-            return True
-        self._found[inputs] = skips, left - 1
-        return False
-
-    def __call__(self, grad: Tensor, x: Tensor) -> Tensor:
-        """gradᵀ · x."""
-        skips, left = self._found.get(len(grad), (False, 0))
-        zeros, dense = partial(ops.weight_gradient, grad, x), partial(torch.matmul, grad.t(), x)
-        if not left:
-            skips, left = fastest({"zeros": zeros, "dense": dense}) == "zeros", PRODUCTS_TO_WAIT
-        self._found[len(grad)] = skips, left - 1
-        return zeros() if skips else dense()
+    return zeros() if choice.skips(len(grad), measured) else dense()
 
 
 class _Product(torch.autograd.Function):
@@ -242,7 +228,7 @@ class _Product(torch.autograd.Function):
         weight: Tensor,
         bias: Tensor | None,
         product: _Lists | _Zeros | None,
-        gradient: _WeightGradient,
+        gradient: WeightGradient,
     ) -> Tensor:
         ctx.save_for_backward(x, weight)  # a weight that changes before the backward pass is found out
         ctx.product, ctx.gradient, ctx.biased = product, gradient, bias is not None
@@ -260,7 +246,7 @@ class _Product(torch.autograd.Function):
             product = ctx.product
             for_x = grad @ weight if product is None else product.multiply(grad, weight, None, True)
         if ctx.needs_input_grad[1]:
-            for_weight = ctx.gradient(rows, x.reshape(-1, x.shape[-1]).contiguous())
+            for_weight = _weight_gradient(ctx.gradient, rows, x.reshape(-1, x.shape[-1]).contiguous())
         if ctx.biased and ctx.needs_input_grad[2]:
             for_bias = rows.sum(0)
         return for_x, for_weight, for_bias, None, None

@@ -6,7 +6,8 @@ that are not 0, whatever the weights are: behind a ReLU that is about every othe
 measured by itself, for every size of the inputs, against torch's.
 """
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Hashable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -49,36 +50,36 @@ class _Geometry(NamedTuple):
     padding: tuple[int, int]
 
 
-class _WeightGradient:
-    """The gradient of a convolution's weights, without the zeros of its inputs where this is faster."""
+class WeightGradient:
+    """Whether the gradient of a layer's weights takes less time without zeros, for every case of inputs."""
 
-    def __init__(self) -> None:
-        self._found: dict[tuple[Any, ...], tuple[bool, int]] = {}
-        """Sizes and format of the inputs → whether that was faster, and for how many more products."""
+    def __init__(self, most_cases: float = math.inf) -> None:
+        self.most_cases = most_cases
+        self._found: dict[Hashable, tuple[bool, int]] = {}
+        """Case → whether that was faster, and for how many more products this is believed."""
 
-    def may_skip(self, x: Tensor) -> bool:
+    def may_skip(self, case: Hashable) -> bool:
         """Whether such inputs are worth asking; a no counts as a product."""
-        case = _case(x)
-        skips, left = self._found.get(case, (False, 0))
-        if case not in self._found and len(self._found) >= MOST_CASES:
+        if self._is_one_too_many(case):
             return False
+        skips, left = self._found.get(case, (False, 0))
         if skips or not left:
             return True
         self._found[case] = skips, left - 1
         return False
 
-    def skips(self, grad: Tensor, x: Tensor, weight: Tensor, geometry: _Geometry) -> bool:
-        """Whether zeros are to be left out; measures where this is not known."""
-        case = _case(x)
-        skips, left = self._found.get(case, (False, 0))
-        if case not in self._found and len(self._found) >= MOST_CASES:
+    def skips(self, case: Hashable, measured: Callable[[], tuple[bool, int]]) -> bool:
+        """Whether zeros are to be left out; where this is not known, as `measured`, for so many products."""
+        if self._is_one_too_many(case):
             return False
+        skips, left = self._found.get(case, (False, 0))
         if not left:
-            zeros = partial(_weight_gradient, grad, x, weight, geometry)
-            dense = partial(_dense_gradients, grad, x, weight, geometry, None, (False, True, False))
-            skips, left = faster(zeros, dense), PRODUCTS_TO_WAIT
+            skips, left = measured()
         self._found[case] = skips, left - 1
         return skips
+
+    def _is_one_too_many(self, case: Hashable) -> bool:
+        return case not in self._found and len(self._found) >= self.most_cases
 
 
 class SparseConv:
@@ -88,7 +89,7 @@ class SparseConv:
         self.module = module
         self._found: dict[tuple[Any, ...], tuple[_Choice, int]] = {}
         """Sizes and format of the inputs → what leaves out zeros, and for how many more products."""
-        self._gradient = _WeightGradient()
+        self._gradient = WeightGradient(MOST_CASES)
 
     @staticmethod
     def fits(module: nn.Module) -> bool:
@@ -108,7 +109,7 @@ class SparseConv:
         if _qualifies(x, weight):
             choice = self._choice(x)
             trains = weight.requires_grad and torch.is_grad_enabled()
-            if any(choice) or (trains and self._gradient.may_skip(x)):
+            if any(choice) or (trains and self._gradient.may_skip(_case(x))):
                 geometry = _Geometry(_pair(module.stride), _pair(module.padding))
                 return _Convolution.apply(x, weight, module.bias, geometry, choice, self._gradient)
         return F.conv2d(x, weight, module.bias, module.stride, module.padding)
@@ -199,6 +200,13 @@ def _weight_gradient(grad: Tensor, x: Tensor, weight: Tensor, geometry: _Geometr
     return _as_torch_gives(ops.conv_weight_gradient(grad, x, weight.shape[2:], *geometry), x, weight)
 
 
+def _measured_gradient(grad: Tensor, x: Tensor, weight: Tensor, geometry: _Geometry) -> tuple[bool, int]:
+    """Whether the gradient of the weights takes less time without zeros, and for how many products."""
+    zeros = partial(_weight_gradient, grad, x, weight, geometry)
+    dense = partial(_dense_gradients, grad, x, weight, geometry, None, (False, True, False))
+    return faster(zeros, dense), PRODUCTS_TO_WAIT
+
+
 def _dense_gradients(
     grad: Tensor,
     x: Tensor,
@@ -225,7 +233,7 @@ class _Convolution(torch.autograd.Function):
         bias: Tensor | None,
         geometry: _Geometry,
         choice: _Choice,
-        gradient: _WeightGradient,
+        gradient: WeightGradient,
     ) -> Tensor:
         ctx.save_for_backward(x, weight)  # a weight that changes before the backward pass is found out
         ctx.geometry, ctx.choice, ctx.gradient = geometry, choice, gradient
@@ -243,7 +251,8 @@ class _Convolution(torch.autograd.Function):
         found: list[Tensor | None] = [None, None, None]
         if for_x and ctx.choice.backward:
             found[0], for_x = _input_gradient(grad, x, weight, ctx.geometry), False
-        if for_weight and ctx.gradient.skips(grad, x, weight, ctx.geometry):
+        measured = partial(_measured_gradient, grad, x, weight, ctx.geometry)
+        if for_weight and ctx.gradient.skips(_case(x), measured):
             found[1], for_weight = _weight_gradient(grad, x, weight, ctx.geometry), False
             if for_bias:
                 found[2], for_bias = grad.sum((0, 2, 3)), False
