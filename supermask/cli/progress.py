@@ -115,6 +115,8 @@ class ProgressWatcher:
         self._names = {spec.id: _name_of(spec) for spec in plan.graph}
         self._accuracy: dict[str, tuple[float, str]] = {}
         self._begun: set[str] = set()
+        self._since: float | None = None
+        self._not_timed = 0
         self._store, self._console, self._quiet = store, console, quiet
         self._lines, self._logs = _Lines(console, quiet), tuple(logs)
         self._bar = RichProgress(
@@ -151,6 +153,9 @@ class ProgressWatcher:
     def advanced(self, spec: RunSpec, step: int) -> None:
         if spec.id not in self._active:
             self._say_resumed(spec, step)
+            # A checkpoint may stand behind it, and the first step waits for what the later ones do not.
+            self._not_timed += step
+            self._since = self._since or time.monotonic()
         before = self._active.get(spec.id, 0)
         self._active[spec.id] = max(step, before)  # one that is executed again starts at its checkpoint
         self._bar.update(self._task, advance=max(step - before, 0), description=self._describe())
@@ -191,9 +196,10 @@ class ProgressWatcher:
     def _line(self) -> str:
         task = self._bar.tasks[0]
         text = f"{self._describe()}; step {task.completed:.0f} of {task.total:.0f}"
-        done, passed = task.completed, time.monotonic() - self._began
-        if done and task.total and done < task.total:
-            left = timedelta(seconds=round(passed / done * (task.total - done)))
+        timed = task.completed - self._not_timed
+        if self._since is not None and timed > 0 and task.total and task.completed < task.total:
+            passed = time.monotonic() - self._since
+            left = timedelta(seconds=round(passed / timed * (task.total - task.completed)))
             text += f", ends in about {left}"
         return text
 
