@@ -53,7 +53,7 @@ struct WeightGradient {
     float* const sums = scratch.floats((end - from) * each + Lists::floats(1, kColumns, kDepth));
     const Lists lists(sums + (end - from) * each, 1, kColumns, kDepth);
     std::fill_n(sums, (end - from) * each, 0.0f);
-    const auto add = kernels().add_entries[width / 16 - 1];
+    const auto add = kernels().sum_entries[true][width / 16 - 1];
     thread_local std::vector<Pair> pairs;
     for (int64_t block = 0; block < blocks(); ++block)
       for (int64_t position = 0; position < s.inputs(); ++position) {
@@ -67,7 +67,7 @@ struct WeightGradient {
             return copied + ((block * s.positions() + pairs[pair].position) * tiles() + tile) * tile_size();
           };
           const int64_t lines = divide_up(std::min(kDepth, s.images - block * kDepth) * width / 16, high);
-          add(panel(i), lists.entries(0), lists.starts(0), high, sums + (pairs[i].tap - from) * each,
+          add(panel(i), lists.entries(0), lists.starts(0), high, sums + (pairs[i].tap - from) * each, width,
               panel(std::min(i + 1, pairs.size() - 1)), lines);
         }
       }

@@ -138,20 +138,14 @@ struct Kernels {
   // listed or not.
   void (*add_listed[4])(const float* panel, const uint8_t* entries, const int32_t* starts, int64_t rows,
                         float* sums);
-  // The places of values that are not 0, NaN included, and those values; returns how many. At most 256 values; both
-  // targets need room for all of them and 16 more.
-  int64_t (*list_nonzero)(const float* values, int64_t count, uint8_t* entries, float* kept);
-  // sums[row · apart] = or, in the second, += listed rows of the panel, each times its weight; 64 columns. As in
-  // `add_weighted`.
-  void (*sum_weighted[2])(const float* panel, const uint8_t* entries, const float* weights, const int32_t* starts,
-                          int64_t rows, int64_t apart, float* sums);
   // The values that are not 0, NaN included, as entries of rows that lie `bytes` apart; returns how many. There must be
   // room for `count` and 8 more.
   int64_t (*list_entries)(const float* values, int64_t count, int32_t bytes, Entry* entries);
-  // sums[row] += the rows that entries[starts[row] : starts[row + 1]] name, each times its value; of 16, 32, 48 and 64
-  // columns. Every row asks for so many lines of memory from `next` on, the panel of the call after this one.
-  void (*add_entries[4])(const float* panel, const Entry* entries, const int32_t* starts, int64_t rows, float* sums,
-                         const float* next, int64_t lines);
+  // sums[row · apart] = or, in the second four, += the rows that entries[starts[row] : starts[row + 1]] name, each times
+  // its value; of 16, 32, 48 and 64 columns. Every row asks for so many lines of memory from `next` on, the panel of the
+  // call after this one.
+  void (*sum_entries[2][4])(const float* panel, const Entry* entries, const int32_t* starts, int64_t rows, float* sums,
+                            int64_t apart, const float* next, int64_t lines);
   ValueKernels<float> values_float32;
   ValueKernels<BFloat16> values_bfloat16;
   Int8Kernels int8;

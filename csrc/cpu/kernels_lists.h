@@ -26,6 +26,17 @@ inline Floats in_every_lane(const Value* value) {
   return to_float(*value) - Floats{};  // nothing is subtracted: the compiler leaves a broadcast
 }
 
+#if defined(__AVX2__)
+// One lane's value in every lane.
+inline Floats spread(Floats values, int lane) {
+#if defined(__AVX512F__)
+  return (Floats)_mm512_permutexvar_ps(_mm512_set1_epi32(lane), (__m512)values);
+#else
+  return (Floats)_mm256_permutevar8x32_ps((__m256)values, _mm256_set1_epi32(lane));
+#endif
+}
+#endif
+
 // a · b + c, where a vector instruction does it in one.
 inline Floats add_product(Floats a, Floats b, Floats c) {
 #if defined(__AVX512F__)
@@ -103,15 +114,25 @@ struct Sums {
 #endif
   }
 
-  void add_entry(int chain, const float* panel, const Entry& entry) {
-    add_weighted(chain, &entry.value, reinterpret_cast<const float*>(reinterpret_cast<const char*>(panel) + entry.bytes));
+  void add_row(int chain, Floats factor, const float* panel, int32_t bytes) {
+    const float* row = reinterpret_cast<const float*>(reinterpret_cast<const char*>(panel) + bytes);
+    for (int v = 0; v < kVectors; ++v)
+      chains[chain][v] = add_product(factor, load_vector<Floats>(row + kLaneCount * v), chains[chain][v]);
   }
 
-  // Add the rows that entries name, each times its value.
+  // Add the rows that entries name, each times its value. A vector of entries is loaded at once and its values spread
+  // from there: another load for each would compete with those of rows.
   void add_entries(const float* panel, const Entry* entry, const Entry* end) {
+#if defined(__AVX2__)
+    for (constexpr int kMany = kLaneCount / 2; entry + kMany <= end; entry += kMany) {
+      const Floats several = load_vector<Floats>(&entry->value);
+#pragma GCC unroll 8
+      for (int i = 0; i < kMany; ++i) add_row(i % kChains, spread(several, 2 * i), panel, entry[i].bytes);
+    }
+#endif
     for (; entry + kChains <= end; entry += kChains)
-      for (int c = 0; c < kChains; ++c) add_entry(c, panel, entry[c]);
-    for (; entry < end; ++entry) add_entry(0, panel, *entry);
+      for (int c = 0; c < kChains; ++c) add_row(c, in_every_lane(&entry[c].value), panel, entry[c].bytes);
+    for (; entry < end; ++entry) add_row(0, in_every_lane(&entry->value), panel, entry->bytes);
   }
 
   void store(float* sums) {
@@ -120,40 +141,6 @@ struct Sums {
     for (int v = 0; v < kVectors; ++v) store_vector(sums + kLaneCount * v, chains[0][v]);
   }
 };
-
-// Values that are not 0, and their places, of at most 256; both need room for 16 more.
-int64_t list_nonzero(const float* values, int64_t count, uint8_t* entries, float* kept) {
-  int64_t found = 0, i = 0;
-#if defined(__AVX512F__)
-  const __m512i lanes = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
-  for (; i + 16 <= count; i += 16) {
-    const __m512 some = _mm512_loadu_ps(values + i);
-    const __mmask16 mask = _mm512_cmp_ps_mask(some, _mm512_setzero_ps(), _CMP_NEQ_UQ);
-    const __m512i places = _mm512_add_epi32(lanes, _mm512_set1_epi32(static_cast<int>(i)));
-    _mm512_storeu_ps(kept + found, _mm512_maskz_compress_ps(mask, some));
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(entries + found),
-                     _mm512_cvtepi32_epi8(_mm512_maskz_compress_epi32(mask, places)));
-    found += __builtin_popcount(mask);
-  }
-#elif defined(__AVX2__)
-  for (; i + 8 <= count; i += 8) {
-    const __m256 some = _mm256_loadu_ps(values + i);
-    const int mask = _mm256_movemask_ps(_mm256_cmp_ps(some, _mm256_setzero_ps(), _CMP_NEQ_UQ));
-    const uint64_t lanes = kPlacesOfByte.places[mask];
-    const __m256i moved = _mm256_cvtepu8_epi32(_mm_cvtsi64_si128(static_cast<int64_t>(lanes)));
-    _mm256_storeu_ps(kept + found, _mm256_permutevar8x32_ps(some, moved));
-    const uint64_t places = lanes + 0x0101010101010101u * static_cast<uint64_t>(i);
-    __builtin_memcpy(entries + found, &places, sizeof places);
-    found += __builtin_popcount(mask);
-  }
-#endif
-  for (; i < count; ++i) {
-    entries[found] = static_cast<uint8_t>(i);
-    kept[found] = values[i];
-    found += values[i] != 0;
-  }
-  return found;
-}
 
 template <int kWidth>
 void add_listed(const float* panel, const uint8_t* entries, const int32_t* starts, int64_t rows, float* sums) {
@@ -172,18 +159,6 @@ void add_weighted(const float* panel, const uint8_t* entries, const Value* weigh
   for (int64_t row = 0; row < rows; ++row, ++starts, sums += 16 * kWidth) {
     Sums<kWidth, kWeightedChains> sum;
     sum.template add<true>(0, sums);
-    sum.add_weighted_run(panel, entries, weights, starts[0], starts[1]);
-    sum.store(sums);
-  }
-}
-
-// Rows of 64 columns that lie `apart`; new ones, or added to what is there.
-template <bool kAdd>
-void sum_weighted(const float* panel, const uint8_t* entries, const float* weights, const int32_t* starts, int64_t rows,
-                  int64_t apart, float* sums) {
-  for (int64_t row = 0; row < rows; ++row, ++starts, sums += apart) {
-    Sums<4, kWeightedChains> sum;
-    if (kAdd) sum.template add<true>(0, sums);
     sum.add_weighted_run(panel, entries, weights, starts[0], starts[1]);
     sum.store(sums);
   }
@@ -218,14 +193,14 @@ int64_t list_entries(const float* values, int64_t count, int32_t bytes, Entry* e
 
 // A list is added up by itself before the rest joins, so that errors do not grow with all that a sum has seen. Narrow
 // rows take two chains, which hide an addition's latency.
-template <int kWidth>
-void add_entries(const float* panel, const Entry* entries, const int32_t* starts, int64_t rows, float* sums,
-                 const float* next, int64_t lines) {
-  for (int64_t row = 0; row < rows; ++row, ++starts, sums += 16 * kWidth) {
+template <int kWidth, bool kAdd>
+void sum_entries(const float* panel, const Entry* entries, const int32_t* starts, int64_t rows, float* sums,
+                 int64_t apart, const float* next, int64_t lines) {
+  for (int64_t row = 0; row < rows; ++row, ++starts, sums += apart) {
     for (int64_t line = 0; line < lines; ++line, next += 16) __builtin_prefetch(next, 0, 2);
     Sums<kWidth, (kWidth * kParts <= 4 ? 2 : 1)> sum;
     sum.add_entries(panel, entries + starts[0], entries + starts[1]);
-    sum.template add<true>(0, sums);
+    if constexpr (kAdd) sum.template add<true>(0, sums);
     sum.store(sums);
   }
 }

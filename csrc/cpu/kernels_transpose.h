@@ -36,6 +36,9 @@ void transpose(const float* from, int64_t rows, int64_t columns, int64_t apart, 
 #if defined(__AVX2__)
   for (; row + 8 <= rows; row += 8) {
     int64_t column = 0;
+    if (row + 16 <= rows)  // the next rows, which often lie too far off for the processor to foresee them
+      for (int64_t i = row + 8; i < row + 16; ++i)
+        for (int64_t at = 0; at < columns; at += 16) __builtin_prefetch(from + i * apart + at);
     for (; column + 8 <= columns; column += 8)
       transpose_eight(from + row * apart + column, apart, to + column * to_apart + row, to_apart);
     for (; column < columns; ++column)

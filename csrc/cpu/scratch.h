@@ -30,4 +30,17 @@ class Scratch {
   int64_t size_ = 0;
 };
 
+constexpr int64_t kKept = 1 << 24;  // floats that a thread keeps for the next call; more are given back
+
+// Memory that is kept for the next call, if it is not too much.
+class Room {
+ public:
+  Room(Scratch& kept, int64_t count) : place_((count > kKept ? own_ : kept).floats(count)) {}
+  float* get() const { return place_; }
+
+ private:
+  Scratch own_;
+  float* place_;
+};
+
 }  // namespace supermask

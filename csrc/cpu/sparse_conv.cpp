@@ -3,20 +3,22 @@
 //
 // Images lie side by side: a position is a matrix of its channels by up to 64 images, and a row of it is what a listed
 // weight is multiplied by.
+#include <optional>
+
 #include "conv_pairs.h"
 
 namespace supermask::op {
 namespace {
 
-// Weights by (output, tap, channel): their own memory in channels_last, else a copy, a large one in the caller's.
-const float* by_taps(const Tensor& weights, Scratch& large) {
+// Weights by (output, tap, channel): their own memory in channels_last, else a copy in `room`.
+const float* by_taps(const Tensor& weights, std::optional<Room>& room) {
   check(weights.is_cpu() && weights.scalar_type() == ScalarType::Float && weights.dim() == 4 &&
             (weights.is_contiguous() || is_channels_last(weights)),
         "weights must be a float32 tensor of four dimensions on the CPU, contiguous or in channels_last");
   const float* values = static_cast<const float*>(weights.data_ptr());
   if (is_channels_last(weights)) return values;
   thread_local Scratch kept;
-  float* const copy = (weights.numel() > kKept ? large : kept).floats(weights.numel());
+  float* const copy = room.emplace(kept, weights.numel()).get();
   const int64_t channels = weights.size(1), taps = weights.size(2) * weights.size(3), each = channels * taps;
   torch::stable::parallel_for(0, weights.size(0), 1 + (1 << 16) / (each + 1), [&](int64_t from, int64_t to) {
     for (int64_t output = from; output < to; ++output)
@@ -74,7 +76,6 @@ struct Product {
   void sum(int64_t image, int64_t position, int64_t end, const float* turned, const Lists& lists, float* sums) const {
     thread_local std::vector<Pair> pairs;
     const int64_t rows = (end - position) * results();
-    std::fill_n(sums, rows * width(), 0.0f);
     for (int64_t i = position; i < end; ++i) {
       s.pairs(i, of_inputs, pairs);
       add(pairs, turned, lists, sums + (i - position) * results() * width());
@@ -88,14 +89,15 @@ struct Product {
 
   void add(const std::vector<Pair>& pairs, const float* turned, const Lists& lists, float* sums) const {
     const int64_t count = static_cast<int64_t>(pairs.size()) * parts();
+    if (!count) std::fill_n(sums, results() * width(), 0.0f);
     const auto panel = [&](int64_t i) {
       return turned + (pairs[i / parts()].position * sources() + i % parts() * kDepth) * width();
     };
     for (int64_t i = 0; i < count; ++i) {
       const int64_t place = pairs[i / parts()].tap * parts() + i % parts(), next = std::min(i + 1, count - 1);
       const int64_t lines = divide_up(part(next % parts()) * width() / 16, results());
-      kernels().add_entries[width() / 16 - 1](panel(i), lists.entries(place), lists.starts(place), results(), sums,
-                                              panel(next), lines);
+      kernels().sum_entries[i > 0][width() / 16 - 1](panel(i), lists.entries(place), lists.starts(place), results(),
+                                                     sums, width(), panel(next), lines);
     }
   }
 
@@ -131,8 +133,8 @@ struct Product {
 }  // namespace
 
 Tensor sparse_conv(Tensor x, Tensor weights, Counts stride, Counts padding) {
-  Scratch large;
-  const float* values = by_taps(weights, large);
+  std::optional<Room> room;
+  const float* values = by_taps(weights, room);
   const Counts kernel = {weights.size(2), weights.size(3)};
   const Shape s = check_shape(&x, nullptr, weights.size(1), weights.size(0), {}, kernel, stride, padding);
   const Tensor y = new_images(s.images, s.outputs, s.out[0], s.out[1]);
@@ -141,8 +143,8 @@ Tensor sparse_conv(Tensor x, Tensor weights, Counts stride, Counts padding) {
 }
 
 Tensor sparse_conv_input_gradient(Tensor grad, Tensor weights, Counts size, Counts stride, Counts padding) {
-  Scratch large;
-  const float* values = by_taps(weights, large);
+  std::optional<Room> room;
+  const float* values = by_taps(weights, room);
   const Counts kernel = {weights.size(2), weights.size(3)};
   const Shape s = check_shape(nullptr, &grad, weights.size(1), weights.size(0), size, kernel, stride, padding);
   const Tensor x = new_images(s.images, s.channels, s.size[0], s.size[1]);

@@ -1,7 +1,6 @@
 // The inner loops of packed convolutions, on integers, whose sums are exact in any order. Buffers are allocated
 // to the element, so that the sanitizers see every step over an end.
 #include <algorithm>
-#include <type_traits>
 #include <vector>
 
 #include "check.h"
@@ -103,29 +102,10 @@ void test_add_weighted(const ValueKernels<Value>& table, int64_t wide, int64_t r
         expected += to_float(weights[k]) * panel[entries[k] * width + i];
       expect(sums[row * width + i] == expected, "sum of weighted rows");
     }
-  if constexpr (std::is_same_v<Value, float>) {
-    if (wide != 4) return;
-    // The same in rows that lie apart, added up and new; nothing is written between them.
-    const int64_t apart = width + 3;
-    std::vector<float> added(rows * apart, -7.5f), fresh = added;
-    for (int64_t row = 0; row < rows; ++row)
-      std::copy_n(before.data() + row * width, width, added.data() + row * apart);
-    for (std::vector<float>* out : {&fresh, &added}) {
-      out->resize(rows * apart - 3);
-      kernels().sum_weighted[out == &added](panel.data(), entries.data(), weights.data(), starts.data(), rows, apart,
-                                            out->data());
-    }
-    for (int64_t i = 0; i < rows * apart - 3; ++i) {
-      const int64_t row = i / apart, column = i % apart;
-      const bool within = column < width;
-      expect(added[i] == (within ? sums[row * width + column] : -7.5f), "rows apart, added up");
-      expect(fresh[i] == (within ? added[i] - before[row * width + column] : -7.5f), "new rows apart");
-    }
-  }
 }
 
 // Lists of what is not 0, and the sums of the rows that they name.
-void test_add_entries(int64_t wide, int64_t rows, int64_t depth, uint64_t kept) {
+void test_entries(int64_t wide, int64_t rows, int64_t depth, uint64_t kept) {
   const int64_t width = 16 * wide;
   const int32_t bytes = static_cast<int32_t>(4 * width);
   const std::vector<float> panel = integers(depth * width), before = integers(rows * width);
@@ -150,14 +130,25 @@ void test_add_entries(int64_t wide, int64_t rows, int64_t depth, uint64_t kept) 
     entries.insert(entries.end(), found.begin(), found.end());
     starts.push_back(static_cast<int32_t>(entries.size()));
   }
-  std::vector<float> sums = before;
-  kernels().add_entries[wide - 1](panel.data(), entries.data(), starts.data(), rows, sums.data(), panel.data(), 2);
+  // In rows that lie apart, new and added up; nothing is written between them.
+  const int64_t apart = width + 3;
+  std::vector<float> fresh(rows * apart - 3, -7.5f), added = fresh;
   for (int64_t row = 0; row < rows; ++row)
-    for (int64_t i = 0; i < width; ++i) {
-      float expected = before[row * width + i];
-      for (int64_t k = 0; k < depth; ++k) expected += values[row * depth + k] * panel[k * width + i];
-      expect(sums[row * width + i] == expected, "sum of rows that entries name");
+    std::copy_n(before.data() + row * width, width, added.data() + row * apart);
+  for (std::vector<float>* out : {&fresh, &added})
+    kernels().sum_entries[out == &added][wide - 1](panel.data(), entries.data(), starts.data(), rows, out->data(),
+                                                   apart, panel.data(), 2);
+  for (int64_t i = 0; i < rows * apart - 3; ++i) {
+    const int64_t row = i / apart, column = i % apart;
+    if (column >= width) {
+      expect(fresh[i] == -7.5f && added[i] == -7.5f, "between rows");
+      continue;
     }
+    float sum = 0;
+    for (int64_t k = 0; k < depth; ++k) sum += values[row * depth + k] * panel[k * width + column];
+    expect(fresh[i] == sum, "sum of rows that entries name");
+    expect(added[i] == before[row * width + column] + sum, "the same, added up");
+  }
 }
 
 }  // namespace
@@ -170,7 +161,7 @@ int main() {
     for (const int64_t positions : {1, 4, 8, 15, 16, 31, 48, 64}) test_pack_panel(length, positions, 9);
   for (int64_t wide = 1; wide <= 4; ++wide)
     for (const int64_t depth : {0, 1, 7, 8, 30, 128})
-      for (const uint64_t kept : {0, 3, 10}) test_add_entries(wide, 5, depth, kept);
+      for (const uint64_t kept : {0, 3, 10}) test_entries(wide, 5, depth, kept);
   for (int64_t wide = 1; wide <= 4; ++wide)
     for (const int64_t listed : {0, 2, 5, 40})
       for (const int64_t rows : {1, 2, 17}) {

@@ -1,33 +1,14 @@
 // The inner loops of packed linear layers and of the gradients of their weights, on integers, whose sums are exact in any
 // order. Buffers are allocated to the element, so that the sanitizers see every step over an end.
 #include <algorithm>
-#include <cstring>
-#include <limits>
 #include <vector>
 
 #include "check.h"
 #include "kernels.h"
-#include "supermask/distributions.h"
 
 using namespace supermask;
 
 namespace {
-
-void test_nonzero(int64_t count, int nonzero_in_eight) {
-  std::vector<float> values(count), kept(count + 16);
-  std::vector<uint8_t> entries(count + 16);
-  for (int64_t i = 0; i < count; ++i)
-    values[i] = static_cast<int>(random_word(i) % 8) < nonzero_in_eight ? unit_uniform(random_word(i + count)) + 1 : 0;
-  if (count > 2) values[count / 2] = std::numeric_limits<float>::quiet_NaN(), values[0] = -0.0f;
-  const int64_t found = kernels().list_nonzero(values.data(), count, entries.data(), kept.data());
-  int64_t next = 0;
-  for (int64_t i = 0; i < count; ++i) {
-    if (values[i] == 0) continue;
-    expect(next < found && entries[next] == i && !std::memcmp(&kept[next], &values[i], sizeof(float)), "a listed value");
-    ++next;
-  }
-  expect(next == found, "how many values are not 0");
-}
 
 int small_input(uint64_t i) { return static_cast<int>(random_word(i) % 19) - 9; }
 int small_sign(uint64_t i) { return static_cast<int>(random_word(i + 77777) % 3) - 1; }
@@ -124,8 +105,7 @@ void test_kept_values(const ValueKernels<Value>& kernel, int64_t words, bool ful
 
 int main() {
   std::printf("%s\n", kernels().name);
-  for (const int64_t count : {0, 1, 15, 16, 17, 64, 127, 128, 256})
-    for (const int nonzero : {0, 1, 4, 8}) test_nonzero(count, nonzero);
+
   for (int64_t groups = 1; groups <= 4; ++groups)
     for (const int64_t words : {0, 1, 2, 7}) {
       test_look_up(groups, words);
