@@ -25,6 +25,8 @@ template <Ranking ranking>
 constexpr RankKernels<float> rank_float = {
 #if defined(__AVX512BW__)
     classify_avx512<ranking>,
+#elif defined(__AVX2__)
+    classify_avx2<ranking>,
 #else
     classify<ranking, float>,
 #endif

@@ -1,7 +1,7 @@
 // Inner loops of the selection; see kernels.h. Included by kernels.cpp alone.
 #pragma once
 
-#if defined(__AVX512BW__)
+#if defined(__AVX2__)
 #include <immintrin.h>
 #endif
 
@@ -83,6 +83,57 @@ TileCounts classify_avx512(const float* scores, int64_t count, Window<uint32_t> 
                                    where + found, keys + found);
   return {above + rest.above, found + rest.candidates,
           rest.finite && _mm512_reduce_max_epu32(largest) < infinity_of<float>(ranking)};
+}
+#endif
+
+#if defined(__AVX2__) && !defined(__AVX512BW__)
+// 32 scores at a time, whose flags fill a vector of bytes; candidates are rare. Integers are compared as signed ones, so
+// the highest bit of all is turned.
+template <Ranking ranking>
+TileCounts classify_avx2(const float* scores, int64_t count, Window<uint32_t> window, bool* mask, int base,
+                         uint16_t* where, uint32_t* keys) {
+  const __m256i magnitude = _mm256_set1_epi32(0x7FFFFFFF), turned = _mm256_set1_epi32(INT32_MIN);
+  const __m256i low = _mm256_xor_si256(_mm256_set1_epi32(static_cast<int>(window.low)), turned);
+  const __m256i high = _mm256_xor_si256(_mm256_set1_epi32(static_cast<int>(window.high)), turned);
+  const __m256i in_order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);  // of what packing leaves
+  __m256i largest = _mm256_setzero_si256();
+  int64_t above = 0, found = 0, i = 0;
+  for (; i + 32 <= count; i += 32) {
+    __m256i below[4], inside[4];
+#pragma GCC unroll 4
+    for (int j = 0; j < 4; ++j) {
+      const __m256i bits = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(scores + i + 8 * j));
+      __m256i key = _mm256_and_si256(bits, magnitude);
+      if constexpr (ranking == Ranking::raw) {  // see raw_key_of
+        key = _mm256_sign_epi32(key, _mm256_or_si256(bits, _mm256_set1_epi32(1)));
+        key = _mm256_add_epi32(key, _mm256_set1_epi32(0x7F7FFFFF));
+      }
+      largest = _mm256_max_epu32(largest, key);
+      key = _mm256_xor_si256(key, turned);
+      below[j] = _mm256_cmpgt_epi32(high, key);
+      inside[j] = _mm256_andnot_si256(_mm256_cmpgt_epi32(low, key), below[j]);
+    }
+    const __m256i first = _mm256_packs_epi32(below[0], below[1]), last = _mm256_packs_epi32(below[2], below[3]);
+    const __m256i flags = _mm256_packs_epi16(first, last);
+    const __m256i stays = _mm256_andnot_si256(_mm256_permutevar8x32_epi32(flags, in_order), _mm256_set1_epi8(1));
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(mask + i), stays);
+    above += 32 - __builtin_popcount(static_cast<uint32_t>(_mm256_movemask_epi8(flags)));
+    const __m256i any =
+        _mm256_or_si256(_mm256_or_si256(inside[0], inside[1]), _mm256_or_si256(inside[2], inside[3]));
+    if (_mm256_testz_si256(any, any)) continue;
+    for (int j = 0; j < 4; ++j)
+      for (int lanes = _mm256_movemask_ps((__m256)inside[j]); lanes; lanes &= lanes - 1) {
+        const int64_t at = i + 8 * j + __builtin_ctz(static_cast<unsigned>(lanes));
+        where[found] = static_cast<uint16_t>(base + at);
+        keys[found++] = ranked_key<ranking>(scores[at]);
+      }
+  }
+  const TileCounts rest = classify<ranking>(scores + i, count - i, window, mask + i, base + static_cast<int>(i),
+                                            where + found, keys + found);
+  uint32_t eight[8], most = 0;
+  __builtin_memcpy(eight, &largest, sizeof eight);
+  for (const uint32_t key : eight) most = key > most ? key : most;
+  return {above + rest.above, found + rest.candidates, rest.finite && most < infinity_of<float>(ranking)};
 }
 #endif
 

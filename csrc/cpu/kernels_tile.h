@@ -70,6 +70,7 @@ void clear_where(const bool* where, int64_t count, float* __restrict values) {
   for (int64_t i = 0; i < count; ++i) values[i] = flags[i] ? 0.0f : values[i];
 }
 
+#if !defined(__AVX2__) || defined(__AVX512F__)
 // Whether 16 floats differ from those of `out` in any bit.
 inline bool any_differs(const float* values, const float* out) {
 #if defined(__AVX512F__)
@@ -78,24 +79,32 @@ inline bool any_differs(const float* values, const float* out) {
   Words32 differ = {};
   for (int part = 0; part < kParts; ++part)
     differ |= load_vector<Words32>(values + kLaneCount * part) ^ load_vector<Words32>(out + kLaneCount * part);
-#if defined(__AVX2__)
-  return !_mm256_testz_si256((__m256i)differ, (__m256i)differ);
-#else
   uint64_t halves[2];
   __builtin_memcpy(halves, &differ, sizeof halves);
   return halves[0] | halves[1];
 #endif
-#endif
 }
+#endif
 
 // Most weights stay what they are in a step: what is not stored need not go back to memory.
 void refresh_masked(const float* weight, const bool* mask, int64_t count, float* out) {
   int64_t i = 0;
+#if defined(__AVX2__) && !defined(__AVX512F__)
+  // By hand: of loops over 16 the compiler makes five times as much.
+  for (; i + 8 <= count; i += 8) {
+    const __m256i kept = _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(mask + i)));
+    const __m256 masked = _mm256_mul_ps(_mm256_loadu_ps(weight + i), _mm256_cvtepi32_ps(kept));
+    const __m256 fresh = _mm256_add_ps(masked, _mm256_setzero_ps());  // see masked_weight
+    const __m256i differ = (__m256i)_mm256_xor_ps(fresh, _mm256_loadu_ps(out + i));
+    if (!_mm256_testz_si256(differ, differ)) _mm256_storeu_ps(out + i, fresh);
+  }
+#else
   for (; i + 16 <= count; i += 16) {
     float fresh[16];
     masked_weights(weight + i, mask + i, 16, fresh);
     if (any_differs(fresh, out + i)) __builtin_memcpy(out + i, fresh, sizeof fresh);
   }
+#endif
   masked_weights(weight + i, mask + i, count - i, out + i);
 }
 
