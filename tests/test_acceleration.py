@@ -210,6 +210,16 @@ def test_zeros_are_asked_for_again_after_as_many_products_as_said(monkeypatch):
     assert skipped == [True, False, False, True, True, True, True, False, False] and len(asked) == 3
 
 
+def test_measurements_are_taken_once_by_each():
+    found, measurements = iter(range(9)), acceleration.Measurements()
+
+    def of(like: str, taker: str) -> int:
+        return measurements.of(like, taker, lambda: next(found))
+
+    assert [of("a", "first"), of("a", "second"), of("b", "first")] == [0, 0, 1]
+    assert [of("a", "second"), of("a", "first"), of("a", "third"), of("b", "third")] == [2, 2, 2, 1]
+
+
 # --- layers ------------------------------------------------------------------------------------------
 
 

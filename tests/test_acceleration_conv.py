@@ -343,3 +343,32 @@ def test_a_network_that_meets_ever_new_sizes_does_not_measure_for_ever(monkeypat
             x = draw(8, 20, size, 5)
             assert torch.allclose(layer(x), F.conv2d(x, layer.weight, layer.bias, 1, 1), atol=1e-4)
     assert len(asked) == sparse_conv.MOST_CASES
+
+
+@needs_lists
+def test_layers_that_are_alike_share_what_they_measure(monkeypatch):
+    """Until it is old: then the first of them measures again."""
+    used(monkeypatch)
+    asked: list[int] = []
+    monkeypatch.setattr(sparse_conv, "faster", lambda zeros, dense: asked.append(1) is None)
+    monkeypatch.setattr(sparse_conv, "PRODUCTS_TO_WAIT", 2)
+    alike = [make_layer(20, 20, 3, LAST, padding=1) for _ in range(3)]
+    other = make_layer(20, 20, 3, LAST, padding=1)
+    with torch.no_grad():
+        other.weight.mul_(torch.rand_like(other.weight) < 0.4)
+    x = draw(8, 20, 6, 6).requires_grad_()
+
+    def step(layers) -> int:
+        asked.clear()
+        for layer in layers:
+            layer(x).sum().backward()
+        return len(asked)
+
+    with accelerated(nn.Sequential(*alike, other)):
+        assert step(alike) == 3, "the product, the gradient of the inputs, that of the weights"
+        assert step([other]) == 2, "whose gradient of the weights is that of the same inputs"
+        again = [step([*alike, other]) for _ in range(6)]
+        # One gradient of weights every second step, from the next on; two products for each kind every third.
+        assert again == [0, 1, 4, 1, 0, 1 + 4]
+    with accelerated(alike[0]):
+        assert step(alike[:1]) == 3, "nothing is kept beyond the context"

@@ -11,7 +11,8 @@ of the rest, laid out in every step. Convolutions, often followed by a norm, who
 it from lists of their inputs, of which a ReLU before them left half.
 
 Whether any of this pays is measured: a layer's products, with the layout of the lists, against dense ones. So
-two runs of one training may differ in the order of sums, as they may on two machines.
+two runs of one training may differ in the order of sums, as they may on two machines. Layers of one size and
+about one density share what they measure.
 """
 
 import math
@@ -32,9 +33,11 @@ from supermask.search import Search
 from supermask.training.sparse_conv import (
     PRODUCTS_OF_DENSE,
     PRODUCTS_TO_WAIT,
+    Measurements,
     SparseConv,
     WeightGradient,
     computes_plainly,
+    density_about,
 )
 
 FEWEST_INPUTS = 64
@@ -66,13 +69,19 @@ def accelerated(model: nn.Module, search: Optimizer | None = None) -> Iterator[N
     if isinstance(search, Search):
         masked = {id(weight) for weight in search.masked_parameters.values()}
         layers = [layer for layer in layers if id(layer.weight) in masked]
+    measurements = Measurements()
     try:
         for module in layers:
             linear = type(module) is nn.Linear
             module.forward = (
-                partial(_forward, module, _Weights(module), WeightGradient())
+                partial(
+                    _forward,
+                    module,
+                    _Weights(module, measurements),
+                    WeightGradient(measurements=measurements),
+                )
                 if linear
-                else SparseConv(module)
+                else SparseConv(module, measurements)
             )
         yield
     finally:
@@ -111,8 +120,9 @@ def _qualifies(x: Tensor, weight: Tensor) -> bool:
 class _Weights:
     """What computes the products with a layer's weights: lists of signs, lists with values, or dense ones."""
 
-    def __init__(self, module: nn.Linear) -> None:
+    def __init__(self, module: nn.Linear, measurements: Measurements) -> None:
         self.module = module
+        self.measurements = measurements
         self._lists, self._zeros = _Lists(module), _Zeros()
         self._found: dict[tuple[int, bool], tuple[str, int]] = {}
         """(inputs, whether they want a gradient) → what was fastest, and for how many more products."""
@@ -151,7 +161,9 @@ class _Weights:
             if both:
                 torch.matmul(grad, weight)
 
-        return fastest({"lists" if signed else "zeros": leaving_out, "dense": dense}), PRODUCTS_TO_WAIT
+        candidates = {"lists" if signed else "zeros": leaving_out, "dense": dense}
+        about = weight.shape, x.shape, both, signed, density_about(weight)
+        return self.measurements.of(about, self, partial(fastest, candidates)), PRODUCTS_TO_WAIT
 
 
 class _Zeros:
@@ -213,7 +225,9 @@ def _weight_gradient(choice: WeightGradient, grad: Tensor, x: Tensor) -> Tensor:
     zeros, dense = partial(ops.weight_gradient, grad, x), partial(torch.matmul, grad.t(), x)
 
     def measured() -> tuple[bool, int]:
-        return fastest({"zeros": zeros, "dense": dense}) == "zeros", PRODUCTS_TO_WAIT
+        about = grad.shape, x.shape, "gradient", density_about(grad)
+        compared = partial(fastest, {"zeros": zeros, "dense": dense})
+        return choice.measurements.of(about, choice, compared) == "zeros", PRODUCTS_TO_WAIT
 
     return zeros() if choice.skips(len(grad), measured) else dense()
 

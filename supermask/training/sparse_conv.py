@@ -3,7 +3,8 @@
 The forward pass and the gradient of the inputs list the weights that are not 0 in every call, with their
 values, so that weights may change in between as they like. The gradient of the weights lists the inputs
 that are not 0, whatever the weights are: behind a ReLU that is about every other one. Each of the three is
-measured by itself, for every size of the inputs, against torch's.
+measured by itself, for every size of the inputs, against torch's; layers that are alike share what they
+measure.
 """
 
 import math
@@ -50,11 +51,37 @@ class _Geometry(NamedTuple):
     padding: tuple[int, int]
 
 
+class Measurements:
+    """What layers have measured, which others that are like them need not measure again.
+
+    A layer takes every measurement once: when it asks again, because that has become old, there is a new one.
+    """
+
+    def __init__(self) -> None:
+        self._found: dict[Hashable, tuple[Any, list[Any]]] = {}
+        """What is measured → the outcome, and who has taken it."""
+
+    def of(self, like: Hashable, taker: Any, measure: Callable[[], Any]) -> Any:
+        """What `measure` returns, or has returned to another that asked for the same."""
+        outcome, takers = self._found.get(like, (None, [taker]))
+        if any(taker is other for other in takers):
+            outcome, takers = measure(), []
+        takers.append(taker)
+        self._found[like] = outcome, takers
+        return outcome
+
+
+def density_about(values: Tensor) -> int:
+    """How many of 20 values are not 0."""
+    return round(20 * int(values.count_nonzero()) / max(values.numel(), 1))
+
+
 class WeightGradient:
     """Whether the gradient of a layer's weights takes less time without zeros, for every case of inputs."""
 
-    def __init__(self, most_cases: float = math.inf) -> None:
+    def __init__(self, most_cases: float = math.inf, measurements: Measurements | None = None) -> None:
         self.most_cases = most_cases
+        self.measurements = measurements or Measurements()
         self._found: dict[Hashable, tuple[bool, int]] = {}
         """Case → whether that was faster, and for how many more products this is believed."""
 
@@ -85,11 +112,12 @@ class WeightGradient:
 class SparseConv:
     """The forward pass of one convolution while it is accelerated."""
 
-    def __init__(self, module: nn.Conv2d) -> None:
+    def __init__(self, module: nn.Conv2d, measurements: Measurements | None = None) -> None:
         self.module = module
+        self.measurements = measurements or Measurements()
         self._found: dict[tuple[Any, ...], tuple[_Choice, int]] = {}
         """Sizes and format of the inputs → what leaves out zeros, and for how many more products."""
-        self._gradient = WeightGradient(MOST_CASES)
+        self._gradient = WeightGradient(MOST_CASES, self.measurements)
 
     @staticmethod
     def fits(module: nn.Module) -> bool:
@@ -132,15 +160,21 @@ class SparseConv:
         if int(weight.count_nonzero()) > UP_TO_DENSITY[ops.instruction_set() or ""] * weight.numel():
             return _Choice(False, False), PRODUCTS_OF_DENSE
         geometry = _Geometry(_pair(self.module.stride), _pair(self.module.padding))
-        dense, zeros = partial(F.conv2d, x, weight, None, *geometry), partial(_product, x, weight, geometry)
-        forward, backward = faster(zeros, dense), False
-        if wants_gradient:
-            grad = torch.ones_like(dense())
-            zeros = partial(_input_gradient, grad, x, weight, geometry)
-            backward = faster(
-                zeros, partial(_dense_gradients, grad, x, weight, geometry, None, (True, False, False))
-            )
-        return _Choice(forward, backward), PRODUCTS_TO_WAIT
+        about = weight.shape, weight.stride(), geometry, _case(x), wants_gradient, density_about(weight)
+        compared = partial(_compared, x, weight, geometry, wants_gradient)
+        return self.measurements.of(about, self, compared), PRODUCTS_TO_WAIT
+
+
+def _compared(x: Tensor, weight: Tensor, geometry: _Geometry, wants_gradient: bool) -> _Choice:
+    dense, zeros = partial(F.conv2d, x, weight, None, *geometry), partial(_product, x, weight, geometry)
+    forward, backward = faster(zeros, dense), False
+    if wants_gradient:
+        grad = torch.ones_like(dense())
+        zeros = partial(_input_gradient, grad, x, weight, geometry)
+        backward = faster(
+            zeros, partial(_dense_gradients, grad, x, weight, geometry, None, (True, False, False))
+        )
+    return _Choice(forward, backward)
 
 
 def faster(zeros: Callable[[], Any], dense: Callable[[], Any]) -> bool:
@@ -200,11 +234,14 @@ def _weight_gradient(grad: Tensor, x: Tensor, weight: Tensor, geometry: _Geometr
     return _as_torch_gives(ops.conv_weight_gradient(grad, x, weight.shape[2:], *geometry), x, weight)
 
 
-def _measured_gradient(grad: Tensor, x: Tensor, weight: Tensor, geometry: _Geometry) -> tuple[bool, int]:
+def _measured_gradient(
+    gradient: WeightGradient, grad: Tensor, x: Tensor, weight: Tensor, geometry: _Geometry
+) -> tuple[bool, int]:
     """Whether the gradient of the weights takes less time without zeros, and for how many products."""
     zeros = partial(_weight_gradient, grad, x, weight, geometry)
     dense = partial(_dense_gradients, grad, x, weight, geometry, None, (False, True, False))
-    return faster(zeros, dense), PRODUCTS_TO_WAIT
+    about = weight.shape, weight.stride(), geometry, _case(x), grad.stride(), "gradient", density_about(x)
+    return gradient.measurements.of(about, gradient, lambda: faster(zeros, dense)), PRODUCTS_TO_WAIT
 
 
 def _dense_gradients(
@@ -251,7 +288,7 @@ class _Convolution(torch.autograd.Function):
         found: list[Tensor | None] = [None, None, None]
         if for_x and ctx.choice.backward:
             found[0], for_x = _input_gradient(grad, x, weight, ctx.geometry), False
-        measured = partial(_measured_gradient, grad, x, weight, ctx.geometry)
+        measured = partial(_measured_gradient, ctx.gradient, grad, x, weight, ctx.geometry)
         if for_weight and ctx.gradient.skips(_case(x), measured):
             found[1], for_weight = _weight_gradient(grad, x, weight, ctx.geometry), False
             if for_bias:
