@@ -153,10 +153,9 @@ def before(options: argparse.Namespace) -> dict[str, Any]:
     if not options.cases or not path or not path.exists():
         return {}
     document = json.loads(path.read_text())
-    rows = [row for group in ("rows", "tickets", "networks") for row in document[group]]
     return {
-        name: next((row for row in rows if about.items() <= row.items()), None)
-        for name, (_, about, _, _) in cases().items()
+        name: next((row for row in document.get(group, []) if about.items() <= row.items()), None)
+        for name, (group, about, _, _) in cases().items()
     }
 
 
