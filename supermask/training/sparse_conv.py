@@ -178,8 +178,11 @@ def _compared(x: Tensor, weight: Tensor, geometry: _Geometry, wants_gradient: bo
 
 
 def faster(zeros: Callable[[], Any], dense: Callable[[], Any]) -> bool:
-    """Whether the first clearly takes less time. A call may take a tenth of a second, so few are made."""
-    times = medians({"zeros": zeros, "dense": dense}, least=2)
+    """Whether the first clearly takes less time.
+
+    A call may take a tenth of a second, so few are timed: three, of which one may be disturbed.
+    """
+    times = medians({"zeros": zeros, "dense": dense}, least=3)
     return times["dense"] > CLEARLY * times["zeros"]
 
 
