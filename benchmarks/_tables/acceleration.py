@@ -1,42 +1,53 @@
 """Tables of training steps that leave out zeros, in docs/performance.md."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from _tables.layout import markdown, where
 
 
+class Column(NamedTuple):
+    """Steps of one kind, over dense ones."""
+
+    way: str
+    """Its name in the document."""
+    title: str
+    bold: bool = False
+
+    def cell(self, row: dict[str, Any] | None) -> str:
+        """Empty where nothing was measured."""
+        if row is None:
+            return ""
+        ratio = f"{row[f'{self.way}/dense']:.2f}"
+        return f"**{ratio}**" if self.bold else ratio
+
+
+SEARCH = Column("edge-popup", "edge-popup over dense"), Column("accelerated", "accelerated", bold=True)
+TICKET = Column("ticket", "ticket over dense"), Column("accelerated", "accelerated", bold=True)
+
+
 def accelerated(document: dict[str, Any], _: str) -> str:
     """A search step that leaves out zeros, over a dense one."""
-    columns = {
-        "edge-popup": "edge-popup over dense",
-        "accelerated": "**",
-        "sgd accelerated": "SGD, accelerated",
-    }
-    return _widths(document, "rows", columns)
+    return _widths(document, "rows", *SEARCH, Column("sgd accelerated", "SGD, accelerated"))
 
 
 def accelerated_tickets(document: dict[str, Any], _: str) -> str:
     """A step of a held ticket that leaves out zeros, over a dense one."""
-    return _widths(document, "tickets", {"ticket": "ticket over dense", "accelerated": "**"})
+    return _widths(document, "tickets", *TICKET)
 
 
-def _widths(document: dict[str, Any], group: str, columns: dict[str, str]) -> str:
-    """Networks of linear layers; way → its column, in bold and of the same name for two asterisks."""
+def _widths(document: dict[str, Any], group: str, *columns: Column) -> str:
+    """Networks of linear layers."""
     rows = [
         [
             f"{row['width']:,}",
             f"{row['density']:g}",
             f"{row['dense']['median_ms']:.1f}",
-            *(_ratio(row, way, column == "**") for way, column in columns.items()),
+            *(column.cell(row) for column in columns),
         ]
         for row in document[group]
     ]
-    names = [way if column == "**" else column for way, column in columns.items()]
-    return _accelerated(document, ["width", "density", "dense step, ms", *names], rows)
-
-
-def _ratio(row: dict[str, Any] | None, way: str, bold: bool) -> str:
-    return "" if row is None else f"**{row[f'{way}/dense']:.2f}**" if bold else f"{row[f'{way}/dense']:.2f}"
+    head = ["width", "density", "dense step, ms", *(column.title for column in columns)]
+    return _accelerated(document, head, rows)
 
 
 def accelerated_networks(document: dict[str, Any], _: str) -> str:
@@ -51,15 +62,13 @@ def accelerated_networks(document: dict[str, Any], _: str) -> str:
             f"{case[1]}",
             f"{case[2]:g}",
             f"{row['dense']['median_ms']:,.0f}",
-            _ratio(row, "edge-popup", False),
-            _ratio(row, "accelerated", True),
-            _ratio(found["ticket"].get(case), "ticket", False),
-            _ratio(found["ticket"].get(case), "accelerated", True),
+            *(column.cell(row) for column in SEARCH),
+            *(column.cell(found["ticket"].get(case)) for column in TICKET),
         ]
         for case, row in found["search"].items()
     ]
-    head = ["network", "batch", "density", "dense step, ms", "edge-popup over dense", "accelerated", "ticket"]
-    return _accelerated(document, [*head, "ticket, accelerated"], rows)
+    head = ["network", "batch", "density", "dense step, ms", *(column.title for column in SEARCH)]
+    return _accelerated(document, [*head, "ticket", "ticket, accelerated"], rows)
 
 
 def _accelerated(document: dict[str, Any], head: list[str], rows: list[list[str]]) -> str:
