@@ -27,7 +27,7 @@ from supermask.data import Dataset, Images, Loader, iterate_eval, load_data
 from supermask.experiments.results import describe_machine
 from supermask.io import write_json
 from supermask.masks import NonFiniteScoreError
-from supermask.search.relative_steps import DEFAULT_RATE
+from supermask.search.relative_steps import default_rate
 from supermask.training.loop import DivergedError
 from supermask.training.memory_format import unsafe_in_channels_last
 from supermask.training.schedule import Schedule
@@ -35,6 +35,7 @@ from supermask.training.schedule import Schedule
 RESULTS = Path(__file__).parent / "results" / "score-steps.json"
 RATES = (
     ("relative", 0.02),
+    ("relative", 0.005),
     ("relative", 0.01),
     ("absolute", 0.1),
     ("absolute", 1.0),
@@ -117,6 +118,7 @@ class Bench:
     def __init__(self, data_root: str | None) -> None:
         self._root = data_root
         self._data: dict[str, tuple[Dataset, Images, Images]] = {}
+        self._rates: dict[str, float] = {}
 
     def accuracy(self, setting: Setting, step_size: str, lr: float, seed: int = 0) -> float:
         """Accuracy on the validation split after a search, in percent."""
@@ -152,6 +154,14 @@ class Bench:
             self._data[name] = (data, *data.split(VALIDATION, seed=0))
         return self._data[name]
 
+    def default_rate(self, name: str) -> float:
+        """The learning rate that a search takes by itself in a setting."""
+        if name not in self._rates:
+            setting = SETTINGS[name]
+            data, train, _ = self._split(setting.data)
+            self._rates[name] = default_rate(self._model(setting, data, train))
+        return self._rates[name]
+
     def _model(self, setting: Setting, data: Dataset, train: Images) -> nn.Module:
         shape = {"in_channels": data.in_channels, "image_size": data.image_size}
         model = sm.create_model(setting.model, **shape, **setting.model_args)
@@ -171,6 +181,20 @@ def runs() -> Iterator[tuple[str, str, float]]:
     for name in SETTINGS:
         for step_size, lr in RATES:
             yield name, step_size, lr
+
+
+def write(path: Path, bench: Bench, done: list[dict[str, Any]]) -> None:
+    """Write what was searched so far, with the rate that each setting has by default."""
+    document = {
+        "machine": describe_machine("cpu", threads=1, jobs=1),
+        "seed": 0,
+        "settings": {name: asdict(setting) for name, setting in SETTINGS.items()},
+        "default_rates": {
+            name: bench.default_rate(name) for name in sorted({run["setting"] for run in done})
+        },
+        "runs": done,
+    }
+    write_json(path, document)
 
 
 def main() -> None:
@@ -201,13 +225,7 @@ def main() -> None:
             {"setting": name, "step_size": step_size, "lr": lr, "validation": accuracy, "cpu_seconds": cpu}
         )
         print(f"{name}, {step_size} {lr:g}: {accuracy} % ({cpu:.0f} s)", flush=True)
-        settings = {name: asdict(setting) for name, setting in SETTINGS.items()}
-        about = {
-            "machine": describe_machine("cpu", threads=1, jobs=1),
-            "seed": 0,
-            "default_rate": DEFAULT_RATE,
-        }
-        write_json(arguments.results, {**about, "settings": settings, "runs": done})
+        write(arguments.results, bench, done)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import supermask as sm
-from supermask.search.relative_steps import BETA2, DEFAULT_RATE
+from supermask.search.relative_steps import BETA2
 
 
 def net() -> nn.Module:
@@ -97,9 +97,24 @@ def test_a_given_rate_means_what_it_always_meant_and_none_means_relative_steps()
     assert "sizes" not in next(iter(by_rate.state.values()))
     untuned = sm.EdgePopup(sm.randomize_(net()), density=0.4)
     group = untuned.param_groups[0]
-    assert untuned.step_size == "relative" and group["lr"] == DEFAULT_RATE
+    assert untuned.step_size == "relative" and group["lr"] == 0.005
     assert group["momentum"] == 0.9 and group["nesterov"] is True
     assert sm.EdgePopup(net(), density=0.4, momentum=0.0).param_groups[0]["nesterov"] is False
+
+
+@pytest.mark.parametrize(
+    ("norm", "rate"),
+    [
+        (nn.BatchNorm1d(20), 0.02),
+        (nn.BatchNorm1d(20, affine=False), 0.02),
+        (nn.SyncBatchNorm(20), 0.02),
+        (nn.LayerNorm(20), 0.005),
+        (nn.Identity(), 0.005),
+    ],
+)
+def test_the_rate_that_stands_in_is_larger_behind_batch_norms(norm, rate):
+    model = sm.randomize_(nn.Sequential(nn.Linear(30, 20), norm, nn.ReLU(), nn.Linear(20, 5)))
+    assert sm.EdgePopup(model, density=0.4).param_groups[0]["lr"] == rate
 
 
 @pytest.mark.parametrize(

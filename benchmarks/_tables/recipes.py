@@ -61,7 +61,7 @@ RULES = {"relative": "relative", "absolute": "SGD", "adam": "Adam"}
 
 def untuned(document: dict[str, Any], _: str) -> str:
     """Searches without a learning rate beside grids of rates, by setting."""
-    default, found = document["default_rate"], {}
+    found: dict[str, dict[tuple[str, float], float]] = {}
     for run in document["runs"]:
         accuracy = float("nan") if run["validation"] is None else run["validation"]
         found.setdefault(run["setting"], {})[run["step_size"], run["lr"]] = accuracy
@@ -74,7 +74,7 @@ def untuned(document: dict[str, Any], _: str) -> str:
         if len(cells) < ENOUGH:
             continue
         best = max(cells.values())
-        own = cells.get(("relative", default))
+        own = cells.get(("relative", document["default_rates"][setting]))
         gap = "" if own is None else f"{own - best:+.1f}".replace("-", "−").replace("+0.0", "0.0")
         shown = [f"{cells[rate]:.1f}" if rate in cells else "" for rate in columns]
         rows.append([setting, *(f"**{x}**" if x and float(x) == round(best, 1) else x for x in shown), gap])

@@ -25,12 +25,14 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 STEP_SIZES = ("absolute", "relative")
 """The base rule moves scores by their gradients, or by gradients in units of the layer."""
-DEFAULT_RATE = 0.02
+RATE, RATE_WITH_BATCH_NORMS = 0.005, 0.02
+"""Learning rates of a search that is given none. Behind a batch norm the outputs of a layer keep their scale,
+however much of its mask changes; without one, large steps silence units or let outputs grow, and do harm."""
 DEFAULT_MOMENTUM: dict[str, Any] = {"momentum": 0.9, "nesterov": True}
 """What a search takes that is given no learning rate."""
 BETA2 = 0.95
@@ -44,8 +46,18 @@ class RateOwner(Protocol):
     has_default_rate: bool
 
 
+def default_rate(model: nn.Module) -> float:
+    """The learning rate of relative steps on a network, by whether it has batch norms.
+
+    `benchmarks/score_steps.py` measured both on validation data.
+    """
+    has_norms = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules())
+    return RATE_WITH_BATCH_NORMS if has_norms else RATE
+
+
 def settle_rule(
     search: RateOwner,
+    model: nn.Module,
     lr: float | None,
     base: str | Callable[..., Optimizer] | None,
     step_size: str | None,
@@ -54,10 +66,11 @@ def settle_rule(
     """Learning rate, base rule, step size and options of the rule, from what a search was given.
 
     A learning rate alone means plain SGD by it, as published. No learning rate means relative steps at
-    `DEFAULT_RATE`.
+    `default_rate(model)`.
 
     Args:
         search: Says whether the defaults were measured for it.
+        model: The network that is searched.
         lr, base, step_size, options: What the user said; None for nothing.
 
     Raises:
@@ -77,7 +90,7 @@ def settle_rule(
     given = {**DEFAULT_MOMENTUM, **options}
     if not given["momentum"] and "nesterov" not in options:
         given["nesterov"] = False
-    return DEFAULT_RATE, "sgd", "relative", given
+    return default_rate(model), "sgd", "relative", given
 
 
 def first_sizes(step_size: str, score: Tensor, weight: Tensor) -> dict[str, Tensor]:
