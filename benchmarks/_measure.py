@@ -180,6 +180,31 @@ def arguments(description: str, parser: argparse.ArgumentParser | None = None) -
     return parsed
 
 
+def with_earlier(
+    options: argparse.Namespace, name: str, of: Mapping[str, Any], label: Callable[[Any], str]
+) -> list[Any]:
+    """The rows of `of`, and those that an earlier run of other cases left in the file, in the order of `of`.
+
+    Args:
+        options: Those of `arguments`; with `cases`, words that choose some, what is left in the file stays.
+        name: The name of the results.
+        of: Name of every case that there is → its row, or None where it was not measured now.
+        label: What a row's case is called.
+    """
+    path = options.out and options.out / f"{name}.json"
+    earlier = {}
+    if getattr(options, "cases", None) and path and path.exists():
+        earlier = {label(row): row for row in json.loads(path.read_text())["rows"]}
+    rows = [row or earlier.get(case) for case, row in of.items()]
+    return [row for row in rows if row]
+
+
+def chosen(options: argparse.Namespace, case: str) -> bool:
+    """Whether a case is to be measured: its name contains one of the words of `--cases`, if any."""
+    words = getattr(options, "cases", None)
+    return not words or any(each in case for each in words)
+
+
 def name_here(name: str) -> str:
     """The name of results: `_avx2` marks those of a machine that ATEN_CPU_CAPABILITY limits to AVX2."""
     return f"{name}_avx2" if os.environ.get("ATEN_CPU_CAPABILITY") == "avx2" else name

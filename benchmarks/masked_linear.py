@@ -29,7 +29,16 @@ from typing import Any, NamedTuple
 
 import _rivals
 import torch
-from _measure import CLOCKS, arguments, check_not_slower, interleave, name_here, report
+from _measure import (
+    CLOCKS,
+    arguments,
+    check_not_slower,
+    chosen,
+    interleave,
+    name_here,
+    report,
+    with_earlier,
+)
 from _plot import plot_speedups
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -244,6 +253,14 @@ def machine_limits(clock: str = "wall") -> dict[str, float]:
     return limits
 
 
+def name_of(case: tuple[tuple[int, int], str, float, int, torch.dtype, bool]) -> str:
+    """What a case is called, as `label` calls its row."""
+    (outputs, inputs), init, density, batch, dtype, cold = case
+    names = ("outputs", "inputs", "init", "density", "batch", "dtype", "rotated")
+    values = (outputs, inputs, init, density, batch, f"{dtype}"[6:], cold)
+    return label(dict(zip(names, values, strict=True)))
+
+
 def label(row: dict[str, Any]) -> str:
     kind = f"{'±σ' if row['init'] == 'sign' else row['init']} {row['dtype']}"
     where = "from memory" if row["rotated"] else "resident"
@@ -264,6 +281,9 @@ def parser() -> argparse.ArgumentParser:
         help="inputs; a single one meets the weights of a large layer from memory",
     )
     own.add_argument("--dtypes", nargs="+", choices=("float32", "bfloat16"), help="type of the inputs")
+    own.add_argument(
+        "--cases", nargs="+", metavar="WORDS", help="only cases whose names contain one of these"
+    )
     own.add_argument("--clock", choices=("wall", "cpu"), default="wall", help="cpu: time of the processor")
     return own
 
@@ -297,8 +317,12 @@ def main() -> None:
         limits = machine_limits(clock)
         print(limits, flush=True)
         settings = 0.6 * options.seconds, options.threads, clock
-        rows = [compare(case, limits, *settings) for case in cases(options)]
+        found = {
+            name_of(case): compare(case, limits, *settings) if chosen(options, name_of(case)) else None
+            for case in cases(options)
+        }
     name = name_here("masked_linear")
+    rows = with_earlier(options, name, found, label)
     more = {
         "clock": clock,
         "instructions": ops.instruction_set(),

@@ -14,11 +14,11 @@ import argparse
 import copy
 import os
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from _measure import CLOCKS, arguments, check_not_slower, interleave, ratio, report
+from _measure import CLOCKS, arguments, check_not_slower, chosen, interleave, ratio, report, with_earlier
 from _plot import plot_speedups
 from _tables.performance import network_of
 from torch import Tensor, nn
@@ -112,26 +112,46 @@ def compare(name: str, batch: int, init: str, seconds: float, clock: str = "wall
     }
 
 
+def case_of(row: Mapping[str, Any]) -> str:
+    """What a row's case is called."""
+    return f"{network_of(row)}, batch {row['batch']}"
+
+
 @torch.no_grad()
 def main() -> None:
     """All networks, at each of their batch sizes."""
     own = argparse.ArgumentParser()
     own.add_argument("--clock", choices=tuple(CLOCKS), default="wall", help="cpu: time of the processor")
     own.add_argument("--networks", nargs="+", choices=tuple(NETWORKS), help="all by default")
+    own.add_argument(
+        "--cases",
+        nargs="+",
+        metavar="WORDS",
+        help="only cases (network, batch N) whose names contain one of these",
+    )
     options = arguments("packed networks against dense ones", own)
     clock = getattr(options, "clock", "wall")
     os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", str(options.threads))
     runs = [(name, batch, "signed_constant") for name, (_, batches) in NETWORKS.items() for batch in batches]
     runs += [(name, batch, "kaiming_normal") for name, batch in OTHER_WEIGHTS]
     wanted = getattr(options, "networks", None) or NETWORKS
-    rows = [compare(*run, options.seconds / 2, clock) for run in runs if run[0] in wanted]
+    found = {
+        case_of({"network": name, "batch": batch, "init": init}): compare(
+            name, batch, init, options.seconds / 2, clock
+        )
+        if chosen(options, case_of({"network": name, "batch": batch, "init": init}))
+        else None
+        for name, batch, init in runs
+        if name in wanted
+    }
+    rows = with_earlier(options, "packed_models", found, case_of)
     report("packed_models", options, rows, clock=clock)
     if options.out:
-        cases = {f"{network_of(row)}, batch {row['batch']}": row["against"] for row in rows}
+        cases = {case_of(row): row["against"] for row in rows}
         plot_speedups(cases, "how many times faster packed float32 is", options.out / "packed_models.png")
     check_not_slower(
         {
-            f"{network_of(row)}, batch {row['batch']}, {kind}": factor
+            f"{case_of(row)}, {kind}": factor
             for row in rows
             for kind, factor in (
                 ("float32", 1 / row["against"]["dense"]),

@@ -6,14 +6,16 @@ rows: one layer of three sizes; all layers of a ResNet-18 in one call, each with
 ranked together; and 2:4, against `topk` over groups of four, as pruning scripts do it.
 
 python benchmarks/selection.py [--threads 2 | --device cuda] [--out DIR]
+ATEN_CPU_CAPABILITY=avx2 python benchmarks/selection.py [--threads 2] [--out DIR]
 """
 
 import itertools
+import os
 from collections.abc import Callable
 from typing import Any
 
 import torch
-from _measure import arguments, interleave, ratio, report
+from _measure import arguments, interleave, name_here, ratio, report
 from torch import Tensor
 
 from supermask import ops
@@ -109,7 +111,8 @@ def main() -> None:
         compare(what, make(shapes, options.device), options.seconds, options.device)
         for what, (make, shapes) in cases.items()
     ]
-    report("selection", options, rows, lambda row: row["what"])
+    limit = os.environ.get("ATEN_CPU_CAPABILITY")
+    report(name_here("selection"), options, rows, lambda row: row["what"], limit=limit)
 
 
 if __name__ == "__main__":

@@ -148,7 +148,7 @@ def test_results_depend_neither_on_threads_nor_on_the_rest_of_the_batch(operator
     finally:
         torch.set_num_threads(threads)
     assert torch.equal(results[0], results[1]) and torch.equal(results[0], results[2])
-    for inputs in (1, 3, 4):
+    for inputs in (1, 3, 4, 11, 12, 31, 64):
         assert torch.equal(call(x[:inputs]), results[0][:inputs])
 
 
@@ -240,6 +240,36 @@ def test_each_number_of_inputs_has_its_operator(scheme, instructions, few, monke
         assert names == [f"linear_from_{few}"] * 3 + ["linear_from_lists"]
     else:
         assert names == ["linear_from_values"] * 2 + ["dense"] * 2
+
+
+@needs_native
+@pytest.mark.parametrize(("instructions", "few"), [("avx512", "triples"), ("avx2", "planes")])
+def test_many_inputs_meet_triples_where_lists_would_be_long(instructions, few, monkeypatch):
+    monkeypatch.setattr(linear.ops, "instruction_set", lambda: instructions)
+    monkeypatch.setattr(linear, "_limits", {})
+    layer = make_layer("sign", 0.5, 512, 600)
+    for dtype in (torch.float32, torch.bfloat16):
+        assert layer.kernel(torch.empty(1, 600, dtype=dtype)) == f"linear_from_{few}"
+        assert layer.kernel(torch.empty(64, 600, dtype=dtype)) == "linear_from_triples"
+
+
+@needs_native
+@pytest.mark.parametrize("instructions", ["avx512", "avx2"])
+def test_a_small_layer_is_packed_for_many_inputs_and_for_those_of_16_bits(instructions, monkeypatch):
+    monkeypatch.setattr(linear.ops, "instruction_set", lambda: instructions)
+    monkeypatch.setattr(linear, "_limits", {})
+    model = sm.randomize_(nn.Sequential(nn.Linear(300, 100)), seed=1)
+    ticket = sm.EdgePopup(model, density=0.3, lr=0.1).ticket()
+    layer = pack(model, ticket)[0]
+    kinds = {
+        (dtype, inputs): layer.kernel(torch.empty(inputs, 300, dtype=dtype))
+        for dtype in (torch.float32, torch.bfloat16)
+        for inputs in (1, 64)
+    }
+    assert kinds.pop((torch.float32, 1)) == "dense"
+    assert all(kind.startswith("linear_from_") for kind in kinds.values())
+    rounding = pack(model, ticket, activations="int8")[0]
+    assert type(rounding) is nn.Linear, "rounding gains nothing there"
 
 
 @needs_native
@@ -376,7 +406,7 @@ def test_a_packed_network_computes_what_its_ticket_does(init, monkeypatch):
 
 @pytest.mark.parametrize(
     ("init", "size", "density"),
-    [("signed_constant", 255, 0.3), ("kaiming_normal", 2047, 0.3), ("kaiming_normal", 2048, 0.7)],
+    [("signed_constant", 127, 0.3), ("kaiming_normal", 2047, 0.3), ("kaiming_normal", 2048, 0.7)],
 )
 def test_layers_that_packing_would_slow_down_stay_dense(init, size, density):
     model = sm.randomize_(nn.Sequential(nn.Linear(size, size)), init)

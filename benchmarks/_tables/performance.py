@@ -192,7 +192,8 @@ def selection(document: dict[str, Any], _: str) -> str:
             for name in ours
         ]
     head = ["scores", "selection", "ms", "over kthvalue or topk", "over sort"]
-    return f"{where(document['machine'], 'selection')}\n\n" + markdown(head, rows)
+    limit = f" with ATEN_CPU_CAPABILITY={document['limit']}" if document.get("limit") else ""
+    return f"{where(document['machine'], 'selection')}{limit}\n\n" + markdown(head, rows)
 
 
 def loaders(document: dict[str, Any], _: str) -> str:

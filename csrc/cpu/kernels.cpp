@@ -7,6 +7,7 @@
 #include "kernels_lists.h"
 #include "kernels_packed.h"
 #include "kernels_planes.h"
+#include "kernels_rows.h"
 #include "kernels_select.h"
 #include "kernels_tile.h"
 #include "kernels_transpose.h"
@@ -63,6 +64,8 @@ const Kernels SUPERMASK_TABLE = {
     .triple_sums = triple_sums,
     .look_up_1 = look_up<1>,
     .look_up_4 = look_up<4>,
+    .triple_rows = triple_rows,
+    .add_rows = add_rows,
     .subset_sums = subset_sums,
     .add_planes_1 = add_planes<1>,
     .add_planes_4 = add_planes<4>,

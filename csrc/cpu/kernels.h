@@ -127,6 +127,11 @@ struct Kernels {
   // out[input][group][16] of up to four groups of 16 outputs, for one input and for four.
   void (*look_up_1)(const uint32_t* codes, int64_t words, int64_t groups, const float* tables, float* out);
   void (*look_up_4)(const uint32_t* codes, int64_t words, int64_t groups, const float* tables, float* out);
+  // Tables of 32 rows of 16 inputs side by side for triples of features, kernels_rows.h; and sums[group][16 outputs]
+  // [16 inputs] += the rows that codes name, of up to four groups. Codes that lie `next` words ahead are asked for.
+  void (*triple_rows)(const float* inputs, int64_t triples, float* tables);
+  void (*add_rows)(const uint32_t* codes, int64_t words, int64_t groups, const float* tables, float* sums,
+                   int64_t next);
   // Tables of the 8 sums of some of three inputs each.
   void (*subset_sums)(const float* inputs, int64_t triples, float* tables);
   // out[input][group][16] += the sums that planes of bits name, of one input or four, whose tables are `apart`.

@@ -48,6 +48,8 @@ inline Floats add_product(Floats a, Floats b, Floats c) {
 #endif
 }
 
+alignas(64) constexpr float kZeros[64] = {};
+
 // kWidth times 16 columns side by side.
 template <int kWidth, int kChains>
 struct Sums {
@@ -80,6 +82,14 @@ struct Sums {
         chains[c][v] = (Floats)(kPlus ? _mm512_mask_add_ps(sum, mask, sum, value)
                                       : _mm512_mask_sub_ps(sum, mask, sum, value));
       }
+    }
+#elif defined(__AVX2__)
+    // Without masks, rows of zeros.
+    for (int c = 0; c + 1 < kChains; ++c) {
+      const int64_t here = (from + c - to) >> 31;
+      const intptr_t zeros = reinterpret_cast<intptr_t>(kZeros);
+      const intptr_t row = reinterpret_cast<intptr_t>(panel + kFloats * entries[(from + c) & here]);
+      add<kPlus>(c, reinterpret_cast<const float*>(zeros + ((row - zeros) & here)));
     }
 #else
     for (; from < to; ++from) add<kPlus>(0, panel + kFloats * entries[from]);

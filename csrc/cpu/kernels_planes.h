@@ -56,8 +56,8 @@ inline void add_planes_part(const uint32_t* planes, int64_t words, int64_t strid
     for (int v = 0; v < kVectors; ++v) {
       plus[v] = load_vector<Words32>(planes + kLaneCount * v);
       minus[v] = load_vector<Words32>(planes + stride + kLaneCount * v);
-      __builtin_prefetch(planes + kLaneCount * v + kAhead);
-      __builtin_prefetch(planes + stride + kLaneCount * v + kAhead);
+      prefetch_ahead(planes + kLaneCount * v + kAhead);
+      prefetch_ahead(planes + stride + kLaneCount * v + kAhead);
     }
 #pragma GCC unroll 10
     for (int triple = 0; triple < kPlaneTriples; ++triple, tables += 8) {

@@ -1,8 +1,8 @@
 // Inner loop of layers with any packed weights: bits of the mask, and the values that it keeps one after the
 // other. See kernels.h. Included by kernels.cpp alone.
 //
-// Eight weights at a time and by a table of places, also where registers hold 16 and an instruction expands
-// them: on Zen 4 it takes more than twice the time.
+// Values go to the lanes of a register of 16 by an instruction of AVX-512, from a register: on Zen 4 it takes many times
+// as long from memory. Without it they go to those of a register of eight by a table of places.
 #pragma once
 
 #include "kernels_packed.h"
@@ -10,6 +10,25 @@
 namespace supermask {
 namespace {
 
+#if defined(__AVX512F__)
+constexpr int kExpanded = 16;
+typedef __m512 Expanded;
+
+inline Expanded expand(Expanded values, uint32_t bits) {
+  // Zeros to put values among: with a mask that clears, Zen 4 waits for what the register held before.
+  Expanded zeros = {};
+  asm("" : "+v"(zeros), "+v"(values));  // and values from a register
+  return _mm512_mask_expand_ps(zeros, static_cast<__mmask16>(bits), values);
+}
+inline Expanded expanded(const float* values, uint32_t bits) { return expand(_mm512_loadu_ps(values), bits); }
+inline Expanded expanded(const BFloat16* values, uint32_t bits) {
+  const __m256i halves = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(values));
+  return expand((Expanded)_mm512_slli_epi32(_mm512_cvtepu16_epi32(halves), 16), bits);
+}
+inline Expanded load_inputs(const float* from) { return _mm512_loadu_ps(from); }
+inline Expanded multiply_add(Expanded a, Expanded b, Expanded c) { return _mm512_fmadd_ps(a, b, c); }
+inline float sum_of(Expanded lanes) { return _mm512_reduce_add_ps(lanes); }
+#else
 #if defined(__AVX2__)
 typedef __m256 Octet;
 
@@ -60,34 +79,43 @@ inline Octet expand(Octet values, uint32_t bits) {
 }
 #endif
 
+constexpr int kExpanded = 8;
+typedef Octet Expanded;
+
+template <class Value>
+inline Expanded expanded(const Value* values, uint32_t bits) {
+  return expand(load_octet(values), bits);
+}
+inline Expanded load_inputs(const float* from) { return load_octet(from); }
+inline float sum_of(Expanded lanes) {
+  float sum = 0;
+  for (int lane = 0; lane < kExpanded; ++lane) sum += lanes[lane];
+  return sum;
+}
+#endif
+
 // sums[i] = the kept weights of one output times input i; inputs are padded to whole words and lie `apart`
 // from one another. Nothing beyond end[32] is read, whatever the masks.
 template <class Value, int kBatch>
 void dot_kept(const uint32_t* masks, int64_t words, const Value* values, const Value* end,
               const float* inputs, int64_t apart, float* sums) {
-  Octet totals[kBatch][2] = {};
+  Expanded totals[kBatch][2] = {};
   for (int64_t word = 0; word < words; ++word, inputs += 32) {
     const uint32_t mask = masks[word];
     if (values > end) values = end;
     // A word takes two lines of floats at most.
-    __builtin_prefetch(values + kAhead);
-    if constexpr (sizeof(Value) == 4) __builtin_prefetch(values + kAhead + 16);
+    prefetch_ahead(values + kAhead);
+    if constexpr (sizeof(Value) == 4) prefetch_ahead(values + kAhead + 16);
 #pragma GCC unroll 4
-    for (int part = 0; part < 4; ++part) {
-      const int before = __builtin_popcount(mask & ((1u << 8 * part) - 1));
-      const Octet weights = expand(load_octet(values + before), (mask >> 8 * part) & 255u);
+    for (int part = 0; part < 32 / kExpanded; ++part) {
+      const int from = kExpanded * part, before = __builtin_popcount(mask & ((1u << from) - 1));
+      const Expanded weights = expanded(values + before, (mask >> from) & ((1u << kExpanded) - 1));
       for (int b = 0; b < kBatch; ++b)
-        totals[b][part % 2] =
-            multiply_add(weights, load_octet(inputs + b * apart + 8 * part), totals[b][part % 2]);
+        totals[b][part % 2] = multiply_add(weights, load_inputs(inputs + b * apart + from), totals[b][part % 2]);
     }
     values += __builtin_popcount(mask);
   }
-  for (int b = 0; b < kBatch; ++b) {
-    const Octet both = totals[b][0] + totals[b][1];
-    float sum = 0;
-    for (int lane = 0; lane < 8; ++lane) sum += both[lane];
-    sums[b] = sum;
-  }
+  for (int b = 0; b < kBatch; ++b) sums[b] = sum_of(totals[b][0] + totals[b][1]);
 }
 
 }  // namespace

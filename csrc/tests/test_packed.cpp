@@ -1,6 +1,7 @@
 // The inner loops of packed linear layers and of the gradients of their weights, on integers, whose sums are exact in any
 // order. Buffers are allocated to the element, so that the sanitizers see every step over an end.
 #include <algorithm>
+#include <cmath>
 #include <vector>
 
 #include "check.h"
@@ -37,6 +38,19 @@ void test_look_up(int64_t groups, int64_t words) {
         sum += small_sign(row * features + f) * small_input(input * features + f);
       expect(four[input * outputs + row] == static_cast<float>(sum), "four inputs looked up");
       if (input == 0) expect(one[row] == static_cast<float>(sum), "one input looked up");
+    }
+  // Four inputs among 16 side by side, the others 0, in two goes where there are two words or more.
+  const int64_t half = words / 2;
+  std::vector<float> turned(16 * features), rows(6 * words * 512, NAN), sums(16 * outputs, 2.0f);
+  for (int64_t f = 0; f < features; ++f)
+    for (int64_t input = 0; input < 4; ++input) turned[16 * f + 4 * input] = inputs[input * features + f];
+  kernels().triple_rows(turned.data(), 6 * words, rows.data());
+  kernels().add_rows(codes.data(), half, groups, rows.data(), sums.data(), 0);
+  kernels().add_rows(codes.data() + outputs * half, words - half, groups, rows.data() + 6 * half * 512, sums.data(), 0);
+  for (int64_t row = 0; row < outputs; ++row)
+    for (int64_t input = 0; input < 16; ++input) {
+      const float sum = input % 4 ? 0 : four[input / 4 * outputs + row];
+      expect(sums[16 * row + input] == 2 + sum, "inputs side by side");
     }
 }
 

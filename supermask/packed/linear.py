@@ -36,7 +36,8 @@ LAYOUTS = {
 # type, as benchmarks/masked_linear.py times them. Above, and where nothing is said, dense weights serve.
 UNLIMITED = 1 << 62
 UP_TO_INPUTS = {
-    ("linear_from_triples", "avx512"): {4: UNLIMITED, 2: 32},
+    ("linear_from_triples", "avx512"): {4: UNLIMITED, 2: UNLIMITED},
+    ("linear_from_triples", "avx2"): {4: UNLIMITED, 2: UNLIMITED},
     ("linear_from_planes", "avx2"): {4: 32, 2: 4},
     ("linear_from_lists", "avx512"): {4: UNLIMITED, 2: UNLIMITED},
     ("linear_from_lists", "avx2"): {4: UNLIMITED},
@@ -44,13 +45,17 @@ UP_TO_INPUTS = {
     ("linear_from_values", "avx2"): {4: 4, 2: 1},
 }
 FEW_INPUTS = {"avx2": "linear_from_planes"}  # of signed constants; on other instruction sets, triples
-LISTS_FROM_INPUTS = {"avx512": 48, "avx2": 16}
-LISTS_UP_TO_DENSITY = {"avx512": 0.35, "avx2": 0.55}
+MANY_FROM_INPUTS = {"avx512": 48, "avx2": 12}  # for which lists serve, or else triples
+LEAST_OF_MANY = 5  # of which lists and triples for many inputs are measured
+LISTS_UP_TO_DENSITY = {"avx512": 0.35, "avx2": 0.32}
 LISTS_FROM_FEATURES = 512  # inputs and outputs; below, arranging the inputs costs too much
 VALUES_UP_TO_DENSITY = 0.5
 VALUE_TYPES = (torch.float32, torch.bfloat16)
-# Layers with fewer weights stay dense: calls cost what they save, and values only save time to memory.
-SMALLEST_SIGNS = 1 << 16
+# Layers with fewer weights stay dense: calls cost what they save, and values only save time to memory. Small
+# ones are packed for inputs of 16 bits, whose dense calls cost more, and serve at least so many of float32.
+SMALLEST_SIGNS = 1 << 14
+SMALLEST_SIGNS_ALONE = 1 << 16
+SMALL_FROM_INPUTS = 8
 SMALLEST_VALUES = 1 << 22
 
 ACTIVATIONS = (None, "int8")
@@ -102,6 +107,7 @@ class PackedLinear(Placed):
         self.density = int(weights.count_nonzero()) / max(weights.numel(), 1)
         self.tuned: dict[tuple[torch.dtype, int], str] = {}  # (type, number of inputs) → what `tune` found
         self.signed = scale is not None
+        self.small = self.signed and SMALLEST_SIGNS <= weights.numel() < SMALLEST_SIGNS_ALONE
         self.operators = self._operators(min(weights.shape))
         self.lay_out(weights.detach())
         self.register_buffer("bias", None if bias is None else bias.detach().clone())
@@ -115,7 +121,8 @@ class PackedLinear(Placed):
         instructions = ops.instruction_set() or ""
         few = FEW_INPUTS.get(instructions, "linear_from_triples")
         lists = self.density <= LISTS_UP_TO_DENSITY.get(instructions, 0) and features >= LISTS_FROM_FEATURES
-        return (few, "linear_from_lists") if lists else (few,)
+        many = "linear_from_lists" if lists else "linear_from_triples"
+        return (few, many) if many != few else (few,)
 
     def packed_for_cpu(self, weights: Tensor) -> dict[str, Tensor]:
         return {
@@ -150,7 +157,7 @@ class PackedLinear(Placed):
         """
         weights = layer.weight.detach()
         if draw.magnitude is not None:
-            if weights.numel() < SMALLEST_SIGNS:
+            if weights.numel() < (SMALLEST_SIGNS if activations is None else SMALLEST_SIGNS_ALONE):
                 return None
             return cls(weights.sign().to(torch.int8), draw.magnitude, layer.bias, activations)
         kept = int(weights.count_nonzero())
@@ -193,7 +200,10 @@ class PackedLinear(Placed):
         return tuned
 
     def _kernel_by_rule(self, x: Tensor) -> str:
-        inputs = 1 if torch.compiler.is_exporting() else x.numel() // (self.in_features or 1)
+        exports = torch.compiler.is_exporting()
+        inputs = 1 if exports else x.numel() // (self.in_features or 1)
+        if self.small and inputs < SMALL_FROM_INPUTS and x.dtype == torch.float32 and not exports:
+            return "dense"
         from_inputs, most = _limits_of(self.operators, x.device, x.dtype)
         which = -1 if inputs >= from_inputs else 0
         return self.operators[which] if inputs <= most[which] and self._has_values_of_a_type() else "dense"
@@ -210,10 +220,10 @@ class PackedLinear(Placed):
         """Measure what can serve x, and use the fastest for as many inputs of its type from now on."""
         if self.activations is not None or self.on_gpu or x.device.type != "cpu":
             return None
-        names = [
-            name for name in self.operators if ops.is_native(name, x.device) and self._has_values_of_a_type()
-        ]
         key = (x.dtype, x.numel() // (self.in_features or 1))
+        # The second one is for many: among few it would be chosen by chance alone.
+        held = self.operators if key[1] >= LEAST_OF_MANY else self.operators[:1]
+        names = [name for name in held if ops.is_native(name, x.device) and self._has_values_of_a_type()]
         with torch.no_grad():  # forward itself, past the hook that asks for this
             names += ["dense", "prepacked"] if self._may_be_prepacked(x) else ["dense"]
             return Choice.measured(self.tuned, key, names, lambda: self.forward(x))
@@ -297,7 +307,7 @@ def _limits_of(
             else -1
             for name in operators
         )
-        _limits[key] = LISTS_FROM_INPUTS.get(instructions, 0), most
+        _limits[key] = MANY_FROM_INPUTS.get(instructions, 0), most
     return _limits[key]
 
 

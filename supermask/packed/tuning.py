@@ -28,8 +28,6 @@ CLEARLY = 1.15
 """How many times as fast as dense ones packed weights are where a layer alone is believed."""
 SURELY = 1.05
 """The same for weights in oneDNN's layout over plain ones."""
-AS_FAST = 1.02
-"""How many times as long as the fastest a network may take from fewer bytes."""
 
 
 def fastest(candidates: Mapping[str, Callable[[], Any]]) -> str:
@@ -138,7 +136,7 @@ def tune(model: nn.Module, example: Tensor | tuple[Any, ...]) -> None:
 
 
 def _settle(choices: list[Choice], run: Callable[[], Any]) -> None:
-    """Take what serves the whole network best: of what takes no longer, the most packed layers."""
+    """Take what serves the whole network fastest."""
     variants = list(
         dict.fromkeys(
             tuple(choice.for_gain(least) for choice in choices) for least in (1.0, CLEARLY, math.inf)
@@ -158,5 +156,4 @@ def _settle(choices: list[Choice], run: Callable[[], Any]) -> None:
     times = medians(
         {names: partial(run_with, names) for names in variants}, NETWORK_ROUNDS, NETWORK_SECONDS, again=True
     )
-    shortest = min(times.values())
-    take(next(names for names in variants if times[names] <= AS_FAST * shortest))
+    take(min(variants, key=times.__getitem__))
