@@ -72,6 +72,8 @@ PARALLEL_RULES: dict[str, dict[str, Any]] = {
     "Adam 0.002": {"search_lr": 0.002},
     "Adam 0.005": {"search_lr": 0.005},
 }
+#: Rates and numbers of weights that relative steps were tried with over ten epochs.
+PARALLEL_LONG = ((8, 0.02), (8, 0.05), (8, 0.1), (16, 0.05), (16, 0.1))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -108,13 +110,24 @@ def lines() -> Iterator[Line]:
     for rule, options in PARALLEL_RULES.items():
         for method in searches:
             yield Line("parallel", method, f"8 weights, 5 epochs, {rule}", {**parallel(8), **options})
-        raw = {**parallel(8), **options, "search_args": {**options.get("search_args", {}), "ranking": "raw"}}
-        yield Line("parallel", "edge-popup", f"8 weights, 5 epochs, {rule}, raw ranking", raw)
+        yield Line(
+            "parallel", "edge-popup", f"8 weights, 5 epochs, {rule}, raw ranking", raw(parallel(8), options)
+        )
+    for count, rate in PARALLEL_LONG:
+        options = {**parallel(count), **RELATIVE, "search_lr": rate, "epochs": 9.9}
+        yield Line("parallel", "signed-supermask", f"{count} weights, relative {rate}", options)
+        yield Line("parallel", "edge-popup", f"{count} weights, relative {rate}, raw ranking", raw(options))
 
 
 def parallel(count: int) -> dict[str, Any]:
     """What all lines with `count` weights for each connection change."""
     return {"model_args": {"width": 0.25, "parallel_weights": count}, "epochs": 5.0, "amp": "none"}
+
+
+def raw(*options: dict[str, Any]) -> dict[str, Any]:
+    """All `options`, later ones over earlier ones, with scores that rank by their value."""
+    together = {name: value for some in options for name, value in some.items()}
+    return {**together, "search_args": {**together.get("search_args", {}), "ranking": "raw"}}
 
 
 def config_of(line: Line, data_root: str | None = None) -> CompareConfig:
