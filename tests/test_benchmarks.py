@@ -216,6 +216,7 @@ def test_a_benchmark_fails_where_ours_is_slower_than_what_it_replaces():
         measure.check_not_slower({"as fast": 1.0, "a layer": 1.06, "another": 3.0})
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit.script_method`:DeprecationWarning")  # of torch's own mkldnn
 def test_a_rival_that_returns_no_product_is_not_the_fastest():
     module, exact = importlib.import_module("masked_linear"), torch.zeros(2, 3)
     calls = {"empty": lambda: torch.empty(0), "whole": lambda: torch.ones(2, 3)}
