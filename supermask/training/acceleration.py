@@ -36,8 +36,9 @@ from supermask.training.sparse_conv import (
     Measurements,
     SparseConv,
     WeightGradient,
+    about,
     computes_plainly,
-    density_about,
+    density_of,
 )
 
 FEWEST_INPUTS = 64
@@ -143,7 +144,8 @@ class _Weights:
 
     def _measured(self, x: Tensor, weight: Tensor, both: bool) -> tuple[str, int]:
         """What takes the products of one step in the shortest time, layout included."""
-        if int(weight.count_nonzero()) > UP_TO_DENSITY[ops.instruction_set() or ""] * weight.numel():
+        density = density_of(weight)
+        if density > UP_TO_DENSITY[ops.instruction_set() or ""]:
             return "dense", PRODUCTS_OF_DENSE
         signed = self._lists.current(weight, both)
         sparse: _Lists | _Zeros = self._lists if signed else self._zeros
@@ -162,8 +164,8 @@ class _Weights:
                 torch.matmul(grad, weight)
 
         candidates = {"lists" if signed else "zeros": leaving_out, "dense": dense}
-        about = weight.shape, x.shape, both, signed, density_about(weight)
-        return self.measurements.of(about, self, partial(fastest, candidates)), PRODUCTS_TO_WAIT
+        like = weight.shape, x.shape, both, signed, about(density)
+        return self.measurements.of(like, self, partial(fastest, candidates)), PRODUCTS_TO_WAIT
 
 
 class _Zeros:
@@ -225,9 +227,9 @@ def _weight_gradient(choice: WeightGradient, grad: Tensor, x: Tensor) -> Tensor:
     zeros, dense = partial(ops.weight_gradient, grad, x), partial(torch.matmul, grad.t(), x)
 
     def measured() -> tuple[bool, int]:
-        about = grad.shape, x.shape, "gradient", density_about(grad)
+        like = grad.shape, x.shape, "gradient", about(density_of(grad))
         compared = partial(fastest, {"zeros": zeros, "dense": dense})
-        return choice.measurements.of(about, choice, compared) == "zeros", PRODUCTS_TO_WAIT
+        return choice.measurements.of(like, choice, compared) == "zeros", PRODUCTS_TO_WAIT
 
     return zeros() if choice.skips(len(grad), measured) else dense()
 

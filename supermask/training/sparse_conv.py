@@ -71,9 +71,14 @@ class Measurements:
         return outcome
 
 
-def density_about(values: Tensor) -> int:
+def density_of(values: Tensor) -> float:
+    """The fraction of values that are not 0."""
+    return int(values.count_nonzero()) / max(values.numel(), 1)
+
+
+def about(density: float) -> int:
     """How many of 20 values are not 0."""
-    return round(20 * int(values.count_nonzero()) / max(values.numel(), 1))
+    return round(20 * density)
 
 
 class WeightGradient:
@@ -157,12 +162,13 @@ class SparseConv:
     def _measured(self, x: Tensor, wants_gradient: bool) -> tuple[_Choice, int]:
         """Which of both leaves out zeros in less time than torch takes."""
         weight = self.module.weight.detach()
-        if int(weight.count_nonzero()) > UP_TO_DENSITY[ops.instruction_set() or ""] * weight.numel():
+        density = density_of(weight)
+        if density > UP_TO_DENSITY[ops.instruction_set() or ""]:
             return _Choice(False, False), PRODUCTS_OF_DENSE
         geometry = _Geometry(_pair(self.module.stride), _pair(self.module.padding))
-        about = weight.shape, weight.stride(), geometry, _case(x), wants_gradient, density_about(weight)
+        like = weight.shape, weight.stride(), geometry, _case(x), wants_gradient, about(density)
         compared = partial(_compared, x, weight, geometry, wants_gradient)
-        return self.measurements.of(about, self, compared), PRODUCTS_TO_WAIT
+        return self.measurements.of(like, self, compared), PRODUCTS_TO_WAIT
 
 
 def _compared(x: Tensor, weight: Tensor, geometry: _Geometry, wants_gradient: bool) -> _Choice:
@@ -243,8 +249,8 @@ def _measured_gradient(
     """Whether the gradient of the weights takes less time without zeros, and for how many products."""
     zeros = partial(_weight_gradient, grad, x, weight, geometry)
     dense = partial(_dense_gradients, grad, x, weight, geometry, None, (False, True, False))
-    about = weight.shape, weight.stride(), geometry, _case(x), grad.stride(), "gradient", density_about(x)
-    return gradient.measurements.of(about, gradient, lambda: faster(zeros, dense)), PRODUCTS_TO_WAIT
+    like = weight.shape, weight.stride(), geometry, _case(x), grad.stride(), "gradient", about(density_of(x))
+    return gradient.measurements.of(like, gradient, lambda: faster(zeros, dense)), PRODUCTS_TO_WAIT
 
 
 def _dense_gradients(
