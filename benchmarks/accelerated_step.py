@@ -23,7 +23,7 @@ from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any
 
 import torch
-from _measure import CLOCKS, arguments, check_not_slower, interleave, name_here, ratio, report
+from _measure import CLOCKS, arguments, check_not_slower, chosen, interleave, name_here, ratio, report
 from torch import nn
 from torch.nn import functional as F
 
@@ -169,7 +169,7 @@ def main() -> None:
     options = arguments("a search step from packed lists against a dense step", own)
     rows, done = before(options), {}
     for name, (_, about, make, kind) in cases().items():
-        if options.cases and not any(words in name for words in options.cases):
+        if not chosen(options, name):
             continue
         turn = 0.0 if "network" in about else 0.05
         row = compare(make, kind, about["density"], options.seconds, options.clock, turn)

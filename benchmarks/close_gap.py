@@ -110,9 +110,8 @@ def lines() -> Iterator[Line]:
     for rule, options in PARALLEL_RULES.items():
         for method in searches:
             yield Line("parallel", method, f"8 weights, 5 epochs, {rule}", {**parallel(8), **options})
-        yield Line(
-            "parallel", "edge-popup", f"8 weights, 5 epochs, {rule}, raw ranking", raw(parallel(8), options)
-        )
+        changed = raw({**parallel(8), **options})
+        yield Line("parallel", "edge-popup", f"8 weights, 5 epochs, {rule}, raw ranking", changed)
     for count, rate in PARALLEL_LONG:
         options = {**parallel(count), **RELATIVE, "search_lr": rate, "epochs": 9.9}
         yield Line("parallel", "signed-supermask", f"{count} weights, relative {rate}", options)
@@ -124,10 +123,9 @@ def parallel(count: int) -> dict[str, Any]:
     return {"model_args": {"width": 0.25, "parallel_weights": count}, "epochs": 5.0, "amp": "none"}
 
 
-def raw(*options: dict[str, Any]) -> dict[str, Any]:
-    """All `options`, later ones over earlier ones, with scores that rank by their value."""
-    together = {name: value for some in options for name, value in some.items()}
-    return {**together, "search_args": {**together.get("search_args", {}), "ranking": "raw"}}
+def raw(options: dict[str, Any]) -> dict[str, Any]:
+    """The options, with scores that rank by their value."""
+    return {**options, "search_args": {**options.get("search_args", {}), "ranking": "raw"}}
 
 
 def config_of(line: Line, data_root: str | None = None) -> CompareConfig:

@@ -135,15 +135,12 @@ def main() -> None:
     runs = [(name, batch, "signed_constant") for name, (_, batches) in NETWORKS.items() for batch in batches]
     runs += [(name, batch, "kaiming_normal") for name, batch in OTHER_WEIGHTS]
     wanted = getattr(options, "networks", None) or NETWORKS
-    found = {
-        case_of({"network": name, "batch": batch, "init": init}): compare(
-            name, batch, init, options.seconds / 2, clock
-        )
-        if chosen(options, case_of({"network": name, "batch": batch, "init": init}))
-        else None
-        for name, batch, init in runs
-        if name in wanted
-    }
+    found: dict[str, Any] = {}
+    for name, batch, init in runs:
+        if name in wanted:
+            case = case_of({"network": name, "batch": batch, "init": init})
+            run = chosen(options, case)
+            found[case] = compare(name, batch, init, options.seconds / 2, clock) if run else None
     rows = with_earlier(options, "packed_models", found, case_of)
     report("packed_models", options, rows, clock=clock)
     if options.out:
