@@ -27,6 +27,7 @@ PACK = {
     "linear_from_triples": lambda weights: (layouts.triples_of_signs(weights),),
     "linear_from_planes": lambda weights: (layouts.planes_of_signs(weights),),
     "linear_from_lists": layouts.lists_of_signs,
+    "linear_from_pairs": layouts.pairs_of_signs,
     "linear_from_values": lambda weights: layouts.values_of_weights(weights.float()),
 }
 
@@ -74,6 +75,30 @@ def test_the_codes_of_triples_are_as_written_down():
     assert words.count_nonzero() == 2
 
 
+def test_the_lists_of_pairs_are_as_written_down():
+    signs = torch.zeros(514, 130, dtype=torch.int8)
+    signs[0, :2] = torch.tensor([-1, 1])  # - of the difference of pair 0
+    signs[0, 127] = -1  # - of the second input of pair 63
+    signs[1, 2:6] = torch.tensor([1, 1, 1, 0])  # + of the sum of pair 1, + of the first input of pair 2
+    signs[511, 0] = 1  # + of the first input of pair 0
+    signs[513, 128:] = torch.tensor([1, -1])  # of the second block
+    starts, entries, order = layouts.pairs_of_signs(signs)
+    assert entries.tolist() == [3, 4 * 63 + 1, 0, 4 + 2, 8, 3]
+    order = order.view(2, 514)
+    assert order[0].tolist() == [*range(2, 511), 0, 511, 1, 0, 1], "few + first, then few -, then by output"
+    assert order[1].tolist() == [*range(512), 0, 1]
+    lengths = starts.diff().view(2, 514, 2)  # of + and - of each list
+    assert lengths[0, 509:512].tolist() == [[0, 2], [1, 0], [2, 0]] and lengths[0].count_nonzero() == 3
+    assert lengths[1, 513].tolist() == [1, 0] and lengths[1].count_nonzero() == 1
+
+
+def test_pairs_take_fewer_entries_than_there_are_weights():
+    signs = draw_signs(600, 1024, 0.3)
+    entries = layouts.pairs_of_signs(signs)[1]
+    assert len(entries) == signs.view(600, 512, 2).any(dim=-1).sum()
+    assert len(entries) / signs.count_nonzero() == pytest.approx((1 - 0.7**2) / 0.6, abs=0.01)
+
+
 def test_triples_take_less_than_two_bits_a_weight():
     codes = layouts.triples_of_signs(draw_signs(160, 180, 0.5))
     assert codes.element_size() * 8 * codes.numel() / (160 * 180) == pytest.approx(32 / 18)
@@ -102,6 +127,18 @@ def test_kernels_are_exact_on_integers(outputs, inputs, batch, density, bias, se
         arguments = (x, *PACK[operator](signs), outputs, 0.5, b)
         assert torch.equal(getattr(native, operator)(*arguments), expected)
         assert torch.equal(references.KERNELS[operator](*arguments), expected)
+
+
+@needs_native
+@pytest.mark.parametrize("outputs", [511, 512, 513, 1100])
+@pytest.mark.parametrize("density", [0.05, 0.4])
+def test_pairs_of_several_groups_of_outputs_are_exact(outputs, density):
+    signs = draw_signs(outputs, 259, density)
+    packed, x = layouts.pairs_of_signs(signs), torch.randint(-9, 10, (150, 259)).float()
+    assert torch.equal(layouts.signs_of_pairs(*packed, outputs, 259), signs)
+    for batch in (1, 16, 31, 33, 63, 65, 150):
+        expected = x[:batch] @ signs.float().t() * 2
+        assert torch.equal(native.linear_from_pairs(x[:batch], *packed, outputs, 2.0, None), expected)
 
 
 @needs_native
@@ -135,19 +172,20 @@ def test_inputs_of_any_shape_strides_and_type(operator):
 
 
 @needs_native
+@pytest.mark.parametrize("density", [0.05, 0.3])  # few lists are added up for more inputs at once
 @pytest.mark.parametrize("operator", OPERATORS)
-def test_results_depend_neither_on_threads_nor_on_the_rest_of_the_batch(operator):
-    signs, x = draw_signs(1000, 1000, 0.3), torch.randn(70, 1000)
+def test_results_depend_neither_on_threads_nor_on_the_rest_of_the_batch(operator, density):
+    signs, x = draw_signs(1000, 1000, density), torch.randn(70, 1000)
     call = lambda x: getattr(native, operator)(x, *PACK[operator](signs), 1000, 0.5, None)  # noqa: E731
     threads = torch.get_num_threads()
     try:
         results = []
-        for count in (1, 2, 3):
+        for count in (1, 2, 3, 7):
             torch.set_num_threads(count)
             results.append(call(x))
     finally:
         torch.set_num_threads(threads)
-    assert torch.equal(results[0], results[1]) and torch.equal(results[0], results[2])
+    assert all(torch.equal(results[0], other) for other in results[1:])
     for inputs in (1, 3, 4, 11, 12, 31, 64):
         assert torch.equal(call(x[:inputs]), results[0][:inputs])
 
@@ -157,7 +195,9 @@ def test_wrong_arguments_raise_and_name_themselves():
     signs, x = draw_signs(5, 9, 0.5), torch.ones(2, 9)
     (codes,), (starts, entries) = PACK["linear_from_triples"](signs), PACK["linear_from_lists"](signs)
     masks, firsts, values = PACK["linear_from_values"](signs)
+    firsts_of_pairs, codes_of_pairs, order = (part.flatten() for part in PACK["linear_from_pairs"](signs))
     triples, lists, kept = native.linear_from_triples, native.linear_from_lists, native.linear_from_values
+    pairs = native.linear_from_pairs
     wrong = [
         ("x must", lambda: triples(x.long(), codes, 5, 1.0, None)),
         ("x must", lambda: triples(torch.ones(()), codes, 5, 1.0, None)),
@@ -171,6 +211,12 @@ def test_wrong_arguments_raise_and_name_themselves():
         ("starts must", lambda: lists(x, starts[1:], entries, 5, 1.0, None)),
         ("starts do not fit", lambda: lists(x, starts.flip(0), entries, 5, 1.0, None)),
         ("entries", lambda: lists(x, starts, entries.int(), 5, 1.0, None)),
+        ("starts must", lambda: pairs(x, firsts_of_pairs[1:], codes_of_pairs, order, 5, 1.0, None)),
+        ("starts do not fit", lambda: pairs(x, -firsts_of_pairs, codes_of_pairs, order, 5, 1.0, None)),
+        ("order must", lambda: pairs(x, firsts_of_pairs, codes_of_pairs, order[1:], 5, 1.0, None)),
+        ("order must", lambda: pairs(x, firsts_of_pairs, codes_of_pairs, order.int(), 5, 1.0, None)),
+        ("places in groups", lambda: pairs(x, firsts_of_pairs, codes_of_pairs, order + 1, 5, 1.0, None)),
+        ("places in groups", lambda: pairs(x, firsts_of_pairs, codes_of_pairs, order - 1, 5, 1.0, None)),
         ("masks", lambda: kept(x, masks[1:], firsts, values, 5, 1.0, None)),
         ("starts", lambda: kept(x, masks, firsts.int(), values, 5, 1.0, None)),
         ("values", lambda: kept(x, masks, firsts, values.double(), 5, 1.0, None)),
@@ -190,6 +236,10 @@ def test_damaged_layouts_read_nothing_outside():
     native.linear_from_planes(x, torch.full_like(planes, -1), 5, 1.0, None)
     native.linear_from_triples(x, torch.full_like(codes, -1), 5, 1.0, None)
     native.linear_from_lists(x, starts, torch.full_like(entries, 255), 5, 1.0, None)
+    starts, entries, order = PACK["linear_from_pairs"](signs)
+    native.linear_from_pairs(
+        x, starts, torch.full_like(entries, 255), torch.full_like(order, 4), 5, 1.0, None
+    )
     for first in (-(1 << 62), 0, 1 << 62):
         damaged = torch.full_like(firsts, first)
         native.linear_from_values(x, torch.full_like(masks, -1), damaged, values, 5, 1.0, None)
@@ -237,7 +287,7 @@ def test_each_number_of_inputs_has_its_operator(scheme, instructions, few, monke
     layer = make_layer(scheme, 0.1, 512, 600)
     names = [layer.kernel(torch.empty(inputs, 600)) for inputs in (1, 4, 5, 64)]
     if scheme == "sign":
-        assert names == [f"linear_from_{few}"] * 3 + ["linear_from_lists"]
+        assert names == [f"linear_from_{few}"] * 3 + ["linear_from_pairs"]
     else:
         assert names == ["linear_from_values"] * 2 + ["dense"] * 2
 
@@ -314,6 +364,30 @@ def test_a_state_loads_whatever_instructions_the_other_machine_has(density, monk
         assert loaded.layout == one.layout
         assert torch.equal(loaded.unpacked(), one.unpacked()) and torch.equal(loaded.bias, one.bias)
         assert torch.allclose(loaded(x), one(x), atol=1e-4)
+
+
+def test_a_state_of_plain_lists_loads(monkeypatch):
+    monkeypatch.setattr(linear.ops, "instruction_set", lambda: "avx512")
+    layer = make_layer("sign", 0.1, 520, 600)
+    state = layer.state_dict()
+    del state["order"]  # as layers were before they took pairs
+    state["starts"], state["entries"] = layouts.lists_of_signs(layer.unpacked())
+    loaded = PackedLinear(layer.unpacked().flip(1, 0), 0.1, torch.zeros(520))
+    loaded.load_state_dict(state)
+    assert all(torch.equal(loaded.get_buffer(name), buffer) for name, buffer in layer.named_buffers())
+
+
+def test_a_state_with_as_many_weights_in_other_places_loads(monkeypatch):
+    monkeypatch.setattr(linear.ops, "instruction_set", lambda: "avx512")
+    signs = torch.zeros(520, 600, dtype=torch.int8)
+    alone, paired = signs.clone(), signs.clone()
+    alone[:, 0:100:2], paired[:, :50] = 1, 1
+    layer, loaded = PackedLinear(paired, 0.1), PackedLinear(alone, 0.1)
+    assert len(layer.entries) < len(loaded.entries)
+    loaded.load_state_dict(layer.state_dict())
+    assert torch.equal(loaded.unpacked(), paired)
+    x = torch.randint(-9, 10, (64, 600)).float()
+    assert loaded.kernel(x) == layer.kernel(x) and torch.equal(loaded(x), layer(x))
 
 
 def test_values_in_half_precision_are_computed_densely():

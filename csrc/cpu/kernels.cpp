@@ -70,6 +70,8 @@ const Kernels SUPERMASK_TABLE = {
     .add_planes_1 = add_planes<1>,
     .add_planes_4 = add_planes<4>,
     .add_listed = {add_listed<1>, add_listed<2>, add_listed<3>, add_listed<4>},
+    .add_ordered = {add_ordered<1>, add_ordered<2>, add_ordered<3>, add_ordered<4>},
+    .pair_rows = pair_rows,
     .list_entries = list_entries,
     .sum_entries = {{sum_entries<1, false>, sum_entries<2, false>, sum_entries<3, false>, sum_entries<4, false>},
                     {sum_entries<1, true>, sum_entries<2, true>, sum_entries<3, true>, sum_entries<4, true>}},

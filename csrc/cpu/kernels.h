@@ -143,6 +143,12 @@ struct Kernels {
   // listed or not.
   void (*add_listed[4])(const float* panel, const uint8_t* entries, const int32_t* starts, int64_t rows,
                         float* sums);
+  // The same for sums[order[row]], in an order in which few lists are longer or shorter than the one before.
+  void (*add_ordered[4])(const float* panel, const uint8_t* entries, const int32_t* starts, const int16_t* order,
+                         int64_t rows, float* sums);
+  // panel[pair][4][width] = the inputs a and b of a pair, inputs[pair][2][width], a + b and a - b; width is a multiple
+  // of 16.
+  void (*pair_rows)(const float* inputs, int64_t pairs, int64_t width, float* panel);
   // The values that are not 0, NaN included, as entries of rows that lie `bytes` apart; returns how many. There must be
   // room for `count` and 8 more.
   int64_t (*list_entries)(const float* values, int64_t count, int32_t bytes, Entry* entries);

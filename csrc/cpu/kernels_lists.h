@@ -65,12 +65,19 @@ struct Sums {
     }
   }
 
+  // The panel's row that an entry names: an address in a register, or every load would add up its own.
+  static const float* row_of(const float* panel, uint8_t entry) {
+    const float* row = panel + int64_t{16 * kWidth} * entry;
+    asm("" : "+r"(row));
+    return row;
+  }
+
   // Add or subtract the panel's rows entries[from : to].
   template <bool kPlus>
   void add_run(const float* panel, const uint8_t* entries, int32_t from, int32_t to) {
     constexpr int64_t kFloats = 16 * kWidth;
     for (; from + kChains <= to; from += kChains)
-      for (int c = 0; c < kChains; ++c) add<kPlus>(c, panel + kFloats * entries[from + c]);
+      for (int c = 0; c < kChains; ++c) add<kPlus>(c, row_of(panel, entries[from + c]));
 #if defined(__AVX512F__)
     // Masks instead of a loop, whose end no branch predictor foresees; what they leave out is entry 0.
     for (int c = 0; c + 1 < kChains; ++c) {
@@ -92,8 +99,17 @@ struct Sums {
       add<kPlus>(c, reinterpret_cast<const float*>(zeros + ((row - zeros) & here)));
     }
 #else
-    for (; from < to; ++from) add<kPlus>(0, panel + kFloats * entries[from]);
+    for (; from < to; ++from) add<kPlus>(0, row_of(panel, entries[from]));
 #endif
+  }
+
+  // The same up to `end`, where the list is mostly as long as the one before, so that its end is foreseen.
+  template <bool kPlus>
+  void add_foreseen(const float* panel, const uint8_t* entry, const uint8_t* end) {
+    for (; entry + kChains <= end; entry += kChains)
+      for (int c = 0; c < kChains; ++c) add<kPlus>(c, row_of(panel, entry[c]));
+    for (int c = 0; c + 1 < kChains; ++c, ++entry)
+      if (entry < end) add<kPlus>(c, row_of(panel, *entry));
   }
 
   template <class Value>
@@ -161,6 +177,36 @@ void add_listed(const float* panel, const uint8_t* entries, const int32_t* start
     sum.template add_run<false>(panel, entries, starts[1], starts[2]);
     sum.store(sums);
   }
+}
+
+// Sums lie here and there, so that they are asked for ahead.
+template <int kWidth>
+void add_ordered(const float* panel, const uint8_t* entries, const int32_t* starts, const int16_t* order, int64_t rows,
+                 float* sums) {
+  const uint8_t* entry = entries + *starts;
+  for (int64_t row = 0; row < rows; ++row, starts += 2) {
+    const float* next = sums + 16 * kWidth * order[row + 2 < rows ? row + 2 : row];
+    for (int line = 0; line < kWidth; ++line) __builtin_prefetch(next + 16 * line, 1);
+    float* own = sums + 16 * kWidth * order[row];
+    const uint8_t *minus = entries + starts[1], *end = entries + starts[2];
+    Sums<kWidth, kListedChains> sum;
+    sum.template add<true>(0, own);
+    sum.template add_foreseen<true>(panel, entry, minus);
+    sum.template add_foreseen<false>(panel, minus, end);
+    sum.store(own);
+    entry = end;
+  }
+}
+
+void pair_rows(const float* inputs, int64_t pairs, int64_t width, float* panel) {
+  for (int64_t pair = 0; pair < pairs; ++pair, inputs += width, panel += 3 * width)
+    for (int64_t i = 0; i < width; i += kLaneCount, inputs += kLaneCount, panel += kLaneCount) {
+      const Floats a = load_vector<Floats>(inputs), b = load_vector<Floats>(inputs + width);
+      store_vector(panel, a);
+      store_vector(panel + width, b);
+      store_vector(panel + 2 * width, a + b);
+      store_vector(panel + 3 * width, a - b);
+    }
 }
 
 template <int kWidth, class Value>

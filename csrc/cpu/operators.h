@@ -39,6 +39,8 @@ Tensor linear_from_triples(Tensor x, Tensor codes, int64_t outputs, double scale
                            std::optional<Tensor> bias);
 Tensor linear_from_lists(Tensor x, Tensor starts, Tensor entries, int64_t outputs, double scale,
                          std::optional<Tensor> bias);
+Tensor linear_from_pairs(Tensor x, Tensor starts, Tensor entries, Tensor order, int64_t outputs, double scale,
+                         std::optional<Tensor> bias);
 Tensor linear_from_values(Tensor x, Tensor masks, Tensor starts, Tensor values, int64_t outputs, double scale,
                           std::optional<Tensor> bias);
 void lists_of_weights_into(Tensor starts, Tensor entries, Tensor weights, double scale,

@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "kernels.h"
+#include "lists.h"
 #include "operators.h"
 
 namespace supermask::op {
@@ -100,27 +101,6 @@ Geometry check_geometry(const Tensor& x, int64_t outputs, const Counts& kernel, 
   g.group_channels = g.channels / groups, g.group_outputs = outputs / groups;
   g.depth = g.group_channels * g.kernel[0] * g.kernel[1];
   return g;
-}
-
-struct Lists {
-  const int32_t* starts;
-  const uint8_t* entries;
-};
-
-// Lists of which every block of an output has `each`.
-Lists check_lists(const Geometry& g, const Tensor& starts, const Tensor& entries, int64_t each) {
-  const int64_t count = each * g.blocks() * g.outputs + 1;
-  check(starts.is_cpu() && starts.scalar_type() == ScalarType::Int && starts.is_contiguous() &&
-            starts.numel() == count,
-        "starts must be a contiguous int32 tensor of ", count, " values on the CPU");
-  check(entries.is_cpu() && entries.scalar_type() == ScalarType::Byte && entries.is_contiguous(),
-        "entries must be a contiguous uint8 tensor on the CPU");
-  const int32_t* first = static_cast<const int32_t*>(starts.data_ptr());
-  int descents = 0;  // counted without a way out, which the compiler can vectorize
-  for (int64_t i = 0; i + 1 < count; ++i) descents += first[i] > first[i + 1];
-  check(first[0] == 0 && first[count - 1] == entries.numel() && descents == 0, "starts do not fit entries");
-  static constexpr uint8_t kNone = 0;
-  return {first, entries.numel() ? static_cast<const uint8_t*>(entries.data_ptr()) : &kNone};
 }
 
 // Floats at a cache line's start.
@@ -250,7 +230,7 @@ Tensor conv_from_lists(Tensor x, Tensor starts, Tensor entries, int64_t outputs,
                        Counts padding, Counts dilation, int64_t groups, double scale,
                        std::optional<Tensor> bias) {
   const Geometry g = check_geometry(x, outputs, kernel, stride, padding, dilation, groups);
-  const Lists lists = check_lists(g, starts, entries, 2);
+  const ByteLists lists = check_lists(starts, entries, 2 * g.blocks() * outputs);
   return convolve(g, x, static_cast<float>(scale), bias,
                   [&](int64_t wide, const float* panel, int64_t first, int64_t rows, float* sums) {
                     kernels().add_listed[wide - 1](panel, lists.entries, lists.starts + 2 * first, rows, sums);
@@ -261,7 +241,7 @@ Tensor conv_from_values(Tensor x, Tensor starts, Tensor entries, Tensor values, 
                         Counts stride, Counts padding, Counts dilation, int64_t groups,
                         std::optional<Tensor> bias) {
   const Geometry g = check_geometry(x, outputs, kernel, stride, padding, dilation, groups);
-  const Lists lists = check_lists(g, starts, entries, 1);
+  const ByteLists lists = check_lists(starts, entries, g.blocks() * outputs);
   const Dtype dtype = check_float(values, "values");
   check((dtype == Dtype::float32 || dtype == Dtype::bfloat16) && values.is_contiguous() && values.dim() == 1 &&
             values.numel() == entries.numel(),

@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "batch.h"
+#include "lists.h"
 #include "operators.h"
 
 namespace supermask::op {
@@ -130,17 +131,7 @@ Tensor linear_from_lists(Tensor x, Tensor starts, Tensor entries, int64_t output
                          std::optional<Tensor> bias) {
   const Batch batch(x, outputs, scale, bias);
   const int64_t count = batch.count(), blocks = divide_up(batch.features(), kBlockInputs);
-  check(starts.is_cpu() && starts.scalar_type() == ScalarType::Int && starts.is_contiguous() &&
-            starts.numel() == 2 * blocks * outputs + 1,
-        "starts must be a contiguous int32 tensor of ", 2 * blocks * outputs + 1, " values on the CPU");
-  check(entries.is_cpu() && entries.scalar_type() == ScalarType::Byte && entries.is_contiguous(),
-        "entries must be a contiguous uint8 tensor on the CPU");
-  const int32_t* first = static_cast<const int32_t*>(starts.data_ptr());
-  static constexpr uint8_t kNone = 0;
-  const uint8_t* listed = entries.numel() ? static_cast<const uint8_t*>(entries.data_ptr()) : &kNone;
-  check(first[0] == 0 && first[2 * blocks * outputs] == entries.numel() &&
-            std::is_sorted(first, first + 2 * blocks * outputs + 1),
-        "starts do not fit entries");
+  const ByteLists lists = check_lists(starts, entries, 2 * blocks * outputs);
   thread_local Scratch scratch;
   for (int64_t done = 0; done < count;) {
     const int64_t take = std::min<int64_t>(64, count - done), width = 16 * divide_up(take, 16);
@@ -155,7 +146,8 @@ Tensor linear_from_lists(Tensor x, Tensor starts, Tensor entries, int64_t output
       float* sums = own.floats(rows * width);
       std::fill_n(sums, rows * width, 0.0f);
       for (int64_t block = 0; block < blocks; ++block)
-        add(packed + block * kBlockInputs * width, listed, first + 2 * (block * outputs + begin), rows, sums);
+        add(packed + block * kBlockInputs * width, lists.entries, lists.starts + 2 * (block * outputs + begin), rows,
+            sums);
       alignas(64) float turned[64 * kPanel];
       for (int64_t row = 0; row < rows; row += kPanel) {
         const int64_t wide = std::min(kPanel, rows - row);

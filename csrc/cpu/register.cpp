@@ -23,6 +23,7 @@ STABLE_TORCH_LIBRARY_IMPL(supermask, CPU, m) {
   m.impl("conv_weight_gradient", TORCH_BOX(&op::conv_weight_gradient));
   m.impl("linear_from_triples", TORCH_BOX(&op::linear_from_triples));
   m.impl("linear_from_lists", TORCH_BOX(&op::linear_from_lists));
+  m.impl("linear_from_pairs", TORCH_BOX(&op::linear_from_pairs));
   m.impl("linear_from_values", TORCH_BOX(&op::linear_from_values));
   m.impl("lists_of_weights_into", TORCH_BOX(&op::lists_of_weights_into));
   m.impl("weight_gradient", TORCH_BOX(&op::weight_gradient));

@@ -68,11 +68,32 @@ void test_add_listed(int64_t wide, int64_t rows, int64_t listed) {
         expected += (k < starts[2 * row + 1] ? 1 : -1) * panel[entries[k] * width + i];
       expect(sums[row * width + i] == expected, "sum of listed rows");
     }
+  std::vector<int16_t> order(rows);  // the last first
+  std::vector<float> ordered(rows * width);
+  for (int64_t row = 0; row < rows; ++row) {
+    order[row] = static_cast<int16_t>(rows - 1 - row);
+    std::copy_n(before.data() + row * width, width, ordered.data() + order[row] * width);
+  }
+  kernels().add_ordered[wide - 1](panel.data(), entries.data(), starts.data(), order.data(), rows, ordered.data());
+  for (int64_t i = 0; i < rows * width; ++i)
+    expect(ordered[order[i / width] * width + i % width] == sums[i], "sum of listed rows in an order");
   const std::vector<float> bias = integers(rows);
   std::vector<float> scaled = sums;
   kernels().scale_rows(scaled.data(), rows, width, 0.5f, bias.data());
   kernels().scale_rows(sums.data(), rows, width, 0.5f, nullptr);
   for (int64_t i = 0; i < rows * width; ++i) expect(scaled[i] == sums[i] + bias[i / width], "scaled sum");
+}
+
+void test_pair_rows(int64_t pairs, int64_t width) {
+  const std::vector<float> inputs = integers(2 * pairs * width);
+  std::vector<float> panel(4 * pairs * width);
+  kernels().pair_rows(inputs.data(), pairs, width, panel.data());
+  for (int64_t pair = 0; pair < pairs; ++pair)
+    for (int64_t i = 0; i < width; ++i) {
+      const float a = inputs[2 * pair * width + i], b = inputs[(2 * pair + 1) * width + i];
+      const float* at = panel.data() + 4 * pair * width + i;
+      expect(at[0] == a && at[width] == b && at[2 * width] == a + b && at[3 * width] == a - b, "rows of a pair");
+    }
 }
 
 template <class Value>
@@ -162,6 +183,8 @@ int main() {
   for (int64_t wide = 1; wide <= 4; ++wide)
     for (const int64_t depth : {0, 1, 7, 8, 30, 128})
       for (const uint64_t kept : {0, 3, 10}) test_entries(wide, 5, depth, kept);
+  for (const int64_t width : {16, 32})
+    for (const int64_t pairs : {0, 1, 3, 64}) test_pair_rows(pairs, width);
   for (int64_t wide = 1; wide <= 4; ++wide)
     for (const int64_t listed : {0, 2, 5, 40})
       for (const int64_t rows : {1, 2, 17}) {

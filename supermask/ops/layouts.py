@@ -124,6 +124,55 @@ def signs_of_lists(starts: Tensor, entries: Tensor, outputs: int, inputs: int) -
     return (fields[0] - fields[1])[:, :inputs]
 
 
+GROUP = 512
+"""Outputs among which the lists of `linear_from_pairs` are ordered."""
+
+
+def pairs_of_signs(signs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The layout of `linear_from_pairs`: starts (int32), entries (uint8) and an order of lists (int16).
+
+    Inputs go by pairs, 64 of them in a block. An entry is 4 times a pair's place in the block, and 0 or 1
+    more where only its first or second input has a weight, 2 where both have the same, 3 where they have
+    opposite ones. It is in a list of + or -, the sign of its first weight. Of block b the entries of list
+    i = b · outputs + place are those of + from starts[2 i] on and those of - from starts[2 i + 1] on.
+
+    The list is that of output GROUP · (place // GROUP) + order[b, place]: within each `GROUP` outputs lists
+    are ordered by how many + they have, those with as many by how many -, and those with as many of both by
+    output. A loop over one list then ends where the loop over the list before it did, as a processor expects.
+    """
+    padded = torch.nn.functional.pad(signs, (0, -signs.shape[1] % BLOCK))
+    first, second = rearrange(
+        padded, "output (block pair one) -> one block output pair", pair=BLOCK // 2, one=2
+    )
+    kind = torch.where(first == 0, 1, torch.where(second == 0, 0, torch.where(first == second, 2, 3)))
+    sign = torch.where(first == 0, second, first)
+    both = torch.stack([sign == 1, sign == -1], dim=2)
+    group = torch.arange(len(signs), device=signs.device) // GROUP
+    plus, minus = both.sum(dim=-1).unbind(dim=2)
+    rows = ((group * BLOCK + plus) * BLOCK + minus).argsort(dim=1, stable=True)
+    both = both.take_along_dim(rows[..., None, None], dim=1)
+    codes = (kind + 4 * torch.arange(BLOCK // 2, device=signs.device)).to(torch.uint8)
+    codes = codes.take_along_dim(rows[..., None], dim=1)
+    ends = both.sum(dim=-1).flatten().cumsum(0)
+    starts = torch.cat([ends.new_zeros(1), ends]).to(torch.int32)
+    return starts, codes.unsqueeze(2).expand_as(both)[both], (rows - GROUP * group).to(torch.int16)
+
+
+def signs_of_pairs(starts: Tensor, entries: Tensor, order: Tensor, outputs: int, inputs: int) -> Tensor:
+    """The matrix that `pairs_of_signs` packed, as int8."""
+    blocks, device = -(-inputs // BLOCK), entries.device
+    kinds = torch.tensor([[1, 0], [0, 1], [1, 1], [1, -1]], dtype=torch.int8, device=device)
+    both = torch.zeros(blocks * outputs * 2, BLOCK // 2, 2, dtype=torch.int8, device=device)
+    owner = torch.repeat_interleave(starts.long().diff())
+    both[owner, entries.long() // 4] = kinds[entries.long() % 4]
+    plus, minus = rearrange(
+        both, "(block place sign) pair one -> sign block place (pair one)", block=blocks, sign=2
+    )
+    rows = order.view(blocks, outputs).long() + torch.arange(outputs, device=device) // GROUP * GROUP
+    fields = torch.zeros_like(plus).scatter_(1, rows.unsqueeze(-1).expand_as(plus), plus - minus)
+    return rearrange(fields, "block output place -> output (block place)")[:, :inputs]
+
+
 def lists_of_weights(weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """The layout of `conv_from_values` for a matrix of floats: starts (int32), entries (uint8) and values.
 
@@ -252,6 +301,7 @@ def weights_of_values(masks: Tensor, starts: Tensor, values: Tensor, outputs: in
 LINEAR_LAYOUTS: dict[str, Callable[..., Tensor]] = {
     "linear_from_triples": signs_of_triples,
     "linear_from_lists": signs_of_lists,
+    "linear_from_pairs": signs_of_pairs,
     "linear_from_values": weights_of_values,
     "linear_from_planes": signs_of_planes,
     "linear_int8": signs_of_fields,

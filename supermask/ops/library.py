@@ -40,6 +40,8 @@ _SCHEMAS = (
     "linear_from_triples(Tensor x, Tensor codes, SymInt outputs, float scale, Tensor? bias) -> Tensor",
     "linear_from_lists(Tensor x, Tensor starts, Tensor entries, SymInt outputs, float scale, Tensor? bias) "
     "-> Tensor",
+    "linear_from_pairs(Tensor x, Tensor starts, Tensor entries, Tensor order, SymInt outputs, float scale, "
+    "Tensor? bias) -> Tensor",
     "linear_from_values(Tensor x, Tensor masks, Tensor starts, Tensor values, SymInt outputs, float scale, "
     "Tensor? bias) -> Tensor",
     "linear_from_planes(Tensor x, Tensor planes, SymInt outputs, float scale, Tensor? bias) -> Tensor",

@@ -1,8 +1,9 @@
 """Linear layers that compute straight from packed masks.
 
 A masked signed-constant weight is +σ, -σ or 0, so that products of three of them with their inputs are one of
-27 sums, and a code of five bits looks it up. Where few weights are kept and many inputs come, lists of what
-to add and to subtract are faster. Other weights are kept as bits of the mask and the values it leaves.
+27 sums, and a code of five bits looks it up. Where few weights are kept and many inputs come, lists of the
+inputs and pairs of inputs to add and to subtract are faster. Other weights are kept as bits of the mask and
+the values it leaves.
 
 On request a layer of signed constants rounds its inputs to int8, with a scale for each row: products and sums
 are then of integers, exact and faster. Rounding costs up to 1/254 of a row's largest magnitude in each of its
@@ -26,7 +27,7 @@ from supermask.weights.init import Draw
 LAYOUTS = {
     "linear_from_triples": ("codes",),
     "linear_from_planes": ("planes",),
-    "linear_from_lists": ("starts", "entries"),
+    "linear_from_pairs": ("starts", "entries", "order"),
     "linear_from_values": ("masks", "firsts", "values"),
     "linear_int8": ("fields",),
 }
@@ -39,15 +40,15 @@ UP_TO_INPUTS = {
     ("linear_from_triples", "avx512"): {4: UNLIMITED, 2: UNLIMITED},
     ("linear_from_triples", "avx2"): {4: UNLIMITED, 2: UNLIMITED},
     ("linear_from_planes", "avx2"): {4: 32, 2: 4},
-    ("linear_from_lists", "avx512"): {4: UNLIMITED, 2: UNLIMITED},
-    ("linear_from_lists", "avx2"): {4: UNLIMITED},
+    ("linear_from_pairs", "avx512"): {4: UNLIMITED, 2: UNLIMITED},
+    ("linear_from_pairs", "avx2"): {4: UNLIMITED},
     ("linear_from_values", "avx512"): {4: 4, 2: 1},
     ("linear_from_values", "avx2"): {4: 4, 2: 1},
 }
 FEW_INPUTS = {"avx2": "linear_from_planes"}  # of signed constants; on other instruction sets, triples
-MANY_FROM_INPUTS = {"avx512": 48, "avx2": 12}  # for which lists serve, or else triples
+MANY_FROM_INPUTS = {"avx512": 24, "avx2": 12}  # for which lists serve, or else triples
 LEAST_OF_MANY = 5  # of which lists and triples for many inputs are measured
-LISTS_UP_TO_DENSITY = {"avx512": 0.35, "avx2": 0.32}
+LISTS_UP_TO_DENSITY = {"avx512": 0.4, "avx2": 0.36}
 LISTS_FROM_FEATURES = 512  # inputs and outputs; below, arranging the inputs costs too much
 VALUES_UP_TO_DENSITY = 0.5
 VALUE_TYPES = (torch.float32, torch.bfloat16)
@@ -64,7 +65,7 @@ ACTIVATIONS = (None, "int8")
 PACK = {
     "linear_from_triples": lambda signs: (layouts.triples_of_signs(signs),),
     "linear_from_planes": lambda signs: (layouts.planes_of_signs(signs),),
-    "linear_from_lists": layouts.lists_of_signs,
+    "linear_from_pairs": layouts.pairs_of_signs,
     "linear_from_values": layouts.values_of_weights,
     "linear_int8": lambda signs: (layouts.fields_of_signs(signs),),
 }
@@ -121,7 +122,7 @@ class PackedLinear(Placed):
         instructions = ops.instruction_set() or ""
         few = FEW_INPUTS.get(instructions, "linear_from_triples")
         lists = self.density <= LISTS_UP_TO_DENSITY.get(instructions, 0) and features >= LISTS_FROM_FEATURES
-        many = "linear_from_lists" if lists else "linear_from_triples"
+        many = "linear_from_pairs" if lists else "linear_from_triples"
         return (few, many) if many != few else (few,)
 
     def packed_for_cpu(self, weights: Tensor) -> dict[str, Tensor]:
@@ -260,6 +261,7 @@ class PackedLinear(Placed):
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
         if not self.on_gpu:
             self._adopt_layout(state_dict, prefix)
+            self._make_room(state_dict.get(prefix + "entries"))
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
     def _adopt_layout(self, state_dict: dict[str, Any], prefix: str) -> None:
@@ -276,6 +278,12 @@ class PackedLinear(Placed):
         for name in held:
             del state_dict[prefix + name]
         state_dict.update({prefix + name: buffer for name, buffer in self.packed_for_cpu(weights).items()})
+
+    def _make_room(self, entries: Tensor | None) -> None:
+        """Hold as many entries as are to be loaded: masks make more or fewer of their pairs."""
+        own = self._buffers.get("entries")
+        if own is not None and entries is not None and entries.dim() == 1 and len(entries) != len(own):
+            self._buffers["entries"] = own.new_empty(len(entries))
 
     def extra_repr(self) -> str:
         return f"{self.in_features}, {self.out_features}, bias={self.bias is not None}, {self.held()}"
