@@ -29,6 +29,7 @@ PACK = {
     "linear_from_lists": layouts.lists_of_signs,
     "linear_from_pairs": layouts.pairs_of_signs,
     "linear_from_values": lambda weights: layouts.values_of_weights(weights.float()),
+    "linear_from_places": lambda weights: layouts.places_of_weights(weights.float()),
 }
 
 
@@ -59,8 +60,8 @@ def test_layouts_hold_every_weight(outputs, inputs, density, seed):
     assert torch.equal(layouts.signs_of_fields(layouts.fields_of_signs(signs), outputs, inputs), signs)
     for operator in OPERATORS:
         unpack = layouts.LINEAR_LAYOUTS[operator]
-        expected = weights if operator == "linear_from_values" else signs
-        packed = layouts.values_of_weights(weights) if expected is weights else PACK[operator](signs)
+        expected = weights if operator in ("linear_from_values", "linear_from_places") else signs
+        packed = PACK[operator](expected)
         assert torch.equal(unpack(*packed, outputs, inputs), expected)
 
 
@@ -151,6 +152,8 @@ def test_values_are_exact_in_both_types(outputs, inputs, batch, density, seed):
     for dtype in (torch.float32, torch.bfloat16):
         packed = layouts.values_of_weights(weights.to(dtype))
         assert torch.equal(native.linear_from_values(x, *packed, outputs, 2.0, None), x @ weights.t() * 2)
+        packed = layouts.places_of_weights(weights.to(dtype))
+        assert torch.equal(native.linear_from_places(x, *packed, outputs, 2.0, None), x @ weights.t() * 2)
 
 
 @needs_native
@@ -197,7 +200,8 @@ def test_wrong_arguments_raise_and_name_themselves():
     masks, firsts, values = PACK["linear_from_values"](signs)
     firsts_of_pairs, codes_of_pairs, order = (part.flatten() for part in PACK["linear_from_pairs"](signs))
     triples, lists, kept = native.linear_from_triples, native.linear_from_lists, native.linear_from_values
-    pairs = native.linear_from_pairs
+    pairs, few = native.linear_from_pairs, native.linear_from_places
+    first_few, places, some = PACK["linear_from_places"](signs)
     wrong = [
         ("x must", lambda: triples(x.long(), codes, 5, 1.0, None)),
         ("x must", lambda: triples(torch.ones(()), codes, 5, 1.0, None)),
@@ -221,6 +225,12 @@ def test_wrong_arguments_raise_and_name_themselves():
         ("starts", lambda: kept(x, masks, firsts.int(), values, 5, 1.0, None)),
         ("values", lambda: kept(x, masks, firsts, values.double(), 5, 1.0, None)),
         ("values", lambda: kept(x, masks, firsts, values[:31], 5, 1.0, None)),
+        ("starts must", lambda: few(x, first_few.int(), places, some, 5, 1.0, None)),
+        ("starts do not fit", lambda: few(x, first_few + 1, places, some, 5, 1.0, None)),
+        ("starts do not fit", lambda: few(x, first_few.flip(0), places, some, 5, 1.0, None)),
+        ("places must", lambda: few(x, first_few, places.int(), some, 5, 1.0, None)),
+        ("values must", lambda: few(x, first_few, places, some[1:], 5, 1.0, None)),
+        ("at most", lambda: few(torch.ones(1, (1 << 16) + 1), first_few, places, some, 5, 1.0, None)),
     ]
     for words, call in wrong:
         with pytest.raises(RuntimeError, match=words):
@@ -240,6 +250,10 @@ def test_damaged_layouts_read_nothing_outside():
     native.linear_from_pairs(
         x, starts, torch.full_like(entries, 255), torch.full_like(order, 4), 5, 1.0, None
     )
+    firsts_of_few, places, some = PACK["linear_from_places"](signs)
+    for place in (-1, 1 << 14):
+        native.linear_from_places(x, firsts_of_few, torch.full_like(places, place), some, 5, 1.0, None)
+        native.linear_from_places(x[0], firsts_of_few, torch.full_like(places, place), some, 5, 1.0, None)
     for first in (-(1 << 62), 0, 1 << 62):
         damaged = torch.full_like(firsts, first)
         native.linear_from_values(x, torch.full_like(masks, -1), damaged, values, 5, 1.0, None)
@@ -289,6 +303,12 @@ def test_each_number_of_inputs_has_its_operator(scheme, instructions, few, monke
     if scheme == "sign":
         assert names == [f"linear_from_{few}"] * 3 + ["linear_from_pairs"]
     else:
+        assert names == ["linear_from_places"] * 4
+        halves = torch.bfloat16
+        names = [layer.kernel(torch.empty(inputs, 600, dtype=halves)) for inputs in (8, 9)]
+        assert names == ["linear_from_places", "dense" if instructions == "avx512" else "linear_from_places"]
+        layer = make_layer(scheme, 0.3, 512, 600)
+        names = [layer.kernel(torch.empty(inputs, 600)) for inputs in (1, 4, 5, 64)]
         assert names == ["linear_from_values"] * 2 + ["dense"] * 2
 
 

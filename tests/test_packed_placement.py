@@ -27,6 +27,7 @@ LAYERS = {
     "linear, lists too": lambda: PackedLinear(draw_signs(512, 600), 0.25, torch.randn(512)),
     "linear": lambda: PackedLinear(draw_signs(70, 90, density=0.6), 0.25),
     "linear, values": lambda: PackedLinear(draw_weights(70, 90), None, torch.randn(70)),
+    "linear, places": lambda: PackedLinear(torch.randn(70, 90) * draw_signs(70, 90, density=0.1)),
     "conv": lambda: PackedConv2d(draw_signs(32, 8, 3, 3), 0.25, torch.randn(32), padding=1),
     "conv, values": lambda: PackedConv2d(draw_weights(32, 4, 3, 3), None, groups=2),
     "conv of signals": lambda: PackedConv1d(draw_weights(32, 8, 3), stride=2),

@@ -37,6 +37,8 @@ template <class Value>
 constexpr ValueKernels<Value> value_kernels = {
     dot_kept<Value, 1>,
     dot_kept<Value, 4>,
+    dot_places_1<Value>,
+    dot_places_8<Value>,
     {add_weighted<1, Value>, add_weighted<2, Value>, add_weighted<3, Value>, add_weighted<4, Value>}};
 
 template <Ranking ranking>

@@ -65,6 +65,9 @@ struct ValueKernels {
   using Dot = void (*)(const uint32_t* masks, int64_t words, const Value* values, const Value* end,
                        const float* inputs, int64_t apart, float* sums);
   Dot dot_1, dot_4;
+  // The same from places instead of masks: of one input, and of eight as inputs[feature][8].
+  using DotPlaces = void (*)(const uint16_t* places, const Value* values, int64_t count, const float* inputs, float* sums);
+  DotPlaces dot_places_1, dot_places_8;
   // sums[row] += listed rows of the panel, each times its weight; 16, 32, 48 and 64 columns. There must be an
   // entry and a weight, listed or not.
   void (*add_weighted[4])(const float* panel, const uint8_t* entries, const Value* weights, const int32_t* starts,

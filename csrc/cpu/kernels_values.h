@@ -10,6 +10,39 @@
 namespace supermask {
 namespace {
 
+#if defined(__AVX2__)
+typedef __m256 Octet;
+
+inline Octet load_octet(const float* from) { return _mm256_loadu_ps(from); }
+inline Octet load_octet(const BFloat16* from) {
+  const __m128i halves = _mm_loadu_si128(reinterpret_cast<const __m128i*>(from));
+  return (Octet)_mm256_slli_epi32(_mm256_cvtepu16_epi32(halves), 16);
+}
+inline Octet multiply_add(Octet a, Octet b, Octet c) { return _mm256_fmadd_ps(a, b, c); }
+inline float multiply_add(float a, float b, float c) { return __builtin_fmaf(a, b, c); }
+// The inputs at eight places.
+inline Octet gather(const float* inputs, const uint16_t* places) {
+  const __m256i wide = _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(places)));
+  return _mm256_i32gather_ps(inputs, wide, 4);
+}
+#else
+typedef float Octet __attribute__((vector_size(32)));
+
+inline Octet load_octet(const float* from) { return load_vector<Octet>(from); }
+inline Octet load_octet(const BFloat16* from) {
+  Octet values;
+  for (int lane = 0; lane < 8; ++lane) values[lane] = to_float(from[lane]);
+  return values;
+}
+inline Octet multiply_add(Octet a, Octet b, Octet c) { return a * b + c; }
+inline float multiply_add(float a, float b, float c) { return a * b + c; }
+inline Octet gather(const float* inputs, const uint16_t* places) {
+  Octet values;
+  for (int lane = 0; lane < 8; ++lane) values[lane] = inputs[places[lane]];
+  return values;
+}
+#endif
+
 #if defined(__AVX512F__)
 constexpr int kExpanded = 16;
 typedef __m512 Expanded;
@@ -29,27 +62,6 @@ inline Expanded load_inputs(const float* from) { return _mm512_loadu_ps(from); }
 inline Expanded multiply_add(Expanded a, Expanded b, Expanded c) { return _mm512_fmadd_ps(a, b, c); }
 inline float sum_of(Expanded lanes) { return _mm512_reduce_add_ps(lanes); }
 #else
-#if defined(__AVX2__)
-typedef __m256 Octet;
-
-inline Octet load_octet(const float* from) { return _mm256_loadu_ps(from); }
-inline Octet load_octet(const BFloat16* from) {
-  const __m128i halves = _mm_loadu_si128(reinterpret_cast<const __m128i*>(from));
-  return (Octet)_mm256_slli_epi32(_mm256_cvtepu16_epi32(halves), 16);
-}
-inline Octet multiply_add(Octet a, Octet b, Octet c) { return _mm256_fmadd_ps(a, b, c); }
-#else
-typedef float Octet __attribute__((vector_size(32)));
-
-inline Octet load_octet(const float* from) { return load_vector<Octet>(from); }
-inline Octet load_octet(const BFloat16* from) {
-  Octet values;
-  for (int lane = 0; lane < 8; ++lane) values[lane] = to_float(from[lane]);
-  return values;
-}
-inline Octet multiply_add(Octet a, Octet b, Octet c) { return a * b + c; }
-#endif
-
 // The first values go, in order, to the lanes whose bit is set, and zeros to the others.
 #if defined(__AVX2__)
 // For every eight bits and lane the place of its value; -128 marks lanes that take one.
@@ -116,6 +128,47 @@ void dot_kept(const uint32_t* masks, int64_t words, const Value* values, const V
     values += __builtin_popcount(mask);
   }
   for (int b = 0; b < kBatch; ++b) sums[b] = sum_of(totals[b][0] + totals[b][1]);
+}
+
+// The kept weights of one output, `count` of them at places, times one input. Lane i takes every eighth of them from the
+// i-th on; lanes are added in order.
+template <class Value>
+void dot_places_1(const uint16_t* places, const Value* values, int64_t count, const float* inputs, float* sum) {
+  Octet lanes = {};
+  int64_t i = 0;
+  for (; i + 8 <= count; i += 8) {
+    prefetch_ahead(values + i + kAhead);
+    prefetch_ahead(places + i + kAhead);
+    lanes = multiply_add(load_octet(values + i), gather(inputs, places + i), lanes);
+  }
+  float each[8];
+  __builtin_memcpy(each, &lanes, sizeof each);
+  for (int lane = 0; i < count; ++i, ++lane)
+    each[lane] = multiply_add(to_float(values[i]), inputs[places[i]], each[lane]);
+  *sum = each[0];
+  for (int lane = 1; lane < 8; ++lane) *sum += each[lane];
+}
+
+// The same of eight inputs side by side, inputs[feature][8].
+template <class Value>
+void dot_places_8(const uint16_t* places, const Value* values, int64_t count, const float* inputs, float* sums) {
+  Octet lanes[8] = {};
+  int64_t i = 0;
+  for (; i + 8 <= count; i += 8) {
+    prefetch_ahead(values + i + kAhead);
+    prefetch_ahead(places + i + kAhead);
+#pragma GCC unroll 8
+    for (int lane = 0; lane < 8; ++lane) {
+      const Octet weight = to_float(values[i + lane]) - Octet{};
+      lanes[lane] = multiply_add(weight, load_octet(inputs + 8 * int64_t{places[i + lane]}), lanes[lane]);
+    }
+  }
+  Octet each[8];
+  __builtin_memcpy(each, lanes, sizeof each);
+  for (int lane = 0; i < count; ++i, ++lane)
+    each[lane] = multiply_add(to_float(values[i]) - Octet{}, load_octet(inputs + 8 * int64_t{places[i]}), each[lane]);
+  for (int lane = 1; lane < 8; ++lane) each[0] += each[lane];
+  __builtin_memcpy(sums, each, sizeof each[0]);
 }
 
 }  // namespace

@@ -43,6 +43,8 @@ Tensor linear_from_pairs(Tensor x, Tensor starts, Tensor entries, Tensor order, 
                          std::optional<Tensor> bias);
 Tensor linear_from_values(Tensor x, Tensor masks, Tensor starts, Tensor values, int64_t outputs, double scale,
                           std::optional<Tensor> bias);
+Tensor linear_from_places(Tensor x, Tensor starts, Tensor places, Tensor values, int64_t outputs, double scale,
+                          std::optional<Tensor> bias);
 void lists_of_weights_into(Tensor starts, Tensor entries, Tensor weights, double scale,
                            std::optional<Tensor> turned_starts, std::optional<Tensor> turned_entries);
 Tensor weight_gradient(Tensor grad, Tensor x);

@@ -25,6 +25,7 @@ STABLE_TORCH_LIBRARY_IMPL(supermask, CPU, m) {
   m.impl("linear_from_lists", TORCH_BOX(&op::linear_from_lists));
   m.impl("linear_from_pairs", TORCH_BOX(&op::linear_from_pairs));
   m.impl("linear_from_values", TORCH_BOX(&op::linear_from_values));
+  m.impl("linear_from_places", TORCH_BOX(&op::linear_from_places));
   m.impl("lists_of_weights_into", TORCH_BOX(&op::lists_of_weights_into));
   m.impl("weight_gradient", TORCH_BOX(&op::weight_gradient));
   m.impl("sparse_linear", TORCH_BOX(&op::sparse_linear));

@@ -109,6 +109,21 @@ void test_kept_values(const ValueKernels<Value>& kernel, int64_t words, bool ful
   expect(one == static_cast<float>(expected[0]), "kept values times one input");
   for (int i = 0; i < 4; ++i)
     expect(four[i] == static_cast<float>(expected[i]), "kept values times four inputs");
+  // The same by places, of one input and of four among eight side by side.
+  std::vector<uint16_t> places;
+  for (int64_t f = 0; f < features; ++f)
+    if ((masks[f / 32] >> (f % 32)) & 1u) places.push_back(static_cast<uint16_t>(f));
+  places.shrink_to_fit();
+  const std::vector<Value> alone(values.begin(), values.begin() + kept);
+  std::vector<float> turned(8 * features);
+  for (int64_t f = 0; f < features; ++f)
+    for (int i = 0; i < 4; ++i) turned[8 * f + 2 * i] = inputs[i * features + f];
+  float eight[8];
+  kernel.dot_places_1(places.data(), alone.data(), kept, inputs.data(), &one);
+  kernel.dot_places_8(places.data(), alone.data(), kept, turned.data(), eight);
+  expect(one == static_cast<float>(expected[0]), "values at places times one input");
+  for (int i = 0; i < 8; ++i)
+    expect(eight[i] == (i % 2 ? 0.0f : static_cast<float>(expected[i / 2])), "values at places times several inputs");
   // Masks that promise more values than there are.
   std::fill(masks.begin(), masks.end(), ~0u);
   kernel.dot_1(masks.data(), words, values.data() + kept, values.data() + kept, inputs.data(), 0, &one);

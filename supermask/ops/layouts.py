@@ -298,11 +298,34 @@ def weights_of_values(masks: Tensor, starts: Tensor, values: Tensor, outputs: in
     return weights
 
 
+MOST_PLACES = 1 << 15
+"""Inputs that the places of `linear_from_places` may name."""
+
+
+def places_of_weights(weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The layout of `linear_from_places` for a matrix of floats, (outputs, inputs).
+
+    That is starts, places and values. The kept weights of an output, those that are not zero, are the values
+    from starts[output] on (int64), and their inputs, at most `MOST_PLACES`, the places beside them (int16).
+    """
+    kept = weights != 0
+    ends = kept.sum(dim=1).cumsum(0)
+    return torch.cat([ends.new_zeros(1), ends]), kept.nonzero()[:, 1].to(torch.int16), weights[kept]
+
+
+def weights_of_places(starts: Tensor, places: Tensor, values: Tensor, outputs: int, inputs: int) -> Tensor:
+    """The matrix that `places_of_weights` packed."""
+    weights = values.new_zeros(outputs, inputs)
+    weights[torch.repeat_interleave(starts.diff()), places.long()] = values
+    return weights
+
+
 LINEAR_LAYOUTS: dict[str, Callable[..., Tensor]] = {
     "linear_from_triples": signs_of_triples,
     "linear_from_lists": signs_of_lists,
     "linear_from_pairs": signs_of_pairs,
     "linear_from_values": weights_of_values,
+    "linear_from_places": weights_of_places,
     "linear_from_planes": signs_of_planes,
     "linear_int8": signs_of_fields,
 }

@@ -44,6 +44,8 @@ _SCHEMAS = (
     "Tensor? bias) -> Tensor",
     "linear_from_values(Tensor x, Tensor masks, Tensor starts, Tensor values, SymInt outputs, float scale, "
     "Tensor? bias) -> Tensor",
+    "linear_from_places(Tensor x, Tensor starts, Tensor places, Tensor values, SymInt outputs, float scale, "
+    "Tensor? bias) -> Tensor",
     "linear_from_planes(Tensor x, Tensor planes, SymInt outputs, float scale, Tensor? bias) -> Tensor",
     "linear_int8(Tensor x, Tensor fields, SymInt outputs, float scale, Tensor? bias) -> Tensor",
     "conv_from_lists(Tensor x, Tensor starts, Tensor entries, SymInt outputs, SymInt[] kernel, "

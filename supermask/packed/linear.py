@@ -3,7 +3,7 @@
 A masked signed-constant weight is +σ, -σ or 0, so that products of three of them with their inputs are one of
 27 sums, and a code of five bits looks it up. Where few weights are kept and many inputs come, lists of the
 inputs and pairs of inputs to add and to subtract are faster. Other weights are kept as bits of the mask and
-the values it leaves.
+the values it leaves, and where those are few with the places of their inputs instead.
 
 On request a layer of signed constants rounds its inputs to int8, with a scale for each row: products and sums
 are then of integers, exact and faster. Rounding costs up to 1/254 of a row's largest magnitude in each of its
@@ -29,6 +29,7 @@ LAYOUTS = {
     "linear_from_planes": ("planes",),
     "linear_from_pairs": ("starts", "entries", "order"),
     "linear_from_values": ("masks", "firsts", "values"),
+    "linear_from_places": ("firsts", "places", "values"),
     "linear_int8": ("fields",),
 }
 """Operator → the buffers that hold its layout."""
@@ -44,6 +45,8 @@ UP_TO_INPUTS = {
     ("linear_from_pairs", "avx2"): {4: UNLIMITED},
     ("linear_from_values", "avx512"): {4: 4, 2: 1},
     ("linear_from_values", "avx2"): {4: 4, 2: 1},
+    ("linear_from_places", "avx512"): {4: UNLIMITED, 2: 8},
+    ("linear_from_places", "avx2"): {4: UNLIMITED, 2: UNLIMITED},
 }
 FEW_INPUTS = {"avx2": "linear_from_planes"}  # of signed constants; on other instruction sets, triples
 MANY_FROM_INPUTS = {"avx512": 24, "avx2": 12}  # for which lists serve, or else triples
@@ -51,6 +54,7 @@ LEAST_OF_MANY = 5  # of which lists and triples for many inputs are measured
 LISTS_UP_TO_DENSITY = {"avx512": 0.4, "avx2": 0.36}
 LISTS_FROM_FEATURES = 512  # inputs and outputs; below, arranging the inputs costs too much
 VALUES_UP_TO_DENSITY = 0.5
+PLACES_UP_TO_DENSITY = {"avx512": 0.15, "avx2": 0.15}
 VALUE_TYPES = (torch.float32, torch.bfloat16)
 # Layers with fewer weights stay dense: calls cost what they save, and values only save time to memory. Small
 # ones are packed for inputs of 16 bits, whose dense calls cost more, and serve at least so many of float32.
@@ -67,6 +71,7 @@ PACK = {
     "linear_from_planes": lambda signs: (layouts.planes_of_signs(signs),),
     "linear_from_pairs": layouts.pairs_of_signs,
     "linear_from_values": layouts.values_of_weights,
+    "linear_from_places": layouts.places_of_weights,
     "linear_int8": lambda signs: (layouts.fields_of_signs(signs),),
 }
 """Operator → what packs a matrix for it."""
@@ -117,13 +122,15 @@ class PackedLinear(Placed):
         """Those whose layouts the layer holds: the first for few inputs, the last for many."""
         if self.activations == "int8":
             return ("linear_int8",)
-        if not self.signed:
-            return ("linear_from_values",)
         instructions = ops.instruction_set() or ""
-        few = FEW_INPUTS.get(instructions, "linear_from_triples")
+        if not self.signed:
+            few = self.density <= PLACES_UP_TO_DENSITY.get(instructions, 0)
+            places = few and self.in_features <= layouts.MOST_PLACES
+            return ("linear_from_places",) if places else ("linear_from_values",)
+        one = FEW_INPUTS.get(instructions, "linear_from_triples")
         lists = self.density <= LISTS_UP_TO_DENSITY.get(instructions, 0) and features >= LISTS_FROM_FEATURES
         many = "linear_from_pairs" if lists else "linear_from_triples"
-        return (few, many) if many != few else (few,)
+        return (one, many) if many != one else (one,)
 
     def packed_for_cpu(self, weights: Tensor) -> dict[str, Tensor]:
         return {
