@@ -230,7 +230,7 @@ def test_wrong_arguments_raise_and_name_themselves():
         ("starts do not fit", lambda: few(x, first_few.flip(0), places, some, 5, 1.0, None)),
         ("places must", lambda: few(x, first_few, places.int(), some, 5, 1.0, None)),
         ("values must", lambda: few(x, first_few, places, some[1:], 5, 1.0, None)),
-        ("at most", lambda: few(torch.ones(1, (1 << 16) + 1), first_few, places, some, 5, 1.0, None)),
+        ("at most", lambda: few(torch.ones(1, (1 << 15) + 1), first_few, places, some, 5, 1.0, None)),
     ]
     for words, call in wrong:
         with pytest.raises(RuntimeError, match=words):
@@ -257,6 +257,40 @@ def test_damaged_layouts_read_nothing_outside():
     for first in (-(1 << 62), 0, 1 << 62):
         damaged = torch.full_like(firsts, first)
         native.linear_from_values(x, torch.full_like(masks, -1), damaged, values, 5, 1.0, None)
+
+
+@needs_native
+@pytest.mark.parametrize("others", [1, 2, 8])
+@pytest.mark.parametrize("batch", [1, 2])
+def test_places_beyond_the_inputs_find_nothing_of_another_call(others, batch):
+    few, starts, ones = native.linear_from_places, torch.tensor([0, 3]), torch.ones(3)
+    few(torch.full((others, 1 << 15), 7.0), starts, torch.tensor([0, 1, 2]).short(), ones, 1, 1.0, None)
+    places = torch.tensor([0, 10, (1 << 15) - 1]).short()  # of ten inputs
+    assert few(torch.ones(batch, 10), starts, places, ones, 1, 1.0, None).tolist() == [[1.0]] * batch
+
+
+def test_places_name_no_more_inputs_than_they_can():
+    weights = torch.zeros(1, layouts.MOST_PLACES)
+    weights[0, -1] = 3
+    packed = layouts.places_of_weights(weights)
+    assert torch.equal(layouts.weights_of_places(*packed, *weights.shape), weights)
+    with pytest.raises(ValueError, match="at most 32768 inputs"):
+        layouts.places_of_weights(torch.zeros(1, layouts.MOST_PLACES + 1))
+
+
+@needs_native
+@pytest.mark.parametrize("value", [torch.inf, -torch.inf, torch.nan])
+@pytest.mark.parametrize("batch", [1, 40])
+@pytest.mark.parametrize("operator", OPERATORS)
+def test_inputs_that_are_not_finite_reach_the_outputs_that_keep_them(operator, batch, value):
+    signs, x = draw_signs(100, 300, 0.3), torch.randn(batch, 300)
+    column = torch.arange(batch) * 7
+    x[torch.arange(batch), column] = value
+    finite = getattr(native, operator)(x, *PACK[operator](signs), 100, 0.5, None).isfinite()
+    kept = signs.t()[column] != 0
+    assert not finite[kept].any()
+    if operator in ("linear_from_lists", "linear_from_pairs", "linear_from_places"):
+        assert finite[~kept].all()
 
 
 @needs_native

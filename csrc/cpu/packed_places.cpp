@@ -11,6 +11,7 @@ namespace supermask::op {
 namespace {
 
 constexpr int64_t kSideBySide = 8;
+constexpr int64_t kMostFeatures = 1 << 15;
 constexpr int64_t kPlaces = 1 << 16;  // room for all that a place may name, so that none, however wrong, points outside
 
 struct Kept {
@@ -41,7 +42,7 @@ Tensor linear_from_places(Tensor x, Tensor starts, Tensor places, Tensor values,
                           std::optional<Tensor> bias) {
   const Batch batch(x, outputs, scale, bias);
   const int64_t count = batch.count(), features = batch.features();
-  check(features <= kPlaces, "x must have at most ", kPlaces, " features, not ", features);
+  check(features <= kMostFeatures, "x must have at most ", kMostFeatures, " features, not ", features);
   check(starts.is_cpu() && starts.scalar_type() == ScalarType::Long && starts.is_contiguous() &&
             starts.numel() == outputs + 1,
         "starts must be a contiguous int64 tensor of ", outputs + 1, " values on the CPU");
@@ -56,9 +57,13 @@ Tensor linear_from_places(Tensor x, Tensor starts, Tensor places, Tensor values,
             std::is_sorted(kept.starts, kept.starts + outputs + 1),
         "starts do not fit places");
   thread_local Scratch scratch;
+  thread_local int64_t written = kPlaces * kSideBySide;  // beyond them are zeros
+  float* inputs = scratch.floats(kPlaces * kSideBySide);
   for (int64_t first = 0; first < count; first += kSideBySide) {
     const int64_t take = std::min(kSideBySide, count - first), width = take == 1 ? 1 : kSideBySide;
-    float* inputs = scratch.floats(kPlaces * width);
+    // Places beyond the inputs find zeros, and nothing of another call.
+    if (written > features * width) std::fill(inputs + features * width, inputs + written, 0.0f);
+    written = features * width;
     if (take == 1) {
       std::copy_n(batch.row(first), features, inputs);
     } else {

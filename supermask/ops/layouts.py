@@ -307,7 +307,12 @@ def places_of_weights(weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
     That is starts, places and values. The kept weights of an output, those that are not zero, are the values
     from starts[output] on (int64), and their inputs, at most `MOST_PLACES`, the places beside them (int16).
+
+    Raises:
+        ValueError: There are more inputs.
     """
+    if weights.shape[1] > MOST_PLACES:
+        raise ValueError(f"places name at most {MOST_PLACES} inputs, not {weights.shape[1]}")
     kept = weights != 0
     ends = kept.sum(dim=1).cumsum(0)
     return torch.cat([ends.new_zeros(1), ends]), kept.nonzero()[:, 1].to(torch.int16), weights[kept]

@@ -174,7 +174,13 @@ class PackedLinear(Placed):
         return cls(weights, None, layer.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        """x · Wᵀ + b for x of any leading dimensions and float type; sums are in float32."""
+        """x · Wᵀ + b for x of any leading dimensions and float type; sums are in float32.
+
+        Those of signed constants are sums of inputs, in each operator's own order, and σ multiplies them at the
+        end: a part of one beyond 3.4e38 makes an output infinite or NaN, even where the dense layer's is
+        finite. An input that is infinite or NaN reaches the outputs that keep it, and by some operators, as in
+        the dense layer, those that prune it too: never where pairs or places serve.
+        """
         buffers = self._buffers
         bias = buffers["bias"]
         if self.on_gpu:
