@@ -176,10 +176,10 @@ class PackedLinear(Placed):
     def forward(self, x: Tensor) -> Tensor:
         """x · Wᵀ + b for x of any leading dimensions and float type; sums are in float32.
 
-        Those of signed constants are sums of inputs, in each operator's own order, and σ multiplies them at the
-        end: a part of one beyond 3.4e38 makes an output infinite or NaN, even where the dense layer's is
-        finite. An input that is infinite or NaN reaches the outputs that keep it, and by some operators, as in
-        the dense layer, those that prune it too: never where pairs or places serve.
+        Those of signed constants are sums of inputs, in each operator's own order, and σ multiplies them
+        at the end: a part of one beyond 3.4e38 makes an output infinite or NaN, even where the dense
+        layer's is finite. An input that is infinite or NaN reaches the outputs that keep it, and by some
+        operators, as in the dense layer, those that prune it too: never where pairs or places serve.
         """
         buffers = self._buffers
         bias = buffers["bias"]
