@@ -1,11 +1,13 @@
 """Does a search find its subnetwork without a learning rate? Relative steps against grids of rates.
 
     python benchmarks/score_steps.py --data-root DIR
+    python benchmarks/score_steps.py --data-root DIR --method signed-supermask
 
-Every setting is searched by edge-popup with relative steps over a grid of rates, the default among them, and
-with the published rule (SGD with momentum 0.9 and weight decay 5e-4) and Adam over wide grids. Judged on a
-validation split of 5,000 training images, one seed; the test split is not looked at. Trainings are short, so
-that all of it takes about an hour of one core. Writes `benchmarks/results/score-steps.json` after each run,
+Every setting is searched by edge-popup (or by a signed supermask) with relative steps over a grid of rates,
+the default among them, and with the published rule (SGD with momentum 0.9 and weight decay 5e-4) and Adam
+over wide grids. Judged on a validation split of 5,000 training images, one seed; the test split is not looked
+at. Trainings are short, so that all of it takes about an hour of one core. Writes
+`benchmarks/results/score-steps.json` (of the signed one `score-steps-signed-supermask.json`) after each run,
 and goes on from it.
 """
 
@@ -27,13 +29,14 @@ from supermask.data import Dataset, Images, Loader, iterate_eval, load_data
 from supermask.experiments.results import describe_machine
 from supermask.io import write_json
 from supermask.masks import NonFiniteScoreError
+from supermask.search import create_search
 from supermask.search.relative_steps import default_rate
 from supermask.training.loop import DivergedError
 from supermask.training.memory_format import unsafe_in_channels_last
 from supermask.training.schedule import Schedule
 
-RESULTS = Path(__file__).parent / "results" / "score-steps.json"
-RATES = (
+RESULTS = Path(__file__).parent / "results"
+_EDGE_POPUP = (
     ("relative", 0.02),
     ("relative", 0.005),
     ("relative", 0.01),
@@ -49,7 +52,13 @@ RATES = (
     ("adam", 0.01),
     ("adam", 0.03),
 )
-"""Step size (`adam`: absolute steps by Adam) and learning rate."""
+_SIGNED = (
+    *(("relative", lr) for lr in (0.005, 0.02, 0.01, 0.003, 0.03, 0.1)),
+    *(("absolute", lr) for lr in (0.2, 1.0, 10.0)),
+    *(("adam", lr) for lr in (0.003, 0.01, 0.03)),
+)
+RATES = {"edge-popup": _EDGE_POPUP, "signed-supermask": _SIGNED}
+"""By search: step size (`adam`: absolute steps by Adam) and learning rate."""
 RULES: dict[str, dict[str, Any]] = {
     "absolute": {"step_size": "absolute", "momentum": 0.9, "weight_decay": 5e-4},
     "relative": {"step_size": "relative", "momentum": 0.9, "nesterov": True},
@@ -113,10 +122,10 @@ SETTINGS = {
 
 
 class Bench:
-    """Data and networks of the settings."""
+    """Data and networks of the settings, searched by one method."""
 
-    def __init__(self, data_root: str | None) -> None:
-        self._root = data_root
+    def __init__(self, data_root: str | None, method: str) -> None:
+        self._root, self.method = data_root, method
         self._data: dict[str, tuple[Dataset, Images, Images]] = {}
         self._rates: dict[str, float] = {}
 
@@ -126,7 +135,7 @@ class Bench:
         model = self._model(setting, data, train)
         sm.randomize_(model, setting.init, seed=seed, density=setting.density)
         options = {"density": setting.density, "lr": lr, "seed": seed}
-        search = sm.EdgePopup(model, **options, **RULES[step_size])
+        search = create_search(self.method, model, **options, **RULES[step_size])
         loader = Loader(
             train,
             batch_size=setting.batch_size,
@@ -176,10 +185,10 @@ class Bench:
         return has_convolutions and not unsafe_in_channels_last(model)
 
 
-def runs() -> Iterator[tuple[str, str, float]]:
+def runs(method: str) -> Iterator[tuple[str, str, float]]:
     """All that is searched: a setting with every rate, then the next."""
     for name in SETTINGS:
-        for step_size, lr in RATES:
+        for step_size, lr in RATES[method]:
             yield name, step_size, lr
 
 
@@ -187,6 +196,7 @@ def write(path: Path, bench: Bench, done: list[dict[str, Any]]) -> None:
     """Write what was searched so far, with the rate that each setting has by default."""
     document = {
         "machine": describe_machine("cpu", threads=1, jobs=1),
+        "method": bench.method,
         "seed": 0,
         "settings": {name: asdict(setting) for name, setting in SETTINGS.items()},
         "default_rates": {
@@ -203,14 +213,18 @@ def main() -> None:
     )
     parser.add_argument("--data-root", help="where data sets lie (else $SUPERMASK_DATA)")
     parser.add_argument("--only", nargs="+", default=["*"], help="patterns of settings")
-    parser.add_argument("--results", type=Path, default=RESULTS, help="file that grows by each run")
+    parser.add_argument("--method", default="edge-popup", choices=RATES, help="search")
+    parser.add_argument("--results", type=Path, help="file that grows by each run")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    bench, done = Bench(arguments.data_root), []
-    if arguments.results.exists():
-        done = json.loads(arguments.results.read_text())["runs"]
+    method, done = arguments.method, []
+    bench = Bench(arguments.data_root, method)
+    name = "score-steps" if method == "edge-popup" else f"score-steps-{method}"
+    results = arguments.results or RESULTS / f"{name}.json"
+    if results.exists():
+        done = json.loads(results.read_text())["runs"]
     known = {(run["setting"], run["step_size"], run["lr"]) for run in done}
-    for run in runs():
+    for run in runs(method):
         if run in known or not any(fnmatchcase(run[0], pattern) for pattern in arguments.only):
             continue
         began = time.process_time()
@@ -225,7 +239,7 @@ def main() -> None:
             {"setting": name, "step_size": step_size, "lr": lr, "validation": accuracy, "cpu_seconds": cpu}
         )
         print(f"{name}, {step_size} {lr:g}: {accuracy} % ({cpu:.0f} s)", flush=True)
-        write(arguments.results, bench, done)
+        write(results, bench, done)
 
 
 if __name__ == "__main__":

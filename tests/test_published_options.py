@@ -48,7 +48,9 @@ def test_further_arguments_reach_the_search_and_are_checked(digits, tmp_path):
 
 
 def test_zhou_starts_where_it_is_asked_to_without_its_recipe(digits):
-    config = CompareConfig(methods=("zhou",), densities=(0.5,), seeds=(0,), out="x", own_recipes=False)
+    config = CompareConfig(
+        methods=("zhou",), densities=(0.5,), seeds=(0,), out="x", own_recipes=False, search_lr=0.1
+    )
     (row,) = plan_compare(config, digits).rows
     assert row.density == 0.5 and row.weights.init == "signed_constant"
 

@@ -85,7 +85,8 @@ COMPARE = (
         "--methods concrete --distribution 2:4 --densities 0.5",
         "--distribution '2:4': concrete leaves the gates",
     ),
-    ("--methods zhou --densities 1 --no-own-recipes", "--densities 1.0: density is where"),
+    ("--methods zhou --densities 1 --search-lr 0.1 --no-own-recipes", "--densities 1.0: density is where"),
+    ("--methods zhou --no-own-recipes", "--search-lr None: give one: zhou has no default learning rate"),
     (
         "--methods random-mask-frozen --search-args penalty=1",
         "--search-args 'penalty=1': edge-popup with sgd has",
@@ -190,7 +191,7 @@ def test_a_schedule_from_half_reaches_the_search(digits, tmp_path):
     ran = [set(path.name for path in (tmp_path / out / "runs").iterdir()) for out in ("file", "flags")]
     assert ran[0] == ran[1]
     mask = MaskSource(kind="search", options={"density_schedule": "cubic", "initial_density": 0.5})
-    plain = SearchConfig(method="biprop", density=0.1, out="x")
+    plain = SearchConfig(method="biprop", density=0.1, lr=0.4, out="x")
     asked = replace(plain, method_args=mask.options)
     assert plan_search(asked, digits).rows[0].mask.options == mask.options
 

@@ -128,8 +128,16 @@ def test_the_rate_that_stands_in_is_larger_behind_batch_norms(norm, rate):
 def test_what_has_no_default_asks_for_a_rate(options, reason):
     with pytest.raises(ValueError, match=reason):
         sm.EdgePopup(net(), density=0.4, **options)
-    with pytest.raises(ValueError, match="zhou has no default learning rate"):
-        sm.SEARCHES["zhou"](net(), density=0.4, lr=None)
+
+
+@pytest.mark.parametrize("method", sm.SEARCHES)
+def test_every_search_has_a_default_rate_or_asks_for_one(method):
+    model = sm.randomize_(net())
+    if method in ("edge-popup", "iterand", "frozen"):
+        assert sm.SEARCHES[method](model, density=0.5).step_size == "relative"
+    else:
+        with pytest.raises(ValueError, match=f"{method} has no default learning rate; give lr="):
+            sm.SEARCHES[method](model, density=0.5)
 
 
 def test_the_fused_step_leaves_the_bits_of_the_parts(monkeypatch):

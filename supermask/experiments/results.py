@@ -30,6 +30,8 @@ ROW_KEYS = (
     "ticket_bytes",
     "dense_bytes",
 )
+RULE_KEYS = ("lr", "step_size")
+"""How the scores of a search moved; the step size only where it was not the method's own."""
 FURTHER_KEYS = ("multiply_adds", "sampled_accuracy", "drawn_at", "drawn_by", "together")
 """What only some runs have: multiply-adds of the kept weights for one example, mean test accuracy over
 sampled masks, the step of an early-bird's draw and whether its masks agreed then (`agreement`) or its time
@@ -46,6 +48,9 @@ def describe_rows(plan: Plan, store: Store, out: Path) -> dict[str, Any]:
         ticket = os.path.relpath(run.ticket_path(), out) if spec.mask.kind != "none" else None
         row = {**result, "density": spec.density, "ticket": ticket}
         further = {key: result[key] for key in FURTHER_KEYS if key in result}
+        if spec.mask.kind == "search":
+            rule = {"lr": spec.rule.lr, **spec.mask.options}
+            further |= {key: rule[key] for key in RULE_KEYS if key in rule}
         kept = {"kept_density": result["density"], "run": spec.id}
         rows.append({key: row[key] for key in ROW_KEYS} | kept | further)
         named = {"method": spec.method, "density": spec.density, "seed": spec.seed}

@@ -10,26 +10,35 @@ from supermask.experiments.arguments import search_arguments
 from supermask.experiments.compare.methods import METHODS
 from supermask.experiments.config import (
     ConfigError,
-    RuleConfig,
+    TaskConfig,
     check_density_field,
     check_distribution_field,
     option,
 )
 from supermask.experiments.execution.store import Store
 from supermask.experiments.lr_sweep import check_sweep, chosen_rate, trials_of
-from supermask.experiments.plan import Plan, layers_of, task_of
+from supermask.experiments.plan import Plan, planned_network, task_of
 from supermask.experiments.registry import Experiment, Trials, register_experiment
 from supermask.experiments.runs import check_weights_left, rescaling, search_run
-from supermask.experiments.searches import check_search, length_without_data, refusals
-from supermask.experiments.spec import MaskSource, WeightSource
-from supermask.search import SEARCHES
+from supermask.experiments.searches import check_search, length_without_data, refusals, rule_and_mask
+from supermask.experiments.spec import MaskSource, OptimizerSpec, WeightSource
+from supermask.search import BASES, SEARCHES
+from supermask.search.relative_steps import RATE, default_rate
 from supermask.weights.init import INITS
+from supermask.weights.roles import masked
 
 
 @dataclass(frozen=True, kw_only=True)
-class SearchConfig(RuleConfig):
+class SearchConfig(TaskConfig):
     """`supermask search`: one strong ticket."""
 
+    optimizer: str = option("sgd", "rule that moves the scores", choices=tuple(BASES))
+    lr: float | None = option(None, "learning rate of the scores; without one they take relative steps")
+    momentum: float = option(0.9, "momentum of sgd")
+    nesterov: bool = option(False, "Nesterov momentum of sgd; relative steps without an lr have it")
+    weight_decay: float | None = option(
+        None, "weight decay of the scores; by default 5e-4, and 0 for relative steps"
+    )
     method: str = option("edge-popup", f"search algorithm: {', '.join(SEARCHES)}")
     method_args: dict[str, str] = option({}, "further arguments of the search, as key=value")  # noqa: RUF009
     density: float = option(0.3, "fraction of weights kept")
@@ -57,23 +66,33 @@ class SearchConfig(RuleConfig):
         with refusals("method_args"):
             check_search(
                 self.method,
-                self.rule,
-                self.mask_source,
+                *self.rule_and_mask(RATE),
                 **length_without_data(self.epochs, self.label_smoothing),
             )
 
-    @property
-    def mask_source(self) -> MaskSource:
-        """What the search looks for.
+    def rule_and_mask(self, default_lr: float) -> tuple[OptimizerSpec, MaskSource]:
+        """How scores move, and what the search looks for.
+
+        Args:
+            default_lr: Of relative steps on the network; see `default_rate`.
 
         Raises:
-            ConfigError: An argument that the method does not have, or of another type.
+            ConfigError: An argument that the method does not have, or of another type, or no learning rate
+                where there is no default.
         """
-        return MaskSource(
-            kind="search",
+        return rule_and_mask(
+            self.method,
+            optimizer=self.optimizer,
+            # A sweep replaces it by one of its own.
+            lr=self.lr_sweep[0] if self.lr is None and self.lr_sweep else self.lr,
+            momentum=self.momentum,
+            nesterov=self.nesterov,
+            weight_decay=self.weight_decay,
             density=self.density,
             distribution=self.distribution,
-            options=search_arguments(self.method, self.method_args, "method_args", self.optimizer),
+            arguments=search_arguments(self.method, self.method_args, "method_args", self.optimizer),
+            default_lr=default_lr,
+            field="lr",
         )
 
     @classmethod
@@ -86,7 +105,9 @@ class SearchConfig(RuleConfig):
 def plan_search(config: SearchConfig, data: Dataset) -> Plan:
     """One strong ticket."""
     task = task_of(config, data)
-    rule, mask, infos = config.rule, config.mask_source, layers_of(task, data)
+    network = planned_network(task, data)
+    infos = masked(network)
+    rule, mask = config.rule_and_mask(default_rate(network))
     check_weights_left("density", (config.density,), infos)
     with refusals("method_args"):
         check_search(

@@ -23,6 +23,8 @@ from supermask.weights.init import randomize_
 WIDTH = 32
 """Inputs and outputs of both layers of the stand-in. Over two layers of one shape every distribution is the
 same, so that nothing is refused for the stand-in's sake."""
+WEIGHT_DECAY = 5e-4
+"""Of scores that move by a given learning rate."""
 UNKNOWN_STEPS_PER_EPOCH = 10**9
 """Stands for the steps of an epoch before data are read: so many that only the epochs matter."""
 
@@ -39,6 +41,51 @@ def search_of(model: nn.Module, method: str, rule: OptimizerSpec, source: MaskSo
         **rule.options(),
         **source.options,
     )
+
+
+def rule_and_mask(
+    method: str,
+    *,
+    optimizer: str,
+    lr: float | None,
+    momentum: float,
+    nesterov: bool,
+    weight_decay: float | None,
+    density: float,
+    distribution: str,
+    arguments: Mapping[str, Any],
+    default_lr: float,
+    field: str,
+) -> tuple[OptimizerSpec, MaskSource]:
+    """How the scores of a run move and what it looks for; without a learning rate they take relative steps.
+
+    Args:
+        method: One of `SEARCHES`.
+        optimizer, lr, momentum, nesterov, weight_decay: Of the rule, as the user or a recipe has them; None
+            for nothing said.
+        density, distribution: What is kept.
+        arguments: Further ones of the search.
+        default_lr: Learning rate of relative steps on the network.
+        field: What the user calls the learning rate.
+
+    Raises:
+        ConfigError: There is no learning rate, and none stands in for it.
+    """
+    options = dict(arguments)
+    if lr is None:
+        if not SEARCHES[method].has_default_rate:
+            raise ConfigError(field, None, f"give one: {method} has no default learning rate")
+        if optimizer != "sgd" or options.setdefault("step_size", "relative") != "relative":
+            remedy = "give one: without it scores take relative steps by sgd, which another rule cannot"
+            raise ConfigError(field, None, remedy)
+        lr, nesterov = default_lr, momentum > 0
+    if weight_decay is None:
+        weight_decay = 0.0 if options.get("step_size") == "relative" else WEIGHT_DECAY
+    rule = OptimizerSpec(
+        optimizer=optimizer, lr=lr, momentum=momentum, nesterov=nesterov, weight_decay=weight_decay
+    )
+    mask = MaskSource(kind="search", density=density, distribution=distribution, options=options)
+    return rule, mask
 
 
 def check_search(

@@ -57,7 +57,7 @@ class IteRand(EdgePopup, fused=EDGE_POPUP_SGD):
         model: nn.Module,
         *,
         density: float,
-        lr: float,
+        lr: float | None = None,
         period: int | None = None,
         rate: float = 0.1,
         **options: Any,

@@ -47,7 +47,13 @@ class SignedSupermask(Search, graphable=True):
     recipe: ClassVar[Mapping[str, Any]] = {"lr": 0.2}
 
     def __init__(
-        self, model: nn.Module, *, density: float, lr: float, fixed_threshold: bool = False, **options: Any
+        self,
+        model: nn.Module,
+        *,
+        density: float,
+        lr: float | None = None,
+        fixed_threshold: bool = False,
+        **options: Any,
     ) -> None:
         self.fixed_threshold = fixed_threshold
         self.exact_density = self.graphable = not fixed_threshold

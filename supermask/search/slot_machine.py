@@ -64,14 +64,19 @@ class SlotMachine(Search):
     """
 
     accepts_score_init = False
-    recipe: ClassVar[Mapping[str, Any]] = {"init": "kaiming_normal", "density": 1.0, "rescale": False}
+    recipe: ClassVar[Mapping[str, Any]] = {
+        "lr": 0.1,
+        "init": "kaiming_normal",
+        "density": 1.0,
+        "rescale": False,
+    }
 
     def __init__(
         self,
         model: nn.Module,
         *,
         density: float,
-        lr: float,
+        lr: float | None = None,
         options: int = 8,
         choice: str = "nearest",
         **others: Any,

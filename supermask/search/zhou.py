@@ -63,7 +63,13 @@ class Zhou(Search):
     }
 
     def __init__(
-        self, model: nn.Module, *, density: float, lr: float, dynamic_rescale: bool = True, **options: Any
+        self,
+        model: nn.Module,
+        *,
+        density: float,
+        lr: float | None = None,
+        dynamic_rescale: bool = True,
+        **options: Any,
     ) -> None:
         if masks.check_density(density) == 1:
             raise ValueError("density is where the probabilities of zhou start, and must be below 1, not 1")

@@ -27,6 +27,7 @@ from supermask.experiments.registry import Experiment, register_experiment
 from supermask.experiments.runs import check_weights_left
 from supermask.experiments.searches import check_search, length_without_data, refusals
 from supermask.experiments.spec import RunSpec
+from supermask.search.relative_steps import RATE, default_rate
 from supermask.weights.roles import classify
 
 
@@ -61,7 +62,7 @@ class CompareConfig(CompareOptions):
                     with refusals("search_args", method):
                         check_search(
                             search,
-                            *rule_and_mask_for(self, search, density),
+                            *rule_and_mask_for(self, search, density, RATE),
                             **length_without_data(self.epochs, self.label_smoothing),
                         )
 
@@ -87,10 +88,14 @@ def plan_compare(config: CompareConfig, data: Dataset) -> Plan:
     if config.rewind_to is not None and not 0 < rewind_to < task.steps:
         remedy = f"take a step from 1 to {task.steps - 1}" if task.steps > 1 else "leave it out"
         raise ConfigError("rewind_to", rewind_to, f"{remedy}: a training has {task.steps} steps")
-    parameters = classify(planned_network(task, data))
+    network = planned_network(task, data)
+    parameters, default_lr = classify(network), default_rate(network)
     check_weights_left("densities", config.densities, [info for info in parameters if info.role == "masked"])
     filters = cache(partial(filter_layers_of, task, data))
-    parts = [ComparisonBuilder(config, task, parameters, rewind_to, seed, filters) for seed in config.seeds]
+    parts = [
+        ComparisonBuilder(config, task, parameters, rewind_to, seed, filters, default_lr)
+        for seed in config.seeds
+    ]
     rows: list[RunSpec] = []
     skipped: dict[str, str] = {}
     for method in config.methods:

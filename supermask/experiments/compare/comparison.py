@@ -22,6 +22,7 @@ class ComparisonBuilder(RunBuilder):
         parameters: All parameters of the network.
         rewind_to: Early step that late rewinding goes back to.
         filter_layers: Finds the layers of the network that can lose filters.
+        default_lr: Of searches on the network that are given none.
     """
 
     def __init__(
@@ -32,11 +33,12 @@ class ComparisonBuilder(RunBuilder):
         rewind_to: int,
         seed: int,
         filter_layers: Callable[[], dict[str, FilterLayer]],
+        default_lr: float,
     ) -> None:
         infos = [info for info in parameters if info.role == "masked"]
         super().__init__(task, infos, config.rule, config.init, seed)
         self.config, self.parameters, self.rewind_to = config, parameters, rewind_to
-        self.filter_layers = filter_layers
+        self.filter_layers, self.default_lr = filter_layers, default_lr
         self._paths: dict[str, dict[float, RunSpec]] = {}
 
     @property
@@ -77,7 +79,7 @@ class ComparisonBuilder(RunBuilder):
         shapes = {info.name: tuple(info.tensor.shape) for info in self.infos}
         for density in densities:
             try:
-                rule, mask = rule_and_mask_for(self.config, method, density)
+                rule, mask = rule_and_mask_for(self.config, method, density, self.default_lr)
                 check_search(
                     method,
                     rule,
@@ -93,7 +95,7 @@ class ComparisonBuilder(RunBuilder):
     def search(self, method: str, density: float) -> RunSpec:
         """A mask search, by the method's own recipe where it has one and the user does not say otherwise."""
         config = self.config
-        rule, mask = rule_and_mask_for(config, method, density)
+        rule, mask = rule_and_mask_for(config, method, density, self.default_lr)
         recipe = recipe_of(config, method)
         rescale = recipe.get("rescale", config.rescale)
         weights = WeightSource(

@@ -40,8 +40,12 @@ class CompareOptions(RuleConfig):
         "uniform",
     )
     search_optimizer: str = option("sgd", "rule that moves the scores", choices=tuple(BASES))
-    search_lr: float = option(0.1, "learning rate of the scores")
-    search_weight_decay: float = option(5e-4, "weight decay of the scores")
+    search_lr: float | None = option(
+        None, "learning rate of the scores; without one they take relative steps"
+    )
+    search_weight_decay: float | None = option(
+        None, "weight decay of the scores; by default 5e-4, and 0 for relative steps"
+    )
     own_recipes: bool = option(True, "searches that have a recipe of their own take it instead of these")
     search_args: dict[str, str] = option({}, "further arguments of the searches, as key=value")  # noqa: RUF009
     filters: dict[str, str] = option(  # noqa: RUF009

@@ -6,6 +6,7 @@ from typing import Any
 from supermask.experiments.arguments import search_arguments
 from supermask.experiments.compare.options import CompareOptions
 from supermask.experiments.errors import ConfigError
+from supermask.experiments.searches import rule_and_mask
 from supermask.experiments.spec import MaskSource, OptimizerSpec
 from supermask.masks import group_of
 from supermask.search import SEARCHES
@@ -15,32 +16,38 @@ FROZEN_CONTROL = "random-mask-frozen"
 
 
 def rule_and_mask_for(
-    config: CompareOptions, method: str, density: float
+    config: CompareOptions, method: str, density: float, default_lr: float
 ) -> tuple[OptimizerSpec, MaskSource]:
     """Rule and mask of a search of `compare`: its own recipe, where it has one and the user wants it.
 
     A distribution that the user chose goes before the recipe's.
 
+    Args:
+        config: What the user said.
+        method: The search.
+        density: Fraction of weights kept.
+        default_lr: Of relative steps on the network; see `default_rate`.
+
     Raises:
-        ConfigError: An argument that the method does not have, or of another type.
+        ConfigError: An argument that the method does not have, or of another type, or no learning rate where
+            there is no default.
     """
     recipe = recipe_of(config, method)
-    rule = OptimizerSpec(
+    own = recipe.get("distribution", "uniform")
+    given = _search_args(config, method, config.search_args)
+    return rule_and_mask(
+        method,
         optimizer=recipe.get("optimizer", config.search_optimizer),
         lr=recipe.get("lr", config.search_lr),
         momentum=recipe.get("momentum", config.momentum),
         nesterov=recipe.get("nesterov", config.nesterov),
         weight_decay=recipe.get("weight_decay", config.search_weight_decay),
-    )
-    own = recipe.get("distribution", "uniform")
-    given = _search_args(config, method, config.search_args)
-    mask = MaskSource(
-        kind="search",
         density=density,
         distribution=own if config.distribution == "uniform" else config.distribution,
-        options={**recipe.get("method_args", {}), **given},
+        arguments={**recipe.get("method_args", {}), **given},
+        default_lr=default_lr,
+        field="search_lr",
     )
-    return rule, mask
 
 
 def check_used(config: CompareOptions) -> None:

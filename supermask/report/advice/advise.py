@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from supermask.report.advice.cases import Case, cases_of
-from supermask.report.advice.commands import search_again, train_again
+from supermask.report.advice.commands import at_rates, is_relative, search_again, train_again
 from supermask.report.advice.finding import Finding
 from supermask.report.advice.rules import LEARNED, RULES
 from supermask.report.formatting import percent
@@ -90,7 +90,8 @@ def _chance(document: Mapping[str, Any], cases: Sequence[Case]) -> Iterator[Find
     )
     longer: dict[str, Any] = {"epochs": 3 * best.config.get("epochs", 10)}
     if best.is_search and best.config.get("val_fraction", 0.1):
-        longer["lr_sweep"] = [0.03, 0.1, 0.3, 1.0]
+        rates = [0.003, 0.01, 0.03, 0.1] if is_relative(best) else [0.03, 0.1, 0.3, 1.0]
+        longer |= at_rates(best, lr_sweep=rates)
     again = search_again if best.is_search else train_again
     yield Finding(
         "near chance",

@@ -35,6 +35,19 @@ def search_again(document: Mapping[str, Any], case: Case, tag: str, **changes: A
     return _line(document, "search", _search_fields(case) | changes, tag)
 
 
+def is_relative(case: Case) -> bool:
+    """Whether the scores of a search took relative steps, whose rates are shares of their first size."""
+    return bool(case.row.get("step_size") == "relative")
+
+
+def at_rates(case: Case, **rates: Any) -> dict[str, Any]:
+    """Changes of `search_again` to other rates, in the units in which the search of a case moved."""
+    if not is_relative(case):
+        return rates
+    given = case.asked("args" if case.command != "search" else "method_args") or {}
+    return {**rates, "method_args": {**given, "step_size": "relative"}}
+
+
 def train_again(document: Mapping[str, Any], case: Case, tag: str, **changes: Any) -> str:
     """The command of a case that trains weights with changes; of a comparison only this method and seed."""
     values = {**case.config, "seeds": [case.row["seed"]]}

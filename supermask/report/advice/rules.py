@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from supermask.report.advice.cases import Case
-from supermask.report.advice.commands import search_again, train_again
+from supermask.report.advice.commands import at_rates, is_relative, search_again, train_again
 from supermask.report.advice.finding import Finding
 from supermask.report.formatting import count_text, density_text, percent
 from supermask.search import SEARCHES
@@ -78,7 +78,7 @@ def _for_dead_units(case: Case) -> tuple[dict[str, Any], str]:
         }, "They go with the layer near collapse; ERK densities spare small layers."
     if (turned := sum(case.curve("mask_changed"))) > 1:
         text = f"The mask was turned over {turned:.1f} times; a smaller rate kills fewer."
-        return {"lr": _rate_of(case) / 10}, text
+        return at_rates(case, lr=_rate_of(case) / 10), text
     other = "kaiming_normal" if case.asked("init") != "kaiming_normal" else "signed_constant"
     return {"init": other}, "Try another draw of the frozen weights."
 
@@ -167,7 +167,7 @@ def movement(document: Mapping[str, Any], case: Case) -> Iterator[Finding]:
             f"{_per_epoch(case, total, case.points[-1]['step'])}, at the rate {rate:g}.",
             "The mask is nearly the random one that it began with: first scores are large beside what the "
             "rate moves them by. Larger rates move them.",
-            _with_rates(document, case, "rate", [rate * 10**power for power in range(4)]),
+            _with_rates(document, case, "rate", [rate * factor for factor in _larger(case)]),
         )
     elif _unsettled(case):
         constant = case.config.get("schedule") == "constant"
@@ -270,12 +270,19 @@ def _with_rates(document: Mapping[str, Any], case: Case, tag: str, rates: list[f
     """A search that picks among rates on validation; the second of them where there is nothing to pick by."""
     rounded = [float(f"{rate:.3g}") for rate in rates]
     if case.config.get("val_fraction", 0.1):
-        return search_again(document, case, tag, lr_sweep=rounded)
-    return search_again(document, case, tag, lr=rounded[1])
+        return search_again(document, case, tag, **at_rates(case, lr_sweep=rounded))
+    return search_again(document, case, tag, **at_rates(case, lr=rounded[1]))
+
+
+def _larger(case: Case) -> list[float]:
+    """Factors to try on a rate that moves nothing; relative steps are in units of the scores."""
+    return [1, 3, 10, 30] if is_relative(case) else [1, 10, 100, 1000]
 
 
 def _rate_of(case: Case) -> float:
-    """The rate of a search: its own recipe's in a comparison, unless that was not wanted."""
+    """The rate of a search, as recorded or, in older results, from its own recipe or what was asked for."""
+    if "lr" in case.row:
+        return float(case.row["lr"])
     own = SEARCHES[case.method.name].recipe if case.method.name in SEARCHES else {}
     if case.command != "search" and case.config.get("own_recipes", True) and "lr" in own:
         return float(own["lr"])
