@@ -50,6 +50,8 @@ DENSE: dict[str, dict[str, Any]] = {
     "lr 0.75": {"lr": 0.75},
     "lr 3": {"lr": 3.0},
     "weight decay 2e-6": {"weight_decay": 2e-6},
+    "weight decay 6.5e-4": {"weight_decay": 6.5e-4},
+    "label smoothing 0.1": {"label_smoothing": 0.1},
 }
 #: One change at a time of a search.
 CHANGES: dict[str, dict[str, Any]] = {
