@@ -75,7 +75,7 @@ PARALLEL_RULES: dict[str, dict[str, Any]] = {
     "Adam 0.005": {"search_lr": 0.005},
 }
 #: Rates and numbers of weights that relative steps were tried with over ten epochs.
-PARALLEL_LONG = ((8, 0.02), (8, 0.05), (8, 0.1), (16, 0.05), (16, 0.1))
+PARALLEL_LONG = ((8, 0.01), (8, 0.02), (8, 0.05), (8, 0.1), (16, 0.01), (16, 0.02), (16, 0.05), (16, 0.1))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
