@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import supermask as sm
-from supermask.search.relative_steps import BETA2
+from supermask.search.relative_steps import BETA2, first_sizes, in_units_of_layers
 
 
 def net() -> nn.Module:
@@ -81,6 +81,21 @@ def test_steps_are_those_of_a_plain_loop_in_float64(init):
         search.zero_grad()
     for name, score in search.scores.items():
         np.testing.assert_allclose(score.numpy(), scores[name], rtol=2e-4, atol=2e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_the_size_of_short_gradients_is_neither_rounded_nor_infinite(dtype):
+    """Beside a float64 gradient; the norm of the largest is 90,000, more than float16 has."""
+    generator = torch.Generator().manual_seed(0)
+    draws = [torch.randn(30, 20, generator=generator), torch.full((300, 300), 300.0)]
+    grads = [*(draw.to(dtype) for draw in draws), draws[0].double()]
+    weights = [torch.ones(grad.shape) for grad in grads]
+    units = in_units_of_layers(
+        grads, [first_sizes("relative", weight, weight)["sizes"] for weight in weights]
+    )
+    for grad, unit in zip(grads, units, strict=True):
+        exact = grad.double() / grad.double().square().mean().sqrt()
+        torch.testing.assert_close(unit.double(), exact, rtol=2e-6, atol=0)
 
 
 def test_a_first_step_is_a_share_of_the_first_scores():

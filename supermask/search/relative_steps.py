@@ -22,6 +22,7 @@ constants and spares a pass over the weights.
 """
 
 from collections.abc import Callable, Sequence
+from functools import reduce
 from typing import Any, Protocol
 
 import torch
@@ -115,7 +116,10 @@ def in_units_of_layers(grads: Sequence[Tensor], sizes: Sequence[Tensor]) -> list
     scaled: list[Tensor] = []
     if not grads:
         return scaled
-    for grad, norm, known in zip(grads, torch._foreach_norm(list(grads)), sizes, strict=True):
+    # A norm in the dtype of a bfloat16 gradient would have eight bits.
+    dtype = reduce(torch.promote_types, (grad.dtype for grad in grads), torch.float32)
+    norms = torch._foreach_norm(list(grads), dtype=dtype)
+    for grad, norm, known in zip(grads, norms, sizes, strict=True):
         score_size, weight_size, square, count = known.unbind()
         mean_square = (norm.float() * weight_size).square() / max(grad.numel(), 1)
         square.mul_(BETA2).add_(mean_square, alpha=1 - BETA2)
