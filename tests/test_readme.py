@@ -159,6 +159,27 @@ def test_cifar10_is_as_the_readme_and_the_results_say():
     assert f"{said} alone; with one weight they are {one}" in texts
 
 
+def test_what_is_said_of_trained_tickets_on_cifar10_holds():
+    text = (ROOT / "docs/results.md").read_text(encoding="utf-8").replace("\n", " ")
+    trained = {(row["method"], row["density"]): row for row in results("cifar10-airbench-trained")["rows"]}
+    (tenth,) = results("cifar10-airbench-parallel-tenth")["rows"]
+    at = [tenth, trained["imp", 0.2], trained["imp", 0.1]]
+    own, fifth, last = (
+        (f"{100 * row['test_accuracy']:.1f} %", f"{row['ticket_bytes'] / 1000:.0f} kB") for row in at
+    )
+    said = (
+        f"{own[0]} in {own[1]}, where IMP's tickets have {fifth[0]} in {fifth[1]} and {last[0]} in {last[1]},"
+    )
+    assert said in text
+    assert [row["total_steps"] // tenth["steps"] for row in (trained["imp", 0.5], *at[1:])] == [2, 3, 4]
+    seeds = {row["seed"]: row["test_accuracy"] for row in results("cifar10-airbench-parallel")["rows"]}
+    assert abs(seeds[0] - trained["imp", 0.5]["test_accuracy"]) < 0.005
+    assert {
+        f"{100 * row['test_accuracy']:.1f}" for row in results("cifar10-airbench-parallel-16")["rows"]
+    } == {"85.8"}
+    assert len(results("cifar10-airbench-parallel-16")["rows"]) == 2
+
+
 def test_masks_of_tickets_take_what_is_said_of_them():
     (path,) = (ROOT / "benchmarks" / "results").glob("*/ticket_coding.json")
     rows = {row["density"]: row for row in read_json(path)["rows"]}
