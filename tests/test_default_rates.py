@@ -64,17 +64,29 @@ def test_relative_steps_at_a_rate_of_ones_own_have_no_decay_unless_it_is_given(d
 
 
 @pytest.mark.parametrize(
-    "options", [{"search_optimizer": "adam"}, {"search_args": {"step_size": "absolute"}}]
+    ("options", "refused"),
+    [
+        ({"search_optimizer": "adam"}, "--search-optimizer 'adam': give --search-lr with it"),
+        (
+            {"search_args": {"step_size": "absolute"}},
+            "--search-args 'step_size=absolute': give --search-lr with it",
+        ),
+    ],
 )
-def test_another_rule_needs_a_rate(options):
-    with pytest.raises(ConfigError, match="--search-lr None: give one"):
+def test_another_rule_needs_a_rate(options, refused):
+    with pytest.raises(ConfigError, match=refused):
         CompareConfig(methods=("edge-popup",), out="x", **options)
+    without = {
+        name.replace("search_args", "method_args").removeprefix("search_"): options[name] for name in options
+    }
+    with pytest.raises(ConfigError, match="give --lr with it"):
+        SearchConfig(out="x", **without)
 
 
 def test_methods_without_a_default_have_one_in_their_recipe_or_ask(digits):
     for method in sm.SEARCHES:
         assert compared(digits, method).rule.lr > 0
-    with pytest.raises(ConfigError, match="give one: biprop has no default learning rate"):
+    with pytest.raises(ConfigError, match="--methods 'biprop': give --search-lr with it: it has no default"):
         CompareConfig(methods=("biprop",), own_recipes=False, out="x")
 
 

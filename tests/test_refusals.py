@@ -86,7 +86,10 @@ COMPARE = (
         "--distribution '2:4': concrete leaves the gates",
     ),
     ("--methods zhou --densities 1 --search-lr 0.1 --no-own-recipes", "--densities 1.0: density is where"),
-    ("--methods zhou --no-own-recipes", "--search-lr None: give one: zhou has no default learning rate"),
+    (
+        "--methods zhou --no-own-recipes",
+        "--methods 'zhou': give --search-lr with it: it has no default learning rate",
+    ),
     (
         "--methods random-mask-frozen --search-args penalty=1",
         "--search-args 'penalty=1': edge-popup with sgd has",

@@ -92,7 +92,6 @@ class SearchConfig(TaskConfig):
             distribution=self.distribution,
             arguments=search_arguments(self.method, self.method_args, "method_args", self.optimizer),
             default_lr=default_lr,
-            field="lr",
         )
 
     @classmethod

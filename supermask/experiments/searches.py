@@ -55,7 +55,7 @@ def rule_and_mask(
     distribution: str,
     arguments: Mapping[str, Any],
     default_lr: float,
-    field: str,
+    prefix: str = "",
 ) -> tuple[OptimizerSpec, MaskSource]:
     """How the scores of a run move and what it looks for; without a learning rate they take relative steps.
 
@@ -66,18 +66,23 @@ def rule_and_mask(
         density, distribution: What is kept.
         arguments: Further ones of the search.
         default_lr: Learning rate of relative steps on the network.
-        field: What the user calls the learning rate.
+        prefix: Of the fields that say how scores move, where they have one: `search_`.
 
     Raises:
         ConfigError: There is no learning rate, and none stands in for it.
     """
     options = dict(arguments)
     if lr is None:
+        flag = f"--{prefix}lr".replace("_", "-")
         if not SEARCHES[method].has_default_rate:
-            raise ConfigError(field, None, f"give one: {method} has no default learning rate")
-        if optimizer != "sgd" or options.setdefault("step_size", "relative") != "relative":
-            remedy = "give one: without it scores take relative steps by sgd, which another rule cannot"
-            raise ConfigError(field, None, remedy)
+            field = "methods" if prefix else "method"
+            raise ConfigError(field, method, f"give {flag} with it: it has no default learning rate")
+        needs = f"give {flag} with it: without a learning rate scores take relative steps of sgd"
+        if optimizer != "sgd":
+            raise ConfigError(f"{prefix}optimizer", optimizer, needs)
+        if options.setdefault("step_size", "relative") != "relative":
+            field = "search_args" if prefix else "method_args"
+            raise ConfigError(field, f"step_size={options['step_size']}", needs)
         lr, nesterov = default_lr, momentum > 0
     if weight_decay is None:
         weight_decay = 0.0 if options.get("step_size") == "relative" else WEIGHT_DECAY

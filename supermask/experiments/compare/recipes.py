@@ -46,7 +46,7 @@ def rule_and_mask_for(
         distribution=own if config.distribution == "uniform" else config.distribution,
         arguments={**recipe.get("method_args", {}), **given},
         default_lr=default_lr,
-        field="search_lr",
+        prefix="search_",
     )
 
 
