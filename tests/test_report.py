@@ -366,6 +366,17 @@ def test_unusual_documents(case: str, tmp_path: Path) -> None:
     assert not list(page.attributes("src")) and "image" not in {tag for tag, _ in page.tags}
 
 
+def test_seeds_of_one_accuracy_have_a_mean_beside_them(tmp_path: Path) -> None:
+    """Rounding can put the mean of equal numbers outside them, and bars would get a negative length."""
+    value = next(k / 360 for k in range(1, 360) if statistics.fmean([k / 360] * 3) > k / 360)
+    document = make_document()
+    for row in document["rows"]:
+        row["test_accuracy"] = value
+    document["summary"] = make_summary(document["rows"])
+    assert any(entry["mean"] > entry["max"] for entry in document["summary"])
+    assert "<svg" in write_report(document, tmp_path).read_text(encoding="utf-8")
+
+
 def test_page_without_command_shows_the_configuration(tmp_path: Path) -> None:
     document = make_document(**SMALL)
     del document["command"]

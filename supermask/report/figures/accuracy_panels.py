@@ -9,7 +9,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from supermask.report.figures.drawing import mark, say
+from supermask.report.figures.drawing import bars_to, mark, say
 from supermask.report.figures.line_names import Name, in_axes, name_lines
 from supermask.report.figures.style import PAPER
 from supermask.report.formatting import density_text, percent
@@ -93,13 +93,11 @@ def draw_accuracies(
             mark(axes.axhline(100 * row.mean, color=row.method.colour, lw=1.3), row.method, value_of(row))
     for method, points in series(rows, across).items():
         quiet = method.group == "control"
+        ends = [[100 * getattr(row, end) for _, row in points] for end in ("mean", "min", "max")]
         bars = axes.errorbar(
             [x for x, _ in points],
-            [100 * row.mean for _, row in points],
-            yerr=[
-                [100 * (row.mean - row.min) for _, row in points],
-                [100 * (row.max - row.mean) for _, row in points],
-            ],
+            ends[0],
+            yerr=bars_to(*ends),
             color=method.colour,
             ls=method.dash,
             lw=(1.0 if quiet else 1.6) * (0.7 if small else 1),

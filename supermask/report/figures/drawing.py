@@ -85,6 +85,17 @@ def say(axes: Axes, x: float, y: float, series: HasLook, value: str) -> None:
     mark(disk, series, value)
 
 
+def bars_to(
+    means: Sequence[float], lows: Sequence[float], highs: Sequence[float]
+) -> tuple[list[float], list[float]]:
+    """Error bars from means down to the least and up to the greatest values, as matplotlib takes them.
+
+    The mean of equal numbers can be a rounding outside them; a bar of negative length is an error there.
+    """
+    down = [max(0.0, mean - low) for mean, low in zip(means, lows, strict=True)]
+    return down, [max(0.0, high - mean) for mean, high in zip(means, highs, strict=True)]
+
+
 def render(figure: Figure, name: str, alt: str, caption: str, *, linear: Figure | None = None) -> Drawing:
     """Draw as PNG and SVG. Nothing in the bytes depends on date or chance.
 

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from supermask.analysis.connectivity import STABLE_BELOW
-from supermask.report.figures.drawing import Drawing, Series, mark, render, say
+from supermask.report.figures.drawing import Drawing, Series, bars_to, mark, render, say
 from supermask.report.figures.style import INK, QUIET, WIDTH, style
 from supermask.report.formatting import density_text, percent
 from supermask.report.pages.experiment import Experiment, Page, Section, Table
@@ -139,10 +139,7 @@ def _draw_instability(summary: Sequence[Mapping[str, Any]], steps: int) -> Drawi
                 (dots,) = axes.plot(steps_here, end, color=colour, ls="", marker="_", ms=5, alpha=0.6)
                 mark(dots, look)
         else:  # results of version 0.1.0 have no standard deviations
-            reach = [
-                [m - low for m, (low, _) in zip(means, ends, strict=True)],
-                [high - m for m, (_, high) in zip(means, ends, strict=True)],
-            ]
+            reach = bars_to(means, *zip(*ends, strict=True))
         bars = axes.errorbar(
             steps_here,
             means,

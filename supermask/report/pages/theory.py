@@ -9,7 +9,7 @@ from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
 
-from supermask.report.figures.drawing import Drawing, Series, mark, render, say
+from supermask.report.figures.drawing import Drawing, Series, bars_to, mark, render, say
 from supermask.report.figures.line_names import Name, in_axes, name_lines
 from supermask.report.figures.style import INK, PAPER, QUIET, WIDTH, style
 from supermask.report.formatting import count_text, percent
@@ -130,7 +130,7 @@ def _draw_panel(axes: Axes, name: str, entries: Sequence[Entry], rate: Mapping[s
         bars = axes.errorbar(
             sizes,
             [entry[key]["mean"] for entry in entries],
-            yerr=_bars(entries, key),
+            yerr=bars_to(*([entry[key][end] for entry in entries] for end in ("mean", "min", "max"))),
             color=colour,
             lw=width,
             elinewidth=0.8,
@@ -211,14 +211,6 @@ def power_text(value: float) -> str:
     """0.001 → `10⁻³`; 1, 10 and 100 as they are."""
     exponent = round(math.log10(value))
     return f"{10**exponent}" if 0 <= exponent <= 2 else "10" + str(exponent).translate(_SUPERSCRIPTS)
-
-
-def _bars(entries: Sequence[Entry], key: str) -> list[list[float]]:
-    # The mean of equal numbers can be one rounding outside them.
-    return [
-        [max(0.0, entry[key]["mean"] - entry[key]["min"]) for entry in entries],
-        [max(0.0, entry[key]["max"] - entry[key]["mean"]) for entry in entries],
-    ]
 
 
 def _ratio(entry: Entry) -> float:
