@@ -159,6 +159,14 @@ def test_cifar10_is_as_the_readme_and_the_results_say():
     assert f"{said} alone; with one weight they are {one}" in texts
 
 
+def test_a_tenth_of_the_weights_is_level_on_digits():
+    rows = results("digits")["summary"]
+    (dense,) = (row for row in rows if row["method"] == "dense")
+    (tenth,) = (row for row in rows if (row["method"], row["density"]) == ("edge-popup", 0.1))
+    assert tenth["n"] == 3 and abs(tenth["mean"] - dense["mean"]) < 0.001
+    assert tenth["min"] <= dense["mean"] <= tenth["max"]
+
+
 def test_what_is_said_of_trained_tickets_on_cifar10_holds():
     text = (ROOT / "docs/results.md").read_text(encoding="utf-8").replace("\n", " ")
     trained = {(row["method"], row["density"]): row for row in results("cifar10-airbench-trained")["rows"]}
