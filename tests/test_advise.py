@@ -248,6 +248,23 @@ def test_a_search_with_a_recipe_of_its_own_keeps_it():
     assert config.lr_sweep == (0.03, 0.3, 3.0, 30.0) and config.optimizer == "adam"
 
 
+@pytest.mark.parametrize("command", ["search", "compare"])
+def test_a_search_without_a_rate_is_tried_at_others_in_its_own_units(command):
+    document = healthy(command=command)
+    document["rows"][0] |= {"lr": 0.005, "step_size": "relative"}
+    document["config"]["lr" if command == "search" else "search_lr"] = None
+    still(document)
+    (found,) = advise(document).findings
+    assert "at the rate 0.005" in found.measured
+    config = read_config(EXPERIMENTS["search"].config, parse(shlex.split(found.command)[1:]))
+    assert config.lr_sweep == (0.005, 0.015, 0.05, 0.15) and config.nesterov
+    rule, mask = config.rule_and_mask(0.005)
+    assert mask.options == {"step_size": "relative"} and rule.weight_decay == 0
+    document["config"]["val_fraction"] = 0.0
+    (found,) = advise(document).findings
+    assert read_config(EXPERIMENTS["search"].config, parse(shlex.split(found.command)[1:])).lr == 0.015
+
+
 def test_older_results_say_what_is_unknown():
     document = healthy()
     del document["units"]

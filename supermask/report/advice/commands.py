@@ -45,7 +45,9 @@ def at_rates(case: Case, **rates: Any) -> dict[str, Any]:
     if not is_relative(case):
         return rates
     given = case.asked("args" if case.command != "search" else "method_args") or {}
-    return {**rates, "method_args": {**given, "step_size": "relative"}}
+    # Without a learning rate the steps had Nesterov momentum.
+    momentum = {"nesterov": True} if case.asked("lr") is None else {}
+    return {**rates, **momentum, "method_args": {**given, "step_size": "relative"}}
 
 
 def train_again(document: Mapping[str, Any], case: Case, tag: str, **changes: Any) -> str:
