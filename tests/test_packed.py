@@ -331,7 +331,6 @@ def test_a_packed_layer_is_its_dense_layer(scheme, density, shape, dtype):
 @pytest.mark.parametrize(("instructions", "few"), [("avx512", "triples"), ("avx2", "planes")])
 def test_each_number_of_inputs_has_its_operator(scheme, instructions, few, monkeypatch):
     monkeypatch.setattr(linear.ops, "instruction_set", lambda: instructions)
-    monkeypatch.setattr(linear, "_limits", {})
     layer = make_layer(scheme, 0.1, 512, 600)
     names = [layer.kernel(torch.empty(inputs, 600)) for inputs in (1, 4, 5, 64)]
     if scheme == "sign":
@@ -350,7 +349,6 @@ def test_each_number_of_inputs_has_its_operator(scheme, instructions, few, monke
 @pytest.mark.parametrize(("instructions", "few"), [("avx512", "triples"), ("avx2", "planes")])
 def test_many_inputs_meet_triples_where_lists_would_be_long(instructions, few, monkeypatch):
     monkeypatch.setattr(linear.ops, "instruction_set", lambda: instructions)
-    monkeypatch.setattr(linear, "_limits", {})
     layer = make_layer("sign", 0.5, 512, 600)
     for dtype in (torch.float32, torch.bfloat16):
         assert layer.kernel(torch.empty(1, 600, dtype=dtype)) == f"linear_from_{few}"
@@ -361,7 +359,6 @@ def test_many_inputs_meet_triples_where_lists_would_be_long(instructions, few, m
 @pytest.mark.parametrize("instructions", ["avx512", "avx2"])
 def test_a_small_layer_is_packed_for_many_inputs_and_for_those_of_16_bits(instructions, monkeypatch):
     monkeypatch.setattr(linear.ops, "instruction_set", lambda: instructions)
-    monkeypatch.setattr(linear, "_limits", {})
     model = sm.randomize_(nn.Sequential(nn.Linear(300, 100)), seed=1)
     ticket = sm.EdgePopup(model, density=0.3, lr=0.1).ticket()
     layer = pack(model, ticket)[0]

@@ -309,7 +309,7 @@ def check_activations(activations: str | None) -> str | None:
     return activations
 
 
-_limits: dict[tuple[tuple[str, ...], torch.device, torch.dtype], tuple[int, tuple[int, ...]]] = {}
+_limits: dict[tuple[Any, ...], tuple[int, tuple[int, ...]]] = {}
 
 
 def _limits_of(
@@ -319,9 +319,9 @@ def _limits_of(
 
     That is -1 for one that is not compiled.
     """
-    key = (operators, device, dtype)
+    instructions = ops.instruction_set() or ""
+    key = (instructions, operators, device, dtype)
     if key not in _limits:  # no functools.cache, which torch.compile looks through with a warning
-        instructions = ops.instruction_set() or ""
         most = tuple(
             UP_TO_INPUTS.get((name, instructions), {}).get(dtype.itemsize, -1)
             if ops.is_native(name, device)
