@@ -29,4 +29,12 @@ inline ByteLists check_lists(const Tensor& starts, const Tensor& entries, int64_
   return {first, entries.numel() ? static_cast<const uint8_t*>(entries.data_ptr()) : &kNone};
 }
 
+// Where the values of each of `outputs` begin, and those of the last end; whether they fit is for the caller to see.
+inline const int64_t* check_starts(const Tensor& starts, int64_t outputs) {
+  check(starts.is_cpu() && starts.scalar_type() == ScalarType::Long && starts.is_contiguous() &&
+            starts.numel() == outputs + 1,
+        "starts must be a contiguous int64 tensor of ", outputs + 1, " values on the CPU");
+  return static_cast<const int64_t*>(starts.data_ptr());
+}
+
 }  // namespace supermask

@@ -21,7 +21,6 @@ constexpr int64_t kTile = 16;    // inputs side by side, or several times as man
 // difference is asked for, and it can hold the other rows of 64 inputs.
 constexpr int64_t kTiles = 2, kTilesOfFew = 4, kFew = 8;  // at most one entry for so many weights
 
-
 const int16_t* check_order(const Tensor& order, int64_t blocks, int64_t outputs) {
   check(order.is_cpu() && order.scalar_type() == ScalarType::Short && order.is_contiguous() &&
             order.numel() == blocks * outputs,

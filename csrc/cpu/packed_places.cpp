@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "batch.h"
+#include "lists.h"
 #include "operators.h"
 
 namespace supermask::op {
@@ -43,16 +44,14 @@ Tensor linear_from_places(Tensor x, Tensor starts, Tensor places, Tensor values,
   const Batch batch(x, outputs, scale, bias);
   const int64_t count = batch.count(), features = batch.features();
   check(features <= kMostFeatures, "x must have at most ", kMostFeatures, " features, not ", features);
-  check(starts.is_cpu() && starts.scalar_type() == ScalarType::Long && starts.is_contiguous() &&
-            starts.numel() == outputs + 1,
-        "starts must be a contiguous int64 tensor of ", outputs + 1, " values on the CPU");
+  const int64_t* from_where = check_starts(starts, outputs);
   check(places.is_cpu() && places.scalar_type() == ScalarType::Short && places.is_contiguous(),
         "places must be a contiguous int16 tensor on the CPU");
   const Dtype dtype = check_float(values, "values");
   check((dtype == Dtype::float32 || dtype == Dtype::bfloat16) && values.is_contiguous() &&
             values.numel() == places.numel(),
         "values must be a contiguous float32 or bfloat16 tensor of ", places.numel(), " values");
-  const Kept kept = {static_cast<const int64_t*>(starts.data_ptr()), static_cast<const uint16_t*>(places.data_ptr())};
+  const Kept kept = {from_where, static_cast<const uint16_t*>(places.data_ptr())};
   check(kept.starts[0] == 0 && kept.starts[outputs] == places.numel() &&
             std::is_sorted(kept.starts, kept.starts + outputs + 1),
         "starts do not fit places");
@@ -72,12 +71,13 @@ Tensor linear_from_places(Tensor x, Tensor starts, Tensor places, Tensor values,
     }
     const int64_t work = places.numel() / std::max<int64_t>(outputs, 1) * width;
     torch::stable::parallel_for(0, outputs, grain(work), [&](int64_t from, int64_t to) {
+      const auto run = [&](const auto& kernel, const auto* data) {
+        dot_outputs(kernel, kept, data, inputs, batch, first, take, from, to);
+      };
       if (dtype == Dtype::float32)
-        dot_outputs(kernels().values_float32, kept, static_cast<const float*>(values.data_ptr()), inputs, batch, first,
-                    take, from, to);
+        run(kernels().values_float32, static_cast<const float*>(values.data_ptr()));
       else
-        dot_outputs(kernels().values_bfloat16, kept, static_cast<const BFloat16*>(values.data_ptr()), inputs, batch,
-                    first, take, from, to);
+        run(kernels().values_bfloat16, static_cast<const BFloat16*>(values.data_ptr()));
     });
   }
   return batch.result();

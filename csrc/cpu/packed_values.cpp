@@ -2,6 +2,7 @@
 #include <algorithm>
 
 #include "batch.h"
+#include "lists.h"
 #include "operators.h"
 
 namespace supermask::op {
@@ -43,9 +44,7 @@ Tensor linear_from_values(Tensor x, Tensor masks, Tensor starts, Tensor values, 
   check(masks.is_cpu() && masks.scalar_type() == ScalarType::Int && masks.is_contiguous() &&
             masks.numel() == outputs * words,
         "masks must be a contiguous int32 tensor of ", outputs * words, " words on the CPU");
-  check(starts.is_cpu() && starts.scalar_type() == ScalarType::Long && starts.is_contiguous() &&
-            starts.numel() == outputs + 1,
-        "starts must be a contiguous int64 tensor of ", outputs + 1, " values on the CPU");
+  const int64_t* from_where = check_starts(starts, outputs);
   const Dtype dtype = check_float(values, "values");
   check((dtype == Dtype::float32 || dtype == Dtype::bfloat16) && values.is_contiguous() &&
             values.numel() >= 32,
@@ -57,7 +56,6 @@ Tensor linear_from_values(Tensor x, Tensor masks, Tensor starts, Tensor values, 
     std::fill(end, inputs + (i + 1) * 32 * words, 0.0f);
   }
   const uint32_t* bits = static_cast<const uint32_t*>(masks.data_ptr());
-  const int64_t* from_where = static_cast<const int64_t*>(starts.data_ptr());
   const int64_t kept = values.numel() - 32;
   torch::stable::parallel_for(0, outputs, grain(32 * words * count), [&](int64_t from, int64_t to) {
     const auto run = [&](const auto& kernel, const auto* data) {

@@ -225,7 +225,7 @@ class TaskConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class RuleConfig(TaskConfig):
-    """How what is learned moves: scores in `search`, weights in all else."""
+    """How weights move, in all commands but `search`, which has no weights that do."""
 
     optimizer: str = option("sgd", "rule that moves the scores or weights", choices=tuple(BASES))
     lr: float = option(0.1, "learning rate of the scores or weights")
@@ -235,7 +235,7 @@ class RuleConfig(TaskConfig):
 
     @property
     def rule(self) -> OptimizerSpec:
-        """How scores move in a search, and weights otherwise."""
+        """How weights move."""
         return OptimizerSpec(
             optimizer=self.optimizer,
             lr=self.lr,
