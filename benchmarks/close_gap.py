@@ -74,6 +74,12 @@ PARALLEL_RULES: dict[str, dict[str, Any]] = {
     "Adam 0.002": {"search_lr": 0.002},
     "Adam 0.005": {"search_lr": 0.005},
 }
+#: Smaller batches, so more steps for as many images: how many images, and learning rates of the dense network and,
+#: by relative steps, of a signed subnetwork with eight weights for each connection.
+SMALL_BATCHES: tuple[tuple[int, tuple[float, ...], tuple[float, ...]], ...] = (
+    (256, (0.375, 0.75), (0.01, 0.005)),
+    (128, (0.19, 0.375), (0.01, 0.005)),
+)
 #: Rates and numbers of weights that relative steps were tried with over ten epochs.
 PARALLEL_LONG = ((8, 0.01), (8, 0.02), (8, 0.05), (8, 0.1), (16, 0.01), (16, 0.02), (16, 0.05), (16, 0.1))
 
@@ -114,6 +120,13 @@ def lines() -> Iterator[Line]:
             yield Line("parallel", method, f"8 weights, 5 epochs, {rule}", {**parallel(8), **options})
         changed = raw({**parallel(8), **options})
         yield Line("parallel", "edge-popup", f"8 weights, 5 epochs, {rule}, raw ranking", changed)
+    for size, rates, relative in SMALL_BATCHES:
+        for rate in rates:
+            yield Line("batch", "dense", f"{size} images, lr {rate}", {"batch_size": size, "lr": rate})
+        for rate in relative:
+            options = {**parallel(8), **RELATIVE, "search_lr": rate, "batch_size": size}
+            options |= {"epochs": 9.9, "amp": "bf16"}
+            yield Line("batch", "signed-supermask", f"{size} images, 8 weights, relative {rate}", options)
     for count, rate in PARALLEL_LONG:
         options = {**parallel(count), **RELATIVE, "search_lr": rate, "epochs": 9.9}
         yield Line("parallel", "signed-supermask", f"{count} weights, relative {rate}", options)
