@@ -227,11 +227,11 @@ class TaskConfig:
 class RuleConfig(TaskConfig):
     """How weights move, in all commands but `search`, which has no weights that do."""
 
-    optimizer: str = option("sgd", "rule that moves the scores or weights", choices=tuple(BASES))
-    lr: float = option(0.1, "learning rate of the scores or weights")
+    optimizer: str = option("sgd", "rule that moves the weights", choices=tuple(BASES))
+    lr: float = option(0.1, "learning rate of the weights")
     momentum: float = option(0.9, "momentum of sgd")
     nesterov: bool = option(False, "Nesterov momentum of sgd")
-    weight_decay: float = option(5e-4, "weight decay of the scores or weights")
+    weight_decay: float = option(5e-4, "weight decay")
 
     @property
     def rule(self) -> OptimizerSpec:
