@@ -2,8 +2,8 @@
 
     python tools/notebooks.py [NAME ...]
 
-Each runs in a folder of its own, without a network, and within the time that one may take. The site shows
-what they print and draw; a cell that fails fails the build.
+Each runs in a folder of its own, without a network, and within the processor time that one may take. The site
+shows what they print and draw; a cell that fails fails the build.
 """
 
 import argparse
@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parent.parent
 SOURCES = ROOT / "docs" / "tutorials"
 EXECUTED = ROOT / "build" / "tutorials"
 SECONDS = 60.0
-"""What a tutorial may take on two idle cores."""
+"""Most processor time of a tutorial: what it takes on an idle machine, whatever else this one does."""
 
 
 def execute(source: Path) -> float:
@@ -52,21 +52,22 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"by default all: {', '.join(names)}")
-    parser.add_argument("--seconds", type=float, default=SECONDS, help="most that one may take")
+    parser.add_argument("--seconds", type=float, default=SECONDS, help="most processor time of one")
     options = parser.parse_args()
     if unknown := set(options.names) - set(names):
         parser.error(f"there is no tutorial {', '.join(sorted(unknown))}; there are {', '.join(names)}")
     slow = []
     for name in options.names or names:
-        computed = cpu_time.of_children()
+        before = cpu_time.of_children()
         try:
             took = execute(SOURCES / f"{name}.py")
         except CellExecutionError as error:
             sys.exit(f"{name}: {error}")
-        print(f"{name}: {took:.1f} s ({cpu_time.of_children() - computed:.0f} s of CPU)", flush=True)
-        slow += [name] if took > options.seconds else []
+        computed = cpu_time.of_children() - before
+        print(f"{name}: {took:.1f} s ({computed:.0f} s of CPU)", flush=True)
+        slow += [name] if computed > options.seconds else []
     if slow:
-        sys.exit(f"{', '.join(slow)}: longer than {options.seconds:g} s")
+        sys.exit(f"{', '.join(slow)}: more than {options.seconds:g} s of CPU")
 
 
 if __name__ == "__main__":
