@@ -34,7 +34,7 @@ from supermask.experiments.imp import plan_imp
 from supermask.experiments.plan import Plan, task_of
 from supermask.experiments.results import summarize
 from supermask.experiments.search import plan_search
-from supermask.experiments.spec import MaskSource, canonical_hash
+from supermask.experiments.spec import MaskSource, Task, canonical_hash
 from supermask.io import DamagedFileError
 from supermask.masks import distance
 from supermask.tickets.ticket import Ticket
@@ -225,6 +225,34 @@ def test_a_worker_that_dies_ends_the_job_with_the_reason(digits, tmp_path):
     engine = LocalEngine(Store(tmp_path), Environment(checkpoint_seconds=0.1), Grid(jobs=2, retries=0))
     with pytest.raises(WorkerDied, match="the same command goes on"):
         engine.run(plan.graph, Killer())
+
+
+def test_a_task_has_all_that_the_configuration_says_of_it(digits):
+    """Whatever a task and a configuration have under one name is taken over, the flags of torchrun too."""
+    given = {
+        "data": "other",
+        "image_size": 8,
+        "val_fraction": 0.2,
+        "model": "lenet-5",
+        "batch_size": 32,
+        "augment": "shift",
+        "crop_scale": 0.5,
+        "schedule": "multistep",
+        "milestones": (1.0,),
+        "decay": 0.5,
+        "label_smoothing": 0.1,
+        "clip": 1.0,
+        "amp": "bf16",
+        "sync_norms": True,
+    }
+    fields = {field.name: field.default for field in dataclasses.fields(SearchConfig)}
+    shared = fields.keys() & {field.name for field in dataclasses.fields(Task)} - {"model_args"}
+    assert shared <= given.keys() and all(given[name] != fields[name] for name in shared)
+    task = task_of(SearchConfig(epochs=2, out="unused", **given), digits)
+    assert {name: getattr(task, name) for name in shared - {"milestones"}} == {
+        name: given[name] for name in shared - {"milestones"}
+    }
+    assert task.milestones == (task.steps // 2,)
 
 
 def test_plans_refuse_what_cannot_be(digits):

@@ -77,7 +77,8 @@ def task_of(config: TaskConfig, data: Dataset) -> Task:
         label_smoothing=config.label_smoothing,
         clip=config.clip,
         amp=config.amp,
-        # Leave to leave out what is not there changes nothing.
+        sync_norms=config.sync_norms,
+        # That images may be left out changes nothing where none is.
         selection=dataclasses.replace(config.selection, allow_corrupt=data.left_out > 0),
     )
 
