@@ -74,8 +74,8 @@ PARALLEL_RULES: dict[str, dict[str, Any]] = {
     "Adam 0.002": {"search_lr": 0.002},
     "Adam 0.005": {"search_lr": 0.005},
 }
-#: Smaller batches, so more steps for as many images: how many images, and learning rates of the dense network and,
-#: by relative steps, of a signed subnetwork with eight weights for each connection.
+#: Smaller batches, so more steps for as many images: how many images, and learning rates of the dense network
+#: and, by relative steps, of a signed subnetwork with eight weights for each connection.
 SMALL_BATCHES: tuple[tuple[int, tuple[float, ...], tuple[float, ...]], ...] = (
     (256, (0.375, 0.75), (0.01, 0.005)),
     (128, (0.19, 0.375), (0.01, 0.005)),
