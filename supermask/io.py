@@ -23,9 +23,15 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a temporary path beside `path`; when the block ends well, sync it and rename it to `path`.
 
     When the block or the disk fails, `path` is as it was and the temporary file is gone.
+
+    Raises:
+        OSError: There is no such folder, or it cannot be written; the error names the folder.
     """
     path = Path(path)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    try:
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    except OSError as error:  # names the temporary file, of which nobody knows
+        raise OSError(error.errno, error.strerror, str(path.parent)) from None
     os.close(handle)
     temporary = Path(name)
     try:
@@ -140,6 +146,8 @@ def read_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], str]:
         DamagedFileError: It is not a sound safetensors file with our header.
     """
     path = Path(path)
+    if path.is_dir():
+        raise FileNotFoundError(f"{path} is a folder; name a file in it")
     if not path.is_file():
         raise FileNotFoundError(f"no such file: {path}")
     try:

@@ -239,7 +239,7 @@ def test_half_precision_is_rounded_once_from_single() -> None:
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
-        ({"batch_size": 0}, "batch_size is at least 1, not 0"),
+        ({"batch_size": 0}, "batch_size is a whole number from 1 on, not 0"),
         ({"augment": "mixup"}, "augment is one of none, flip, crop-flip, translate-flip, shift"),
         ({"mean": [0.1, 0.2]}, "need 1 numbers"),
         ({"std": [0.0]}, "std is above 0"),

@@ -331,7 +331,7 @@ def test_bad_requests_are_refused_with_the_reason():
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     with pytest.raises(ValueError, match="rule must be one of set, rigl"):
         Rewire(optimizer, quarter(model), model, rule="deep-r", until=3)
-    with pytest.raises(ValueError, match="every must be at least 1"):
+    with pytest.raises(ValueError, match="every must be a whole number from 1 on"):
         Rewire(optimizer, quarter(model), model, every=0, until=3)
     with pytest.raises(ValueError, match="need a network with norms"):
         EarlyBird(optimizer, model, density=0.5, units="channels", every=1, until=3)

@@ -95,7 +95,7 @@ def test_hold_knows_names_from_named_parameters(small_net):
     assert not small_net.hidden.weight[~mask["hidden.weight"]].any()
     with pytest.raises(ValueError, match="pass model="):
         sm.hold(torch.optim.SGD(small_net.parameters(), lr=0.1), mask)
-    with pytest.raises(ValueError, match="no parameter here"):
+    with pytest.raises(ValueError, match="no parameter of the model"):
         sm.hold(torch.optim.SGD(small_net.parameters(), lr=0.1), {"x": mask["conv.weight"]}, small_net)
     with pytest.raises(ValueError, match="not among the parameters of the optimizer"):
         sm.hold(torch.optim.SGD([small_net.conv.bias], lr=0.1), mask, small_net)

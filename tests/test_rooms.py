@@ -12,7 +12,7 @@ import supermask
 from supermask._moved import MOVED
 
 ROOT = Path(supermask.__file__).parent
-AT_THE_TOP = {"__init__.py", "__main__.py", "info.py", "io.py", "suggest.py"}
+AT_THE_TOP = {"__init__.py", "__main__.py", "checks.py", "info.py", "io.py", "suggest.py"}
 
 
 def module_name(path: Path) -> str:

@@ -562,7 +562,7 @@ def test_scores_that_do_not_fit_are_refused():
         ),
         (
             {"1.weight": torch.zeros(3, 64)},
-            r"1.weight are of shape \(3, 64\); they must be of shape \(32, 64\)",
+            r"1.weight are of shape \(3, 64\); they must be a tensor of shape \(32, 64\)",
         ),
         ({"1.weight": torch.full((32, 64), torch.nan)}, "given for 1.weight are not finite"),
     ):

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from supermask.weights.roles import unwrap
+from supermask.weights.names import unwrap
 
 STABLE_BELOW = 0.02
 """Instability, as a fraction of examples, below which the paper calls a network stable."""

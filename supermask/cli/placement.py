@@ -154,6 +154,8 @@ def check_device(device: str) -> str:
         raise ConfigError("device", device, f"take one that exists here ({reason})") from None
     except ValueError as error:
         raise ConfigError("device", device, str(error)) from None
+    if torch.device(device).type == "meta":
+        raise ConfigError("device", device, "take cpu or cuda: tensors there have no values")
     return device
 
 

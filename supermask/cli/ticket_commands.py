@@ -7,6 +7,7 @@ import os
 import sys
 from typing import Any
 
+from supermask.checks import MOST_PIXELS
 from supermask.cli.flags import FlagError
 from supermask.cli.recorded import recorded_data, recorded_selection, same_data
 from supermask.cli.streams import console_of
@@ -26,7 +27,7 @@ def run_eval(options: argparse.Namespace) -> None:
     ticket = Ticket.load(options.ticket)
     name = options.data or recorded_data(ticket.provenance.get("data"))
     recorded = ticket.provenance.get("image_size")
-    size = options.image_size or (recorded if type(recorded) is int and 0 < recorded <= 4096 else None)
+    size = options.image_size or (recorded if type(recorded) is int and 0 < recorded <= MOST_PIXELS else None)
     own = same_data(name, ticket.provenance.get("data"))
     selection = _selection(options, ticket.provenance.get("selection") if own else None)
     data = load_data(name, options.data_root, size, selection=selection, cache=options.cache)
@@ -46,7 +47,7 @@ def run_eval(options: argparse.Namespace) -> None:
 
 
 def _check_numbers(options: argparse.Namespace) -> None:
-    most = {"image_size": 4096, "stored_size": 4096, "batch_size": math.inf}
+    most = {"image_size": MOST_PIXELS, "stored_size": MOST_PIXELS, "batch_size": math.inf}
     for name, largest in most.items():
         value = getattr(options, name)
         if value is not None and not 1 <= value <= largest:

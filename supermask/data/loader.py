@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from supermask.checks import is_count
 from supermask.data.augment import (
     RESIZED_CROPS,
     Augmentation,
@@ -65,6 +66,7 @@ class Loader:
         ahead: Batches that they read ahead.
 
     Raises:
+        TypeError: `images` are none.
         ValueError: An argument does not fit.
     """
 
@@ -225,6 +227,7 @@ def iterate_eval(
         An iterator over batches: normalized images (B, C, H, W), labels (B,) int64.
 
     Raises:
+        TypeError: `images` are none.
         ValueError: An argument does not fit.
     """
     _check(images, batch_size, mean, std, image_size)
@@ -265,8 +268,12 @@ def iterate_eval(
 def _check(
     images: Images, batch_size: int, mean: Sequence[float], std: Sequence[float], image_size: int | None
 ) -> None:
-    if batch_size < 1:
-        raise ValueError(f"batch_size is at least 1, not {batch_size}")
+    if not isinstance(images, Images):
+        raise TypeError(
+            f"images are Images, such as data.train of a data set, and no {type(images).__name__}"
+        )
+    if not is_count(batch_size, 1):
+        raise ValueError(f"batch_size is a whole number from 1 on, not {batch_size!r}")
     channels = images.shape[0]
     if len(mean) != channels or len(std) != channels:
         raise ValueError(

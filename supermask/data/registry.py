@@ -12,7 +12,7 @@ from supermask.data.dataset import Dataset
 from supermask.data.errors import MissingDataError, UnknownDataError
 from supermask.data.folder import EVERYTHING, load_folder
 from supermask.data.read_ahead import available_memory
-from supermask.data.selection import MOST_PIXELS, Selection
+from supermask.data.selection import Selection, check_pixels
 from supermask.suggest import ending
 
 #: Called with the root folder and the wanted image size (None: as the set has it), and, if it keeps a cache,
@@ -137,8 +137,7 @@ def load_data(
         ValueError: ``image_size`` is not a positive number or above the stored size, or there is a selection
             from what is no folder.
     """
-    if image_size is not None and not 1 <= image_size <= MOST_PIXELS:
-        raise ValueError(f"image_size is a number of pixels from 1 to {MOST_PIXELS}, not {image_size}")
+    check_pixels(image_size, "image_size")
     base = Path(root or os.environ.get(ROOT_VARIABLE) or _DEFAULT_ROOT).expanduser()
     reader = _READERS.get(name)
     if reader is None:

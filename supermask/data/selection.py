@@ -10,13 +10,12 @@ from typing import TypeVar
 
 import numpy as np
 
+from supermask.checks import MOST_PIXELS, is_count, is_number
 from supermask.data.draws import Stream, permutation
 from supermask.data.errors import DamagedDataError, MissingDataError
 from supermask.suggest import ending
 
 T = TypeVar("T")
-MOST_PIXELS = 4096
-"""Height and width that images can have."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,12 +40,12 @@ class Selection:
     allow_corrupt: bool = False
 
     def __post_init__(self) -> None:
-        if not 0 < self.per_class_fraction <= 1:
-            raise ValueError(f"per_class_fraction is in (0, 1], not {self.per_class_fraction}")
-        if self.stored_size is not None and not 1 <= self.stored_size <= MOST_PIXELS:
-            raise ValueError(
-                f"stored_size is a number of pixels from 1 to {MOST_PIXELS}, not {self.stored_size}"
-            )
+        if not is_number(self.per_class_fraction) or not 0 < self.per_class_fraction <= 1:
+            raise ValueError(f"per_class_fraction is in (0, 1], not {self.per_class_fraction!r}")
+        check_pixels(self.stored_size, "stored_size")
+        given: object = self.classes
+        if isinstance(given, str):
+            raise ValueError(f"classes is a list of names, not the text {given!r}; write [{given!r}]")
 
     def thinned(self, name: str, files: Sequence[T]) -> list[T]:
         """The files of a class that belong to the fraction, in their order."""
@@ -55,6 +54,16 @@ class Selection:
         index = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "little")
         chosen = np.sort(permutation(0, Stream.CLASS_FRACTION, index, len(files))[:count])
         return [files[place] for place in chosen]
+
+
+def check_pixels(size: int | None, name: str) -> None:
+    """Refuse a height and width, called `name`, that no images have; None says nothing of them.
+
+    Raises:
+        ValueError: It is no whole number from 1 to `MOST_PIXELS`.
+    """
+    if size is not None and (not is_count(size, 1) or size > MOST_PIXELS):
+        raise ValueError(f"{name} is a number of pixels from 1 to {MOST_PIXELS}, not {size!r}")
 
 
 def read_classes(given: Sequence[str]) -> tuple[str, ...]:

@@ -21,7 +21,7 @@ from supermask.distributed.process_group import Ranks
 from supermask.distributed.sync_batchnorm import is_synced
 from supermask.search.base import Search
 from supermask.weights.init import derive_key
-from supermask.weights.roles import unwrap
+from supermask.weights.names import unwrap
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,11 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import Any, get_args
 
+from supermask.checks import MOST_PIXELS
 from supermask.data import MissingDataError, Selection
 from supermask.data.augment import Augmentation
 from supermask.data.boxes import SCALE
-from supermask.data.selection import MOST_PIXELS, read_classes
+from supermask.data.selection import read_classes
 from supermask.experiments.arguments import parse_arguments
 from supermask.experiments.engines import ENGINES
 from supermask.experiments.engines.local import cores_here

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from supermask.checks import MOST_PIXELS
 from supermask.data import Dataset, load_data
 from supermask.experiments.config import ConfigError, option
 from supermask.experiments.registry import Computation, register_experiment
@@ -65,9 +66,10 @@ class TheoryConfig:
             value = getattr(self, name)
             if value is not None and not (math.isfinite(value) and value > 0):
                 raise ConfigError(name, value, "take a positive number")
-        for name in ("seeds", "heads", "head_width"):
-            if getattr(self, name) > MOST:
-                raise ConfigError(name, getattr(self, name), f"take at most {MOST}")
+        most_of = {**dict.fromkeys(("seeds", "heads", "head_width"), MOST), "image_size": MOST_PIXELS}
+        for name, most in most_of.items():
+            if (getattr(self, name) or 0) > most:
+                raise ConfigError(name, getattr(self, name), f"take at most {most}")
         for name in ("hidden", *CONSTRUCTIONS):
             if any(not 1 <= value <= MOST for value in getattr(self, name)):
                 raise ConfigError(name, getattr(self, name), f"take integers from 1 to {MOST}")

@@ -39,10 +39,9 @@ def traced(network: torch.nn.Module, example: Tensor) -> torch.export.ExportedPr
     Raises:
         ExportError: `torch.export` cannot follow it.
     """
-    if example.dim() < 1 or len(example) < 2:
-        raise ExportError(
-            f"an example is a batch of at least two inputs, not of shape {tuple(example.shape)}"
-        )
+    if not isinstance(example, Tensor) or example.dim() < 1 or len(example) < 2:
+        what = f"of shape {tuple(example.shape)}" if isinstance(example, Tensor) else type(example).__name__
+        raise ExportError(f"an example is a tensor, a batch of at least two inputs, not {what}")
     shapes = ({0: torch.export.Dim("batch")},)
     try:
         return torch.export.export(network.eval(), (example,), dynamic_shapes=shapes)

@@ -21,8 +21,10 @@ from supermask.masks.random import random_mask as random_mask
 from supermask.masks.selection import Mask as Mask
 from supermask.masks.selection import NonFiniteScoreError as NonFiniteScoreError
 from supermask.masks.selection import at_least_one as at_least_one
+from supermask.masks.selection import check_counts as check_counts
 from supermask.masks.selection import check_cuts as check_cuts
 from supermask.masks.selection import check_finite as check_finite
 from supermask.masks.selection import check_mask as check_mask
+from supermask.masks.selection import check_masks as check_masks
 from supermask.masks.selection import select as select
 from supermask.masks.selection import select_n_of_m as select_n_of_m

@@ -1,11 +1,13 @@
 """How many weights a density keeps: exact counts, and densities that change over training."""
 
+from supermask.checks import is_number
+
 DENSITY_SCHEDULES = ("constant", "cubic")
 
 
 def check_density(density: float, what: str = "density") -> float:
     """`density` itself, or ValueError unless it lies in (0, 1]."""
-    if isinstance(density, bool) or not isinstance(density, int | float) or not 0 < density <= 1:
+    if not is_number(density) or not 0 < density <= 1:
         raise ValueError(f"{what} must lie in (0, 1], the fraction of weights kept, not {density!r}")
     return float(density)
 

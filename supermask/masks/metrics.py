@@ -24,13 +24,18 @@ def warn_of_collapse(mask: Mapping[str, Tensor]) -> None:
 
 
 def density(mask: Mapping[str, Tensor]) -> float:
-    """Fraction of weights kept over all layers."""
-    return sum(int(m.sum()) for m in mask.values()) / sum(m.numel() for m in mask.values())
+    """Fraction of weights kept over all layers; 1 without any, as in a dense network."""
+    total = sum(m.numel() for m in mask.values())
+    return sum(int(m.sum()) for m in mask.values()) / total if total else 1.0
 
 
 def distance(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> float:
-    """Fraction of entries in which two masks of the same layers differ (normalized Hamming distance)."""
+    """Fraction of entries in which two masks differ (normalized Hamming distance).
+
+    Raises:
+        ValueError: They do not have the same layers.
+    """
     if a.keys() != b.keys() or any(a[name].shape != b[name].shape for name in a):
         raise ValueError("the two masks do not have the same layers")
     differing = sum(int(torch.count_nonzero(a[name] != b[name])) for name in a)
-    return differing / sum(m.numel() for m in a.values())
+    return differing / max(sum(m.numel() for m in a.values()), 1)

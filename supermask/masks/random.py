@@ -8,7 +8,7 @@ from torch import Tensor
 
 from supermask import ops
 from supermask.masks.distribution import group_of, kept_in_groups
-from supermask.masks.selection import Mask, select_n_of_m
+from supermask.masks.selection import Mask, check_counts, select_n_of_m
 from supermask.weights.init import check_seed, derive_key
 
 
@@ -23,10 +23,16 @@ def random_mask(
 
     Under an N:M `distribution` the choice is uniform within every group; `keep` is then that of `allocate`,
     and `inputs` as there.
+
+    Raises:
+        ValueError: A count is not in [0, size], not that of the distribution, or a layer has none.
     """
     group = group_of(distribution)
+    check_counts(shapes, keep)
     mask: Mask = {}
     for name, shape in shapes.items():
+        if not 0 <= keep[name] <= math.prod(shape):
+            raise ValueError(f"{name} has {math.prod(shape)} weights and cannot keep {keep[name]} of them")
         order = permutation(math.prod(shape), seed, f"random-mask/{name}")
         if group:
             if keep[name] != kept_in_groups(shape, *group, (inputs or {}).get(name, 1)):

@@ -1,11 +1,12 @@
 """Masks from scores: the largest of each layer, of all layers together, or of every group."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor
 
 from supermask import ops
+from supermask.checks import check_mapping
 
 Mask = dict[str, Tensor]
 
@@ -28,8 +29,9 @@ def select(
 
     Raises:
         NonFiniteScoreError: A score is NaN or infinite.
-        ValueError: A count is not in [0, size].
+        ValueError: A count is not in [0, size], or a layer has none.
     """
+    check_counts(scores, keep)
     names, tensors = list(scores), list(scores.values())
     try:
         if isinstance(keep, int):
@@ -77,8 +79,39 @@ def _moved(tensor: Tensor, source: int, target: int) -> Tensor:
     return tensor if source == target else tensor.movedim(source, target).contiguous()
 
 
+def check_counts(names: Iterable[str], keep: Mapping[str, int] | int) -> None:
+    """Refuse counts that are neither one number for all layers together nor one for each of `names`.
+
+    Raises:
+        ValueError: They are something else; the message names a layer without one.
+    """
+    if isinstance(keep, int):
+        return
+    missing = [name for name in names if name not in check_mapping(keep, "keep is a count for each layer")]
+    if missing:
+        raise ValueError(
+            f"keep has no count for {missing[0]}; give one for each layer, or one number for all together"
+        )
+
+
+def check_masks(mask: Mapping[str, Tensor], parameters: Mapping[str, Tensor]) -> None:
+    """Refuse what is no mask of some of `parameters`.
+
+    Raises:
+        TypeError: It is no mapping.
+        ValueError: It names another parameter, or a tensor in it is not bool or of another shape.
+    """
+    what = "a mask maps parameter names to bool tensors, as search.mask and ticket.mask() do"
+    for name, kept in check_mapping(mask, what).items():
+        if name not in parameters:
+            raise ValueError(f"the mask names {name}, which is no parameter of the model")
+        check_mask(name, kept, parameters[name])
+
+
 def check_mask(name: str, kept: Tensor, parameter: Tensor) -> None:
     """A ValueError unless `kept` is a bool mask of the shape of `parameter`, whose name is `name`."""
+    if not isinstance(kept, Tensor):
+        raise ValueError(f"the mask of {name} must be a bool tensor, not a {type(kept).__name__}")
     if kept.dtype != torch.bool or kept.shape != parameter.shape:
         raise ValueError(
             f"the mask of {name} is {kept.dtype} of shape {tuple(kept.shape)}; it must be bool of shape "

@@ -51,10 +51,13 @@ def pack(
             weights take their inputs as they come.
 
     Raises:
+        TypeError: `ticket` is none, such as the path of one, or `model` is no module.
         TicketError: The ticket is of another network.
         ValueError: `activations` is neither None nor `int8`.
     """
     check_activations(activations)
+    if not isinstance(ticket, Ticket):
+        raise TypeError(f"ticket is a Ticket, as Ticket.load(path) reads it, not a {type(ticket).__name__}")
     packed = ticket.apply(plain_copy(model))
     draws = {entry.name: entry.draw for entry in ticket.entries if entry.masked}
     owners: dict[int, int] = {}

@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor, nn
 
+from supermask.checks import is_count
 from supermask.masks import Mask, keep_count
 from supermask.prune.criteria import best
 from supermask.weights.names import plain_copy
@@ -113,12 +114,24 @@ def synflow(
         model: The network as initialized; it is not changed.
         shape: Shape of one input, without the batch.
         keep: Weights to keep in all.
-        rounds: Rounds of pruning; with one the method collapses layers.
+        rounds: Rounds of pruning, at least one; with one the method collapses layers.
         invert: Keep the weights of least score in every round, see `inverted`.
+
+    Returns:
+        Name → bool mask of the masked parameters with `keep` weights in all.
+
+    Raises:
+        ValueError: `keep` or `rounds` is out of range.
     """
+    if not is_count(rounds, 1):
+        raise ValueError(f"rounds must be a whole number from 1 on, not {rounds!r}")
     network = plain_copy(model)
     weights = {info.name: info.tensor for info in masked(network)}
     total = sum(weight.numel() for weight in weights.values())
+    if not is_count(keep, 1) or keep > total:
+        raise ValueError(
+            f"keep must be a number of weights from 1 to the {total} that there are, not {keep!r}"
+        )
     mask: Mask = {}
     for round in range(1, rounds + 1):
         survivors = max(keep, keep_count(total, (keep / total) ** (round / rounds)))

@@ -1,7 +1,7 @@
 """Controls: what a ticket is compared with to learn whether its mask or its weights matter.
 
 Reinit: the ticket's mask on a fresh draw (`randomize_` with another seed), as in Frankle and Carbin (ICLR
-2019), section 2. Random mask: the density without the choice (`mask.random_mask`). Shuffled mask: each
+2019), section 2. Random mask: the density without the choice (`masks.random_mask`). Shuffled mask: each
 layer's density without the choice, as in Frankle et al., "Pruning Neural Networks at Initialization: Why Are
 We Missing the Mark?" (ICLR 2021), section 5.
 """

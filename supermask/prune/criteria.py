@@ -14,13 +14,13 @@ count asked for. The authors' code has no α there: it bisects for the one perce
 not matter.
 """
 
-import math
 from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
 
 from supermask import ops
+from supermask.checks import is_number
 from supermask.masks import Mask
 from supermask.prune.magnitude import everything, keep_largest, magnitude, surviving
 from supermask.weights.init import derive_key
@@ -62,7 +62,7 @@ def check_criterion(criterion: str, alpha: float = 1.0) -> tuple[str, str | None
             kind, sign = criterion.removesuffix(f"-{suffix}"), suffix
     if kind not in CRITERIA and (kind != "random" or sign):
         raise ValueError(f"unknown criterion {criterion!r}; choose one of {KNOWN}")
-    if not (math.isfinite(alpha) and alpha > 0):
+    if not is_number(alpha) or alpha <= 0:
         raise ValueError(f"alpha must be a positive number, not {alpha!r}")
     if alpha != 1 and kind not in WEIGHED:
         raise ValueError(
@@ -99,9 +99,15 @@ def by_criterion(
         Name → bool mask with exactly the counts asked for.
 
     Raises:
-        ValueError: An unknown criterion, weights that are not finite, or more to keep than survive.
+        ValueError: An unknown criterion, an `alpha` that it has no use for, weights that are not finite or
+            have other names before training, or more to keep than survive.
     """
-    kind, sign = check_criterion(criterion)
+    kind, sign = check_criterion(criterion, alpha)
+    if initial.keys() != final.keys():
+        raise ValueError(
+            f"initial and final are weights of the same layers, not of {', '.join(initial)} and of "
+            f"{', '.join(final)}"
+        )
     if criterion == "large-final":  # a selection of the largest, where others take sorting
         return magnitude(final, keep, mask)
     before, after = surviving(initial, mask), surviving(final, mask)

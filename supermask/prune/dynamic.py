@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
+from supermask.checks import is_count, is_number
 from supermask.masks import permutation
 from supermask.prune.hold import StatefulHold
 from supermask.prune.magnitude import keep_largest, magnitude
@@ -67,10 +68,10 @@ class Rewire(StatefulHold):
     ) -> None:
         if rule not in RULES:
             raise ValueError(f"rule must be one of {', '.join(RULES)}, not {rule!r}")
-        if every < 1 or until < 0 or not 0 <= fraction < 1:
+        if not is_count(every, 1) or not is_count(until) or not is_number(fraction) or not 0 <= fraction < 1:
             raise ValueError(
-                f"every must be at least 1, until not negative and fraction in [0, 1), not {every}, {until} "
-                f"and {fraction}"
+                "every must be a whole number from 1 on, until one from 0 on and fraction in [0, 1), not "
+                f"{every!r}, {until!r} and {fraction!r}"
             )
         self.rule, self.every, self.until, self.fraction, self.seed = rule, every, until, fraction, seed
         self._gradients: dict[str, Tensor] = {}

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
+from supermask.checks import is_count
 from supermask.masks import Mask, check_density, distance, keep_count
 from supermask.prune.hold import StatefulHold
 from supermask.prune.magnitude import everything, magnitude
@@ -73,8 +74,10 @@ class EarlyBird(StatefulHold):
         check_density(density)
         if units not in UNITS:
             raise ValueError(f"units must be one of {', '.join(UNITS)}, not {units!r}")
-        if every < 1 or until < 1:
-            raise ValueError(f"every and until must be at least 1: {every}, {until}")
+        if not is_count(every, 1) or not is_count(until, 1):
+            raise ValueError(
+                f"every and until must be whole numbers of steps from 1 on, not {every!r} and {until!r}"
+            )
         self.density, self.units, self.every, self.until = density, units, every, until
         watched = masked(model) if units == "weights" else _scales(model)
         self._watched = {info.name: info.tensor for info in watched}

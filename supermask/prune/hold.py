@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
 from supermask import ops
-from supermask.masks import Mask, check_mask
+from supermask.masks import Mask, check_mask, check_masks
 from supermask.weights.names import aliases_of, canonical
 
 
@@ -40,6 +40,7 @@ def hold(
         A handle; its `remove()` ends the hold.
 
     Raises:
+        TypeError: It is no optimizer, `model` no module, or `mask` no mapping.
         ValueError: A name without a parameter, a parameter the optimizer does not train, or a mask or
             values of another shape or dtype.
     """
@@ -257,11 +258,8 @@ def _resolve(optimizer: Optimizer, mask: Mapping[str, Tensor], model: nn.Module 
             )
         if not named.keys() & mask.keys() and all(name.startswith("module.") for name in named):
             named = {name.removeprefix("module."): p for name, p in named.items()}  # those of DDP
-    for name, kept in mask.items():
-        if name not in named:
-            raise ValueError(f"the mask names {name}, which is no parameter here")
-        parameter = named[name]
-        if id(parameter) not in trained:
+    check_masks(mask, named)
+    for name in mask:
+        if id(named[name]) not in trained:
             raise ValueError(f"{name} is not among the parameters of the optimizer; it cannot be held")
-        check_mask(name, kept, parameter)
     return {name: named[name] for name in mask}

@@ -14,13 +14,14 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from supermask.masks import Mask, density, summary
+from supermask.checks import is_count
+from supermask.masks import Mask, check_masks, density, summary
 from supermask.prune import actions
 from supermask.prune.criteria import by_criterion, check_criterion
 from supermask.prune.magnitude import round_counts
 from supermask.tickets.ticket import Ticket
-from supermask.weights.names import parameters_of
-from supermask.weights.roles import ParameterInfo, masked, unwrap
+from supermask.weights.names import parameters_of, unwrap
+from supermask.weights.roles import ParameterInfo, masked
 
 State = dict[str, Tensor]
 
@@ -81,7 +82,7 @@ class Round:
                 "ticket before the loop goes on"
             )
         facts = {"method": "imp", "round": self.round, "density": self.density}
-        return Ticket.of(self.model, self.mask, provenance={**facts, **(provenance or {})})
+        return Ticket.from_model(self.model, self.mask, provenance={**facts, **(provenance or {})})
 
     def __repr__(self) -> str:
         return summary.as_text(*self._summary())
@@ -142,8 +143,8 @@ def imp(
         ValueError: A value out of range, `signs` where no weight goes back, or a training that never reached
             step `rewind_to`.
     """
-    if rounds < 0 or rewind_to < 0:
-        raise ValueError(f"rounds and rewind_to must not be negative: {rounds}, {rewind_to}")
+    if not is_count(rounds) or not is_count(rewind_to):
+        raise ValueError(f"rounds and rewind_to are whole numbers from 0 on, not {rounds!r}, {rewind_to!r}")
     if rewind not in ("weights", "lr"):
         raise ValueError(f"rewind must be 'weights' or 'lr', not {rewind!r}")
     check_criterion(criterion, alpha)
@@ -211,8 +212,19 @@ def put(model: nn.Module, values: Mapping[str, Tensor]) -> None:
 def apply_mask(
     model: nn.Module, mask: Mapping[str, Tensor], values: Mapping[str, Tensor] | None = None
 ) -> None:
-    """Set the weights outside `mask` to zero, or to `values`: name → tensor, shaped like the weights."""
+    """Set the weights outside `mask` to zero, or to `values`: name → tensor, shaped like the weights.
+
+    Args:
+        model: The network.
+        mask: Parameter name → bool tensor, shaped like the parameter.
+        values: Parameter name → where its pruned weights stand instead of at zero.
+
+    Raises:
+        TypeError: `mask` is no mapping.
+        ValueError: It names another parameter, or one of its masks is not bool or of another shape.
+    """
     parameters = parameters_of(model)
+    check_masks(mask, parameters)
     for name, kept in mask.items():
         parameter = parameters[name]
         outside = ~kept.to(parameter.device)

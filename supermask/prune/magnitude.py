@@ -10,7 +10,8 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from supermask.masks import Mask, check_density, keep_count, select
+from supermask.checks import is_number
+from supermask.masks import Mask, check_counts, check_density, keep_count, select
 from supermask.weights.roles import ParameterInfo
 
 SCOPES = ("layerwise", "global")
@@ -34,7 +35,8 @@ def magnitude(
         keeps at least its largest weight.
 
     Raises:
-        ValueError: More weights are to be kept than survive, or a weight is not finite.
+        ValueError: More weights are to be kept than survive, a weight is not finite, or a layer lacks a count
+            or a mask.
     """
     survivors = surviving(weights, mask)
     for name, values in survivors.items():
@@ -49,7 +51,13 @@ def everything(weights: Mapping[str, Tensor]) -> Mask:
 
 
 def surviving(values: Mapping[str, Tensor], mask: Mapping[str, Tensor] | None) -> dict[str, Tensor]:
-    """Name → the values of the weights that survive, flat; all of them without a mask."""
+    """Name → the values of the weights that survive, flat; all of them without a mask.
+
+    Raises:
+        ValueError: The mask lacks a layer.
+    """
+    if mask is not None and (missing := values.keys() - mask.keys()):
+        raise ValueError(f"the mask of the survivors lacks {min(missing)}; it must have every layer")
     return {name: value.flatten() if mask is None else value[mask[name]] for name, value in values.items()}
 
 
@@ -59,8 +67,9 @@ def keep_largest(
     """The mask of the survivors of largest |score|, given the scores of the survivors alone.
 
     Raises:
-        ValueError: More weights are to be kept than survive.
+        ValueError: More weights are to be kept than survive, or a layer has no count.
     """
+    check_counts(scores, keep)
     for name, values in scores.items():
         if not isinstance(keep, int) and keep[name] > len(values):
             raise ValueError(f"{name} is to keep {keep[name]} weights, but only {len(values)} survive")
@@ -101,9 +110,9 @@ def round_counts(
             convolutions for a network that has none.
     """
     for value in (rate, conv_rate, output_rate):
-        if value is not None and not 0 <= value < 1:
+        if value is not None and (not is_number(value) or not 0 <= value < 1):
             raise ValueError(
-                f"a pruning rate must lie in [0, 1), the fraction removed per round, not {value}"
+                f"a pruning rate must lie in [0, 1), the fraction removed per round, not {value!r}"
             )
     if scope not in SCOPES:
         raise ValueError(f"scope must be one of {', '.join(SCOPES)}, not {scope!r}")
@@ -135,8 +144,8 @@ def density_path(densities: Sequence[float], rate: float = 0.2) -> list[float]:
     Raises:
         ValueError: A density outside (0, 1] or a rate outside (0, 1).
     """
-    if not 0 < rate < 1:
-        raise ValueError(f"a pruning rate must lie in (0, 1), the fraction removed per round, not {rate}")
+    if not is_number(rate) or not 0 < rate < 1:
+        raise ValueError(f"a pruning rate must lie in (0, 1), the fraction removed per round, not {rate!r}")
     path, current = [], 1.0
     for target in sorted((check_density(d) for d in densities), reverse=True):
         if target == current:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from supermask import masks, ops
+from supermask.checks import is_number
 from supermask.search import claims, construction
 from supermask.search import state as states
 from supermask.search.protocol import Algorithm
@@ -48,7 +49,7 @@ class Search(Shown, Algorithm, Optimizer):
         distribution: How the density spreads over layers: `uniform`, `global`, `erk`, `epl`, or N:M such
             as `2:4`: N of every M weights along the input dimension (`ops.select_n_of_m`).
         density_schedule: `constant`, or `cubic`: from `initial_density` to `density` by (1 - t/T)³, see
-            `mask.scheduled_density`.
+            `masks.scheduled_density`.
         schedule_steps: T, the steps until a scheduled density is reached; by default half of the steps
             that `plan` is told of.
         initial_density: Where a scheduled density starts, in [density, 1]; None for 1, a dense network.
@@ -66,6 +67,7 @@ class Search(Shown, Algorithm, Optimizer):
             `betas`, …). Weight decay acts on the scores.
 
     Raises:
+        TypeError: `model` is no module, or `scores` no mapping.
         ValueError: A value out of range, an option the base rule refuses, or nothing to mask.
     """
 
@@ -115,7 +117,7 @@ class Search(Shown, Algorithm, Optimizer):
         self.zero_rows = {info.name: info.zero_row for info in infos if info.zero_row is not None}
         weights = {info.name: construction.frozen_weight(info) for info in infos}
         first = {info.name: self.initial_scores(info, weights[info.name]) for info in infos}
-        construction.replace_scores(first, scores or {})
+        construction.replace_scores(first, {} if scores is None else scores)
         self.base = construction.make_base(base, [*first.values(), *norms.values()], lr, base_options)
         group = {key: value for key, value in self.base.param_groups[0].items() if key != "params"}
         super().__init__([{"params": list(moved.values()), **group}], self.base.defaults)
@@ -139,8 +141,14 @@ class Search(Shown, Algorithm, Optimizer):
         with periods of its own overrides this and calls it.
 
         Raises:
-            ValueError: The search ends before `schedule_steps` have brought it to its density.
+            ValueError: A number below 1, or the search ends before `schedule_steps` have brought it to its
+                density.
         """
+        if not all(is_number(value) and value >= 1 for value in (steps, steps_per_epoch)):
+            raise ValueError(
+                f"plan takes the steps of the search and of an epoch, both at least 1, not {steps!r} and "
+                f"{steps_per_epoch!r}"
+            )
         if self.schedule_steps is None:
             self._horizon = max(1, steps // 2)
         elif self.schedule_steps > steps:

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from supermask import ops
+from supermask.checks import is_number
 from supermask.models.batch_statistics import batch_statistics
 from supermask.search.protocol import Objective
 from supermask.search.registry import register_search
@@ -77,7 +78,7 @@ class ConcreteTicketSearch(GatedSearch):
         if objective not in OBJECTIVES:
             raise ValueError(f"objective must be one of {', '.join(OBJECTIVES)}, not {objective!r}")
         self.objective_name = objective
-        if not slack > 0:
+        if not is_number(slack) or slack <= 0:
             raise ValueError(f"slack is a factor on the density and must be above 0, not {slack!r}")
         self.slack = slack
         self.balance: Tensor | None = None

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from supermask import masks, ops
+from supermask.checks import check_mapping, is_count
 from supermask.search.claims import is_claimed
 from supermask.weights.init import Init, derive_key, init_of, is_norm_parameter
 from supermask.weights.kinds import matches
@@ -34,7 +35,7 @@ def check_schedule(
 ) -> None:
     """Refuse a density schedule that is unknown, has no length or start it could have, or fights the rest."""
     masks.scheduled_density(1.0, 0, 1, schedule)  # refuses an unknown one
-    if steps is not None and (isinstance(steps, bool) or not isinstance(steps, int) or steps < 1):
+    if steps is not None and not is_count(steps, 1):
         raise ValueError(f"schedule_steps must be a whole number of steps from 1 on, not {steps!r}")
     if steps is not None and schedule == "constant":
         raise ValueError(
@@ -89,17 +90,22 @@ def check_score_init(init: str, own: str | None) -> None:
 
 
 def replace_scores(scores: dict[str, Tensor], given: Mapping[str, Tensor]) -> None:
-    """Copy what was given over the scores drawn."""
-    for name, values in given.items():
+    """Copy what was given over the scores drawn.
+
+    Raises:
+        TypeError: It is no mapping.
+        ValueError: It names another layer, or what is there are no finite scores of that layer's shape.
+    """
+    what = "scores maps parameter names to tensors, as search.scores does"
+    for name, values in check_mapping(given, what).items():
         if name not in scores:
             raise ValueError(
                 f"scores are given for {name}, which the search does not mask; it masks {', '.join(scores)}"
             )
-        if values.shape != scores[name].shape:
-            raise ValueError(
-                f"the scores of {name} are of shape {tuple(values.shape)}; they must be of shape "
-                f"{tuple(scores[name].shape)}"
-            )
+        wanted = f"of shape {tuple(scores[name].shape)}"
+        there = f"of shape {tuple(values.shape)}" if isinstance(values, Tensor) else type(values).__name__
+        if there != wanted:
+            raise ValueError(f"the scores of {name} are {there}; they must be a tensor {wanted}")
         if not torch.isfinite(values).all():
             raise ValueError(f"the scores given for {name} are not finite")
         scores[name].copy_(values.detach())
@@ -233,7 +239,15 @@ def make_base(
         if base not in BASES:
             raise ValueError(f"unknown base rule {base!r}; choose one of {', '.join(BASES)}, or pass a class")
         base = BASES[base]
-    elif base not in BASES.values():
+    elif not isinstance(base, type):
+        raise ValueError(
+            "base is the name of a rule or its class, such as torch.optim.Adam, not "
+            f"a {type(base).__name__}; give its arguments to the search"
+        )
+    for name, value in {"lr": lr, **options}.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ValueError(f"{name} must be a finite number, not {value!r}")
+    if base not in BASES.values():
         _try_out(base, lr, options, scores[0].device)
     return _made(base, scores, lr, options)
 
@@ -242,7 +256,8 @@ def _made(base: type[Optimizer], scores: list[Tensor], lr: float, options: Mappi
     try:
         return base(scores, lr=lr, **options)  # type: ignore[call-arg]
     except TypeError as error:
-        raise ValueError(f"{base.__name__} does not accept these options: {error}") from None
+        given = ", ".join(f"{name}={value!r:.40}" for name, value in {"lr": lr, **options}.items())
+        raise ValueError(f"{base.__name__} does not accept these options ({given}): {error}") from None
 
 
 @torch.enable_grad()

@@ -23,9 +23,11 @@ def create_search(name: str, model: nn.Module, /, **options: Any) -> Search:
         **options: `density`, `lr` and whatever else the search takes; see `Search` and its own class.
 
     Raises:
-        ValueError: No search has that name, or it refuses an option.
-        TypeError: It has no option of that name.
+        TypeError: `name` is no text, or `model` no module.
+        ValueError: No search has that name, or it refuses an option or has none of that name.
     """
+    if not isinstance(name, str):
+        raise TypeError(f"give the name of a search and then the model; the name is no {type(name).__name__}")
     if name not in SEARCHES:
         all_names = ", ".join(list_searches())
         raise ValueError(f"no search is called {name!r}, but {all_names}{ending(name, SEARCHES)}")

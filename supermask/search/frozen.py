@@ -24,6 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from supermask import masks
+from supermask.checks import is_number
 from supermask.search.construction import non_default_allocation
 from supermask.search.edge_popup import EdgePopup
 from supermask.search.registry import register_search
@@ -66,7 +67,8 @@ class Frozen(EdgePopup):
         masks.check_density(density)
         self.pruned = (1.0 - density) / 2 if pruned is None else pruned
         self.locked = density / 2 if locked is None else locked
-        if not 0 <= self.pruned <= 1 - density or not 0 <= self.locked <= density:
+        settled = ((self.pruned, 1 - density), (self.locked, density))
+        if not all(is_number(share) and 0 <= share <= most for share, most in settled):
             raise ValueError(
                 f"at density {density}, pruned must lie in [0, {1 - density:g}] and locked in "
                 f"[0, {density:g}], not {self.pruned!r} and {self.locked!r}"

@@ -27,6 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from supermask import masks
+from supermask.checks import is_number
 from supermask.search.base import Search
 from supermask.search.registry import register_search
 from supermask.weights.roles import ParameterInfo
@@ -77,9 +78,9 @@ class GemMiner(Search):
         restore: bool = False,
         **options: Any,
     ) -> None:
-        if not penalty >= 0:
+        if not is_number(penalty) or penalty < 0:
             raise ValueError(f"penalty is the λ of λ·Σs² and must not be negative, not {penalty!r}")
-        if period is not None and not period > 0:
+        if period is not None and (not is_number(period) or period <= 0):
             raise ValueError(f"period is a number of epochs above 0, not {period!r}")
         self.penalty, self.period, self.restore = penalty, period, restore
         self.freeze_every = self.freezings = 0
@@ -99,8 +100,9 @@ class GemMiner(Search):
         """Set the steps between freezings and how many there are.
 
         Raises:
-            ValueError: The search ends before its first freezing.
+            ValueError: As in `Search.plan`, or the search ends before its first freezing.
         """
+        super().plan(steps, steps_per_epoch)
         every = steps / PUBLISHED_ROUNDS if self.period is None else self.period * steps_per_epoch
         self.freeze_every = max(1, round(every))
         self.freezings = (steps - 1) // self.freeze_every

@@ -21,6 +21,7 @@ import torch
 from torch import nn
 
 from supermask import ops
+from supermask.checks import is_count, is_number
 from supermask.search.construction import record_of
 from supermask.search.edge_popup import EdgePopup
 from supermask.search.fused import EDGE_POPUP_SGD
@@ -57,21 +58,20 @@ class IteRand(EdgePopup, fused=EDGE_POPUP_SGD):
         model: nn.Module,
         *,
         density: float,
-        lr: float | None = None,
         period: int | None = None,
         rate: float = 0.1,
         **options: Any,
     ) -> None:
-        if period is not None and (type(period) is not int or period < 1):
+        if period is not None and not is_count(period, 1):
             raise ValueError(f"period must be a number of steps from 1 on, not {period!r}")
-        if not 0 <= rate <= 1:
+        if not is_number(rate) or not 0 <= rate <= 1:
             raise ValueError(
                 f"rate must lie in [0, 1], the share of pruned weights drawn again, not {rate!r}"
             )
         self.period = PERIOD if period is None else period
         self.rate = rate
         self._follows_plan = period is None
-        super().__init__(model, density=density, lr=lr, **options)
+        super().__init__(model, density=density, **options)
         self._init = record_of(model, self.masked_parameters, "iterand draws pruned weights again")
         self._dtypes = {name: parameter.dtype for name, parameter in self.masked_parameters.items()}
 

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from supermask import masks
+from supermask.checks import is_number
 from supermask.search.registry import register_search
 from supermask.search.relaxations import Gaussian, HardConcrete, Relaxation
 from supermask.search.stochastic_gates import GatedSearch
@@ -69,7 +70,7 @@ class L0Gates(GatedSearch):
         if gates not in GATES:
             raise ValueError(f"gates must be one of {', '.join(GATES)}, not {gates!r}")
         for name, value in (("penalty", penalty), ("stiffness", stiffness)):
-            if value is not None and not value >= 0:
+            if value is not None and (not is_number(value) or value < 0):
                 raise ValueError(
                     f"{name} multiplies the expected density and must not be negative: {value!r}"
                 )

@@ -29,6 +29,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from supermask.weights.names import unwrap
+
 STEP_SIZES = ("absolute", "relative")
 """The base rule moves scores by their gradients, or by gradients in units of the layer."""
 RATE, RATE_WITH_BATCH_NORMS = 0.005, 0.02
@@ -52,7 +54,7 @@ def default_rate(model: nn.Module) -> float:
 
     `benchmarks/score_steps.py` measured both on validation data.
     """
-    has_norms = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules())
+    has_norms = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in unwrap(model).modules())
     return RATE_WITH_BATCH_NORMS if has_norms else RATE
 
 

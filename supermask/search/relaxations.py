@@ -11,6 +11,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from supermask.checks import is_number
+
 
 class Relaxation(Protocol):
     """One relaxation; every method works element by element and keeps shape and dtype."""
@@ -41,7 +43,7 @@ class Gaussian:
     scheme = "normal"
 
     def __init__(self, spread: float = 0.5) -> None:
-        if not spread > 0:
+        if not is_number(spread) or spread <= 0:
             raise ValueError(f"spread is the σ of the noise and must be above 0, not {spread!r}")
         self.spread = spread
 
@@ -128,6 +130,6 @@ def logit_of(unit: Tensor) -> Tensor:
 
 
 def _checked(temperature: float) -> float:
-    if not temperature > 0:
+    if not is_number(temperature) or temperature <= 0:
         raise ValueError(f"temperature must be above 0, not {temperature!r}")
     return temperature

@@ -50,14 +50,12 @@ class SignedSupermask(Search, graphable=True):
         self,
         model: nn.Module,
         *,
-        density: float,
-        lr: float | None = None,
         fixed_threshold: bool = False,
         **options: Any,
     ) -> None:
         self.fixed_threshold = fixed_threshold
         self.exact_density = self.graphable = not fixed_threshold
-        super().__init__(model, density=density, lr=lr, **options)
+        super().__init__(model, **options)
 
     def initial_scores(self, info: ParameterInfo, weight: Tensor) -> Tensor:
         bound = (6 / (info.fan_in + info.fan_out)) ** 0.5

@@ -76,7 +76,6 @@ class SlotMachine(Search):
         model: nn.Module,
         *,
         density: float,
-        lr: float | None = None,
         options: int = 8,
         choice: str = "nearest",
         **others: Any,
@@ -91,7 +90,7 @@ class SlotMachine(Search):
                 "choice='nearest' leaves connections out"
             )
         self.options, self.choice = options, choice
-        super().__init__(model, density=density, lr=lr, **others)
+        super().__init__(model, density=density, **others)
 
     @classmethod
     def rescale_density(cls, density: float) -> float | None:

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from supermask.checks import check_mapping
+
 Entry = dict[str, Any]
 """Name → tensor: what is known of one masked parameter."""
 
@@ -43,8 +45,13 @@ def gathered(search: Optimizer, packed: Callable[[], dict[str, Any]], own: dict[
 
 
 def announced(search: Optimizer, state_dict: dict[str, Any]) -> dict[str, Any]:
-    """A state as the hooks of `register_load_state_dict_pre_hook` leave it."""
-    state_dict = dict(state_dict)
+    """A state as the hooks of `register_load_state_dict_pre_hook` leave it.
+
+    Raises:
+        TypeError: It is none.
+    """
+    what = "a state is what state_dict() of a search returned"
+    state_dict = dict(check_mapping(state_dict, what))
     for hook in search._optimizer_load_state_dict_pre_hooks.values():
         changed = hook(search, state_dict)
         state_dict = state_dict if changed is None else changed
@@ -92,10 +99,10 @@ def check_state(
     Raises:
         ValueError: The state is of another search: other parameters, shapes, groups, options or weights.
     """
-    _check_identity(state_dict.get("search", {}), identity)
-    lacks = [key for key in ("state", "param_groups", "base", "steps") if key not in state_dict]
+    lacks = [key for key in ("search", "state", "param_groups", "base", "steps") if key not in state_dict]
     if lacks:
         raise ValueError(f"the state lacks {', '.join(lacks)}; give what state_dict() of a search returned")
+    _check_identity(state_dict["search"], identity)
     for ours, theirs in ((groups, state_dict["param_groups"]), (groups, state_dict["base"]["param_groups"])):
         if [len(group["params"]) for group in theirs] != [len(group["params"]) for group in ours]:
             raise ValueError("the state is of other groups of parameters than this search's")

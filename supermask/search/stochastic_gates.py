@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from supermask import masks
+from supermask.checks import is_number
 from supermask.search.construction import non_default_allocation
 from supermask.search.noisy import NoisySearch
 from supermask.search.relaxations import Relaxation
@@ -45,7 +46,7 @@ class GatedSearch(NoisySearch):
         start: float | None = None,
         **options: Any,
     ) -> None:
-        if start is not None and not 0 < start < 1:
+        if start is not None and (not is_number(start) or not 0 < start < 1):
             raise ValueError(f"start is a probability and must lie in (0, 1), not {start!r}")
         self.relaxation = relaxation
         self.start = min(masks.check_density(density), 0.95) if start is None else start
@@ -193,6 +194,6 @@ class GatedSearch(NoisySearch):
 
 
 def _ranked(scores: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Positive numbers in the order of the scores: `mask.select` ranks magnitudes."""
+    """Positive numbers in the order of the scores: `masks.select` ranks magnitudes."""
     low = torch.stack([score.min() for score in scores.values()]).min()
     return {name: score - low for name, score in scores.items()}

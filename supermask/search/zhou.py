@@ -67,14 +67,13 @@ class Zhou(Search):
         model: nn.Module,
         *,
         density: float,
-        lr: float | None = None,
         dynamic_rescale: bool = True,
         **options: Any,
     ) -> None:
         if masks.check_density(density) == 1:
             raise ValueError("density is where the probabilities of zhou start, and must be below 1, not 1")
         self.dynamic_rescale = dynamic_rescale
-        super().__init__(model, density=density, lr=lr, **options)
+        super().__init__(model, density=density, **options)
 
     @classmethod
     def rescale_density(cls, density: float) -> None:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from supermask import ops
-from supermask.masks import check_mask
+from supermask.masks import check_masks
 from supermask.tickets.bounds import too_much_to_draw
 from supermask.tickets.derivation import Derivation, derive
 from supermask.tickets.entry import Entry, check_storable, persistent_buffers
@@ -75,9 +75,7 @@ def _bits(derivation: Derivation) -> list[Tensor]:
 
 
 def _check_mask(parameters: Mapping[str, Tensor], mask: Mapping[str, Tensor]) -> None:
+    check_masks(mask, parameters)
     for name, kept in mask.items():
-        if name not in parameters:
-            raise ValueError(f"the mask names {name}, which is no parameter of the model")
-        check_mask(name, kept, parameters[name])
         if torch.count_nonzero(parameters[name][~kept.cpu()]):
             raise ValueError(f"{name} has non-zero weights outside its mask; apply the mask first")

@@ -40,6 +40,7 @@ from supermask.training.sparse_conv import (
     computes_plainly,
     density_of,
 )
+from supermask.weights.names import check_module
 
 FEWEST_INPUTS = 64
 FEWEST_FEATURES = 256
@@ -55,17 +56,21 @@ def accelerated(model: nn.Module, search: Optimizer | None = None) -> Iterator[N
     Products with weights leave out those that are 0; gradients of weights leave out the gradients of outputs
     that are 0 in linear layers, and the inputs that are 0 in convolutions. Results and gradients are those of
     the dense layers up to the order of sums, while all values are finite: 0 times infinity or NaN, which is
-    NaN, is left out as well. Layers that do not qualify, no longer do, or are slower from
-    lists, compute as ever; so do those whose own `forward` somebody has replaced, and all of them under
-    torch.func and forward-mode derivatives.
-    Second derivatives of a layer that leaves out zeros are refused.
+    NaN, is left out as well. Layers that do not qualify, no longer do, or are slower from lists, compute as
+    ever; so do those whose own `forward` somebody has replaced, and all of them under torch.func and
+    forward-mode derivatives. Second derivatives of a layer that leaves out zeros are refused.
 
     Args:
         model: A network whose weights are changed in place.
         search: What changes them. Layers whose weights a `Search` does not mask are left alone.
+
+    Raises:
+        TypeError: `model` is no module.
     """
     layers: list[Any] = [
-        m for m in model.modules() if "forward" not in vars(m) and (_fits(m) or SparseConv.fits(m))
+        m
+        for m in check_module(model).modules()
+        if "forward" not in vars(m) and (_fits(m) or SparseConv.fits(m))
     ]
     if isinstance(search, Search):
         masked = {id(weight) for weight in search.masked_parameters.values()}

@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 
 from supermask.distributed import BatchShard, generators
 from supermask.io import DamagedFileError, load_tree, save_tree
-from supermask.weights.roles import unwrap
+from supermask.weights.names import unwrap
 
 
 @dataclass
@@ -28,6 +28,9 @@ class Checkpoint:
     seconds: float = 30.0
     training: str | None = None
     _saved_at: float = field(default_factory=time.monotonic)
+
+    def __post_init__(self) -> None:
+        self.path = Path(self.path)
 
     def load(self) -> dict[str, Any] | None:
         """The saved state, or None.
@@ -57,6 +60,11 @@ class Checkpoint:
         return time.monotonic() - self._saved_at
 
     def save(self, state: dict[str, Any]) -> None:
+        """Replace the file by one that holds `state`.
+
+        Raises:
+            OSError: The file cannot be written; the one before is as it was.
+        """
         save_tree(self.path, state if self.training is None else {"training": self.training, **state})
         self._saved_at = time.monotonic()
 

@@ -35,6 +35,7 @@ from torch.nn import functional as F
 from torch.optim import Optimizer
 
 from supermask.search import Search
+from supermask.weights.names import check_module
 
 Batches = Callable[[int], tuple[Tensor, Tensor]]
 
@@ -52,13 +53,16 @@ class Ensemble(nn.Module):
         loss_sums: Sum of each member's losses since somebody set it to zero, float64, (S,).
 
     Raises:
-        ValueError: The members differ, or what they are cannot be stacked; see `obstacle`.
+        TypeError: A member is no module.
+        ValueError: There is none, they differ, or what they are cannot be stacked; see `obstacle`.
     """
 
     loss_sums: Tensor
 
     def __init__(self, members: Sequence[nn.Module]) -> None:
         super().__init__()
+        if not len(members):
+            raise ValueError("there is no member; give at least one network")
         for index, member in enumerate(members):
             if (reason := obstacle(member)) or (reason := _difference(members[0], member)):
                 raise ValueError(f"member {index} cannot be trained together with others: {reason}")
@@ -217,7 +221,7 @@ def member_state(state: Mapping[str, Any], parameters: Sequence[Tensor], index: 
 
 def obstacle(model: nn.Module) -> str | None:
     """Why a network cannot be trained together with others and give what it gives alone; None if it can."""
-    for name, module in model.named_modules():
+    for name, module in check_module(model).named_modules():
         if isinstance(module, nn.modules.dropout._DropoutNd) and module.p > 0:
             return f"{name} drops units at random, from a stream that all members would share"
         if getattr(module, "drop_prob", 0) or (type(module).__name__ == "StochasticDepth" and module.p > 0):

@@ -6,11 +6,12 @@ algorithm: a search is an optimizer, and a ticket is trained by an optimizer und
 
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import nullcontext
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import Optimizer
 
+from supermask.checks import is_number
 from supermask.distributed import BatchShard, Ranks, RanksDifferError, SyncedTimer
 from supermask.training.acceleration import accelerated
 from supermask.training.callbacks import Callback as Callback
@@ -28,9 +30,10 @@ from supermask.training.checkpoint import resume, state_of
 from supermask.training.cuda_graphs import graphed, set_rates
 from supermask.training.memory_format import guarded
 from supermask.training.precision import AMP_DTYPES as AMP_DTYPES
-from supermask.training.precision import PURE, Bf16Weights, autocast, in_float32
+from supermask.training.precision import PURE, Bf16Weights, autocast, check_amp, in_float32
 from supermask.training.schedule import SCHEDULES as SCHEDULES
 from supermask.training.schedule import Schedule as Schedule
+from supermask.weights.names import check_module
 
 
 class DivergedError(RuntimeError):
@@ -86,7 +89,7 @@ def fit(
         on_record: Called with the whole history whenever it has grown.
         callbacks: Told of the start, each step, each new entry of the history, and the end; see `Callback`.
         checkpoint: Where to save and resume.
-        cuda_graphs: Replay whole steps from a CUDA graph, see `graphs`; None for wherever that is possible.
+        cuda_graphs: Replay whole steps from a CUDA graph, see `graphed`; None for wherever that is possible.
         accelerate: Let linear layers and convolutions leave out zeros of sparse weights, and linear layers
             those of gradients, wherever that is measured to be faster, see `accelerated`: the same numbers up
             to the order of sums.
@@ -98,16 +101,18 @@ def fit(
         before) and the numbers of `evaluation`.
 
     Raises:
-        ValueError: An unknown `amp`, or `cuda_graphs` where a graph cannot hold the step.
+        TypeError: `model` is no module, `batches` or `schedule` no function, or `checkpoint` no `Checkpoint`.
+        ValueError: An unknown `amp`, a number out of range, a model without parameters, or `cuda_graphs`
+            where a graph cannot hold the step.
         MemoryFormatError: A layer met channels_last that a CPU cannot train in it, see `memory_format`.
         DivergedError: The training loss became NaN or infinite.
         DamagedFileError: The checkpoint is not sound, or of another training.
         RanksDifferError: Ranks that train together do not hold the same any more.
     """
-    if amp not in AMP_DTYPES:
-        raise ValueError(f"amp must be one of {', '.join(AMP_DTYPES)}, not {amp!r}")
+    _check_values(amp, start, steps, clip)
+    _check_kinds(batches, schedule, checkpoint)
     rates = [float(group["lr"]) for group in optimizer.param_groups]
-    device = next(model.parameters()).device
+    device = _device_of(model)
     scaler = torch.amp.GradScaler(device.type, enabled=amp == "fp16")
     share = share or BatchShard()
     progress = _begun(checkpoint, model, optimizer, scaler, share, range(start, steps), memory)
@@ -141,6 +146,39 @@ def fit(
     set_rates(optimizer, rates)
     progress.seconds = time.monotonic() - began
     return progress
+
+
+def _check_values(amp: str, start: int, steps: int, clip: float | None) -> None:
+    check_amp(amp)
+    whole = all(isinstance(value, Integral) for value in (start, steps))
+    if not whole or not 0 <= start <= steps:
+        raise ValueError(
+            f"steps and start are whole numbers of steps, start at most steps, not {steps!r} and {start!r}"
+        )
+    if clip is not None and (not is_number(clip) or clip <= 0):
+        raise ValueError(f"clip is the largest norm of the gradient and must be above 0, not {clip!r}")
+
+
+def _check_kinds(batches: object, schedule: object, checkpoint: object) -> None:
+    """Refuse what a step would trip over, and say what is meant."""
+    if not callable(batches):
+        raise TypeError(
+            "batches is a function from the number of a step to its inputs and labels, such as the method "
+            f"batch of supermask.data.Loader, and no {type(batches).__name__}"
+        )
+    if schedule is not None and not callable(schedule):
+        raise TypeError(
+            f"schedule is a function of the step, such as Schedule('cosine', steps), and not {schedule!r:.80}"
+        )
+    if checkpoint is not None and not isinstance(checkpoint, Checkpoint):
+        raise TypeError(f"checkpoint is a Checkpoint, such as Checkpoint(path), and not {checkpoint!r:.80}")
+
+
+def _device_of(model: nn.Module) -> torch.device:
+    first = next(check_module(model).parameters(), None)
+    if first is None:
+        raise ValueError(f"{type(model).__name__} has no parameters, so there is nothing to train")
+    return first.device
 
 
 @dataclass(frozen=True, eq=False)
@@ -234,33 +272,43 @@ def _begun(
     return progress
 
 
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
 @torch.no_grad()
 def evaluate(
     model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], amp: str = "none", ranks: Ranks | None = None
 ) -> dict[str, float]:
     """Accuracy (fraction correct) and mean cross-entropy over `batches`, in evaluation mode.
 
-    The mode of every module is as before afterwards. With `ranks`, each brings batches of its own, and all
-    get the answer over all of them.
+    The mode of every module is as before afterwards, also if it fails. With `ranks`, each brings batches of
+    its own, and all get the answer over all of them.
 
     Raises:
-        ValueError: There is no batch.
+        TypeError: `model` is no module.
+        ValueError: There is no batch, or `amp` is unknown.
     """
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
+    check_amp(amp)
     # A packed network may have no parameter left, only buffers.
-    device = next(chain(model.parameters(), model.buffers())).device
+    device = next(chain(check_module(model).parameters(), model.buffers()), torch.empty(0)).device
     correct = torch.zeros((), dtype=torch.int64, device=device)
     loss = torch.zeros((), dtype=torch.float64, device=device)
     count = torch.zeros((), dtype=torch.int64, device=device)
-    for inputs, labels in batches:
-        with autocast(device, amp):
-            logits = model(inputs)
-        correct += (logits.argmax(dim=1) == labels).sum()
-        loss += F.cross_entropy(logits.float(), labels, reduction="sum")
-        count += len(labels)
-    for module, training in modes:
-        module.training = training
+    with _evaluating(model):
+        for inputs, labels in batches:
+            with autocast(device, amp):
+                logits = model(inputs)
+            correct += (logits.argmax(dim=1) == labels).sum()
+            loss += F.cross_entropy(logits.float(), labels, reduction="sum")
+            count += len(labels)
     correct, loss, count = map((ranks or Ranks()).sum, (correct, loss, count))
     if count == 0:
         raise ValueError("nothing to evaluate: the split is empty")

@@ -19,16 +19,22 @@ from torch.nn.modules.conv import _ConvNd
 from torch.optim import Optimizer
 
 from supermask.search import Search
-from supermask.weights.names import data_parallel
-from supermask.weights.roles import unwrap
+from supermask.weights.names import data_parallel, unwrap
 
 PURE = "pure-bf16"
 AMP_DTYPES = {"none": None, "bf16": torch.bfloat16, "fp16": torch.float16, PURE: torch.bfloat16}
 
 
+def check_amp(amp: str) -> str:
+    """`amp` itself, or ValueError unless it is one of `AMP_DTYPES`."""
+    if amp not in AMP_DTYPES:
+        raise ValueError(f"amp must be one of {', '.join(AMP_DTYPES)}, not {amp!r}")
+    return amp
+
+
 def autocast(device: torch.device, amp: str) -> AbstractContextManager[Any]:
     """The context in which a network of this `amp` computes on `device`."""
-    dtype = AMP_DTYPES[amp]
+    dtype = AMP_DTYPES[check_amp(amp)]
     return nullcontext() if dtype is None else torch.autocast(device.type, dtype)
 
 

@@ -14,9 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from supermask import ops
-from supermask.weights.names import data_parallel
+from supermask.checks import is_count, is_number
+from supermask.weights.names import data_parallel, unwrap
 from supermask.weights.notices import FrozenNoiseWarning, first_of, tell
-from supermask.weights.roles import ParameterInfo, check_usable, classify, share_unmoved, unwrap
+from supermask.weights.roles import ParameterInfo, check_usable, classify, share_unmoved
 
 GENERATOR = "philox4x32-10"
 SQRT_2 = math.sqrt(2.0)
@@ -138,7 +139,7 @@ def derive_key(purpose: str, seed: int, name: str) -> int:
 
 def check_seed(seed: int) -> int:
     """`seed` itself, or ValueError unless it is an integer in [0, 2^64)."""
-    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 1 << 64:
+    if not is_count(seed) or seed >= 1 << 64:
         raise ValueError(f"seed must be an integer in [0, 2^64), not {seed!r}")
     return seed
 
@@ -168,9 +169,9 @@ def randomize_(
         model: Any module. Wrap it in DDP after this call, not before.
         init: One of `INITS`.
         seed: Integer in [0, 2^64). The same seed gives the same bits on every device.
-        gain: Factor of the initialization; None takes √2 (1 for the Glorot schemes).
+        gain: Factor of the initialization, above 0; None takes √2 (√3 for `elus`, 1 for the Glorot schemes).
         density: Rescale masked weights by 1/√density, the paper's √(1/k), so that the output variance
-            of a masked layer is that of the whole one. A mapping gives the density of each name.
+            of a masked layer is that of the whole one. A mapping gives the density of each masked weight.
         include: Patterns of parameter names to mask although the default would not.
         exclude: Patterns of parameter names to leave unmasked.
         keep: Patterns of parameters whose present values are part of the architecture, such as Mamba's
@@ -181,15 +182,18 @@ def randomize_(
         The model.
 
     Raises:
-        ValueError: Unknown `init`, seed or density out of range, a pattern without a match, a parameter that
-            has no values or is no plain weight.
+        TypeError: `model` is no module.
+        ValueError: Unknown `init`, seed, gain or density out of range, a pattern without a match, a parameter
+            that has no values or is no plain weight.
 
     Warns:
         FrozenNoiseWarning: Matrices that no rule knows are drawn like tokens, and no search moves them.
     """
-    if init not in _SCHEMES:
+    if init not in INITS:
         raise ValueError(f"unknown init {init!r}; choose one of {', '.join(INITS)}")
     check_seed(seed)
+    if gain is not None and (not is_number(gain) or gain <= 0):
+        raise ValueError(f"gain is a factor of the weights and must be a number above 0, not {gain!r}")
     if data_parallel(model):
         raise ValueError(
             "call randomize_ before wrapping the model or a part of it in DDP, which must see what is frozen"
@@ -197,6 +201,8 @@ def randomize_(
     infos = classify(model, include, exclude, keep, redraw=True)
     check_usable(infos)
     _tell_of_noise(infos)
+    if isinstance(density, Mapping):
+        _check_named(density, [info.name for info in infos if info.role == "masked"])
     drawn = [info for info in infos if info.role != "kept"]
     draws = tuple(_draw(info, init, gain, density) for info in drawn)
     fixed = tuple(info.name for info in infos if info.role == "kept" and info.reason != "kept")
@@ -213,6 +219,14 @@ def randomize_(
     record = Init(init, seed, draws, density=density, fixed=fixed, kept=kept)
     inner.supermask_init = record  # type: ignore[assignment]
     return model
+
+
+def _check_named(density: Mapping[str, float], masked: list[str]) -> None:
+    """Refuse densities by name that leave a masked weight out, or name another parameter."""
+    missing, strange = set(masked) - set(density), set(density) - set(masked)
+    if missing or strange:
+        wrong = f"has none for {min(missing)}" if missing else f"names {min(strange, key=str)!r}"
+        raise ValueError(f"density {wrong}; give one number, or one for each of {', '.join(masked)}")
 
 
 def _tell_of_noise(infos: list[ParameterInfo]) -> None:
@@ -253,8 +267,8 @@ def _draw(
     factor = 1.0
     if info.role == "masked" and density is not None:
         layer = density[info.name] if isinstance(density, Mapping) else density
-        if not 0 < layer <= 1:
-            raise ValueError(f"density must lie in (0, 1], not {layer} (for {info.name})")
+        if not is_number(layer) or not 0 < layer <= 1:
+            raise ValueError(f"density must lie in (0, 1], not {layer!r} (for {info.name})")
         factor = math.sqrt(1.0 / layer)
     base = scale(default_gain if gain is None else gain, info.fan_in, info.fan_out)
     masked = info.role == "masked"

@@ -78,8 +78,16 @@ def register_layer(
         biases: Names or patterns of parameters that are biases and stand at 0.
 
     Raises:
-        ValueError: Neither `inputs` nor `rule` is given, or both are.
+        ValueError: Neither `inputs` nor `rule` is given, or both are; an axis is no whole number, or a name
+            not that of a class in a module.
     """
+    if isinstance(kind, str) and "." not in kind:
+        raise ValueError(
+            f"{kind!r} is no full name of a class; write it with its module, package.module.Class"
+        )
+    for axis in (*inputs, *(outputs or ())):
+        if not isinstance(axis, int):
+            raise ValueError(f"inputs and outputs are lists of axes such as [1], whole numbers, not {axis!r}")
     if bool(inputs) == (rule is not None):
         raise ValueError("give either inputs=, the axes that the layer sums over, or rule=, not both")
     _KINDS[kind] = LayerKind(_names(weights), rule or _by_axes(tuple(inputs), outputs), _names(biases))

@@ -8,6 +8,7 @@ gives the same weights.
 
 import copy
 from collections.abc import Iterator
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -30,8 +31,25 @@ _WRAPPERS = frozenset(
 )
 
 
+def check_module(model: Any) -> nn.Module:
+    """`model` itself.
+
+    Raises:
+        TypeError: It is no module: its class, its parameters, its state, say.
+    """
+    if not isinstance(model, nn.Module):
+        kind = f"the class {model.__name__}" if isinstance(model, type) else f"a {type(model).__name__}"
+        raise TypeError(f"give the model itself, an nn.Module, not {kind}")
+    return model
+
+
 def unwrap(model: nn.Module) -> nn.Module:
-    """The user's own module inside whatever wraps it: DDP, `torch.compile`, `AveragedModel`, Fabric, …"""
+    """The user's own module inside whatever wraps it: DDP, `torch.compile`, `AveragedModel`, Fabric, …
+
+    Raises:
+        TypeError: `model` is no module.
+    """
+    model = check_module(model)
     while True:
         inside = (
             child for name, child in model._modules.items() if child is not None and _wraps(model, name)
@@ -44,7 +62,7 @@ def unwrap(model: nn.Module) -> nn.Module:
 
 def data_parallel(model: nn.Module) -> list[nn.Module]:
     """What of a model stands in `DistributedDataParallel`: all of it, some of its parts, or nothing."""
-    return [m for m in model.modules() if isinstance(m, nn.parallel.DistributedDataParallel)]
+    return [m for m in check_module(model).modules() if isinstance(m, nn.parallel.DistributedDataParallel)]
 
 
 def plain_copy(model: nn.Module) -> nn.Module:

@@ -18,8 +18,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from supermask.weights.kinds import Fans, kind_of, matches, usual_fans
-from supermask.weights.names import owned_parameters
-from supermask.weights.names import unwrap as unwrap
+from supermask.weights.names import owned_parameters, unwrap
 from supermask.weights.patterns import Patterns
 
 Role = Literal["masked", "drawn", "constant", "kept"]
@@ -98,8 +97,6 @@ def classify(
         ValueError: A pattern matches no parameter, `include` asks for a mask on a vector, or a layer's
             weight is no plain parameter (`weight_norm`, pruning, other parametrizations).
     """
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"give the model itself, an nn.Module, not a {type(model).__name__}")
     patterns = Patterns(model, include, exclude, keep)
     fixed = fixed_names(model, redraw=redraw)
     return [

@@ -71,7 +71,7 @@ def _finish(
         {
             "run": spec.id,
             "method": spec.method,
-            "density": density(outcome.mask) if outcome.mask else 1.0,
+            "density": density(outcome.mask),
             "seed": spec.seed,
             "test_accuracy": test["accuracy"],
             "test_loss": test["loss"],
