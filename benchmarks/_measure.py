@@ -45,8 +45,7 @@ def interleave(
         device: `cpu` or `cuda`.
         turn: Seconds that a candidate goes on for in its turn, on a CPU; its first two calls, which find the
             cache as the one before left it, do not count then. At 0 a turn is one call.
-
-        clock: One of `CLOCKS`.
+        clock: One of `CLOCKS`, on a CPU.
 
     Returns:
         For each candidate the median, the quartiles and the number of its timings, in milliseconds.
@@ -180,8 +179,22 @@ def arguments(description: str, parser: argparse.ArgumentParser | None = None) -
     return parsed
 
 
+def choosing() -> argparse.ArgumentParser:
+    """A parser with `--cases`, which `chosen` and `with_earlier` heed, and `--clock` for `interleave`."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--clock", choices=tuple(CLOCKS), default="wall", help="cpu: time of the processor")
+    parser.add_argument(
+        "--cases", nargs="+", metavar="WORDS", help="only cases whose names contain one of these"
+    )
+    return parser
+
+
 def with_earlier(
-    options: argparse.Namespace, name: str, of: Mapping[str, Any], label: Callable[[Any], str]
+    options: argparse.Namespace,
+    name: str,
+    of: Mapping[str, Any],
+    label: Callable[[Any], str],
+    group: str = "rows",
 ) -> list[Any]:
     """The rows of `of`, and those that an earlier run of other cases left in the file, in the order of `of`.
 
@@ -190,11 +203,12 @@ def with_earlier(
         name: The name of the results.
         of: Name of every case that there is → its row, or None where it was not measured now.
         label: What a row's case is called.
+        group: The list of the file that has them.
     """
     path = options.out and options.out / f"{name}.json"
     earlier = {}
     if getattr(options, "cases", None) and path and path.exists():
-        earlier = {label(row): row for row in json.loads(path.read_text())["rows"]}
+        earlier = {label(row): row for row in json.loads(path.read_text()).get(group, [])}
     rows = [row or earlier.get(case) for case, row in of.items()]
     return [row for row in rows if row]
 

@@ -16,14 +16,23 @@ of the file in DIR as they are.
 python benchmarks/accelerated_step.py [--threads 1] [--out DIR] [--cases "width 512" "batch 128, density 0.1"]
 """
 
-import argparse
-import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
+from functools import partial
 from typing import Any
 
 import torch
-from _measure import CLOCKS, arguments, check_not_slower, chosen, interleave, name_here, ratio, report
+from _measure import (
+    arguments,
+    check_not_slower,
+    choosing,
+    chosen,
+    interleave,
+    name_here,
+    ratio,
+    report,
+    with_earlier,
+)
 from torch import nn
 from torch.nn import functional as F
 
@@ -132,54 +141,44 @@ def convolutions(name: str, batch: int) -> Callable[[], tuple[nn.Module, torch.T
     return make
 
 
+def name_of(row: Mapping[str, Any], group: str) -> str:
+    """What the case of a row is called, of one of the lists of rows."""
+    kind = row.get("kind") or ("ticket" if group == "tickets" else "search")
+    where = f"{row['network']}, batch {row['batch']}" if "network" in row else f"width {row['width']}"
+    return f"{kind}, {where}, density {row['density']}"
+
+
 def cases() -> dict[str, tuple[str, dict[str, Any], Callable[[], tuple[nn.Module, torch.Tensor]], str]]:
     """Name → the list it belongs to, how its row begins, what makes the network, the kind of training."""
     found = {}
     for group, kind, sizes in (("rows", "search", CASES), ("tickets", "ticket", TICKETS)):
         for width, density in sizes:
             about: dict[str, Any] = {"width": width, "density": density, "batch": BATCH}
-            found[f"{kind}, width {width}, density {density}"] = group, about, wide(width), kind
+            found[name_of(about, group)] = group, about, wide(width), kind
     for name, batch, density in NETWORKS:
         for kind in WAYS:
             about = {"network": name, "batch": batch, "density": density, "kind": kind}
-            make = convolutions(name, batch)
-            found[f"{kind}, {name}, batch {batch}, density {density}"] = "networks", about, make, kind
+            found[name_of(about, "networks")] = "networks", about, convolutions(name, batch), kind
     return found
-
-
-def before(options: argparse.Namespace) -> dict[str, Any]:
-    """Rows by name, of an earlier run of some cases."""
-    path = options.out and options.out / f"{name_here('accelerated_step')}.json"
-    if not options.cases or not path or not path.exists():
-        return {}
-    document = json.loads(path.read_text())
-    return {
-        name: next((row for row in document.get(group, []) if about.items() <= row.items()), None)
-        for name, (group, about, _, _) in cases().items()
-    }
 
 
 def main() -> None:
     """Every width, network and density."""
-    own = argparse.ArgumentParser()
-    own.add_argument("--clock", choices=tuple(CLOCKS), default="wall", help="cpu: time of the processor")
-    own.add_argument(
-        "--cases", nargs="+", metavar="WORDS", help="only cases whose names contain one of these"
-    )
-    options = arguments("a search step from packed lists against a dense step", own)
-    rows, done = before(options), {}
+    options = arguments("a search step from packed lists against a dense step", choosing())
+    done = {}
     for name, (_, about, make, kind) in cases().items():
         if not chosen(options, name):
             continue
         turn = 0.0 if "network" in about else 0.05
         row = compare(make, kind, about["density"], options.seconds, options.clock, turn)
-        rows[name] = done[name] = {**about, **row}
-    groups: dict[str, list[dict[str, Any]]] = {"rows": [], "tickets": [], "networks": []}
-    for name, (group, *_) in cases().items():
-        if rows.get(name):
-            groups[group].append(rows[name])
+        done[name] = {**about, **row}
+    results = name_here("accelerated_step")
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for group in ("rows", "tickets", "networks"):
+        of = {name: done.get(name) for name, (own, *_) in cases().items() if own == group}
+        groups[group] = with_earlier(options, results, of, partial(name_of, group=group), group)
     about = {"clock": options.clock, "instructions": ops.instruction_set()}
-    report(name_here("accelerated_step"), options, groups.pop("rows"), **about, **groups)
+    report(results, options, groups.pop("rows"), **about, **groups)
     check_not_slower(
         {f"{name}: {what}": row[what] for name, row in done.items() for what in COMPARED if what in row}
     )

@@ -33,6 +33,7 @@ from _measure import (
     CLOCKS,
     arguments,
     check_not_slower,
+    choosing,
     chosen,
     interleave,
     name_here,
@@ -271,7 +272,7 @@ def label(row: dict[str, Any]) -> str:
 
 def parser() -> argparse.ArgumentParser:
     """The flags of this benchmark; without any of them it measures `CASES`."""
-    own = argparse.ArgumentParser()
+    own = choosing()
     own.add_argument("--shapes", nargs="+", help="OUTPUTSxINPUTS, of layers with weights ±σ and 0")
     own.add_argument("--densities", type=float, nargs="+", help="weights kept")
     own.add_argument(
@@ -281,10 +282,6 @@ def parser() -> argparse.ArgumentParser:
         help="inputs; a single one meets the weights of a large layer from memory",
     )
     own.add_argument("--dtypes", nargs="+", choices=("float32", "bfloat16"), help="type of the inputs")
-    own.add_argument(
-        "--cases", nargs="+", metavar="WORDS", help="only cases whose names contain one of these"
-    )
-    own.add_argument("--clock", choices=("wall", "cpu"), default="wall", help="cpu: time of the processor")
     return own
 
 

@@ -10,7 +10,6 @@ its type.
 python benchmarks/packed_models.py [--threads 2] [--out DIR]
 """
 
-import argparse
 import copy
 import os
 from collections import Counter
@@ -18,7 +17,16 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from _measure import CLOCKS, arguments, check_not_slower, chosen, interleave, ratio, report, with_earlier
+from _measure import (
+    arguments,
+    check_not_slower,
+    choosing,
+    chosen,
+    interleave,
+    ratio,
+    report,
+    with_earlier,
+)
 from _plot import plot_speedups
 from _tables.performance import network_of
 from torch import Tensor, nn
@@ -120,15 +128,8 @@ def case_of(row: Mapping[str, Any]) -> str:
 @torch.no_grad()
 def main() -> None:
     """All networks, at each of their batch sizes."""
-    own = argparse.ArgumentParser()
-    own.add_argument("--clock", choices=tuple(CLOCKS), default="wall", help="cpu: time of the processor")
+    own = choosing()
     own.add_argument("--networks", nargs="+", choices=tuple(NETWORKS), help="all by default")
-    own.add_argument(
-        "--cases",
-        nargs="+",
-        metavar="WORDS",
-        help="only cases (network, batch N) whose names contain one of these",
-    )
     options = arguments("packed networks against dense ones", own)
     clock = getattr(options, "clock", "wall")
     os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", str(options.threads))

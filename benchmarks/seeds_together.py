@@ -9,8 +9,6 @@ edge-popup in parts allows and the fused one does not.
 python benchmarks/seeds_together.py [--threads 1 | --device cuda] [--seconds 5] [--out DIR]
 """
 
-import statistics
-import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -25,6 +23,8 @@ Step = Callable[[], None]
 
 OPTIONS = {"lr": 0.01, "momentum": 0.9, "weight_decay": 1e-4}
 DENSITY = 0.3
+TURN = 0.02
+"""Seconds that a step is repeated for before the next has its turn."""
 CASES = [
     ("lenet-300-100", {"in_channels": 1, "image_size": 8}, 32, (2, 4, 8, 16)),
     ("lenet-300-100", {"in_channels": 1, "image_size": 8}, 64, (2, 4, 8, 16)),
@@ -108,37 +108,13 @@ def candidates(
     }
 
 
-def process_time(steps: Mapping[str, Step], seconds: float) -> dict[str, dict[str, float]]:
-    """Time the steps in turns, by the time that the process had; as `interleave` returns it."""
-    times: dict[str, list[float]] = {name: [] for name in steps}
-    until = time.perf_counter() + seconds
-    while time.perf_counter() < until or len(times["alone"]) < 5:
-        for name, step in steps.items():
-            step()
-            step()
-            turns = []
-            for _ in range(5):
-                before = time.process_time()
-                step()
-                turns.append(1e3 * (time.process_time() - before))
-            times[name].append(statistics.median(turns))
-    found = {}
-    for name, values in times.items():
-        low, median, high = statistics.quantiles(values, n=4)
-        found[name] = {"median_ms": median, "q1_ms": low, "q3_ms": high, "timings": len(values)}
-    return found
-
-
 def compare(
     name: str, config: Mapping[str, Any], batch: int, count: int, seconds: float, device: str
 ) -> dict[str, Any]:
     """One row."""
     row: dict[str, Any] = {"network": name, **config, "batch_size": batch, "seeds": count}
     for kind, steps in candidates(name, config, batch, count, device).items():
-        if device == "cuda":
-            timed = interleave(steps, seconds, device=device)
-        else:
-            timed = process_time(steps, seconds)
+        timed = interleave(steps, seconds, device=device, turn=TURN, clock="cpu")
         alone, together = (timed[form]["median_ms"] for form in ("alone", "together"))
         row[f"{kind} together/alone"] = count * alone / together
         row |= {f"{kind} {form}": result for form, result in timed.items()}

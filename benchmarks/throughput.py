@@ -49,7 +49,7 @@ NETWORKS = (
 GPU_STEPS = 60
 """Steps of a turn on a GPU."""
 WARM_UP = {"cpu": 1, "cuda": 6}
-"""Steps at the start of a turn that do not count: on a GPU, those of `graphs` and the recording."""
+"""Steps at the start of a turn that do not count: on a GPU, those before the recording, and the recording."""
 IMAGES = 4096
 OPTIONS = {"lr": 1e-4, "momentum": 0.9, "weight_decay": 1e-4}
 """So small a rate that random labels cannot make anything diverge."""

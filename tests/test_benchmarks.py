@@ -248,3 +248,13 @@ def test_a_tuned_packed_network_is_not_slower_than_the_dense_one_of_its_type(net
         row = module.compare(network, batch, "kaiming_normal", 2.0, clock="cpu")
     factors = {"float32": 1 / row["against"]["dense"], "bfloat16": row["packed_bf16/dense_bf16"]}
     module.check_not_slower(factors, most=1.25)
+
+
+def test_a_run_of_some_cases_keeps_the_rows_of_the_others(tmp_path):
+    measure = importlib.import_module("_measure")
+    (tmp_path / "a.json").write_text('{"rows": [], "tickets": [{"case": "b", "old": 1}, {"case": "c"}]}')
+    of = {"a": None, "b": None, "c": {"case": "c", "new": 1}}
+    arguments = (of, lambda row: row["case"], "tickets")
+    some, every = (argparse.Namespace(out=tmp_path, cases=cases) for cases in (["c"], None))
+    assert measure.with_earlier(some, "a", *arguments) == [{"case": "b", "old": 1}, of["c"]]
+    assert measure.with_earlier(every, "a", *arguments) == [of["c"]]
