@@ -66,20 +66,18 @@ def describe_rows(plan: Plan, store: Store, out: Path) -> dict[str, Any]:
     return {**found, "skipped": skipped} if skipped else found
 
 
+def spread(values: Sequence[float]) -> dict[str, Any]:
+    """Values over seeds: n, mean, min, max."""
+    return {"n": len(values), "mean": statistics.fmean(values), "min": min(values), "max": max(values)}
+
+
 def summarize(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Test accuracy over seeds for each method and density: n, mean, min, max."""
     groups: dict[tuple[str, float], list[float]] = {}
     for row in rows:
         groups.setdefault((row["method"], row["density"]), []).append(row["test_accuracy"])
     return [
-        {
-            "method": method,
-            "density": density,
-            "n": len(values),
-            "mean": statistics.fmean(values),
-            "min": min(values),
-            "max": max(values),
-        }
+        {"method": method, "density": density, **spread(values)}
         for (method, density), values in groups.items()
     ]
 

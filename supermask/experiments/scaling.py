@@ -22,7 +22,7 @@ from supermask.experiments.config import ConfigError, option
 from supermask.experiments.execution.store import Store
 from supermask.experiments.plan import Plan
 from supermask.experiments.registry import Experiment, register_experiment
-from supermask.experiments.results import describe_rows
+from supermask.experiments.results import describe_rows, spread
 from supermask.experiments.spec import RunSpec
 
 WIDTH = "width"
@@ -85,9 +85,8 @@ def points_of(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         groups.setdefault((row["method"], row["density"], row[WIDTH]), []).append(row)
     points = []
     for (method, density, width), own in groups.items():
-        found = [row["test_accuracy"] for row in own]
         key = "dense_bytes" if method == "dense" else "ticket_bytes"
-        summary = {"n": len(found), "mean": statistics.fmean(found), "min": min(found), "max": max(found)}
+        summary = spread([row["test_accuracy"] for row in own])
         size = statistics.fmean(row[key] for row in own)
         points.append({"method": method, "density": density, WIDTH: width, **summary, "bytes": size})
     return points

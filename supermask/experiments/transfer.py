@@ -8,7 +8,6 @@ random mask of the same density, since the ticket has none of its shape; the pap
 """
 
 import dataclasses
-import statistics
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from supermask.experiments.datasets import dataset
 from supermask.experiments.execution.store import Store
 from supermask.experiments.plan import Plan, layers_of, task_of
 from supermask.experiments.registry import Experiment, register_experiment
-from supermask.experiments.results import describe_rows
+from supermask.experiments.results import describe_rows, spread
 from supermask.experiments.runs import RunBuilder, check_weights_left
 from supermask.experiments.spec import MaskSource, OptimizerSpec, RunSpec, Task
 from supermask.prune.magnitude import SCOPES
@@ -159,15 +158,7 @@ def describe(plan: Plan, store: Store, out: Path) -> dict[str, Any]:
         cell = (row["density"], row["source"], row["target"])
         groups.setdefault(cell, []).append(row["test_accuracy"])
     matrix = [
-        {
-            "density": density,
-            "source": source,
-            "target": target,
-            "n": len(values),
-            "mean": statistics.fmean(values),
-            "min": min(values),
-            "max": max(values),
-        }
+        {"density": density, "source": source, "target": target, **spread(values)}
         for (density, source, target), values in groups.items()
     ]
     return {"rows": described["rows"], "curves": described["curves"], "matrix": matrix}

@@ -13,6 +13,12 @@ def percent(fraction: float | None, decimals: int = 1) -> str:
     return NONE if fraction is None else f"{100 * fraction:.{decimals}f}"
 
 
+def over_seeds(entry: Mapping[str, Any]) -> str:
+    """A mean in percent and, of several seeds, the least and the largest: `97.10 (96.84–97.31)`."""
+    extremes = f" ({percent(entry['min'], 2)}–{percent(entry['max'], 2)})" if entry["n"] > 1 else ""
+    return percent(entry["mean"], 2) + extremes
+
+
 def points(difference: float | None) -> str:
     """A difference of two accuracies in percentage points: `+0.28`, `−1.40`."""
     if difference is None:

@@ -8,10 +8,10 @@ from typing import Any
 from supermask.report.advice.cases import Case, cases_of
 from supermask.report.advice.commands import at_rates, is_relative, search_again, train_again
 from supermask.report.advice.finding import Finding
-from supermask.report.advice.rules import LEARNED, RULES
+from supermask.report.advice.rules import RULES
 from supermask.report.formatting import percent
 from supermask.report.results.rows import summary_rows
-from supermask.report.results.verdict import nothing_learned
+from supermask.report.results.verdict import LEARNED, nothing_learned
 
 SOUND = (
     "Nothing stands out: no layer is dead or near collapse, masks moved and settled, the losses fit each "

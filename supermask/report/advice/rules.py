@@ -1,4 +1,4 @@
-"""The rules: from one run to findings. A rule that lacks its numbers says nothing; `UNKNOWN` says which.
+"""The rules: from one run to findings. A rule that lacks its numbers says nothing; the advice says which.
 
 The thresholds were set on searches over scikit-learn's digits with LeNet-300-100, thirty epochs each (named
 where they decide), and by arithmetic where there is any. They choose what is worth a look, and nothing else
@@ -38,8 +38,6 @@ the search. Sound searches ended below 0.005, one with ten times the rate and no
 RISING = 0.01
 """Gain in validation accuracy from before the last quarter of a training to its end. Sound searches of thirty
 epochs gained up to 0.007, one of three epochs 0.023."""
-LEARNED = 0.05
-"""A method has learned something if it is this far above guessing; as in the verdict of a comparison."""
 STORED = 0.5
 """Bytes of a strong ticket over those of the dense weights. One bit per weight is 1/32 of float32; a ticket
 that has to store its weights is larger than half."""

@@ -9,7 +9,7 @@ from matplotlib.ticker import FuncFormatter, NullLocator
 
 from supermask.report.figures.drawing import Drawing, Series, mark, render, say
 from supermask.report.figures.style import WIDTH, style
-from supermask.report.formatting import bytes_text, density_text, percent
+from supermask.report.formatting import bytes_text, density_text, over_seeds, percent
 from supermask.report.methods.catalogue import methods_of
 from supermask.report.pages.experiment import Experiment, Page, Section, Table
 from supermask.report.pages.registry import register_page
@@ -153,9 +153,9 @@ def _point_table(points: Sequence[Point]) -> Table:
     for (method, density), own in _lines(points).items():
         label = methods_of([method])[method].label
         for p in own:
-            extremes = f" ({percent(p['min'], 2)}–{percent(p['max'], 2)})" if p["n"] > 1 else ""
-            accuracy = percent(p["mean"], 2) + extremes
-            rows.append([label, density_text(density), f"{p['width']:g}", accuracy, bytes_text(p["bytes"])])
+            rows.append(
+                [label, density_text(density), f"{p['width']:g}", over_seeds(p), bytes_text(p["bytes"])]
+            )
     return Table("Every point.", ["Method", "Density", "Width", "Test accuracy, %", "Size"], rows)
 
 

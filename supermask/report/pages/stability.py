@@ -12,7 +12,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from supermask.analysis.connectivity import STABLE_BELOW
 from supermask.report.figures.drawing import Drawing, Series, bars_to, mark, render, say
 from supermask.report.figures.style import INK, QUIET, WIDTH, style
-from supermask.report.formatting import density_text, percent
+from supermask.report.formatting import density_text, over_seeds, percent
 from supermask.report.pages.experiment import Experiment, Page, Section, Table
 from supermask.report.pages.registry import register_page
 
@@ -193,7 +193,7 @@ def _table(summary: Sequence[Mapping[str, Any]]) -> Table:
         [
             _name(entry["density"]),
             str(entry["step"]),
-            percent(entry["mean"], 2) + _range(entry),
+            over_seeds(entry),
             percent(entry.get("std"), 2),
             "stable" if entry["stable"] else "unstable",
             percent(entry["accuracy"], 2),
@@ -211,12 +211,6 @@ def _table(summary: Sequence[Mapping[str, Any]]) -> Table:
         "Lines",
     )
     return Table("Mean over pairs of copies and initializations, with lowest and highest.", columns, rows)
-
-
-def _range(entry: Mapping[str, Any]) -> str:
-    if entry["n"] == 1:
-        return ""
-    return f" ({percent(entry['min'], 2)}–{percent(entry['max'], 2)})"
 
 
 def _rows(rows: Sequence[Mapping[str, Any]]) -> Table:

@@ -1,19 +1,20 @@
 """The page of `supermask transfer`: who serves whom, as a heat map and a table."""
 
 from collections.abc import Mapping, Sequence
+from statistics import fmean
 from typing import Any
 
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
+from supermask.experiments.transfer import DENSE, RANDOM
 from supermask.report.figures.drawing import Drawing, render
 from supermask.report.figures.style import INK, PAPER, WIDTH, style
-from supermask.report.formatting import density_text, percent
+from supermask.report.formatting import density_text, over_seeds, points
 from supermask.report.pages.experiment import Experiment, Page, Section, Table
 from supermask.report.pages.registry import register_page
 
 Cell = Mapping[str, Any]
-DENSE, RANDOM = "dense", "random mask"
 
 
 def transfer(document: Mapping[str, Any]) -> Page:
@@ -51,14 +52,10 @@ def headline(document: Mapping[str, Any]) -> str:
             for wanted in (False, True)
         )
         sentences.append(
-            f"At density {density_text(density)} a ticket from elsewhere is {_points(foreign)} points from "
-            f"one found at the target, a random mask {_points(random)}."
+            f"At density {density_text(density)} a ticket from elsewhere is {points(fmean(foreign))} "
+            f"points from one found at the target, a random mask {points(fmean(random))}."
         )
     return " ".join(sentences)
-
-
-def _points(differences: Sequence[float]) -> str:
-    return f"{100 * sum(differences) / len(differences):+.2f}".replace("-", "−")
 
 
 def _axes_of(cells: Sequence[Cell]) -> tuple[list[str], list[str]]:
@@ -102,17 +99,12 @@ def _draw(cells: Sequence[Cell], density: float) -> Drawing:
 def _table(cells: Sequence[Cell]) -> Table:
     sources, targets = _axes_of(cells)
     at = {(cell["source"], cell["target"]): cell for cell in cells}
-    rows = [[source, *(_range(at[source, target]) for target in targets)] for source in sources]
+    rows = [[source, *(over_seeds(at[source, target]) for target in targets)] for source in sources]
     return Table(
         "Test accuracy in percent, mean over seeds with lowest and highest; columns say where was trained.",
         ["Ticket found on", *targets],
         rows,
     )
-
-
-def _range(cell: Cell) -> str:
-    extremes = f" ({percent(cell['min'], 2)}–{percent(cell['max'], 2)})" if cell["n"] > 1 else ""
-    return percent(cell["mean"], 2) + extremes
 
 
 register_page("transfer", Experiment("transfer", headline, transfer))

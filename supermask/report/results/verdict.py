@@ -12,7 +12,7 @@ from supermask.report.formatting import percent
 from supermask.report.results.rows import SummaryRow
 
 LEARNED = 0.05
-"""A network has learned something if it is this far above one in which nothing is trained."""
+"""A network has learned something if it is this far above guessing, or one in which nothing is trained."""
 SEEDS = 3
 """With fewer the spread over seeds is unknown."""
 
