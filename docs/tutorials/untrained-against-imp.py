@@ -67,7 +67,7 @@ plt.show()
 #   in both.
 # - **edge-popup** against **dense**: how near a network without any trained weight comes.
 #
-# Four epochs of 1,300 images are little. With the defaults (`supermask compare --out runs/full`, ten
+# Four epochs of 1,300 images are little. With the defaults (`supermask compare --out runs/full`, thirty
 # epochs, more methods) the curves lie closer together; on MNIST the untrained subnetwork comes within
 # half a point of the dense network. A difference between two methods is one when the ranges over the seeds
 # do not overlap.

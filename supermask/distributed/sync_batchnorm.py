@@ -1,6 +1,6 @@
 """Batch norms over the rows of all ranks: what one process would compute from the whole batch.
 
-GPUs take `nn.SyncBatchNorm`, which there is none of for CPUs; these take the same in differentiable sums.
+GPUs take `nn.SyncBatchNorm`. It has no kernels for CPUs; these compute the same in differentiable sums.
 """
 
 from collections.abc import Iterator

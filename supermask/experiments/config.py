@@ -148,7 +148,7 @@ class TaskConfig:
     together: int | None = option(
         None,
         "runs that are trained as one program at most, if they differ in seed or density alone; 0 for none, "
-        "by default as many as pay",
+        "by default as many as make it faster",
     )
     checkpoint_seconds: float = option(30.0, "least time between two checkpoints of a run")
     log: tuple[str, ...] = option(

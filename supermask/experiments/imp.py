@@ -130,7 +130,7 @@ def _rounds(config: ImpConfig, builder: RunBuilder) -> Iterator[RunSpec]:
     dense = builder.train("dense", snapshots=(config.rewind_to,) if config.rewind_to else ())
     rewound = "lr-rewind" if config.rewind == "lr" else "imp-rewind" if config.rewind_to else "imp"
     method = "-".join([rewound, *config.variants])
-    # Runs of magnitude pruning are what they were before there was a choice.
+    # `large-final` is magnitude pruning; by the same name the runs are those of other experiments.
     kind = "magnitude" if config.criterion == "large-final" else "criterion"
     yield dense
     parent = dense

@@ -64,9 +64,8 @@ class MaskSource:
     """Where a run's mask comes from.
 
     Attributes:
-        kind: `none` (dense), `search` (the run finds it), `magnitude` (prune the weights of `run` within
-            its mask), `criterion` (the same by another criterion), `same` (the mask of `run`), `shuffle`
-            (that mask, shuffled layer by layer) or `random`.
+        kind: One of `execution.mask_sources`, such as `none` (dense) and `magnitude` (prune the weights of
+            `run` within its mask); or `search` or `early-bird`, and the run finds it.
         run: Identifier of the run it starts from.
         keep: Weights to keep, per layer or in all; for masks that no search finds. For `filters`, how many
             filters each layer keeps that can lose some.

@@ -16,7 +16,7 @@ def write_program(network: nn.Module, path: str | os.PathLike[str], example: Ten
 
     Args:
         network: In the state to be written; its outputs in evaluation mode are kept.
-        path: The file, by custom `.pt2`.
+        path: The file, usually named `*.pt2`.
         example: A batch of at least two inputs; the program takes any number.
 
     Raises:

@@ -179,7 +179,7 @@ class Shared(ABC):
         """Write the network as a program of `torch.export`; `torch.export.load(path).module()` runs it.
 
         Args:
-            path: The file, by custom `.pt2`.
+            path: The file, usually named `*.pt2`.
             model: As in `to_onnx`.
             example: As in `to_onnx`.
 

@@ -58,7 +58,7 @@ class Environment:
     accelerate: bool = False
     checkpoint_seconds: float = 30.0
     together: int | None = 0
-    """Runs trained as one program at most, see `batching`; None for as many as pay."""
+    """Runs trained as one program at most, see `batching`; None for as many as make it faster."""
     log: tuple[str, ...] = ()
     """Names of `training.loggers.LOGGERS` that every run tells its numbers."""
     ranks: Ranks = field(default_factory=Ranks)
