@@ -248,12 +248,13 @@ int64_t list_entries(const float* values, int64_t count, int32_t bytes, Entry* e
 }
 
 // A list is added up by itself before the rest joins, so that errors do not grow with all that a sum has seen. Narrow
-// rows take two chains, which hide an addition's latency.
+// rows take two chains, which hide an addition's latency. Sums are asked for two rows ahead: they may lie far apart.
 template <int kWidth, bool kAdd>
 void sum_entries(const float* panel, const Entry* entries, const int32_t* starts, int64_t rows, float* sums,
                  int64_t apart, const float* next, int64_t lines) {
   for (int64_t row = 0; row < rows; ++row, ++starts, sums += apart) {
     for (int64_t line = 0; line < lines; ++line, next += 16) __builtin_prefetch(next, 0, 2);
+    for (int line = 0; line < kWidth; ++line) __builtin_prefetch(sums + 2 * apart + 16 * line, 1);
     Sums<kWidth, (kWidth * kParts <= 4 ? 2 : 1)> sum;
     sum.add_entries(panel, entries + starts[0], entries + starts[1]);
     if constexpr (kAdd) sum.template add<true>(0, sums);

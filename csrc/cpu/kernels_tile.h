@@ -86,20 +86,25 @@ inline bool any_differs(const float* values, const float* out) {
 }
 #endif
 
-// Most weights stay what they are in a step: what is not stored need not go back to memory.
+// Most weights stay what they are in a step: what is not stored need not go back to memory. Those of the next tile are
+// asked for, which nothing else touches before.
 void refresh_masked(const float* weight, const bool* mask, int64_t count, float* out) {
   int64_t i = 0;
 #if defined(__AVX2__) && !defined(__AVX512F__)
   // By hand: of loops over 16 the compiler makes five times as much.
-  for (; i + 8 <= count; i += 8) {
-    const __m256i kept = _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(mask + i)));
-    const __m256 masked = _mm256_mul_ps(_mm256_loadu_ps(weight + i), _mm256_cvtepi32_ps(kept));
-    const __m256 fresh = _mm256_add_ps(masked, _mm256_setzero_ps());  // see masked_weight
-    const __m256i differ = (__m256i)_mm256_xor_ps(fresh, _mm256_loadu_ps(out + i));
-    if (!_mm256_testz_si256(differ, differ)) _mm256_storeu_ps(out + i, fresh);
+  for (; i + 16 <= count; i += 16) {
+    __builtin_prefetch(out + i + kTile, 0, 2);
+    for (int64_t j = i; j < i + 16; j += 8) {
+      const __m256i kept = _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(mask + j)));
+      const __m256 masked = _mm256_mul_ps(_mm256_loadu_ps(weight + j), _mm256_cvtepi32_ps(kept));
+      const __m256 fresh = _mm256_add_ps(masked, _mm256_setzero_ps());  // see masked_weight
+      const __m256i differ = (__m256i)_mm256_xor_ps(fresh, _mm256_loadu_ps(out + j));
+      if (!_mm256_testz_si256(differ, differ)) _mm256_storeu_ps(out + j, fresh);
+    }
   }
 #else
   for (; i + 16 <= count; i += 16) {
+    __builtin_prefetch(out + i + kTile, 0, 2);
     float fresh[16];
     masked_weights(weight + i, mask + i, 16, fresh);
     if (any_differs(fresh, out + i)) __builtin_memcpy(out + i, fresh, sizeof fresh);
@@ -108,9 +113,21 @@ void refresh_masked(const float* weight, const bool* mask, int64_t count, float*
   masked_weights(weight + i, mask + i, count - i, out + i);
 }
 
+// The first two lines of each page of the tile after this one. From these the processor foresees the others, but no page
+// from another.
+inline void ask_for_next(const float* tile) {
+  constexpr int64_t kPage = 1024, kLine = 16;
+  for (int64_t page = kTile; page < 2 * kTile; page += kPage)
+    for (int64_t at = page; at < page + 2 * kLine; at += kLine) __builtin_prefetch(tile + at, 0, 2);
+}
+
 template <bool kMomentum, bool kNesterov, bool kDecay>
 void sgd_tile(const Sgd& rule, const float* __restrict grad, const float* __restrict weight, int64_t count,
               float* __restrict score, float* __restrict velocity) {
+  ask_for_next(grad);
+  ask_for_next(weight);
+  ask_for_next(score);
+  if (kMomentum) ask_for_next(velocity);
   float unused = 0;
   for (int64_t i = 0; i < count; ++i) {
     const float gradient = straight_through(grad[i], weight[i], score[i]);
