@@ -346,6 +346,17 @@ def test_each_number_of_inputs_has_its_operator(scheme, instructions, few, monke
 
 
 @needs_native
+@pytest.mark.parametrize("instructions", ["avx512", "avx2"])
+def test_lists_serve_layers_from_one_block_of_inputs_on(instructions, monkeypatch):
+    monkeypatch.setattr(linear.ops, "instruction_set", lambda: instructions)
+    for shape, kind in (((128, 300), "pairs"), ((300, 128), "pairs"), ((127, 300), "triples")):
+        layer, x = make_layer("sign", 0.3, *shape), torch.randn(64, shape[1])
+        assert layer.kernel(x) == f"linear_from_{kind}"
+        dense = nn.functional.linear(x, layer.weight(x), layer.bias)
+        assert torch.allclose(layer(x), dense, atol=1e-4)
+
+
+@needs_native
 @pytest.mark.parametrize(("instructions", "few"), [("avx512", "triples"), ("avx2", "planes")])
 def test_many_inputs_meet_triples_where_lists_would_be_long(instructions, few, monkeypatch):
     monkeypatch.setattr(linear.ops, "instruction_set", lambda: instructions)

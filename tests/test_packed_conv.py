@@ -246,6 +246,15 @@ def test_a_network_decides_between_what_its_layers_found(alone, whole, expected,
     assert not ran or ran == [["lists", "lists", "dense"], ["lists", "dense", "dense"], ["dense"] * 3]
 
 
+@pytest.mark.parametrize(("plain", "expected"), [(0.9, ["dense", "dense"]), (1.0, ["prepacked", "dense"])])
+def test_a_network_may_take_plain_weights_everywhere(plain, expected, monkeypatch):
+    table: dict[int, str] = {}
+    choices = [tuning.Choice(table, i, "lists", dense, 0.5) for i, dense in enumerate(["prepacked", "dense"])]
+    monkeypatch.setattr(tuning, "medians", lambda them, *_, **__: dict(zip(them, (1.0, plain), strict=True)))
+    tuning._settle(choices, lambda: None)
+    assert [table[i] for i in range(2)] == expected
+
+
 @pytest.mark.parametrize("scheme", ["signs", "values"])
 def test_no_channels_give_the_bias(scheme):
     bias = torch.randn(16)

@@ -138,7 +138,9 @@ class _PackedConv(Placed):
             padding = margins[::2]
         else:
             x, padding = F.pad(x, _for_pad(margins)), (0,) * self.dimensions
-        bias = None if self.bias is None else self.bias.to(x.dtype)
+        bias = self._buffers["bias"]
+        if bias is not None and bias.dtype != x.dtype:
+            bias = bias.to(x.dtype)
         convolve = F.conv1d if self.dimensions == 1 else F.conv2d
         return convolve(x, self.weight(x), bias, self.stride, padding, self.dilation, self.groups)
 
@@ -165,12 +167,14 @@ class _PackedConv(Placed):
 
     def kernel(self, x: Tensor) -> str:
         """What serves x: `lists` or `dense`."""
+        if self.kernels.get(x.dtype) != "lists":  # first, for calls take as long as a small layer
+            return "dense"
         trains = x.requires_grad or (self.bias is not None and self.bias.requires_grad)
         if (trains and torch.is_grad_enabled()) or not self._has_lists(x):
             return "dense"
         if not torch.compiler.is_exporting() and self._positions(x) < FEWEST_POSITIONS:
             return "dense"  # not asked of an exported network, which would be held to the answer
-        return self.kernels.get(x.dtype, "dense")
+        return "lists"
 
     def _has_lists(self, x: Tensor) -> bool:
         """Whether a compiled kernel computes from the lists on the device of x."""
@@ -204,7 +208,7 @@ class _PackedConv(Placed):
             held = self._dense
         if held is None or held.dtype != like.dtype or held.device != like.device:
             with ordinary_tensors():
-                held = self.unpacked().to(like.device, like.dtype)
+                held = self.unpacked().to(like.device, like.dtype).contiguous()
                 held = held if self.scale is None else held * self.scale
             if may_keep_in_layer():
                 self._dense = held

@@ -2,7 +2,7 @@
 
 Every layer measures on the inputs that it meets. Its weights lie in the cache then, as they may not in a
 network that runs; so the network decides last, between what its layers found, packed weights only where a
-layer gained clearly, and dense weights everywhere.
+layer gained clearly, dense weights everywhere, and plain dense ones, with none in oneDNN's layout.
 """
 
 import math
@@ -137,11 +137,10 @@ def tune(model: nn.Module, example: Tensor | tuple[Any, ...]) -> None:
 
 def _settle(choices: list[Choice], run: Callable[[], Any]) -> None:
     """Take what serves the whole network fastest."""
-    variants = list(
-        dict.fromkeys(
-            tuple(choice.for_gain(least) for choice in choices) for least in (1.0, CLEARLY, math.inf)
-        )
-    )
+    found = [tuple(choice.for_gain(least) for choice in choices) for least in (1.0, CLEARLY, math.inf)]
+    if len(choices) > 1:  # one has measured that itself
+        found.append(("dense",) * len(choices))
+    variants = list(dict.fromkeys(found))
     if len(variants) < 2:
         return
 
