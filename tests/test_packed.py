@@ -100,6 +100,13 @@ def test_pairs_take_fewer_entries_than_there_are_weights():
     assert len(entries) / signs.count_nonzero() == pytest.approx((1 - 0.7**2) / 0.6, abs=0.01)
 
 
+@pytest.mark.parametrize("shape", [(0, 5), (5, 0), (0, 0)])
+def test_pairs_of_no_weights_are_none(shape):
+    signs = torch.zeros(shape, dtype=torch.int8)
+    layout = layouts.pairs_of_signs(signs)
+    assert len(layout[1]) == 0 and layouts.signs_of_pairs(*layout, *shape).shape == shape
+
+
 def test_triples_take_less_than_two_bits_a_weight():
     codes = layouts.triples_of_signs(draw_signs(160, 180, 0.5))
     assert codes.element_size() * 8 * codes.numel() / (160 * 180) == pytest.approx(32 / 18)

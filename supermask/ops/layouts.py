@@ -165,9 +165,7 @@ def signs_of_pairs(starts: Tensor, entries: Tensor, order: Tensor, outputs: int,
     both = torch.zeros(blocks * outputs * 2, BLOCK // 2, 2, dtype=torch.int8, device=device)
     owner = torch.repeat_interleave(starts.long().diff())
     both[owner, entries.long() // 4] = kinds[entries.long() % 4]
-    plus, minus = rearrange(
-        both, "(block place sign) pair one -> sign block place (pair one)", block=blocks, sign=2
-    )
+    plus, minus = both.view(blocks, outputs, 2, BLOCK).unbind(dim=2)  # of any size, even none
     rows = order.view(blocks, outputs).long() + torch.arange(outputs, device=device) // GROUP * GROUP
     fields = torch.zeros_like(plus).scatter_(1, rows.unsqueeze(-1).expand_as(plus), plus - minus)
     return rearrange(fields, "block output place -> output (block place)")[:, :inputs]
