@@ -1,9 +1,10 @@
 """A whole training step: edge-popup against dense SGD, and against sorting in every forward pass.
 
 All candidates run forward, backward and update on the same batch. `edge-popup` is `sm.EdgePopup`; `parts`
-is the same without the fused step; `sort` is the usual form of the method, a layer that ranks its scores by
-a full sort in `forward`; `dense` is `torch.optim.SGD` on the weights. On a GPU all compute in bfloat16
-(autocast), in channels_last, and every step is replayed from a CUDA graph.
+is the same without the fused step; `signed` and `signed-parts` are both of signed supermasks; `sort` is the
+usual form of the method, a layer that ranks its scores by a full sort in `forward`; `dense` is
+`torch.optim.SGD` on the weights. On a GPU all compute in bfloat16 (autocast), in channels_last, and every
+step is replayed from a CUDA graph.
 
 python benchmarks/training_step.py [--threads 2 | --device cuda] [--out DIR]
 """
@@ -19,6 +20,7 @@ from torch.nn.utils import parametrize
 
 import supermask as sm
 from supermask.models import create_model
+from supermask.search.signed_supermask import SignedSupermask
 
 DENSITY = 0.3
 OPTIONS = {"lr": 0.1, "momentum": 0.9, "weight_decay": 1e-4}
@@ -34,6 +36,18 @@ class Parts(sm.EdgePopup):
 
     A subclass does not inherit the fused step.
     """
+
+
+class SignedParts(SignedSupermask):
+    """Signed supermasks with their step in parts, likewise."""
+
+
+SEARCHES: dict[str, type[sm.search.Search]] = {
+    "edge-popup": sm.EdgePopup,
+    "parts": Parts,
+    "signed": SignedSupermask,
+    "signed-parts": SignedParts,
+}
 
 
 class SortInForward(nn.Module):
@@ -89,14 +103,13 @@ def candidates(name: str, batch_size: int, device: str) -> dict[str, Callable[[]
     )
     batch = torch.randn(shape, device=device), torch.randint(0, 10, (batch_size,), device=device)
     steps = {}
-    for label in ("dense", "edge-popup", "parts", "sort"):
+    for label in ("dense", *SEARCHES, "sort"):
         model = create_model(name, **config).to(device)
         if device == "cuda":
             model = model.to(memory_format=torch.channels_last)
         sm.randomize_(model, init="signed_constant", seed=0)
-        if label in ("edge-popup", "parts"):
-            search = sm.EdgePopup if label == "edge-popup" else Parts
-            steps[label] = trainer(model, search(model, density=DENSITY, **OPTIONS), batch)
+        if label in SEARCHES:
+            steps[label] = trainer(model, SEARCHES[label](model, density=DENSITY, **OPTIONS), batch)
             continue
         if label == "sort":
             sort_in_forward(model)
@@ -108,7 +121,7 @@ def candidates(name: str, batch_size: int, device: str) -> dict[str, Callable[[]
 def compare(name: str, batch_size: int, seconds: float, device: str) -> dict[str, Any]:
     """One row."""
     results = interleave(candidates(name, batch_size, device), seconds, device=device)
-    ratios = {f"{label}/dense": ratio(results, label, "dense") for label in ("edge-popup", "parts", "sort")}
+    ratios = {f"{label}/dense": ratio(results, label, "dense") for label in (*SEARCHES, "sort")}
     return {"network": name, "batch_size": batch_size, "density": DENSITY, **ratios, **results}
 
 

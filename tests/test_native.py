@@ -1,5 +1,6 @@
 """The compiled kernels against the references, bit for bit, and what they do with wrong arguments."""
 
+import copy
 import itertools
 import math
 import os
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 import supermask as sm
 from supermask import ops
 from supermask.ops import references
+from supermask.search.signed_supermask import SignedSupermask
 from tests.limited import limits
 
 CPU = torch.device("cpu")
@@ -324,20 +326,39 @@ OPTIONS = [
 ]
 
 
+def signed_gradients(grads, weights, scores):
+    """W · dL/dW_eff."""
+    return [g.to(s.dtype).contiguous() * w for g, w, s in zip(grads, weights, scores, strict=True)]
+
+
+def turned(weight: Tensor, score: Tensor) -> Tensor:
+    """Weights that change their sign where their score is negative."""
+    return weight * torch.tensor(np.where(score.numpy() < 0, np.float32(-1), np.float32(1)))
+
+
+FUSED: dict[str, tuple[Any, Any]] = {
+    "edge_popup_sgd": (ops.straight_through, lambda weight, score: weight),
+    "signed_supermask_sgd": (signed_gradients, turned),
+}
+"""Fused step → the gradients of its scores, and the weights that its mask then leaves."""
+
+
+@pytest.mark.parametrize("fused", FUSED)
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_the_fused_step_leaves_the_bits_of_torch_sgd(options, dtype):
+def test_the_fused_step_leaves_the_bits_of_torch_sgd(options, dtype, fused):
+    gradients_of, weights_of = FUSED[fused]
     shapes = [(33, 17, 3, 3), (120, 77), (1, 1), (5, 3)]
     grads, weights, scores = map(list, zip(*(step_tensors(s, dtype, 3) for s in shapes), strict=True))
     theirs = [score.clone() for score in scores]
     rule = torch.optim.SGD(theirs, lr=0.05, **options)
     velocities = [torch.zeros_like(s) for s in scores]
     keep, cuts = [s.numel() // 3 + 1 for s in scores], ops.new_cuts(scores)
-    out = [torch.empty(s, dtype=dtype) for s in shapes]
+    out = [torch.full(s, float("nan"), dtype=dtype) for s in shapes]
     out[0] = out[0].to(memory_format=torch.channels_last)
     for step in range(6):
         gradients = [g * (1 + step) for g in grads]
-        for score, gradient in zip(theirs, ops.straight_through(gradients, weights, theirs), strict=True):
+        for score, gradient in zip(theirs, gradients_of(gradients, weights, theirs), strict=True):
             score.grad = gradient
         rule.step()
         if step == 0:  # SGD makes its momentum buffers in the first step
@@ -346,19 +367,22 @@ def test_the_fused_step_leaves_the_bits_of_torch_sgd(options, dtype):
                 if "momentum" in options:
                     velocity.copy_(rule.state[score]["momentum_buffer"])
             continue
-        masks = ops.edge_popup_sgd(
+        masks = getattr(ops, fused)(
             out, scores, velocities, gradients, weights, keep, cuts, lr=0.05, **options
         )
         for i, expected in enumerate(references.KERNELS["select"](theirs, keep)):
             effective = torch.empty_like(out[i])
-            references.KERNELS["write_masked"]([effective], [weights[i]], [expected])
+            weight = weights_of(weights[i], theirs[i])
+            references.KERNELS["write_masked"]([effective], [weight], [expected])
             assert same_bits(scores[i], theirs[i]) and torch.equal(masks[i], expected)
             assert same_bits(out[i], effective)
 
 
+@pytest.mark.parametrize("fused", FUSED)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("dying", [False, True])
-def test_the_fused_step_of_a_global_ranking_leaves_the_bits_of_its_parts(dtype, dying):
+def test_the_fused_step_of_a_global_ranking_leaves_the_bits_of_its_parts(dtype, dying, fused):
+    gradients_of, weights_of = FUSED[fused]
     shapes = [(33, 17, 3, 3), (120, 77), (1, 1), (5, 3)]
     grads, weights, scores = map(list, zip(*(step_tensors(s, dtype, 3) for s in shapes), strict=True))
     if dying:
@@ -370,10 +394,10 @@ def test_the_fused_step_of_a_global_ranking_leaves_the_bits_of_its_parts(dtype, 
         rule.state[score]["momentum_buffer"] = torch.zeros_like(score)
     out = [torch.empty(s, dtype=dtype) for s in shapes]
     for _ in range(4):
-        for score, gradient in zip(theirs, ops.straight_through(grads, weights, theirs), strict=True):
+        for score, gradient in zip(theirs, gradients_of(grads, weights, theirs), strict=True):
             score.grad = gradient
         rule.step()
-        masks = ops.edge_popup_sgd(
+        masks = getattr(ops, fused)(
             out, scores, velocities, grads, weights, [keep], cuts, lr=0.05, momentum=0.9
         )
         wanted = [torch.empty_like(mask) for mask in masks]
@@ -381,20 +405,22 @@ def test_the_fused_step_of_a_global_ranking_leaves_the_bits_of_its_parts(dtype, 
         assert all(mask.any() for mask in masks)
         for i, expected in enumerate(wanted):
             effective = torch.empty_like(out[i])
-            references.KERNELS["write_masked"]([effective], [weights[i]], [expected])
+            weight = weights_of(weights[i], theirs[i])
+            references.KERNELS["write_masked"]([effective], [weight], [expected])
             assert same_bits(scores[i], theirs[i]) and torch.equal(masks[i], expected)
             assert same_bits(out[i], effective)
 
 
-def test_a_learning_rate_may_be_a_tensor():
+@pytest.mark.parametrize("fused", FUSED)
+def test_a_learning_rate_may_be_a_tensor(fused):
     grad, weight, score = step_tensors((40, 30), torch.float32, 3)
     results = []
     for lr in (0.05, torch.tensor(0.05), torch.tensor([0.05], dtype=torch.float64)):
         mine, out = score.clone(), torch.empty_like(score)
-        ops.edge_popup_sgd([out], [mine], [], [grad], [weight], [400], ops.new_cuts([mine]), lr=lr)
+        getattr(ops, fused)([out], [mine], [], [grad], [weight], [400], ops.new_cuts([mine]), lr=lr)
         results.append((mine, out))
     rate = torch.tensor(0.05)  # as the operator itself takes it, here and in the reference
-    for step in (native.edge_popup_sgd, references.KERNELS["edge_popup_sgd"]):
+    for step in (getattr(native, fused), references.KERNELS[fused]):
         mine, out, mask = score.clone(), torch.empty_like(score), torch.empty_like(score, dtype=torch.bool)
         cuts = ops.new_cuts([mine])
         step([out], [mask], [mine], [], [grad], [weight], [400], cuts, 9.0, 0.0, 0.0, 0.0, False, rate)
@@ -412,7 +438,11 @@ class PartsOnly(sm.EdgePopup):
     """A subclass may have changed anything, so its step runs in parts."""
 
 
-def run_search(algorithm: type[sm.EdgePopup], options: dict[str, Any], steps: int = 8) -> sm.EdgePopup:
+class SignedPartsOnly(SignedSupermask):
+    """Likewise."""
+
+
+def run_search(algorithm: type[sm.search.Search], options: dict[str, Any], steps: int = 8) -> Any:
     model = nn.Sequential(
         nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 36, 10, bias=False)
     ).to(memory_format=torch.channels_last)
@@ -434,20 +464,34 @@ SEARCHES += [{"lr": 0.1, "momentum": 0.9, "distribution": "global"}]
 SEARCHES += [{"lr": torch.tensor(0.1), "momentum": 0.9, "weight_decay": 1e-3}]
 
 
+SEARCHES += [{"lr": 0.02, "momentum": 0.9, "nesterov": True, "step_size": "relative"}]
+
+
+@pytest.mark.parametrize("kinds", [(sm.EdgePopup, PartsOnly), (SignedSupermask, SignedPartsOnly)])
 @pytest.mark.parametrize("options", SEARCHES, ids=str)
-def test_a_search_takes_the_fused_step_and_keeps_its_bits(options, monkeypatch):
-    fused, parts = [], ops.edge_popup_sgd
-    monkeypatch.setattr(ops, "edge_popup_sgd", lambda *a, **k: fused.append(1) or parts(*a, **k))
-    one, other = run_search(sm.EdgePopup, options), run_search(PartsOnly, options)
+def test_a_search_takes_the_fused_step_and_keeps_its_bits(options, kinds, monkeypatch):
+    fused: list[int] = []
+    for name in FUSED:
+        whole = getattr(ops, name)
+        monkeypatch.setattr(ops, name, lambda *a, whole=whole, **k: fused.append(1) or whole(*a, **k))
+    one = run_search(kinds[0], options)
     assert len(fused) >= 7
+    other = run_search(kinds[1], options)
+    assert len(fused) <= 8
     for name, score in one.scores.items():
         assert same_bits(score, other.scores[name]) and torch.equal(one.mask[name], other.mask[name])
     for a, b in zip(one.model.state_dict().values(), other.model.state_dict().values(), strict=True):
         assert torch.equal(a, b)
 
 
-def test_a_diverged_fused_step_leaves_the_last_good_weights():
-    search = run_search(sm.EdgePopup, {"lr": 0.1})
+def test_fixed_thresholds_take_the_step_in_parts():
+    search = run_search(SignedSupermask, {"lr": 0.1, "fixed_threshold": True})
+    assert search.fused is None and copy.deepcopy(search).fused is None
+
+
+@pytest.mark.parametrize("kind", [sm.EdgePopup, SignedSupermask])
+def test_a_diverged_fused_step_leaves_the_last_good_weights(kind):
+    search = run_search(kind, {"lr": 0.1})
     before = {name: p.detach().clone() for name, p in search.model.named_parameters()}
     for parameter in search.model.parameters():
         parameter.grad = torch.full_like(parameter, float("nan")) if parameter.dim() > 1 else None
@@ -627,16 +671,19 @@ OPCHECKS = {
         torch.zeros(1, 2, dtype=torch.int64),
     ),
     "fill_philox": lambda f: (torch.zeros(11, dtype=torch.int64), 7, 3),
-    "edge_popup_sgd": lambda f: (
-        [f.clone()],
-        [f > 0],
-        [f.clone()],
-        [f.clone()],
-        [f.clone()],
-        [f.clone()],
-        [3],
-        torch.zeros(1, 2, dtype=torch.int64),
-        *(0.1, 0.9, 0.0, 1e-4, True, torch.tensor(0.2)),
+    **dict.fromkeys(
+        FUSED,
+        lambda f: (
+            [f.clone()],
+            [f > 0],
+            [f.clone()],
+            [f.clone()],
+            [f.clone()],
+            [f.clone()],
+            [3],
+            torch.zeros(1, 2, dtype=torch.int64),
+            *(0.1, 0.9, 0.0, 1e-4, True, torch.tensor(0.2)),
+        ),
     ),
 }
 

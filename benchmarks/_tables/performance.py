@@ -8,11 +8,16 @@ from _tables.layout import markdown, where
 
 def steps(document: dict[str, Any], _: str) -> str:
     """What a search step costs over a dense step."""
-    rows = [
-        [row["network"], *(f"{row[f'{name}/dense']:.3f}" for name in ("edge-popup", "parts", "sort"))]
-        for row in document["rows"]
-    ]
-    head = ["network", "edge-popup", "step in parts", "sort in every forward"]
+    names = {
+        "edge-popup": "edge-popup",
+        "parts": "step in parts",
+        "signed": "signed supermask",
+        "signed-parts": "step in parts",
+        "sort": "sort in every forward",
+    }
+    shown = [name for name in names if f"{name}/dense" in document["rows"][0]]
+    rows = [[row["network"], *(f"{row[f'{name}/dense']:.3f}" for name in shown)] for row in document["rows"]]
+    head = ["network", *(names[name] for name in shown)]
     return f"{where(document['machine'], 'training_step')}; batches of 128\n\n" + markdown(head, rows)
 
 

@@ -110,9 +110,15 @@ struct Kernels {
   SelectKernels<float> float32;
   SelectKernels<double> float64;
 
-  // Straight-through gradient and SGD update of a tile; `velocity` is null without momentum.
-  void (*edge_popup_sgd)(const Sgd& rule, const float* grad, const float* weight, int64_t count,
-                         float* score, float* velocity);
+  // Gradient of the scores, by edge-popup's rule or that of signed supermasks, and SGD update of a tile; `velocity` is
+  // null without momentum.
+  using MoveScores = void (*)(const Sgd& rule, const float* grad, const float* weight, int64_t count, float* score,
+                              float* velocity);
+  MoveScores edge_popup_sgd, signed_supermask_sgd;
+
+  bool (*all_finite)(const float* values, int64_t count);
+  // out[i] = -weight[i] where the score is negative, else weight[i].
+  void (*signed_weights)(const float* weight, const float* score, int64_t count, float* out);
 
   // What `masked_weights` writes, stored only where it changes something.
   void (*refresh_masked)(const float* weight, const bool* mask, int64_t count, float* out);

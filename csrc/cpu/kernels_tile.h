@@ -121,7 +121,23 @@ inline void ask_for_next(const float* tile) {
     for (int64_t at = page; at < page + 2 * kLine; at += kLine) __builtin_prefetch(tile + at, 0, 2);
 }
 
-template <bool kMomentum, bool kNesterov, bool kDecay>
+bool all_finite(const float* values, int64_t count) {
+  uint32_t largest = 0;  // the bits of magnitudes are in the order of the magnitudes, infinity and NaN last
+  for (int64_t i = 0; i < count; ++i) {
+    uint32_t bits;
+    __builtin_memcpy(&bits, values + i, sizeof bits);
+    bits &= 0x7fffffffu;
+    largest = bits > largest ? bits : largest;
+  }
+  return largest < 0x7f800000u;
+}
+
+void signed_weights(const float* __restrict weight, const float* __restrict score, int64_t count,
+                    float* __restrict out) {
+  for (int64_t i = 0; i < count; ++i) out[i] = signed_weight(weight[i], score[i]);
+}
+
+template <bool kSigned, bool kMomentum, bool kNesterov, bool kDecay>
 void sgd_tile(const Sgd& rule, const float* __restrict grad, const float* __restrict weight, int64_t count,
               float* __restrict score, float* __restrict velocity) {
   ask_for_next(grad);
@@ -130,25 +146,26 @@ void sgd_tile(const Sgd& rule, const float* __restrict grad, const float* __rest
   if (kMomentum) ask_for_next(velocity);
   float unused = 0;
   for (int64_t i = 0; i < count; ++i) {
-    const float gradient = straight_through(grad[i], weight[i], score[i]);
+    const float gradient = kSigned ? grad[i] * weight[i] : straight_through(grad[i], weight[i], score[i]);
     sgd_step<kMomentum, kNesterov, kDecay>(rule, gradient, score[i], kMomentum ? velocity[i] : unused);
   }
 }
 
 // The options are decided outside the loop: torch skips an operation that an option turns off, and so must
 // we, because even adding 0 can change the sign of a zero.
-template <bool kDecay>
+template <bool kSigned, bool kDecay>
 void sgd_with(const Sgd& rule, const float* grad, const float* weight, int64_t count, float* score,
               float* velocity) {
-  if (!velocity) return sgd_tile<false, false, kDecay>(rule, grad, weight, count, score, velocity);
-  if (rule.nesterov) return sgd_tile<true, true, kDecay>(rule, grad, weight, count, score, velocity);
-  return sgd_tile<true, false, kDecay>(rule, grad, weight, count, score, velocity);
+  if (!velocity) return sgd_tile<kSigned, false, false, kDecay>(rule, grad, weight, count, score, velocity);
+  if (rule.nesterov) return sgd_tile<kSigned, true, true, kDecay>(rule, grad, weight, count, score, velocity);
+  return sgd_tile<kSigned, true, false, kDecay>(rule, grad, weight, count, score, velocity);
 }
 
-void edge_popup_sgd_tile(const Sgd& rule, const float* grad, const float* weight, int64_t count,
-                         float* score, float* velocity) {
-  if (rule.weight_decay != 0) return sgd_with<true>(rule, grad, weight, count, score, velocity);
-  return sgd_with<false>(rule, grad, weight, count, score, velocity);
+template <bool kSigned>
+void move_scores(const Sgd& rule, const float* grad, const float* weight, int64_t count, float* score,
+                 float* velocity) {
+  if (rule.weight_decay != 0) return sgd_with<kSigned, true>(rule, grad, weight, count, score, velocity);
+  return sgd_with<kSigned, false>(rule, grad, weight, count, score, velocity);
 }
 
 // --- packing

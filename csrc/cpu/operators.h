@@ -29,6 +29,9 @@ void clear_where(Tensor values, Tensor where);
 void edge_popup_sgd(Tensors out, Tensors masks, Tensors scores, Tensors velocities, Tensors grads,
                     Tensors weights, Counts keep, Tensor cuts, double lr, double momentum, double dampening,
                     double weight_decay, bool nesterov, std::optional<Tensor> rate);
+void signed_supermask_sgd(Tensors out, Tensors masks, Tensors scores, Tensors velocities, Tensors grads,
+                          Tensors weights, Counts keep, Tensor cuts, double lr, double momentum, double dampening,
+                          double weight_decay, bool nesterov, std::optional<Tensor> rate);
 
 Tensor pack_mask(Tensor mask);
 Tensor unpack_mask(Tensor packed, int64_t numel);

@@ -1,5 +1,6 @@
-// The search step: straight-through gradients, masked writes, and edge-popup with SGD in one pass.
+// The search step: straight-through gradients, masked writes, and edge-popup or signed supermasks with SGD in one pass.
 #include <algorithm>
+#include <atomic>
 
 #include "floor.h"
 #include "operators.h"
@@ -46,25 +47,40 @@ struct Layer {
   bool* mask;
 };
 
-class EdgePopupSgd final : public SelectionWork<float> {
+enum class Search { edge_popup, signed_supermask };
+
+class SgdStep final : public SelectionWork<float> {
  public:
-  EdgePopupSgd(const std::vector<Layer>& layers, const Sgd& rule) : layers_(layers), rule_(rule) {}
+  SgdStep(const std::vector<Layer>& layers, const Sgd& rule, Search search)
+      : layers_(layers), rule_(rule), signed_(search == Search::signed_supermask) {}
+
+  // Moves all scores ahead of the selection, which then finds them finite. The signs of a signed supermask's weights are
+  // those of its scores: once these have moved, weights that a failed step has overwritten could not be put back.
+  void move_signed() {
+    std::atomic<bool> finite{true};
+    for (const Layer& layer : layers_)
+      for_tiles(layer.out.numel(), [&](int64_t begin, int64_t count) {
+        move(kernels().signed_supermask_sgd, layer, begin, count);
+        if (!kernels().all_finite(layer.score + begin, count)) finite = false;
+      });
+    check(finite, "scores are not finite");
+  }
 
   const float* scores(int tensor, int64_t begin, int64_t count, bool first, float*) override {
     const Layer& layer = layers_[tensor];
-    float* scores = layer.score + begin;
-    if (first) {
-      alignas(64) float grad[kTile];
-      kernels().edge_popup_sgd(rule_, layer.grad.read(begin, count, grad), layer.weight.data<float>(begin),
-                               count, scores, layer.velocity ? layer.velocity + begin : nullptr);
-    }
-    return scores;
+    if (first && !signed_) move(kernels().edge_popup_sgd, layer, begin, count);
+    return layer.score + begin;
   }
   bool* mask(int tensor) override { return layers_[tensor].mask; }
 
   void settle(int tensor, int64_t begin, int64_t count) override {
     const Layer& layer = layers_[tensor];
     const float* weight = layer.weight.data<float>(begin);
+    alignas(64) float turned[kTile];
+    if (signed_) {
+      kernels().signed_weights(weight, layer.score + begin, count, turned);
+      weight = turned;
+    }
     if (float* place = layer.out.data<float>(begin))
       return kernels().refresh_masked(weight, layer.mask + begin, count, place);
     alignas(64) float effective[kTile];
@@ -73,12 +89,20 @@ class EdgePopupSgd final : public SelectionWork<float> {
   }
   void keep(int tensor, int64_t position) override {
     const Layer& layer = layers_[tensor];
-    layer.out.write_one(position, masked_weight(*layer.weight.data<float>(position), true));
+    const float weight = *layer.weight.data<float>(position);
+    layer.out.write_one(position, masked_weight(signed_ ? signed_weight(weight, layer.score[position]) : weight, true));
   }
 
  private:
+  void move(Kernels::MoveScores kernel, const Layer& layer, int64_t begin, int64_t count) const {
+    alignas(64) float grad[kTile];
+    kernel(rule_, layer.grad.read(begin, count, grad), layer.weight.data<float>(begin), count, layer.score + begin,
+           layer.velocity ? layer.velocity + begin : nullptr);
+  }
+
   const std::vector<Layer>& layers_;
   const Sgd rule_;
+  const bool signed_;
 };
 
 float* check_state(const Tensor& tensor, const char* what, const Tensor& score) {
@@ -86,6 +110,44 @@ float* check_state(const Tensor& tensor, const char* what, const Tensor& score) 
         " must be contiguous float32 tensors on the CPU");
   check_same_shape(tensor, what, score, "scores");
   return static_cast<float*>(tensor.data_ptr());
+}
+
+void sgd_step_of(Search search, const Tensors& out, const Tensors& masks, const Tensors& scores,
+                 const Tensors& velocities, const Tensors& grads, const Tensors& weights, const Counts& keep,
+                 const Tensor& cuts, Sgd rule, const std::optional<Tensor>& rate) {
+  check_keep_or_total(scores, keep);
+  check_same_length(out.size(), "tensors to write", scores.size(), "scores");
+  check_same_length(grads.size(), "grads", scores.size(), "scores");
+  check_same_length(weights.size(), "weights", scores.size(), "scores");
+  const bool moves = rule.momentum != 0;
+  if (moves) check_same_length(velocities.size(), "velocities", scores.size(), "scores");
+  check_masks_to_write(masks, scores);
+  std::vector<Layer> layers;
+  for (size_t i = 0; i < scores.size(); ++i) {
+    check_same_shape(out[i], "out", scores[i], "scores");
+    check_same_shape(grads[i], "grads", scores[i], "scores");
+    check_state(weights[i], "weights", scores[i]);
+    layers.push_back({View(out[i], "out"), View(weights[i], "weights"), View(grads[i], "grads"),
+                      check_state(scores[i], "scores", scores[i]),
+                      moves ? check_state(velocities[i], "velocities", scores[i]) : nullptr,
+                      masks[i].mutable_data_ptr<bool>()});
+  }
+  if (rate) {
+    check(rate->is_cpu() && rate->scalar_type() == ScalarType::Float && rate->numel() == 1,
+          "rate must be a float32 tensor of one value on the CPU");
+    rule.negative_lr = -*rate->const_data_ptr<float>();
+  }
+  std::vector<int64_t> numels;
+  for (const Tensor& score : scores) numels.push_back(score.numel());
+  SgdStep work(layers, rule, search);
+  if (search == Search::signed_supermask) work.move_signed();
+  Selection<float>(numels, keep, hints_of(cuts, keep.size())).run(work);
+  if (ranks_together(keep, scores.size())) keep_one_each(work, numels, keep[0], Ranking::magnitude);
+}
+
+Sgd sgd_of(double lr, double momentum, double dampening, double weight_decay, bool nesterov) {
+  return {static_cast<float>(-lr), static_cast<float>(momentum), static_cast<float>(1 - dampening),
+          static_cast<float>(weight_decay), nesterov};
 }
 
 }  // namespace
@@ -139,34 +201,15 @@ void clear_where(Tensor values, Tensor where) {
 void edge_popup_sgd(Tensors out, Tensors masks, Tensors scores, Tensors velocities, Tensors grads,
                     Tensors weights, Counts keep, Tensor cuts, double lr, double momentum, double dampening,
                     double weight_decay, bool nesterov, std::optional<Tensor> rate) {
-  check_keep_or_total(scores, keep);
-  check_same_length(out.size(), "tensors to write", scores.size(), "scores");
-  check_same_length(grads.size(), "grads", scores.size(), "scores");
-  check_same_length(weights.size(), "weights", scores.size(), "scores");
-  if (momentum != 0) check_same_length(velocities.size(), "velocities", scores.size(), "scores");
-  check_masks_to_write(masks, scores);
-  std::vector<Layer> layers;
-  for (size_t i = 0; i < scores.size(); ++i) {
-    check_same_shape(out[i], "out", scores[i], "scores");
-    check_same_shape(grads[i], "grads", scores[i], "scores");
-    check_state(weights[i], "weights", scores[i]);
-    layers.push_back({View(out[i], "out"), View(weights[i], "weights"), View(grads[i], "grads"),
-                      check_state(scores[i], "scores", scores[i]),
-                      momentum != 0 ? check_state(velocities[i], "velocities", scores[i]) : nullptr,
-                      masks[i].mutable_data_ptr<bool>()});
-  }
-  if (rate) {
-    check(rate->is_cpu() && rate->scalar_type() == ScalarType::Float && rate->numel() == 1,
-          "rate must be a float32 tensor of one value on the CPU");
-    lr = *rate->const_data_ptr<float>();
-  }
-  const Sgd rule = {static_cast<float>(-lr), static_cast<float>(momentum),
-                    static_cast<float>(1 - dampening), static_cast<float>(weight_decay), nesterov};
-  std::vector<int64_t> numels;
-  for (const Tensor& score : scores) numels.push_back(score.numel());
-  EdgePopupSgd work(layers, rule);
-  Selection<float>(numels, keep, hints_of(cuts, keep.size())).run(work);
-  if (ranks_together(keep, scores.size())) keep_one_each(work, numels, keep[0], Ranking::magnitude);
+  sgd_step_of(Search::edge_popup, out, masks, scores, velocities, grads, weights, keep, cuts,
+              sgd_of(lr, momentum, dampening, weight_decay, nesterov), rate);
+}
+
+void signed_supermask_sgd(Tensors out, Tensors masks, Tensors scores, Tensors velocities, Tensors grads,
+                          Tensors weights, Counts keep, Tensor cuts, double lr, double momentum, double dampening,
+                          double weight_decay, bool nesterov, std::optional<Tensor> rate) {
+  sgd_step_of(Search::signed_supermask, out, masks, scores, velocities, grads, weights, keep, cuts,
+              sgd_of(lr, momentum, dampening, weight_decay, nesterov), rate);
 }
 
 }  // namespace supermask::op

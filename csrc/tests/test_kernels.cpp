@@ -177,6 +177,21 @@ void test_step(int64_t count) {
     expect(std::abs(carried[i] - v) < 1e-6, "velocity");
     expect(std::abs(moved[i] - (score[i] - 0.1 * (g + 0.9 * v))) < 1e-6, "score");
   }
+  moved = score;
+  kernels().signed_supermask_sgd({-0.1f, 0, 1.0f, 0, false}, grad.data(), weight.data(), count, moved.data(), nullptr);
+  kernels().signed_weights(weight.data(), moved.data(), count, out.data());
+  for (int64_t i = 0; i < count; ++i) {
+    expect(std::abs(moved[i] - (score[i] - 0.1 * double(grad[i]) * weight[i])) < 1e-6, "score of a signed supermask");
+    expect(out[i] == (moved[i] < 0 ? -weight[i] : weight[i]), "a signed weight");
+  }
+  expect(kernels().all_finite(moved.data(), count), "finite scores");
+  for (int64_t i = 0; i < count; ++i)
+    for (const float bad : {std::numeric_limits<float>::infinity(), -std::numeric_limits<float>::infinity(),
+                            std::numeric_limits<float>::quiet_NaN()}) {
+      std::vector<float> broken = moved;
+      broken[i] = bad;
+      expect(!kernels().all_finite(broken.data(), count), "a score that is not finite");
+    }
 }
 
 // Every bit is that of the plain write, whatever was there: nothing right, all right, or all but one bit.

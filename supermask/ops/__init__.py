@@ -23,6 +23,7 @@ from supermask.ops.functional import reference as reference
 from supermask.ops.functional import select as select
 from supermask.ops.functional import select_global as select_global
 from supermask.ops.functional import select_n_of_m as select_n_of_m
+from supermask.ops.functional import signed_supermask_sgd as signed_supermask_sgd
 from supermask.ops.functional import straight_through as straight_through
 from supermask.ops.functional import write_masked as write_masked
 from supermask.ops.lists import conv_weight_gradient as conv_weight_gradient

@@ -21,6 +21,11 @@ from torch import Tensor
 
 from supermask.ops import layouts, references
 
+_SGD = (
+    "(Tensor(a!)[] out, Tensor(b!)[] masks, Tensor(c!)[] scores, Tensor(d!)[] velocities, Tensor[] grads, "
+    "Tensor[] weights, int[] keep, Tensor(e!) cuts, float lr, float momentum, float dampening, "
+    "float weight_decay, bool nesterov, Tensor? rate=None) -> ()"
+)
 _SCHEMAS = (
     "fill_philox(Tensor(a!) out, int key, int start) -> ()",
     "fill_random(Tensor(a!) out, int key, int start, str scheme, float scale) -> ()",
@@ -34,9 +39,8 @@ _SCHEMAS = (
     "straight_through(Tensor[] grads, Tensor[] weights, Tensor[] scores) -> Tensor[]",
     "write_masked(Tensor(a!)[] out, Tensor[] weights, Tensor[] masks) -> ()",
     "clear_where(Tensor(a!) values, Tensor where) -> ()",
-    "edge_popup_sgd(Tensor(a!)[] out, Tensor(b!)[] masks, Tensor(c!)[] scores, Tensor(d!)[] velocities, "
-    "Tensor[] grads, Tensor[] weights, int[] keep, Tensor(e!) cuts, float lr, float momentum, "
-    "float dampening, float weight_decay, bool nesterov, Tensor? rate=None) -> ()",
+    f"edge_popup_sgd{_SGD}",
+    f"signed_supermask_sgd{_SGD}",
     "linear_from_triples(Tensor x, Tensor codes, SymInt outputs, float scale, Tensor? bias) -> Tensor",
     "linear_from_lists(Tensor x, Tensor starts, Tensor entries, SymInt outputs, float scale, Tensor? bias) "
     "-> Tensor",
@@ -185,6 +189,7 @@ _WRITERS = (
     "write_masked",
     "clear_where",
     "edge_popup_sgd",
+    "signed_supermask_sgd",
     "lists_of_weights_into",
 )
 """Operators that only write into their arguments."""

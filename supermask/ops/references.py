@@ -168,6 +168,37 @@ def _edge_popup_sgd(
     weights: Sequence[Tensor],
     keep: Sequence[int],
     cuts: Tensor,
+    *rule: Any,
+) -> None:
+    gradients = _straight_through(grads, weights, scores)
+    _move_and_rank(masks, scores, velocities, gradients, keep, cuts, *rule)
+    _write_masked(out, weights, masks)
+
+
+def _signed_supermask_sgd(
+    out: Sequence[Tensor],
+    masks: Sequence[Tensor],
+    scores: Sequence[Tensor],
+    velocities: Sequence[Tensor],
+    grads: Sequence[Tensor],
+    weights: Sequence[Tensor],
+    keep: Sequence[int],
+    cuts: Tensor,
+    *rule: Any,
+) -> None:
+    gradients = [g.to(s.dtype).contiguous() * w for g, w, s in zip(grads, weights, scores, strict=True)]
+    _move_and_rank(masks, scores, velocities, gradients, keep, cuts, *rule)
+    turned = [torch.where(score < 0, -weight, weight) for score, weight in zip(scores, weights, strict=True)]
+    _write_masked(out, turned, masks)
+
+
+def _move_and_rank(
+    masks: Sequence[Tensor],
+    scores: Sequence[Tensor],
+    velocities: Sequence[Tensor],
+    gradients: Sequence[Tensor],
+    keep: Sequence[int],
+    cuts: Tensor,
     lr: float,
     momentum: float,
     dampening: float,
@@ -176,11 +207,10 @@ def _edge_popup_sgd(
     rate: Tensor | None = None,
 ) -> None:
     lr = lr if rate is None else float(rate)
-    for i, gradient in enumerate(_straight_through(grads, weights, scores)):
+    for i, gradient in enumerate(gradients):
         velocity = velocities[i] if momentum != 0 else None
         _sgd(scores[i], gradient, velocity, lr, momentum, dampening, weight_decay, nesterov)
     _rank_into(masks, scores, keep, cuts, raw=False, floor=True)
-    _write_masked(out, weights, masks)
 
 
 # --- all of them -------------------------------------------------------------------------------------
@@ -244,6 +274,7 @@ KERNELS: dict[str, Callable[..., Any]] = {
     "write_masked": _write_masked,
     "clear_where": _clear_where,
     "edge_popup_sgd": _edge_popup_sgd,
+    "signed_supermask_sgd": _signed_supermask_sgd,
     **{name: packed_references.packed_linear(weights_of) for name, weights_of in LINEAR_LAYOUTS.items()},
     "linear_int8": packed_references.linear_int8,
     "conv_from_lists": packed_references.conv_from_lists,

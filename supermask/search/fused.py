@@ -1,6 +1,6 @@
-"""The fused step: edge-popup with plain SGD in one pass over gradients, scores and weights.
+"""The fused step: a search with plain SGD in one pass over gradients, scores and weights.
 
-It leaves the same bits as the step in parts (straight-through gradient, `torch.optim.SGD`, selection, masked
+It leaves the same bits as the step in parts (gradients of the scores, `torch.optim.SGD`, selection, masked
 write), so which of the two ran is a matter of speed alone.
 """
 
@@ -14,21 +14,31 @@ from supermask import masks, ops
 from supermask.search.base import Search
 
 
-class EdgePopupSgd:
-    """Edge-popup's step with plain SGD, of one search or several, as `FusedStep`."""
+class FusedSgd:
+    """A step with plain SGD, of one search or several, as `FusedStep`.
+
+    Args:
+        operator: That of `supermask.ops` which makes it: `edge_popup_sgd` or `signed_supermask_sgd`.
+        leaves_weights: Whether one that finds a score not finite has written no weight yet.
+    """
+
+    def __init__(self, operator: str, leaves_weights: bool) -> None:
+        self.operator, self.leaves_weights = operator, leaves_weights
 
     def step(self, searches: Sequence[Search], threshold_hints: Tensor) -> bool:
         """Make it if the searches, their base rules and gradients allow; whether it was made."""
-        return sgd_steps(searches, threshold_hints)
+        return sgd_steps(self, searches, threshold_hints)
 
 
-EDGE_POPUP_SGD = EdgePopupSgd()
+EDGE_POPUP_SGD = FusedSgd("edge_popup_sgd", leaves_weights=False)
+SIGNED_SUPERMASK_SGD = FusedSgd("signed_supermask_sgd", leaves_weights=True)
 
 
-def sgd_steps(searches: Sequence[Search], threshold_hints: Tensor) -> bool:
+def sgd_steps(fused: FusedSgd, searches: Sequence[Search], threshold_hints: Tensor) -> bool:
     """Run the fused step of all searches in one call if they, their base rules and their gradients allow it.
 
     Args:
+        fused: Which step it is.
         searches: One or several, of networks on one device; several must have the same options.
         threshold_hints: Those of all searches, one after another.
 
@@ -51,7 +61,9 @@ def sgd_steps(searches: Sequence[Search], threshold_hints: Tensor) -> bool:
     velocities: list[Tensor] | None = []
     if given[0]["momentum"] != 0:
         velocities = _velocities(searches)
-    if velocities is None or not all(map(_fits, scores, [p.grad for p in parameters])):
+    if velocities is None or not all(
+        _fits(fused.operator, state["score"], p.grad) for state, p in zip(states, parameters, strict=True)
+    ):
         return False
     # A cut over all tensors needs a kernel that knows of it, as that of rank_into does.
     if together and not ops.is_native("rank_into", scores[0].device):
@@ -60,7 +72,7 @@ def sgd_steps(searches: Sequence[Search], threshold_hints: Tensor) -> bool:
     weights = [state["weight"] for state in states]
     grads = [grad for search in searches for grad in search.gradients(search.masked_parameters.values())]
     try:
-        selected = ops.edge_popup_sgd(
+        selected = getattr(ops, fused.operator)(
             parameters,
             scores,
             velocities,
@@ -71,7 +83,7 @@ def sgd_steps(searches: Sequence[Search], threshold_hints: Tensor) -> bool:
             **given[0],
         )
     except ValueError:
-        for search in searches:
+        for search in () if fused.leaves_weights else searches:
             search.write(search.mask)
         for search in searches:
             masks.check_finite(search.scores)
@@ -122,11 +134,11 @@ def _velocities(searches: Sequence[Search]) -> list[Tensor] | None:
     return buffers
 
 
-def _fits(score: Tensor, grad: Tensor | None) -> bool:
+def _fits(operator: str, score: Tensor, grad: Tensor | None) -> bool:
     return (
         grad is not None
         and grad.layout == torch.strided
         and score.dtype == torch.float32
         and grad.device == score.device
-        and ops.is_native("edge_popup_sgd", score.device)
+        and ops.is_native(operator, score.device)
     )

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from supermask import masks, ops
 from supermask.search.base import Search
+from supermask.search.fused import SIGNED_SUPERMASK_SGD
 from supermask.search.registry import register_search
 from supermask.weights.init import derive_key
 from supermask.weights.roles import ParameterInfo
@@ -34,7 +35,7 @@ from supermask.weights.roles import ParameterInfo
     colour="wine",
     marker="D",
 )
-class SignedSupermask(Search, graphable=True):
+class SignedSupermask(Search, graphable=True, fused=SIGNED_SUPERMASK_SGD):
     """Masks that keep, drop or invert weights; see `Search` for the other arguments.
 
     Args:
@@ -55,6 +56,8 @@ class SignedSupermask(Search, graphable=True):
     ) -> None:
         self.fixed_threshold = fixed_threshold
         self.exact_density = self.graphable = not fixed_threshold
+        if fixed_threshold:
+            self.fused = None
         super().__init__(model, **options)
 
     def initial_scores(self, info: ParameterInfo, weight: Tensor) -> Tensor:

@@ -28,6 +28,9 @@ SUPERMASK_HD Float straight_through(Float grad, Float weight, Float score) {
   return grad * weight * sign_of(score);
 }
 
+// W as a signed supermask turns it: the negative of it where the score is.
+SUPERMASK_HD float signed_weight(float weight, float score) { return score < 0 ? -weight : weight; }
+
 // W ⊙ M for one weight, `kept` being 0 or 1. Adding zero makes +0 of the -0 that a negative weight times 0 is.
 template <class Float>
 SUPERMASK_HD Float masked_weight(Float weight, int kept) {
