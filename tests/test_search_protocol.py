@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 import supermask as sm
 from supermask.search import Search
+from supermask.search.description import DESCRIPTIONS
 from supermask.search.protocol import Algorithm
 from supermask.weights import kinds
 from supermask.weights.roles import classify
@@ -90,6 +91,8 @@ def test_the_page_on_searches_runs_and_names_every_member(monkeypatch, small_net
     from .test_search import train
 
     monkeypatch.setattr("supermask.search.registry.SEARCHES", dict(sm.SEARCHES))
+    monkeypatch.setattr("supermask.search.registry._watchers", [])
+    monkeypatch.setattr("supermask.search.description.DESCRIPTIONS", dict(DESCRIPTIONS))
     monkeypatch.setattr("supermask.weights.kinds._KINDS", dict(kinds._KINDS))
     text = (ROOT.parent / "docs" / "new-search.md").read_text()
     scope: dict = {"torch": torch}
