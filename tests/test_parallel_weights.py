@@ -59,6 +59,78 @@ def test_layers_compute_with_the_sum_of_their_weights(count):
             torch.testing.assert_close(layer.bias.grad, single.bias.grad)
 
 
+def penalized(layer: nn.Module, x: torch.Tensor, decay: float) -> torch.Tensor:
+    """A loss and half of `decay` times the squares of the sums, by autograd."""
+    sums = layer.weights.unflatten(1, (3, -1)).sum(dim=1)
+    return layer(x).square().sum() + 0.5 * decay * sums.square().sum()
+
+
+def test_the_decay_of_sums_is_the_gradient_of_their_squares():
+    torch.manual_seed(0)
+    plain = layers().double()
+    decayed = with_parallel_weights(copy.deepcopy(plain), 3, decay=0.1)
+    without = with_parallel_weights(copy.deepcopy(plain), 3)
+    for layer, other, shape in zip(decayed, without, INPUTS, strict=True):
+        x = torch.randn(shape, dtype=torch.float64)
+        nn.init.normal_(layer.weights)
+        other.load_state_dict(layer.state_dict())
+        assert torch.equal(layer(x), other(x))
+        layer(x).square().sum().backward()
+        penalized(other, x, 0.1).backward()
+        torch.testing.assert_close(layer.weights.grad, other.weights.grad)
+        with torch.no_grad():
+            assert layer.weight.grad_fn is None
+        single = merged(nn.Sequential(layer))[0]
+        assert "decay" not in vars(single) and torch.equal(single.weight, layer.weight)
+
+
+@pytest.mark.filterwarnings(
+    "ignore:.*should not be instantiated:DeprecationWarning"
+)  # of torch.compile itself
+def test_sums_decay_under_vmap_and_compiled():
+    layer = with_parallel_weights(nn.Sequential(nn.Linear(6, 4)), 2, decay=0.5).double()[0]
+    nn.init.normal_(layer.weights)
+    stacked = torch.stack([layer.weights.detach(), 2 * layer.weights.detach()])
+    x = torch.randn(5, 6, dtype=torch.float64)
+
+    def loss(weights: torch.Tensor) -> torch.Tensor:
+        values = {"weights": weights, "bias": layer.bias.detach()}
+        return torch.func.functional_call(layer, values, (x,)).square().sum()
+
+    together = torch.func.vmap(torch.func.grad(loss))(stacked)
+    for weights, grad in zip(stacked, together, strict=True):
+        torch.testing.assert_close(torch.func.grad(loss)(weights), grad)
+    compiled = torch.compile(layer, backend="aot_eager", fullgraph=True)
+    compiled(x).square().sum().backward()
+    torch.testing.assert_close(layer.weights.grad, together[0])
+
+
+def test_a_network_and_its_ticket_remember_the_decay(tmp_path):
+    model = create_model("conv-2", parallel_weights=2, parallel_decay=3e-4, **SIZE)
+    assert model.supermask_factory["args"]["parallel_decay"] == 3e-4
+    assert "parallel=2, decay=0.0003" in repr(model)
+    sm.randomize_(model, "signed_constant", seed=0, density=0.5)
+    search = sm.EdgePopup(model, density=0.5)
+    search.ticket().save(tmp_path / "a.ticket")
+    again = sm.load(tmp_path / "a.ticket")
+    x = torch.randn(2, 3, 16, 16)
+    assert torch.equal(again(x), model.eval()(x)) and "decay=0.0003" in repr(again)
+    assert (
+        "parallel_decay" not in create_model("conv-2", parallel_weights=2, **SIZE).supermask_factory["args"]
+    )
+
+
+@pytest.mark.parametrize("decay", [-0.1, 1.5, True, "much"])
+def test_a_decay_is_a_share_of_the_sum(decay):
+    with pytest.raises(ValueError, match=r"parallel_decay must lie in \[0, 1\]"):
+        create_model("conv-2", parallel_weights=2, parallel_decay=decay, **SIZE)
+
+
+def test_a_decay_needs_sums():
+    with pytest.raises(ValueError, match="give parallel_weights with it"):
+        create_model("conv-2", parallel_decay=0.1, **SIZE)
+
+
 def test_fans_count_every_summand():
     infos = {info.name: info for info in classify(with_parallel_weights(layers(), 3))}
     masked = {name: (info.fan_in, info.fan_out) for name, info in infos.items() if info.role == "masked"}
