@@ -10,9 +10,9 @@ def steps(document: dict[str, Any], _: str) -> str:
     """What a search step costs over a dense step."""
     names = {
         "edge-popup": "edge-popup",
-        "parts": "step in parts",
+        "parts": "edge-popup in parts",
         "signed": "signed supermask",
-        "signed-parts": "step in parts",
+        "signed-parts": "signed in parts",
         "sort": "sort in every forward",
     }
     shown = [name for name in names if f"{name}/dense" in document["rows"][0]]
