@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from numbers import Integral, Real
 from typing import Any, TypeGuard
 
 MOST_PIXELS = 4096
@@ -9,13 +10,13 @@ MOST_PIXELS = 4096
 
 
 def is_number(value: object) -> TypeGuard[int | float]:
-    """Whether it is an int or a float, and finite; truth values are no numbers."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    """Whether it is a finite number, of NumPy or a `Fraction` as well; truth values are no numbers."""
+    return not isinstance(value, bool) and isinstance(value, Real) and math.isfinite(value)
 
 
 def is_count(value: object, least: int = 0) -> TypeGuard[int]:
-    """Whether it is an int of `least` or more; truth values are no numbers."""
-    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+    """Whether it is a whole number of `least` or more, as in `is_number`; truth values are no numbers."""
+    return not isinstance(value, bool) and isinstance(value, Integral) and int(value) >= least
 
 
 def check_mapping(value: object, what: str) -> Mapping[str, Any]:

@@ -1,6 +1,8 @@
 """What is wrong with an argument is said at the call: its name, the value and what is wanted."""
 
 import math
+from fractions import Fraction
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -259,6 +261,41 @@ def test_what_is_right_is_taken(tmp_path):
     assert done.step == 2
     assert sm.evaluate(nn.Identity(), [(torch.eye(4), torch.arange(4))])["accuracy"] == 1.0
     assert masks.density({}) == 1.0 and masks.distance({}, {}) == 0.0
+
+
+def adam(scores, lr):
+    return torch.optim.Adam(scores, lr=lr)
+
+
+RIGHT = {
+    "a plan": lambda: searched("gem-miner").plan(np.int64(9), np.int64(3)),
+    "a gain": lambda: sm.randomize_(network(), gain=np.float32(1.5)),
+    "a density of the draw": lambda: sm.randomize_(network(), density=Fraction(1, 2)),
+    "a penalty": lambda: searched("gem-miner", penalty=np.float32(0.1), period=Fraction(1, 2)),
+    "a temperature": lambda: searched("concrete", temperature=np.float32(0.5)),
+    "rounds": lambda: pruned(rounds=np.int64(1)),
+    "a rate of pruning": lambda: prune.density_path([0.5], rate=Fraction(1, 5)),
+    "a norm": lambda: trained(clip=np.float32(1)),
+    "a batch": lambda: digits_loader(batch_size=np.int64(8)),
+    "a size": lambda: load_data("digits", image_size=np.int64(8)),
+    "images": lambda: load_data("digits").split(np.int64(9), seed=0),
+    "a fraction": lambda: Selection(per_class_fraction=np.float32(0.5), stored_size=np.int64(8)),
+    "a learning rate": lambda: searched(lr=torch.tensor(0.1)),
+    "a function that makes the rule": lambda: searched(base=adam),
+    "a partial rule": lambda: searched(base=partial(torch.optim.SGD, momentum=0.9)),
+}
+
+
+@pytest.mark.parametrize("case", RIGHT)
+def test_numbers_of_other_libraries_and_functions_are_taken(case):
+    RIGHT[case]()
+
+
+def test_a_gain_of_numpy_is_stored_in_the_ticket(tmp_path):
+    model = sm.randomize_(network(), gain=np.float32(1.5))
+    sm.EdgePopup(model, density=0.5, lr=0.1).ticket().save(tmp_path / "a.ticket")
+    again = sm.Ticket.load(tmp_path / "a.ticket").apply(network())
+    assert torch.equal(again[0].weight, model[0].weight)
 
 
 def test_an_evaluation_that_fails_leaves_the_modes_of_the_modules():

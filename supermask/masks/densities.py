@@ -7,7 +7,8 @@ DENSITY_SCHEDULES = ("constant", "cubic")
 
 def check_density(density: float, what: str = "density") -> float:
     """`density` itself, or ValueError unless it lies in (0, 1]."""
-    if not is_number(density) or not 0 < density <= 1:
+    # Tickets name it: JSON takes Python's own numbers alone.
+    if not isinstance(density, int | float) or not is_number(density) or not 0 < density <= 1:
         raise ValueError(f"{what} must lie in (0, 1], the fraction of weights kept, not {density!r}")
     return float(density)
 

@@ -35,7 +35,7 @@ def check_schedule(
 ) -> None:
     """Refuse a density schedule that is unknown, has no length or start it could have, or fights the rest."""
     masks.scheduled_density(1.0, 0, 1, schedule)  # refuses an unknown one
-    if steps is not None and not is_count(steps, 1):
+    if steps is not None and not (isinstance(steps, int) and is_count(steps, 1)):
         raise ValueError(f"schedule_steps must be a whole number of steps from 1 on, not {steps!r}")
     if steps is not None and schedule == "constant":
         raise ValueError(
@@ -239,7 +239,7 @@ def make_base(
         if base not in BASES:
             raise ValueError(f"unknown base rule {base!r}; choose one of {', '.join(BASES)}, or pass a class")
         base = BASES[base]
-    elif not isinstance(base, type):
+    elif not callable(base):
         raise ValueError(
             "base is the name of a rule or its class, such as torch.optim.Adam, not "
             f"a {type(base).__name__}; give its arguments to the search"
@@ -252,12 +252,16 @@ def make_base(
     return _made(base, scores, lr, options)
 
 
+def _name(base: Any) -> str:
+    return getattr(base, "__name__", type(base).__name__)
+
+
 def _made(base: type[Optimizer], scores: list[Tensor], lr: float, options: Mapping[str, Any]) -> Optimizer:
     try:
         return base(scores, lr=lr, **options)  # type: ignore[call-arg]
     except TypeError as error:
         given = ", ".join(f"{name}={value!r:.40}" for name, value in {"lr": lr, **options}.items())
-        raise ValueError(f"{base.__name__} does not accept these options ({given}): {error}") from None
+        raise ValueError(f"{_name(base)} does not accept these options ({given}): {error}") from None
 
 
 @torch.enable_grad()
@@ -270,6 +274,6 @@ def _try_out(base: type[Optimizer], lr: float, options: Mapping[str, Any], devic
         rule.step()
     except Exception as error:
         raise ValueError(
-            f"{base.__name__} cannot move scores: a step without a closure, by dense gradients, ends in "
+            f"{_name(base)} cannot move scores: a step without a closure, by dense gradients, ends in "
             f"{type(error).__name__}: {error}. Take SGD, AdamW or another rule that needs neither"
         ) from None

@@ -62,7 +62,7 @@ class IteRand(EdgePopup, fused=EDGE_POPUP_SGD):
         rate: float = 0.1,
         **options: Any,
     ) -> None:
-        if period is not None and not is_count(period, 1):
+        if period is not None and not (isinstance(period, int) and is_count(period, 1)):
             raise ValueError(f"period must be a number of steps from 1 on, not {period!r}")
         if not is_number(rate) or not 0 <= rate <= 1:
             raise ValueError(

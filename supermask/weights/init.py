@@ -139,7 +139,7 @@ def derive_key(purpose: str, seed: int, name: str) -> int:
 
 def check_seed(seed: int) -> int:
     """`seed` itself, or ValueError unless it is an integer in [0, 2^64)."""
-    if not is_count(seed) or seed >= 1 << 64:
+    if not isinstance(seed, int) or not is_count(seed) or seed >= 1 << 64:
         raise ValueError(f"seed must be an integer in [0, 2^64), not {seed!r}")
     return seed
 
@@ -270,6 +270,6 @@ def _draw(
         if not is_number(layer) or not 0 < layer <= 1:
             raise ValueError(f"density must lie in (0, 1], not {layer!r} (for {info.name})")
         factor = math.sqrt(1.0 / layer)
-    base = scale(default_gain if gain is None else gain, info.fan_in, info.fan_out)
+    base = scale(default_gain if gain is None else float(gain), info.fan_in, info.fan_out)
     masked = info.role == "masked"
     return Draw(info.name, shape, masked, scheme, base * factor, zero_row=info.zero_row)

@@ -13,6 +13,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from numbers import Integral
 
 from einops.layers.torch import EinMix
 from torch import nn
@@ -85,12 +86,14 @@ def register_layer(
         raise ValueError(
             f"{kind!r} is no full name of a class; write it with its module, package.module.Class"
         )
-    for axis in (*inputs, *(outputs or ())):
-        if not isinstance(axis, int):
+    inputs = tuple(inputs)
+    axes: tuple[object, ...] = (*inputs, *(outputs or ()))
+    for axis in axes:
+        if not isinstance(axis, Integral):
             raise ValueError(f"inputs and outputs are lists of axes such as [1], whole numbers, not {axis!r}")
     if bool(inputs) == (rule is not None):
         raise ValueError("give either inputs=, the axes that the layer sums over, or rule=, not both")
-    _KINDS[kind] = LayerKind(_names(weights), rule or _by_axes(tuple(inputs), outputs), _names(biases))
+    _KINDS[kind] = LayerKind(_names(weights), rule or _by_axes(inputs, outputs), _names(biases))
 
 
 def kind_of(module: nn.Module) -> LayerKind | None:
