@@ -171,8 +171,9 @@ def test_every_line_of_the_gap_changes_something():
     base = next(c for line, c in zip(lines, configs, strict=True) if line.change == "lr 1.5")
     assert all(config.val_fraction == 0.1 and config.seeds == (0,) for config in configs)
     for line, config in zip(lines, configs, strict=True):
-        counts = {"parallel_weights"} if line.group == "parallel" else set()
-        assert config.model_args.keys() - base.model_args.keys() == counts
+        added = config.model_args.keys() - base.model_args.keys()
+        assert ("parallel_weights" in added) == ("weights" in line.change and "Kaiming" not in line.change)
+        assert added <= {"parallel_weights", "parallel_decay", "shift"}
         assert config.model_args["width"] == base.model_args["width"]
 
 

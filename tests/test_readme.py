@@ -188,6 +188,39 @@ def test_what_is_said_of_trained_tickets_on_cifar10_holds():
     assert len(results("cifar10-airbench-parallel-16")["rows"]) == 2
 
 
+def test_what_is_said_of_gaps_holds():
+    """Between means of the trained network and of an untrained subnetwork, in points."""
+
+    def mean(name: str, method: str, density: float) -> float:
+        (row,) = (r for r in results(name)["summary"] if (r["method"], r["density"]) == (method, density))
+        return 100 * row["mean"]
+
+    def gap(dense: str, name: str, method: str, density: float) -> str:
+        return f"{mean(dense, 'dense', 1.0) - mean(name, method, density):.1f} points"
+
+    mnist, pages = (
+        "mnist-lenet-300-100",
+        {
+            name: (ROOT / name).read_text(encoding="utf-8").replace("\n", " ")
+            for name in ("README.md", "docs/results.md")
+        },
+    )
+    published, default = (
+        gap(mnist, mnist, "edge-popup", 0.3),
+        gap(mnist, "mnist-edge-popup", "edge-popup", 0.5),
+    )
+    assert f"{published} behind the trained network with 0.3 of the weights" in pages["README.md"]
+    assert f"{default} with half of them" in pages["README.md"]
+    five = gap("cifar10-airbench-5-epochs", "cifar10-airbench-parallel-5-epochs", "signed-supermask", 0.5)
+    assert f"the gap is {five}, on three seeds" in pages["docs/results.md"]
+    imagenette = gap(
+        "imagenette-resnet-18d-5-epochs", "imagenette-parallel-5-epochs", "signed-supermask", 0.5
+    )
+    assert f"the subnetwork is {imagenette} behind" in pages["docs/results.md"]
+    (decayed,) = results("cifar10-airbench-parallel-decay")["rows"]
+    assert f"[{100 * decayed['test_accuracy']:.1f} %]" in pages["docs/results.md"]
+
+
 def test_masks_of_tickets_take_what_is_said_of_them():
     (path,) = (ROOT / "benchmarks" / "results").glob("*/ticket_coding.json")
     rows = {row["density"]: row for row in read_json(path)["rows"]}

@@ -91,6 +91,7 @@ def gaps(document: dict[str, Any], _: str) -> str:
         "rule": "rule of the scores",
         "change": "change",
         "budget": "budget",
+        "batch": "smaller batches",
         "parallel": "for each connection",
     }
     found: dict[tuple[str, str], dict[str, float]] = {}
