@@ -174,6 +174,14 @@ def merged(model: nn.Module) -> nn.Module:
     return plain
 
 
+def undecayed(model: nn.Module) -> nn.Module:
+    """The model, changed in place: its sums decay no more, so that gradients are those of the loss."""
+    for module in model.modules():
+        if isinstance(module, _Parallel):
+            vars(module).pop("decay", None)
+    return model
+
+
 def bytes_beyond_one(model: nn.Module) -> int:
     """Bytes of the weights beyond one for each connection: those that `merged(model)` does without."""
     layers = [module for module in model.modules() if isinstance(module, _Parallel)]
