@@ -84,8 +84,6 @@ SMALL_BATCHES: tuple[tuple[int, tuple[float, ...], tuple[float, ...]], ...] = (
     (256, (0.375, 0.75), (0.01, 0.005)),
     (128, (0.19, 0.375), (0.01, 0.005)),
 )
-#: Weight decays of eight weights' sums, and rates of relative steps with each.
-DECAYS = ((3e-4, 0.02), (1.3e-3, 0.02), (1.3e-3, 0.005))
 #: Rates and numbers of weights that relative steps were tried with over ten epochs.
 PARALLEL_LONG = ((8, 0.01), (8, 0.02), (8, 0.05), (8, 0.1), (16, 0.01), (16, 0.02), (16, 0.05), (16, 0.1))
 
@@ -133,20 +131,15 @@ def lines() -> Iterator[Line]:
             options = {**parallel(8), **RELATIVE, "search_lr": rate, "batch_size": size}
             options |= {"epochs": 9.9, "amp": "bf16"}
             yield Line("batch", "signed-supermask", f"{size} images, 8 weights, relative {rate}", options)
-    for decay, rate in DECAYS:
-        options = {**parallel(8, decay), **RELATIVE, "search_lr": rate, "epochs": 9.9, "amp": "bf16"}
-        yield Line("parallel", "signed-supermask", f"8 weights, relative {rate}, decay {decay:g}", options)
     for count, rate in PARALLEL_LONG:
         options = {**parallel(count), **RELATIVE, "search_lr": rate, "epochs": 9.9}
         yield Line("parallel", "signed-supermask", f"{count} weights, relative {rate}", options)
         yield Line("parallel", "edge-popup", f"{count} weights, relative {rate}, raw ranking", raw(options))
 
 
-def parallel(count: int, decay: float = 0.0) -> dict[str, Any]:
+def parallel(count: int) -> dict[str, Any]:
     """What all lines with `count` weights for each connection change."""
-    arguments = {"width": 0.25, "parallel_weights": count}
-    arguments |= {"parallel_decay": decay} if decay else {}
-    return {"model_args": arguments, "epochs": 5.0, "amp": "none"}
+    return {"model_args": {"width": 0.25, "parallel_weights": count}, "epochs": 5.0, "amp": "none"}
 
 
 def raw(options: dict[str, Any]) -> dict[str, Any]:

@@ -8,7 +8,6 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from supermask.models.parallel import with_parallel_weights
 from supermask.prune import at_init, best, grasp, snip, synflow
 from supermask.prune.at_init import TEMPERATURE, synaptic_flow
 from supermask.weights.roles import masked
@@ -269,20 +268,3 @@ def test_synflow_inverted_keeps_its_count_and_less_flow_than_a_random_mask():
     assert [sum(int(kept.sum()) for kept in mask.values()) for mask in masks] == [250, 250]
     random = {name: torch.rand(kept.shape) < 0.5 for name, kept in masks[0].items()}
     assert flow(masks[1]) < flow(random) < flow(masks[0])
-
-
-def test_scores_are_of_the_loss_and_not_of_the_decay_of_sums():
-    """Second derivatives would meet the decay in every backward pass, and GraSP's are small beside it."""
-    torch.manual_seed(0)
-    plain = with_parallel_weights(nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 4)), 2)
-    decayed = with_parallel_weights(nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 4)), 2, decay=0.1)
-    decayed.load_state_dict(plain.state_dict())
-    batch = torch.randn(8, 6), torch.arange(8) % 4
-    for score in (
-        lambda model: snip(model, *batch),
-        lambda model: grasp(model, *batch),
-        lambda model: synaptic_flow(model, (6,)),
-    ):
-        for expected, found in zip(score(plain).values(), score(decayed).values(), strict=True):
-            assert torch.equal(expected, found)
-    assert all(decayed[i].decay == 0.1 for i in (0, 2))

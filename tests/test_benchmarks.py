@@ -173,7 +173,7 @@ def test_every_line_of_the_gap_changes_something():
     for line, config in zip(lines, configs, strict=True):
         added = config.model_args.keys() - base.model_args.keys()
         assert ("parallel_weights" in added) == ("weights" in line.change and "Kaiming" not in line.change)
-        assert added <= {"parallel_weights", "parallel_decay", "shift"}
+        assert added <= {"parallel_weights", "shift"}
         assert config.model_args["width"] == base.model_args["width"]
 
 

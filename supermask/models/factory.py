@@ -15,7 +15,6 @@ from supermask.models.arguments import (
 )
 from supermask.models.binary import OPTION as BINARY
 from supermask.models.binary import binarize_activations
-from supermask.models.parallel import DECAY_OPTION as PARALLEL_DECAY
 from supermask.models.parallel import OPTION as PARALLEL
 from supermask.models.parallel import with_parallel_weights
 from supermask.models.registry import (
@@ -60,7 +59,7 @@ def create_model(
             airbench), ``logit_scale`` (factor of the outputs; airbench). Of every network:
             ``binary_activations``, which makes each activation the sign of its input, and
             ``parallel_weights``, from 2 to 64: so many weights for each connection of linear layers
-            and convolutions, whose sum counts; with it ``parallel_decay``, the weight decay of the sums.
+            and convolutions, whose sum counts.
 
     Raises:
         UnknownModelError: No network has that name.
@@ -75,9 +74,7 @@ def create_model(
     checked = check_arguments(options)
     binary = checked.pop(BINARY, False)
     check_like_default(name, BINARY, binary, False)
-    parallel, decay = checked.pop(PARALLEL, 1), checked.pop(PARALLEL_DECAY, 0.0)
-    if parallel == 1 and decay:
-        raise ValueError(f"{PARALLEL_DECAY}={decay!r:.80} is that of sums; give {PARALLEL} with it")
+    parallel = checked.pop(PARALLEL, 1)
     factory = registered(name)
     if factory is not None:
         full_name = name
@@ -91,7 +88,7 @@ def create_model(
     setattr(model, FACTORY_ATTRIBUTE, {"name": full_name, "args": {**shape, **checked}})
     record_structure(model)
     if parallel != 1 or isinstance(parallel, bool):
-        with_parallel_weights(model, parallel, decay)  # type: ignore[arg-type]  # checks them
+        with_parallel_weights(model, parallel)  # type: ignore[arg-type]  # checks it
     return binarize_activations(model) if binary else model
 
 

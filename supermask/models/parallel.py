@@ -5,9 +5,6 @@ sums, and the network stays as wide and as deep as it was. That such sums come n
 by the logarithm of the precision, is the theorem on subset sums of Lueker (1998) from which Pensia et al.,
 "Optimal Lottery Tickets via SubsetSum" (NeurIPS 2020, arXiv:2006.07990), prove the strong lottery ticket
 hypothesis. There, random weights lie in a layer that is put between; here they lie beside each other.
-
-A sum can shrink where a single weight cannot, so sums can have weight decay: `decay` times a sum is added to
-its gradient, as `torch.optim.SGD` adds it to that of a trained weight.
 """
 
 import copy
@@ -15,7 +12,6 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from supermask.models.registry import FACTORY_ATTRIBUTE
@@ -24,41 +20,17 @@ from supermask.weights.kinds import Fans, register_layer, usual_fans
 
 OPTION = "parallel_weights"
 """The option of `create_model`, for every network, that asks for them."""
-DECAY_OPTION = "parallel_decay"
-"""The one that gives their sums a weight decay."""
 MOST = 64
-
-
-class _Decayed(torch.autograd.Function):
-    """A weight as it is; its gradient, plus the weight times `decay`."""
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(weight: Tensor, decay: float) -> Tensor:
-        return weight.view_as(weight)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, float], output: Tensor) -> None:
-        ctx.save_for_backward(inputs[0])
-        ctx.decay = inputs[1]
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        (weight,) = ctx.saved_tensors
-        return grad + ctx.decay * weight, None
 
 
 class _Parallel(nn.Module):
     """A layer whose weight is the sum of `parallel` slices of the parameter `weights`, beside each other.
 
     `weights` has the axes of the layer's weight, with `parallel` times as many inputs: first those of the
-    first weight of each connection, then those of the second, and so on. `decay` is the weight decay of the
-    sums, for every use of the layer in a forward pass.
+    first weight of each connection, then those of the second, and so on.
     """
 
     parallel: int
-    decay: float = 0.0
     weights: nn.Parameter
 
     @property  # of layers whose `weight` can be assigned to: this one is computed
@@ -67,8 +39,7 @@ class _Parallel(nn.Module):
 
         It is computed anew each time; what is written into it is lost.
         """
-        weight = self.weights.unflatten(1, (self.parallel, -1)).sum(dim=1)
-        return _Decayed.apply(weight, self.decay) if self.decay and torch.is_grad_enabled() else weight
+        return self.weights.unflatten(1, (self.parallel, -1)).sum(dim=1)
 
     def reset_parameters(self) -> None:
         """Draw as torch does: the sums have the variance of the layer's usual weights."""
@@ -79,8 +50,7 @@ class _Parallel(nn.Module):
             nn.init.uniform_(bias, -bound, bound)
 
     def extra_repr(self) -> str:
-        decay = f", decay={self.decay:g}" * bool(self.decay)
-        return f"{super().extra_repr()}, parallel={self.parallel}{decay}"
+        return f"{super().extra_repr()}, parallel={self.parallel}"
 
 
 class ParallelLinear(_Parallel, nn.Linear):  # type: ignore[override]
@@ -117,7 +87,7 @@ def _fans(module: nn.Module, shape: tuple[int, ...]) -> Fans:
 register_layer(_Parallel, weights="weights", rule=_fans)
 
 
-def with_parallel_weights(model: nn.Module, count: int, decay: float = 0.0) -> nn.Module:
+def with_parallel_weights(model: nn.Module, count: int) -> nn.Module:
     """Give every connection of the linear layers and convolutions of `model` `count` weights.
 
     Their values are copies of the weight divided by `count`, so that the network computes what it did; a
@@ -127,25 +97,21 @@ def with_parallel_weights(model: nn.Module, count: int, decay: float = 0.0) -> n
     Args:
         model: A network that is not yet drawn, and no such layer itself.
         count: K, the weights of a connection, from 2 to 64.
-        decay: Weight decay of the sums, from 0 to 1, as of SGD: in every backward pass `decay` times the sum
-            is added to its gradient. It changes how a search goes and not what a network computes.
 
     Returns:
         The model, changed in place. `merged` makes an ordinary network of it again.
 
     Raises:
-        ValueError: `count` or `decay` is something else, or the model has no such layer.
+        ValueError: `count` is something else, or the model has no such layer.
     """
     if isinstance(count, bool) or not isinstance(count, int) or not 2 <= count <= MOST:
         raise ValueError(f"a connection takes 2 to {MOST} weights, not {count!r:.80}")
-    if isinstance(decay, bool) or not isinstance(decay, int | float) or not 0 <= decay <= 1:
-        raise ValueError(f"{DECAY_OPTION} must lie in [0, 1], not {decay!r:.80}")
     altered = changes(model)
     shared = _shared(model)
     found = _replace(
         model,
         lambda layer: type(layer) in _TWINS and _own_weight(layer, shared),
-        lambda layer: _twin(layer, count, float(decay)),
+        lambda layer: _twin(layer, count),
     )
     if not found:
         parallel = any(isinstance(module, _Parallel) for module in model.modules())
@@ -156,8 +122,6 @@ def with_parallel_weights(model: nn.Module, count: int, decay: float = 0.0) -> n
             "a layer alone into an nn.Sequential"
         )
     remember_option(model, OPTION, count, altered)
-    if decay:
-        remember_option(model, DECAY_OPTION, float(decay), altered)
     return model
 
 
@@ -172,14 +136,6 @@ def merged(model: nn.Module) -> nn.Module:
         plain = _single(plain)
     vars(plain).pop(FACTORY_ATTRIBUTE, None)
     return plain
-
-
-def undecayed(model: nn.Module) -> nn.Module:
-    """The model, changed in place: its sums decay no more, so that gradients are those of the loss."""
-    for module in model.modules():
-        if isinstance(module, _Parallel):
-            vars(module).pop("decay", None)
-    return model
 
 
 def bytes_beyond_one(model: nn.Module) -> int:
@@ -204,8 +160,8 @@ def _replace(model: nn.Module, wanted: Callable[[nn.Module], bool], make: Callab
     return bool(made)
 
 
-def _twin(layer: nn.Module, count: int, decay: float) -> nn.Module:
-    """`layer` with `count` weights for each connection, whose sums have a decay."""
+def _twin(layer: nn.Module, count: int) -> nn.Module:
+    """`layer` with `count` weights for each connection."""
     weight = layer.weight
     assert isinstance(weight, nn.Parameter)
     repeats = (1, count, *(1,) * (weight.dim() - 2))
@@ -213,8 +169,6 @@ def _twin(layer: nn.Module, count: int, decay: float) -> nn.Module:
     twin = _exchanged(layer, _TWINS[type(layer)], "weight", "weights", weights)
     assert isinstance(twin, _Parallel)
     twin.parallel = count
-    if decay:
-        twin.decay = decay
     return twin
 
 
@@ -222,8 +176,7 @@ def _single(layer: _Parallel) -> nn.Module:
     kind = next(kind for kind, twin in _TWINS.items() if twin is type(layer))
     weight = nn.Parameter(layer.weight.detach().contiguous(), layer.weights.requires_grad)
     plain = _exchanged(layer, kind, "weights", "weight", weight)
-    for name in ("parallel", "decay"):
-        vars(plain).pop(name, None)
+    del plain.parallel
     return plain
 
 

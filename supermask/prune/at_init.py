@@ -17,7 +17,6 @@ from torch import Tensor, nn
 
 from supermask.checks import is_count
 from supermask.masks import Mask, keep_count
-from supermask.models.parallel import undecayed
 from supermask.prune.criteria import best
 from supermask.weights.names import plain_copy
 from supermask.weights.roles import masked
@@ -148,7 +147,7 @@ def synflow(
 
 def _copy(model: nn.Module, dtype: torch.dtype | None = None) -> tuple[dict[str, Tensor], nn.Module]:
     """Masked weights by name, requiring gradients, and the copied network that they belong to."""
-    network = undecayed(plain_copy(model)).to(dtype=dtype)
+    network = plain_copy(model).to(dtype=dtype)
     weights: dict[str, Tensor] = {info.name: info.tensor for info in masked(network)}
     for weight in weights.values():
         weight.requires_grad_(True)
