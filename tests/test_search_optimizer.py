@@ -124,7 +124,8 @@ def test_a_refused_state_leaves_everything_as_it_was(batch):
         (groups, "other groups"),
         ({"search": good["search"]}, "lacks state"),
         (altered(good, search={**good["search"], "density": 0.4}), "another density"),
-        ({}, "another method"),
+        (altered(good, search={**good["search"], "method": "frozen"}), "another method"),
+        ({}, "lacks search"),
     ):
         with pytest.raises(ValueError, match=message):
             search.load_state_dict(state)

@@ -203,7 +203,7 @@ CASES = {
     "a size as text": (lambda: load_data("digits", image_size="8"), "from 1 to 4096, not '8'"),
     "a share of images as text": (
         lambda: load_data("digits").split("0.1", seed=0),
-        "val='0.1': give a number",
+        "val='0.1' of .* give a number",
     ),
     "a batch as text": (
         lambda: digits_loader(batch_size="8"),

@@ -192,13 +192,11 @@ class Dataset:
             ValueError: ``val`` is out of range; at least one image stays to train on.
         """
         total = len(self.train)
-        if not is_number(val):
-            raise ValueError(f"val={val!r}: give a number of images or a fraction of them")
         limit = 1.0 if isinstance(val, float) else total
         count = round(val * total) if isinstance(val, float) and 0 <= val < 1 else val
-        if not 0 <= val < limit or not count < total:
+        if not is_number(val) or not 0 <= val < limit or not count < total:
             raise ValueError(
-                f"val={val} of {total} training images: give a number of images from 0 to "
+                f"val={val!r} of {total} training images: give a number of images from 0 to "
                 f"{total - 1} or a fraction from 0.0 to below 1.0 that leaves one to train on"
             )
         order = permutation(seed, Stream.VALIDATION_SPLIT, 0, total)

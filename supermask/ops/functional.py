@@ -236,10 +236,9 @@ def signed_supermask_sgd(
     cuts: Tensor,
     **rule: Any,
 ) -> list[Tensor]:
-    """The same of signed supermasks: dL/ds = W · dL/dW_eff, and sign(s) ⊙ W ⊙ M is written into `out`.
+    """`edge_popup_sgd` of signed supermasks: dL/ds = W · dL/dW_eff, and `out` gets sign(s) ⊙ W ⊙ M.
 
-    See `edge_popup_sgd`; the sign of a score that is 0 is +1. Where a score is not finite, `out` is left as
-    it was.
+    The sign of a score that is 0 is +1. Where a score is not finite, `out` is left as it was.
     """
     state = (out, scores, velocities, grads, weights)
     return _sgd_step(torch.ops.supermask.signed_supermask_sgd, *state, keep, cuts, **rule)

@@ -290,20 +290,16 @@ def _(mask: Tensor) -> Tensor:
     return torch.empty((mask.numel() + 7) // 8, dtype=torch.uint8, device=mask.device)
 
 
-@torch.library.register_fake("supermask::unpack_mask", lib=_library)
-def _(packed: Tensor, numel: int) -> Tensor:
-    return torch.empty(numel, dtype=torch.bool, device=packed.device)
-
-
 @torch.library.register_fake("supermask::encode_mask", lib=_library)
 def _(mask: Tensor) -> Tensor:
     length = torch.library.get_ctx().new_dynamic_size()
     return torch.empty(length, dtype=torch.uint8, device=mask.device)
 
 
+@torch.library.register_fake("supermask::unpack_mask", lib=_library)
 @torch.library.register_fake("supermask::decode_mask", lib=_library)
-def _(coded: Tensor, numel: int) -> Tensor:
-    return torch.empty(numel, dtype=torch.bool, device=coded.device)
+def _(stored: Tensor, numel: int) -> Tensor:
+    return torch.empty(numel, dtype=torch.bool, device=stored.device)
 
 
 # --- packed layers: shapes, and gradients to the input and the bias -----------------------------------

@@ -62,14 +62,18 @@ def check_criterion(criterion: str, alpha: float = 1.0) -> tuple[str, str | None
             kind, sign = criterion.removesuffix(f"-{suffix}"), suffix
     if kind not in CRITERIA and (kind != "random" or sign):
         raise ValueError(f"unknown criterion {criterion!r}; choose one of {KNOWN}")
-    if not is_number(alpha) or alpha <= 0:
-        raise ValueError(f"alpha must be a positive number, not {alpha!r}")
+    _check_slope(alpha)
     if alpha != 1 and kind not in WEIGHED:
         raise ValueError(
             f"alpha {alpha:g} means nothing to the criterion {criterion}; leave it at 1, or take "
             f"{' or '.join(WEIGHED)}"
         )
     return kind, sign
+
+
+def _check_slope(alpha: float) -> None:
+    if not is_number(alpha) or alpha <= 0:
+        raise ValueError(f"alpha must be a positive number, not {alpha!r}")
 
 
 def by_criterion(
@@ -99,10 +103,11 @@ def by_criterion(
         Name → bool mask with exactly the counts asked for.
 
     Raises:
-        ValueError: An unknown criterion, an `alpha` that it has no use for, weights that are not finite or
-            have other names before training, or more to keep than survive.
+        ValueError: An unknown criterion, an `alpha` that is no slope, weights that are not finite or have
+            other names before training, or more to keep than survive.
     """
-    kind, sign = check_criterion(criterion, alpha)
+    kind, sign = check_criterion(criterion)
+    _check_slope(alpha)
     if initial.keys() != final.keys():
         raise ValueError(
             f"initial and final are weights of the same layers, not of {', '.join(initial)} and of "
