@@ -39,9 +39,9 @@ class SignedSupermask(Search, graphable=True, fused=SIGNED_SUPERMASK_SGD):
     """Masks that keep, drop or invert weights; see `Search` for the other arguments.
 
     Args:
-        density: Fraction of weights kept. With `fixed_threshold`, the one kept at the start, about: each
-            layer's threshold is 1 - `density` of its largest |s|, so that 0.6 is the authors' choice.
-        fixed_threshold: Keep the scores above the layer's first threshold, however many they are.
+        fixed_threshold: Keep the scores above the layer's first threshold, 1 - `density` of its largest |s|,
+            however many they are; `density` is then what is kept at the start, about, and 0.6 the authors'
+            choice.
     """
 
     accepts_score_init = False
