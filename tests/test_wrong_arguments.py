@@ -276,6 +276,7 @@ RIGHT = {
     "rounds": lambda: pruned(rounds=np.int64(1)),
     "a rate of pruning": lambda: prune.density_path([0.5], rate=Fraction(1, 5)),
     "a norm": lambda: trained(clip=np.float32(1)),
+    "a norm without end": lambda: trained(clip=float("inf")),
     "a batch": lambda: digits_loader(batch_size=np.int64(8)),
     "a size": lambda: load_data("digits", image_size=np.int64(8)),
     "images": lambda: load_data("digits").split(np.int64(9), seed=0),

@@ -155,7 +155,7 @@ def _check_values(amp: str, start: int, steps: int, clip: float | None) -> None:
         raise ValueError(
             f"steps and start are whole numbers of steps, start at most steps, not {steps!r} and {start!r}"
         )
-    if clip is not None and (not is_number(clip) or clip <= 0):
+    if clip is not None and clip != math.inf and (not is_number(clip) or clip <= 0):
         raise ValueError(f"clip is the largest norm of the gradient and must be above 0, not {clip!r}")
 
 
