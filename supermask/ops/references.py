@@ -159,58 +159,47 @@ def _sgd(
     score.add_(grad, alpha=-lr)
 
 
-def _edge_popup_sgd(
-    out: Sequence[Tensor],
-    masks: Sequence[Tensor],
-    scores: Sequence[Tensor],
-    velocities: Sequence[Tensor],
-    grads: Sequence[Tensor],
-    weights: Sequence[Tensor],
-    keep: Sequence[int],
-    cuts: Tensor,
-    *rule: Any,
-) -> None:
-    gradients = _straight_through(grads, weights, scores)
-    _move_and_rank(masks, scores, velocities, gradients, keep, cuts, *rule)
-    _write_masked(out, weights, masks)
+def _make_sgd_step(
+    gradients_of: Callable[..., list[Tensor]], weights_of: Callable[[Tensor, Tensor], Tensor]
+) -> Callable[..., None]:
+    """A fused step, from the gradients of its scores and the weights that its mask leaves of W and scores."""
+
+    def step(
+        out: Sequence[Tensor],
+        masks: Sequence[Tensor],
+        scores: Sequence[Tensor],
+        velocities: Sequence[Tensor],
+        grads: Sequence[Tensor],
+        weights: Sequence[Tensor],
+        keep: Sequence[int],
+        cuts: Tensor,
+        lr: float,
+        momentum: float,
+        dampening: float,
+        weight_decay: float,
+        nesterov: bool,
+        rate: Tensor | None = None,
+    ) -> None:
+        lr = lr if rate is None else float(rate)
+        for i, gradient in enumerate(gradients_of(grads, weights, scores)):
+            velocity = velocities[i] if momentum != 0 else None
+            _sgd(scores[i], gradient, velocity, lr, momentum, dampening, weight_decay, nesterov)
+        _rank_into(masks, scores, keep, cuts, raw=False, floor=True)
+        _write_masked(out, list(map(weights_of, weights, scores)), masks)
+
+    return step
 
 
-def _signed_supermask_sgd(
-    out: Sequence[Tensor],
-    masks: Sequence[Tensor],
-    scores: Sequence[Tensor],
-    velocities: Sequence[Tensor],
-    grads: Sequence[Tensor],
-    weights: Sequence[Tensor],
-    keep: Sequence[int],
-    cuts: Tensor,
-    *rule: Any,
-) -> None:
-    gradients = [g.to(s.dtype).contiguous() * w for g, w, s in zip(grads, weights, scores, strict=True)]
-    _move_and_rank(masks, scores, velocities, gradients, keep, cuts, *rule)
-    turned = [torch.where(score < 0, -weight, weight) for score, weight in zip(scores, weights, strict=True)]
-    _write_masked(out, turned, masks)
+def _signed_gradients(
+    grads: Sequence[Tensor], weights: Sequence[Tensor], scores: Sequence[Tensor]
+) -> list[Tensor]:
+    return [g.to(s.dtype).contiguous() * w for g, w, s in zip(grads, weights, scores, strict=True)]
 
 
-def _move_and_rank(
-    masks: Sequence[Tensor],
-    scores: Sequence[Tensor],
-    velocities: Sequence[Tensor],
-    gradients: Sequence[Tensor],
-    keep: Sequence[int],
-    cuts: Tensor,
-    lr: float,
-    momentum: float,
-    dampening: float,
-    weight_decay: float,
-    nesterov: bool,
-    rate: Tensor | None = None,
-) -> None:
-    lr = lr if rate is None else float(rate)
-    for i, gradient in enumerate(gradients):
-        velocity = velocities[i] if momentum != 0 else None
-        _sgd(scores[i], gradient, velocity, lr, momentum, dampening, weight_decay, nesterov)
-    _rank_into(masks, scores, keep, cuts, raw=False, floor=True)
+_edge_popup_sgd = _make_sgd_step(_straight_through, lambda weight, score: weight)
+_signed_supermask_sgd = _make_sgd_step(
+    _signed_gradients, lambda weight, score: torch.where(score < 0, -weight, weight)
+)
 
 
 # --- all of them -------------------------------------------------------------------------------------

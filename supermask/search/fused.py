@@ -26,74 +26,68 @@ class FusedSgd:
         self.operator, self.leaves_weights = operator, leaves_weights
 
     def step(self, searches: Sequence[Search], threshold_hints: Tensor) -> bool:
-        """Make it if the searches, their base rules and gradients allow; whether it was made."""
-        return sgd_steps(self, searches, threshold_hints)
+        """Run the step of all searches in one call if they, their base rules and their gradients allow it.
+
+        Args:
+            searches: One or several, of networks on one device; several must have the same options.
+            threshold_hints: Those of all searches, one after another.
+
+        Returns:
+            Whether it ran.
+
+        Raises:
+            NonFiniteScoreError: A score is no longer finite; the models keep their last good weights. (On
+                CUDA `Search.mask` raises it.)
+        """
+        if not all(map(_plain, searches)):
+            return False
+        given = [{name: search.base.param_groups[0][name] for name in _OPTIONS} for search in searches]
+        together = any(isinstance(search.keep, int) for search in searches)
+        if given.count(given[0]) < len(given) or (together and len(searches) > 1):
+            return False
+        parameters = [p for search in searches for p in search.masked_parameters.values()]
+        states = [search.state[p] for search in searches for p in search.masked_parameters.values()]
+        scores = [state["score"] for state in states]
+        velocities: list[Tensor] | None = []
+        if given[0]["momentum"] != 0:
+            velocities = _velocities(searches)
+        if velocities is None or not all(
+            _fits(self.operator, state["score"], p.grad) for state, p in zip(states, parameters, strict=True)
+        ):
+            return False
+        # A cut over all tensors needs a kernel that knows of it, as that of rank_into does.
+        if together and not ops.is_native("rank_into", scores[0].device):
+            return False
+        keep = [count for search in searches for count in _counts(search)]
+        weights = [state["weight"] for state in states]
+        grads = [grad for search in searches for grad in search.gradients(search.masked_parameters.values())]
+        try:
+            selected = getattr(ops, self.operator)(
+                parameters,
+                scores,
+                velocities,
+                grads,
+                weights,
+                keep,
+                threshold_hints,
+                **given[0],
+            )
+        except ValueError:
+            for search in () if self.leaves_weights else searches:
+                search.write(search.mask)
+            for search in searches:
+                masks.check_finite(search.scores)
+            raise
+        for state, mask in zip(states, selected, strict=True):
+            state["mask"] = mask
+        for search in searches:
+            if len(search.base.param_groups[0]["params"]) > len(search.masked_parameters):
+                search.base.step()  # norms: the scores have no .grad, so it passes them by
+        return True
 
 
 EDGE_POPUP_SGD = FusedSgd("edge_popup_sgd", leaves_weights=False)
 SIGNED_SUPERMASK_SGD = FusedSgd("signed_supermask_sgd", leaves_weights=True)
-
-
-def sgd_steps(fused: FusedSgd, searches: Sequence[Search], threshold_hints: Tensor) -> bool:
-    """Run the fused step of all searches in one call if they, their base rules and their gradients allow it.
-
-    Args:
-        fused: Which step it is.
-        searches: One or several, of networks on one device; several must have the same options.
-        threshold_hints: Those of all searches, one after another.
-
-    Returns:
-        Whether it ran.
-
-    Raises:
-        NonFiniteScoreError: A score is no longer finite; the models keep their last good weights. (On CUDA
-            `Search.mask` raises it.)
-    """
-    if not all(map(_plain, searches)):
-        return False
-    given = [{name: search.base.param_groups[0][name] for name in _OPTIONS} for search in searches]
-    together = any(isinstance(search.keep, int) for search in searches)
-    if given.count(given[0]) < len(given) or (together and len(searches) > 1):
-        return False
-    parameters = [p for search in searches for p in search.masked_parameters.values()]
-    states = [search.state[p] for search in searches for p in search.masked_parameters.values()]
-    scores = [state["score"] for state in states]
-    velocities: list[Tensor] | None = []
-    if given[0]["momentum"] != 0:
-        velocities = _velocities(searches)
-    if velocities is None or not all(
-        _fits(fused.operator, state["score"], p.grad) for state, p in zip(states, parameters, strict=True)
-    ):
-        return False
-    # A cut over all tensors needs a kernel that knows of it, as that of rank_into does.
-    if together and not ops.is_native("rank_into", scores[0].device):
-        return False
-    keep = [count for search in searches for count in _counts(search)]
-    weights = [state["weight"] for state in states]
-    grads = [grad for search in searches for grad in search.gradients(search.masked_parameters.values())]
-    try:
-        selected = getattr(ops, fused.operator)(
-            parameters,
-            scores,
-            velocities,
-            grads,
-            weights,
-            keep,
-            threshold_hints,
-            **given[0],
-        )
-    except ValueError:
-        for search in () if fused.leaves_weights else searches:
-            search.write(search.mask)
-        for search in searches:
-            masks.check_finite(search.scores)
-        raise
-    for state, mask in zip(states, selected, strict=True):
-        state["mask"] = mask
-    for search in searches:
-        if len(search.base.param_groups[0]["params"]) > len(search.masked_parameters):
-            search.base.step()  # norms: the scores have no .grad, so it passes them by
-    return True
 
 
 def _plain(search: Search) -> bool:
