@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -51,6 +52,49 @@ def test_paths_go_round_in_residual_and_normalized_networks():
     works, paths = anatomy.effective(Residual(), mask, (1, 5, 5))
     assert works["stem.weight"].all() and works["head.weight"].all() and not works["block.weight"].any()
     assert paths > 0
+
+
+class Pooled(nn.Module):
+    """Convolutions behind which a maximum is taken of few pixels, in one of the ways of torch."""
+
+    def __init__(self, pool: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(1, 2, 3, padding=1), nn.Conv2d(2, 3, 3, padding=1)
+        self.head, self.pool = nn.Linear(3, 2), pool
+
+    def forward(self, x):
+        return self.head(self.pool(self.second(self.first(x).relu()).relu()).flatten(1))
+
+
+@pytest.mark.parametrize(
+    "pool",
+    [
+        nn.MaxPool2d(2),
+        lambda x: nn.functional.max_pool2d(x, (2, 2), stride=1),
+        lambda x: torch.max_pool2d(x, 2),
+        nn.AdaptiveMaxPool2d(1),
+        lambda x: x.amax((2, 3)),
+        lambda x: x.flatten(2).max(2).values,
+        lambda x: torch.maximum(x.flatten(2)[..., :2], x.flatten(2)[..., 2:]).max(dim=-1)[0],
+    ],
+)
+@pytest.mark.parametrize("density", [0.3, 1.0])
+def test_a_maximum_has_a_path_for_every_input(pool, density):
+    torch.manual_seed(0)
+    model = Pooled(pool)
+    shapes = {name: tuple(p.shape) for name, p in model.named_parameters() if p.dim() > 1}
+    mask = random_mask(shapes, {name: round(density * math.prod(shape)) for name, shape in shapes.items()}, 1)
+    works, _ = anatomy.effective(model, mask, (1, 2, 2))
+    # What can change the output for some weights and image does so for one of many that are drawn.
+    found = {name: torch.zeros(shape, dtype=torch.bool) for name, shape in shapes.items()}
+    weights = dict(model.named_parameters())
+    for _ in range(150):
+        for name, weight in weights.items():
+            weight.data = torch.rand(weight.shape) * mask.get(name, torch.tensor(0.0))
+        slopes = torch.autograd.grad(model(torch.rand(1, 1, 2, 2)).sum(), [weights[name] for name in shapes])
+        for name, slope in zip(shapes, slopes, strict=True):
+            found[name] |= (slope != 0) & mask[name]
+    assert all(torch.equal(works[name], found[name]) for name in shapes)
 
 
 def test_vanished_units_and_kernels_are_counted():
