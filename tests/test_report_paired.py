@@ -53,6 +53,17 @@ def test_a_search_stands_beside_edge_popup_at_its_density():
     assert iterand.mean == pytest.approx((0.01 - 0.01 + 0.01) / 3)
 
 
+def test_ahead_on_some_seeds_is_ahead_on_one_at_least(monkeypatch):
+    # Twice behind and once level; then level on all, and once ahead.
+    for accuracies, verdict in (
+        ((0.89, 0.91, 0.90), "ahead on no seed"),
+        ((0.90, 0.91, 0.92), "ahead on no seed"),
+        ((0.90, 0.92, 0.92), "ahead on some seeds"),
+    ):
+        monkeypatch.setitem(ACCURACIES, ("biprop", 0.3), accuracies)
+        assert verdicts(document(("edge-popup", "biprop"))) == {"biprop": (0.3, verdict)}
+
+
 def test_few_seeds_give_no_verdict():
     assert verdicts(document(("edge-popup", "biprop"), seeds=2)) == {"biprop": (0.3, "too few seeds to say")}
 

@@ -48,7 +48,7 @@ class Pair:
             return "ahead on every seed"
         if max(self.differences) < 0:
             return "behind on every seed"
-        return "ahead on some seeds"
+        return "ahead on some seeds" if self.ahead else "ahead on no seed"
 
 
 def pairs_of(rows: Sequence[SummaryRow], runs: Sequence[Mapping[str, Any]]) -> list[Pair]:
