@@ -39,6 +39,12 @@ def with_gaps(*gaps: float, steps: float = 1.0) -> dict:
             1,
             "0.2 points below (−1.0 to +0.4 over 3 seeds) after as many steps: these seeds",
         ),
+        ((0.0,), 1, "level with it, on one seed after as many steps; one seed is too few"),
+        (
+            (-0.01, 0.0, 0.01),
+            1,
+            "level with it (−1.0 to +1.0 over 3 seeds) after as many steps: these seeds cannot tell",
+        ),
         ((-0.05,), 1, "5.0 points below, on one seed after as many steps; one seed is too few to say"),
         (
             (-0.05, -0.04),

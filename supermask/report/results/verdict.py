@@ -33,7 +33,7 @@ def verdict(
     if not gaps:
         return ""
     mean = statistics.fmean(gaps)
-    size = f"{percent(abs(mean))} points {'above' if mean > 0 else 'below'}"
+    size = f"{percent(abs(mean))} points {'above' if mean > 0 else 'below'}" if mean else "level with it"
     if len(gaps) == 1:
         size += ", on one seed"
     else:
