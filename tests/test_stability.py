@@ -50,6 +50,16 @@ def test_states_of_different_networks_are_refused():
         line(1)
 
 
+def test_every_copy_makes_a_step_of_its_own():
+    config = StabilityConfig(
+        out="x", seeds=(0,), starts=(0.5, 0.99), densities=(0.5,), orders=2, epochs=0.5, batch_size=256
+    )
+    plan = plan_stability(config, dataset("digits", None, None))
+    assert plan.rows[0].task.steps == 2  # of which 0.99 is rounded to both
+    assert {row.start for row in plan.rows} == {1}
+    assert all(spec.steps >= 1 for spec in plan.graph if spec.kind == "train")
+
+
 def test_copies_share_what_they_share():
     config = StabilityConfig(out="x", seeds=(0, 1), starts=(0.0, 0.5), densities=(0.5,), orders=3, epochs=1)
     plan = plan_stability(config, dataset("digits", None, None))

@@ -66,7 +66,8 @@ def plan_stability(config: StabilityConfig, data: Dataset) -> Plan:
     task = task_of(config, data)
     infos = layers_of(task, data)
     check_weights_left("densities", config.densities, infos)
-    starts = sorted({round(start * task.steps) for start in config.starts})
+    # A step is left to every copy: those that make none are one network, and could not be unstable.
+    starts = sorted({min(round(start * task.steps), task.steps - 1) for start in config.starts})
     graph: list[RunSpec] = []
     rows: list[RunSpec] = []
     for seed in config.seeds:
