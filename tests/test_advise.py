@@ -20,7 +20,9 @@ from supermask.report import write_report
 from supermask.report.advice import Advice, advise
 from supermask.report.advice.advise import SOUND
 from supermask.report.advice.cases import cases_of
+from supermask.report.advice.commands import search_again
 from supermask.report.advice.rules import movement
+from supermask.search import SEARCHES
 
 Change = Callable[[dict[str, Any]], None]
 
@@ -275,6 +277,20 @@ def test_older_results_say_what_is_unknown():
     assert "known" in advice.summary and advice.summary != SOUND
     document["curves"] = []
     assert len(advise(document).unknown) == 3
+
+
+def test_a_chosen_distribution_and_arguments_go_before_the_recipe(monkeypatch):
+    document = healthy(command="compare", method="concrete")
+    case = next(iter(cases_of(document)))
+    assert "--distribution" not in search_again(document, case, "again")  # it is global, as the recipe says
+    document["config"] |= {"distribution": "erk", "search_args": {"slack": "1.5"}}
+    monkeypatch.setattr(
+        SEARCHES["concrete"], "recipe", {**SEARCHES["concrete"].recipe, "method_args": {"temperature": "0.5"}}
+    )
+    line = search_again(document, case, "again").split()
+    assert line[line.index("--distribution") + 1] == "erk"
+    start = line.index("--method-args") + 1
+    assert set(line[start : start + 2]) == {"temperature=0.5", "slack=1.5"}
 
 
 def test_the_page_has_the_box(tmp_path):

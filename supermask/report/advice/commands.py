@@ -67,7 +67,11 @@ def _search_fields(case: Case) -> dict[str, Any]:
     fields = {name: value for name, value in case.config.items() if name not in OF_SEARCHES.values()}
     fields |= {ours: case.config[name] for name, ours in OF_SEARCHES.items() if name in case.config}
     if case.config.get("own_recipes", True):
-        fields |= SEARCHES[method].recipe if method in SEARCHES else {}
+        own = dict(SEARCHES[method].recipe) if method in SEARCHES else {}
+        if case.config.get("distribution", "uniform") != "uniform":
+            own.pop("distribution", None)  # what was chosen went before it, as arguments do
+        arguments = {**own.pop("method_args", {}), **fields.get("method_args", {})}
+        fields |= own | {"method_args": arguments}
     return {**fields, "method": method, "density": case.row["density"], "seed": case.row["seed"]}
 
 
