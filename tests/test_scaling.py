@@ -91,6 +91,37 @@ def test_the_headline_says_crossings_or_the_gap_that_is_left():
     assert "edge-popup at density 0.1 is 20.0 points below the dense network of width 1 at width 2." in text
 
 
+def test_the_headline_says_on_which_side_the_widest_is():
+    accuracies = {"dense": ((0.8, 0.9), (0.8, 0.9)), "edge-popup": ((0.7, 0.89), (0.7, 0.95))}
+    rows = [
+        row(method, width, accuracy, seed)
+        for method, seeds in accuracies.items()
+        for seed, own in enumerate(seeds)
+        for width, accuracy in zip((0.5, 1.0), own, strict=True)
+    ]
+    found = {"schema": "supermask/scaling/1", "rows": rows}
+    found |= {"points": points_of(rows), "crossings": crossings(rows)}
+    # In the mean 0.92 beside 0.9, and seed 0 is not there.
+    expected = "2.0 points above the dense network of width 1 at width 1 (1 of 2 seeds reach it)."
+    assert headline(found) == f"edge-popup at density 0.5 is {expected}"
+
+
+def test_methods_that_do_not_apply_are_named_with_the_widths(tmp_path):
+    config = ScalingConfig(methods=("all",), widths=(0.02, 1.0), **{**SHORT, "densities": (0.1,)})
+    skipped = plan_scaling(config, load_data("digits")).skipped
+    assert skipped["early-bird-channels"] == "it prunes the channels of norms, and the network has none"
+    assert skipped["filters-l1"].startswith("at width 0.02, density 0.1, filters of lenet-300-100: density")
+
+    flags = ["--epochs", "0.1", "--seeds", "0", "--densities", "0.5", "--jobs", "1", "--out", str(tmp_path)]
+    call = ["--data", "digits", "--widths", "0.1", "0.2", "--methods", "dense"]
+    assert main(["scaling", *call, *flags]) == 0
+    document = json.loads((tmp_path / "results.json").read_text())
+    assert "skipped" not in document
+    document["skipped"] = [{"method": "early-bird", "reason": "of a reason"}]
+    page = write_report(document, tmp_path / "again").read_text(encoding="utf-8")
+    assert "Left out is early bird: of a reason." in page.replace("\N{NO-BREAK SPACE}", " ")
+
+
 def test_the_command_makes_points_and_a_page(tmp_path):
     flags = ["--epochs", "1", "--seeds", "0", "--densities", "0.5", "--jobs", "1", "--out", str(tmp_path)]
     assert main(["scaling", "--data", "digits", "--widths", "0.25", "0.5", *flags]) == 0

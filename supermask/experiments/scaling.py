@@ -52,16 +52,34 @@ class ScalingConfig(CompareConfig):
 
 
 def plan_scaling(config: ScalingConfig, data: Dataset) -> Plan:
-    """The runs of a comparison at every width."""
+    """The runs of a comparison at every width; `skipped` says at which a method does not apply."""
     graph: dict[str, RunSpec] = {}
     rows: list[RunSpec] = []
+    reasons: dict[str, dict[str, list[float]]] = {}
     compared = {field.name: getattr(config, field.name) for field in dataclasses.fields(CompareConfig)}
     for width in sorted(config.widths):
         at = CompareConfig(**{**compared, "model_args": {**config.model_args, WIDTH: str(width)}})
         plan = plan_compare(at, data)
         graph |= {spec.id: spec for spec in plan.graph}
         rows += plan.rows
-    return Plan(tuple(graph.values()), tuple(rows))
+        for method, reason in plan.skipped.items():
+            reasons.setdefault(method, {}).setdefault(reason, []).append(width)
+    skipped = {method: _at_widths(found, len(config.widths)) for method, found in reasons.items()}
+    return Plan(tuple(graph.values()), tuple(rows), skipped)
+
+
+def _at_widths(reasons: Mapping[str, Sequence[float]], all_: int) -> str:
+    """Why a method does not apply, with the widths, unless it is so at all of them.
+
+    Args:
+        reasons: Reason → widths.
+        all_: Number of widths.
+    """
+    said = [
+        reason if len(widths) == all_ else f"at width {', '.join(f'{width:g}' for width in widths)}, {reason}"
+        for reason, widths in reasons.items()
+    ]
+    return "; ".join(said)
 
 
 def describe(plan: Plan, store: Store, out: Path) -> dict[str, Any]:
@@ -75,6 +93,7 @@ def describe(plan: Plan, store: Store, out: Path) -> dict[str, Any]:
         "curves": described["curves"],
         "points": points,
         "crossings": crossings(described["rows"]),
+        **({"skipped": described["skipped"]} if "skipped" in described else {}),
     }
 
 
@@ -95,7 +114,7 @@ def points_of(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 def crossings(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Width at which each other method reaches the dense network of the width nearest to 1, seed by seed.
 
-    `widths` has an entry for each seed, None where no width that was run reaches it.
+    `widths` has an entry for each seed, None where the widest that was run does not reach it.
     """
     dense = {(row["seed"], row[WIDTH]): row["test_accuracy"] for row in rows if row["method"] == "dense"}
     if not dense:

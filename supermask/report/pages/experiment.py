@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from supermask.report.figures.drawing import Drawing
+from supermask.report.methods.catalogue import methods_of
 from supermask.report.pages.registry import Rendered
 from supermask.report.pages.template import render_template
 
@@ -46,6 +47,13 @@ class Page:
     title: str
     sections: Sequence[Section]
     notes: Sequence[str] = ()
+
+
+def left_out(document: Mapping[str, Any]) -> list[str]:
+    """A note for each method that was asked for and does not apply to the network."""
+    reasons = {entry["method"]: entry["reason"] for entry in document.get("skipped") or ()}
+    labels = methods_of(reasons)
+    return [f"Left out is {labels[name].label}: {reason}." for name, reason in reasons.items()]
 
 
 @dataclass(frozen=True)

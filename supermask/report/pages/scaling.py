@@ -11,7 +11,7 @@ from supermask.report.figures.drawing import Drawing, Series, mark, render, say
 from supermask.report.figures.style import WIDTH, style
 from supermask.report.formatting import bytes_text, density_text, over_seeds, percent
 from supermask.report.methods.catalogue import methods_of
-from supermask.report.pages.experiment import Experiment, Page, Section, Table
+from supermask.report.pages.experiment import Experiment, Page, Section, Table, left_out
 from supermask.report.pages.registry import register_page
 
 Point = Mapping[str, Any]
@@ -40,6 +40,7 @@ def scaling(document: Mapping[str, Any]) -> Page:
         notes=(
             "Test accuracy, measured once at the end of each run.",
             "A crossing width is read off between the widths that were run, linearly in their logarithm.",
+            *left_out(document),
         ),
         sections=(
             Section("Accuracy and width", figures=(by_width,), tables=(_crossing_table(document),)),
@@ -49,7 +50,7 @@ def scaling(document: Mapping[str, Any]) -> Page:
 
 
 def headline(document: Mapping[str, Any]) -> str:
-    """How wide each strong ticket must be to reach the dense network, or by how much the widest misses it."""
+    """How wide each strong ticket must be to reach the dense network, or how far the widest is from it."""
     sentences = []
     dense = {p["width"]: p["mean"] for p in document["points"] if p["method"] == "dense"}
     for found in document["crossings"]:
@@ -62,9 +63,10 @@ def headline(document: Mapping[str, Any]) -> str:
             continue
         own = {p["width"]: p["mean"] for p in document["points"] if _is(p, found)}
         widest = max(own)
-        gap = percent(dense[found["reference"]] - own[widest])
+        gap = own[widest] - dense[found["reference"]]
+        side = f"{percent(abs(gap))} points {'above' if gap > 0 else 'below'}"
         reached = f" ({len(widths)} of {len(found['widths'])} seeds reach it)" if widths else ""
-        sentences.append(f"{name} is {gap} points below {reference} at width {widest:g}{reached}.")
+        sentences.append(f"{name} is {side} {reference} at width {widest:g}{reached}.")
     return " ".join(sentences) or "No method was set against a dense network."
 
 
@@ -142,7 +144,7 @@ def _crossing_table(document: Mapping[str, Any]) -> Table:
         widths = ["–" if width is None else f"{width:.3g}" for width in found["widths"]]
         rows.append([label, density_text(found["density"]), f"{found['reference']:g}", ", ".join(widths)])
     return Table(
-        "Width at which a method reaches the dense network, for each seed; – where none that was run does.",
+        "Width at which a method reaches the dense network, for each seed; – where the widest does not.",
         ["Method", "Density", "Dense width", "Crossing width"],
         rows,
     )
