@@ -13,7 +13,7 @@ from torch import nn
 from supermask.analysis import masks as anatomy
 from supermask.cli import main
 from supermask.masks import random_mask
-from supermask.report import headline
+from supermask.report import headline, write_report
 
 
 def test_paths_are_counted_and_dead_weights_found():
@@ -142,6 +142,21 @@ def test_the_command_looks_at_every_mask(tmp_path):
     page = (tmp_path / "report.html").read_text().replace("\N{NO-BREAK SPACE}", " ")
     assert headline(document).replace(">", "&gt;") in page
     assert main([*call[:1], "--methods", "dense", *flags, "--out", str(tmp_path / "dense")]) == 2
+
+
+def test_masks_of_norms_alone_have_a_page(tmp_path):
+    nothing = {"layers": [], "overlaps": [], "distances": []}
+    document = {
+        "schema": "supermask/anatomy/1",
+        "config": {"model": "resnet-20", "data": "digits"},
+        **nothing,
+    }
+    document["skipped"] = [{"method": "grasp", "reason": "of a reason"}]
+    page = write_report(document, tmp_path).read_text(encoding="utf-8").replace("\N{NO-BREAK SPACE}", " ")
+    assert (
+        headline(document).startswith("None of these methods has a mask") and headline(document)[:40] in page
+    )
+    assert "Left out is GraSP: of a reason." in page and "Density by layer" not in page
 
 
 def test_masks_of_norms_are_left_out_and_those_beside_tickets_are_not(tmp_path):

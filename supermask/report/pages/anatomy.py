@@ -11,7 +11,7 @@ from supermask.report.figures.drawing import Drawing, Series, mark, render, say
 from supermask.report.figures.style import WIDTH, density_colours, style
 from supermask.report.formatting import density_text, percent
 from supermask.report.methods.catalogue import methods_of
-from supermask.report.pages.experiment import Experiment, Page, Section, Table
+from supermask.report.pages.experiment import Experiment, Page, Section, Table, left_out
 from supermask.report.pages.registry import register_page
 
 Entry = Mapping[str, Any]
@@ -21,19 +21,21 @@ def anatomy(document: Mapping[str, Any]) -> Page:
     """Figures and tables of every finding."""
     layers, distances = document["layers"], document["distances"]
     with style():
-        by_layer = _draw_layers(layers)
+        by_layer = _draw_layers(layers) if layers else None
         moved = _draw_distances(distances) if distances else None
-    sections = [
-        Section("Density by layer", figures=(by_layer,), tables=(_layer_table(layers),)),
-        Section("Overlap of masks", text=(_OVERLAP,), tables=(_overlap_table(document["overlaps"]),)),
-    ]
+    sections = []
+    if by_layer is not None:
+        sections += [
+            Section("Density by layer", figures=(by_layer,), tables=(_layer_table(layers),)),
+            Section("Overlap of masks", text=(_OVERLAP,), tables=(_overlap_table(document["overlaps"]),)),
+        ]
     if moved is not None:
         sections.append(Section("How far a mask moves", figures=(moved,)))
     config = document["config"]
     return Page(
         title=f"Anatomy of masks of {config['model']} on {config['data']}",
         sections=sections,
-        notes=("Means over seeds.",),
+        notes=("Means over seeds.", *left_out(document)),
     )
 
 
@@ -45,6 +47,8 @@ _OVERLAP = (
 
 def headline(document: Mapping[str, Any]) -> str:
     """How much two seeds of one method agree, what part of the kept weights does nothing, and dead units."""
+    if not document["layers"]:
+        return "None of these methods has a mask of a layer's weights; those of norms are not looked at."
     across = [e for e in document["overlaps"] if e["first"] == e["second"] and not e["same_seed"]]
     sentences = []
     if across:
