@@ -12,7 +12,10 @@ from supermask.experiments import EXPERIMENTS, SearchConfig
 from supermask.experiments.config import ConfigError
 from supermask.experiments.lr_sweep import trials_of
 from supermask.experiments.search import plan_search
+from supermask.experiments.searches import search_of
+from supermask.models import create_model
 from supermask.tickets.ticket import Ticket
+from supermask.weights.init import randomize_
 
 CALL = ["search", "--epochs", "5", "--lr-sweep", "1e-6", "0.1", "1e20", "--threads", "1", "--jobs", "1"]
 
@@ -75,6 +78,28 @@ def test_schedules_are_pressed_into_the_share():
     task = trials[0].task
     assert (spec.task.steps, task.steps, task.warmup_steps, task.milestones) == (100, 10, 2, (5, 8))
     assert [trial.rule.lr for trial in trials] == [0.1, 1.0] and len({trial.id for trial in trials}) == 2
+
+
+@pytest.mark.parametrize(
+    ("method", "given", "pressed"),
+    [
+        ("edge-popup", {"density_schedule": "cubic", "schedule_steps": 60}, {"schedule_steps": 15}),
+        ("iterand", {"period": 10}, {"period": 2}),  # steps; of 2.5 the even one
+        ("gem-miner", {"period": 2.0, "penalty": 0.5}, {"period": 0.5}),  # epochs
+        ("iterand", {"period": 1, "rate": 0.2}, {"period": 1}),
+    ],
+)
+def test_periods_of_a_method_are_pressed_into_the_share(method, given, pressed):
+    arguments = {name: str(value) for name, value in given.items()}
+    config = SearchConfig(method=method, method_args=arguments, epochs=10.0, lr=0.1)
+    (spec,) = plan_search(config, load_data("digits")).graph
+    (trial,) = trials_of(spec, (0.1,), 0.25).graph
+    assert spec.mask.options == given and trial.mask.options == given | pressed
+    model = randomize_(create_model("lenet-300-100", in_channels=1, image_size=8))
+    search = search_of(model, method, trial.rule, trial.mask, seed=0)
+    search.plan(
+        trial.task.steps, trial.task.steps_per_epoch
+    )  # which a period of the long search would refuse
 
 
 @pytest.mark.parametrize(

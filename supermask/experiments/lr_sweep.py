@@ -12,6 +12,7 @@ from supermask.experiments.errors import ConfigError
 from supermask.experiments.execution.store import Store
 from supermask.experiments.plan import Plan
 from supermask.experiments.spec import RunSpec, Task
+from supermask.search import SEARCHES
 
 KEY = "lr_sweep"
 """Where results and tickets record it."""
@@ -51,11 +52,21 @@ def trials_of(spec: RunSpec, rates: Sequence[float], share: float) -> Plan:
             spec,
             kind="trial",
             task=_shortened(spec.task, share),
+            mask=dataclasses.replace(spec.mask, options=_pressed(spec.mask.options, spec.method, share)),
             rule=dataclasses.replace(spec.rule, lr=rate),
         )
         for rate in rates
     )
     return Plan(trials, trials)
+
+
+def _pressed(options: Mapping[str, Any], method: str, share: float) -> dict[str, Any]:
+    """Arguments of a search, of which those that are lengths fit into a share of it."""
+    search, pressed = SEARCHES[method], dict(options)
+    for name in options.keys() & {*search.in_steps, *search.in_epochs}:
+        length = share * options[name]
+        pressed[name] = max(1, round(length)) if name in search.in_steps else length
+    return pressed
 
 
 def _shortened(task: Task, share: float) -> Task:

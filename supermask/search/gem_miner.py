@@ -66,6 +66,7 @@ class GemMiner(Search):
 
     exact_density = False
     accepts_score_init = False
+    in_epochs = ("period",)
     # The authors' SGD with lr 0.1 takes 150 epochs to move scores across (0, 1); this takes a few.
     recipe: ClassVar[Mapping[str, Any]] = {"lr": 0.03, "optimizer": "adam", "weight_decay": 0.0}
 

@@ -52,6 +52,7 @@ class IteRand(EdgePopup, fused=EDGE_POPUP_SGD):
     """
 
     redraws_weights = True
+    in_steps = (*EdgePopup.in_steps, "period")
 
     def __init__(
         self,

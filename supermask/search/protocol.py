@@ -74,6 +74,9 @@ class Algorithm(ABC):
     have changed any part of the step."""
     fused: FusedStep | None = None
     """What makes the whole step in one pass. Said in the class line and not inherited, likewise."""
+    in_steps: ClassVar[tuple[str, ...]] = ("schedule_steps",)
+    in_epochs: ClassVar[tuple[str, ...]] = ()
+    """Arguments that are lengths, in steps or in epochs: a short trial takes a share of them."""
     recipe: ClassVar[Mapping[str, Any]] = {}
     """Fields of `SearchConfig` for which the method does better with other values than the defaults."""
 
