@@ -97,3 +97,11 @@ def test_a_page_shows_what_methods_cost_where_they_cost_unequally(tmp_path):
     assert not has_unequal_costs(Results(equal))
     write_report(equal, tmp_path)
     assert not (tmp_path / "training-cost.png").exists()
+
+
+def test_losses_that_are_zero_have_a_curve_all_the_same(tmp_path):
+    document = make_document(methods=("dense",), validation=False)
+    for curve in document["curves"]:  # as of a data set with one class
+        for point in curve["points"]:
+            point["train_loss"] = 0.0
+    assert "training loss" in write_report(document, tmp_path).read_text(encoding="utf-8")

@@ -191,7 +191,8 @@ def _scale(panels: Sequence[Axes], curves: Sequence[Curve], scale: float, loss: 
         axes.xaxis.set_major_locator(MaxNLocator(3, integer=True))
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
     if loss:
-        panels[0].set_yscale("log")
+        if any(value > 0 for curve in curves for value in curve.mean):  # of one class it is 0 from the start
+            panels[0].set_yscale("log")
         panels[0].yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         panels[0].yaxis.set_minor_formatter(FuncFormatter(lambda value, _: ""))
         return
