@@ -143,6 +143,14 @@ FINDINGS: dict[str, tuple[Change, str, str, tuple[str, Any]]] = {
 }
 
 
+@pytest.mark.parametrize(("size", "found"), [(150_000, False), (16 * 110_000, True)])
+def test_a_bit_for_each_of_sixteen_weights_is_no_stored_weight(size, found):
+    document = healthy()  # of 200,000 bytes, which count the sums
+    document["config"]["model_args"] = {"parallel_weights": "16"}
+    document["rows"][0]["ticket_bytes"] = size
+    assert ("weights not from a seed" in [f.kind for f in advise(document).findings]) == found
+
+
 def test_a_mask_that_keeps_everything_does_not_stand_still():
     """A slot machine chooses among values and prunes nothing."""
     document = healthy(command="search")

@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from supermask.models.parallel import OPTION as PARALLEL
 from supermask.report.advice.cases import Case
 from supermask.report.advice.commands import at_rates, is_relative, search_again, train_again
 from supermask.report.advice.finding import Finding
@@ -198,7 +199,7 @@ def scale_of_weights(document: Mapping[str, Any], case: Case) -> Iterator[Findin
             search_again(document, case, "rescale", rescale=True),
         )
     size, dense = case.row.get("ticket_bytes"), case.row.get("dense_bytes")
-    if case.is_search and size and dense and size > STORED * dense:
+    if case.is_search and size and dense and size > STORED * dense * _per_connection(case):
         yield Finding(
             "weights not from a seed",
             size / dense / STORED,
@@ -290,6 +291,12 @@ def _rate_of(case: Case) -> float:
 def _can_rescale(case: Case) -> bool:
     search = SEARCHES.get(case.method.name)
     return search is not None and search.rescale_density(0.5) is not None
+
+
+def _per_connection(case: Case) -> int:
+    """Weights of a connection, of which a ticket has a bit each; the dense weights count their sum."""
+    count = str((case.config.get("model_args") or {}).get(PARALLEL, 1))
+    return int(count) if count.isdecimal() else 1
 
 
 def _share(value: float) -> str:
