@@ -27,7 +27,8 @@ os.environ["SUPERMASK_CACHE"] = _caches
 os.environ["OMP_NUM_THREADS"] = "1"
 
 
-KERNELS = {"codes", "init", "native", "ops", "packed", "packed_conv", "packed_int8", "packed_placement"}
+KERNELS = {"codes", "init", "native", "ops", "packed", "packed_conv", "packed_int8", "packed_layers"}
+KERNELS |= {"packed_placement"}
 """Tests of the compiled kernels, which `make test` runs for every instruction set."""
 TRAINING = {
     "compatibility",

@@ -294,10 +294,10 @@ def packed_linear(
     x has any leading dimensions; the result has its type, and sums are in float32.
     """
     call = getattr(torch.ops.supermask, operator).default
-    if torch.compiler.is_compiling() or (torch.is_grad_enabled() and x.requires_grad):
+    differentiates = x.requires_grad or (bias is not None and bias.requires_grad)
+    if torch.compiler.is_compiling() or (torch.is_grad_enabled() and differentiates):
         return call(x, *layout, outputs, scale, bias)
-    # Gradients of operators are registered in Python, and asking for none that way costs as much as a small
-    # layer takes in all.
+    # Gradients of operators are registered in Python: asking for none that way takes a small layer's time.
     with torch._C._AutoDispatchBelowAutograd():
         return call(x, *layout, outputs, scale, bias)
 

@@ -138,7 +138,7 @@ class _PackedConv(Placed):
             padding = margins[::2]
         else:
             x, padding = F.pad(x, _for_pad(margins)), (0,) * self.dimensions
-        bias = self._buffers["bias"]
+        bias = self.bias
         if bias is not None and bias.dtype != x.dtype:
             bias = bias.to(x.dtype)
         convolve = F.conv1d if self.dimensions == 1 else F.conv2d

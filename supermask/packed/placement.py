@@ -50,7 +50,7 @@ class Placed(nn.Module):
     @property
     def nbytes(self) -> int:
         """Bytes of what the layer holds, weights and bias, as it lies on its device."""
-        return sum(buffer.nbytes for buffer in self.buffers())
+        return sum(tensor.nbytes for tensor in (*self.buffers(), *self.parameters()))
 
     def held(self) -> str:
         """What `repr` says of the weights."""
