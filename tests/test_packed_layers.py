@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from supermask.packed import PackedConv1d, PackedConv2d, PackedLinear, placement
+from supermask.packed import PackedConv1d, PackedConv2d, PackedLinear, linear, placement
 
 
 def draw(*shape: int, density: float = 0.3, seed: int = 0) -> Tensor:
@@ -117,3 +117,112 @@ def test_a_bias_that_is_a_parameter_trains_without_a_gradient_of_the_input(name,
     assert torch.equal(layer.bias.grad.double(), expected.grad)
     with torch.no_grad():
         assert not layer(x).requires_grad
+
+
+# --- states ------------------------------------------------------------------------------------------
+
+MISFITS = {
+    "parts of the layout are missing": (
+        lambda state, layout: [state.pop(name) for name in {layout[0], layout[-1]}],
+        "{last} is not in the state",
+    ),
+    "the bias is missing": (lambda state, layout: state.pop("bias"), "bias is not in the state"),
+    "the bias has another size": (
+        lambda state, layout: state.update(bias=torch.zeros(139)),
+        "bias has the shape (139,), not (140,)",
+    ),
+    "the layout has more dimensions": (
+        lambda state, layout: state.update({name: state[name].unsqueeze(0) for name in layout}),
+        "{last} has the shape (1, ",
+    ),
+    "the bias is no tensor": (
+        lambda state, layout: state.update(bias=[1.0] * 140),
+        "bias is a list, not a tensor",
+    ),
+    "something else is there": (
+        lambda state, layout: state.update(other=torch.zeros(3)),
+        "other is in the state alone",
+    ),
+}
+"""Name → what makes a state not fit, given a layer's layout, and what is said of it."""
+
+
+def check_refused(layer: nn.Module, state: dict[str, object], said: str) -> None:
+    """The error says so, alone and in a network, strict or not, and the layer stays what it was."""
+    before = {name: tensor.clone() for name, tensor in layer.state_dict().items()}
+    x = input_of(layer, 3)
+    result = layer(x)
+    within = {f"0.{name}": value for name, value in state.items()}
+    for strict in (True, False):
+        for target, given, where in ((layer, state, ""), (nn.Sequential(layer), within, "0.")):
+            with pytest.raises(RuntimeError, match=r"loaded whole or not at all, but .*Remedy: ") as error:
+                target.load_state_dict(given, strict=strict)
+            assert where + said in str(error.value)
+    after = layer.state_dict()
+    assert after.keys() == before.keys()
+    assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
+    assert torch.equal(layer(x), result)
+
+
+@pytest.mark.parametrize("on_gpu", [False, True])
+@pytest.mark.parametrize("misfit", MISFITS)
+@pytest.mark.parametrize("name", LAYERS)
+def test_a_state_that_does_not_fit_changes_nothing(name, misfit, on_gpu, place):
+    layer, other = LAYERS[name](bias_of()), LAYERS[name](bias_of(3))
+    for one in (layer, other):
+        place(one, on_gpu)
+    changed = {key: tensor.flip(0) for key, tensor in other.state_dict().items()}
+    change, said = MISFITS[misfit]
+    change(changed, layer.layout)
+    check_refused(layer, changed, said.format(last=layer.layout[-1]))
+
+
+OTHER_NUMBERS = {
+    "values": PackedLinear(halves(140, 300, density=0.4), None, bias_of(3)),
+    "places": PackedLinear(halves(140, 300, density=0.09), None, bias_of(3)),
+    "conv": PackedConv2d(draw(140, 8, 3, 3, density=0.2), 0.5, bias_of(3), padding=1),
+    "conv of values": PackedConv2d(halves(140, 8, 3, 3, density=0.2), None, bias_of(3), stride=2),
+    "conv of signals": PackedConv1d(draw(140, 8, 3, density=0.2), 0.5, bias_of(3), padding=2),
+}
+
+
+@pytest.mark.parametrize("name", OTHER_NUMBERS)
+def test_a_state_of_another_number_of_weights_changes_nothing(name):
+    state = OTHER_NUMBERS[name].state_dict()
+    last = list(state)[-1 if "bias" not in list(state)[-1] else -2]
+    check_refused(LAYERS[name](bias_of()), state, f"{last} has the shape ({len(state[last])},), not (")
+
+
+@pytest.mark.parametrize("name", ["triples", "pairs", "int8"])
+def test_a_state_of_another_number_of_signs_loads(name):
+    other = draw(140, 300, density=0.25 if name == "pairs" else 0.7, seed=3)
+    state = PackedLinear(other, 0.5, bias_of(3), "int8" if name == "int8" else None).state_dict()
+    layer = LAYERS[name](bias_of())
+    layer.load_state_dict(state)
+    assert torch.equal(layer.unpacked(), other)
+    for batch in BATCHES:
+        x = input_of(layer, batch)
+        assert torch.equal(layer(x).double(), F.linear(x.double(), other.double() * 0.5, bias_of(3).double()))
+
+
+@pytest.mark.parametrize("name", ["triples", "pairs", "values", "places", "int8"])
+@pytest.mark.parametrize("shape", [(141, 300), (140, 700), (140, 150)])
+@pytest.mark.parametrize("instructions", ["avx512", "avx2", "baseline"])
+def test_a_state_of_another_size_and_machine_changes_nothing(name, shape, instructions, monkeypatch):
+    layer = LAYERS[name](bias_of())
+    monkeypatch.setattr(linear.ops, "instruction_set", lambda: instructions)
+    weights = halves(*shape, density=0.35) if name in ("values", "places") else draw(*shape)
+    scale = None if name in ("values", "places") else 0.5
+    other = PackedLinear(weights, scale, torch.ones(shape[0]), layer.activations)
+    state = other.state_dict()
+    monkeypatch.undo()
+    check_refused(layer, state, "")
+
+
+def test_a_state_without_the_layer_leaves_it_and_loads_the_rest():
+    network = nn.Sequential(LAYERS["places"](bias_of()), nn.Linear(140, 2))
+    x, weight = input_of(network[0], 3), torch.ones(2, 140)
+    before = network[0](x)
+    found = network.load_state_dict({"1.weight": weight}, strict=False)
+    assert found.missing_keys == [f"0.{name}" for name in network[0].state_dict()] + ["1.bias"]
+    assert torch.equal(network[0](x), before) and torch.equal(network[1].weight, weight)

@@ -95,6 +95,7 @@ class PackedLinear(Placed):
     """
 
     bias: Tensor | None
+    of_any_length = ("entries",)  # of pairs: masks make more or fewer of them
 
     def __init__(
         self,
@@ -275,29 +276,25 @@ class PackedLinear(Placed):
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
         if not self.on_gpu:
             self._adopt_layout(state_dict, prefix)
-            self._make_room(state_dict.get(prefix + "entries"))
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
     def _adopt_layout(self, state_dict: dict[str, Any], prefix: str) -> None:
         """Lay out anew what `state_dict` holds in the layout that serves on another CPU."""
         names = dict.fromkeys(name for buffers in LAYOUTS.values() for name in buffers)
-        held = {name: state_dict[prefix + name] for name in names if prefix + name in state_dict}
+        held = {name: given for name in names if isinstance(given := state_dict.get(prefix + name), Tensor)}
         known = [operator for operator, buffers in LAYOUTS.items() if held.keys() >= set(buffers)]
         if held.keys() == set(self.layout) or not known:
             return
         buffers = [held[name] for name in LAYOUTS[known[0]]]
-        weights = layouts.LINEAR_LAYOUTS[known[0]](*buffers, self.out_features, self.in_features)
+        try:
+            weights = layouts.LINEAR_LAYOUTS[known[0]](*buffers, self.out_features, self.in_features)
+        except (IndexError, RuntimeError):  # of another size: refused with all that does not fit
+            return
         if self.signed != (weights.dtype == torch.int8):
             return
         for name in held:
             del state_dict[prefix + name]
         state_dict.update({prefix + name: buffer for name, buffer in self.packed_for_cpu(weights).items()})
-
-    def _make_room(self, entries: Tensor | None) -> None:
-        """Hold as many entries as are to be loaded: masks make more or fewer of their pairs."""
-        own = self._buffers.get("entries")
-        if own is not None and entries is not None and entries.dim() == 1 and len(entries) != len(own):
-            self._buffers["entries"] = own.new_empty(len(entries))
 
     def extra_repr(self) -> str:
         return f"{self.in_features}, {self.out_features}, bias={self.bias is not None}, {self.held()}"

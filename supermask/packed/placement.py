@@ -37,10 +37,13 @@ def check_weights(weights: Tensor, dimensions: int, signs: bool) -> None:
 class Placed(nn.Module):
     """A packed layer of which some buffers, `layout`, hold the weights.
 
-    A state dict has the layout of the device that it was taken on, and loads into a layer on such a one.
+    A state dict has the layout of the device that it was taken on, and loads into a layer on such a one: all
+    of it or, with the error that `load_state_dict` raises, strict or not, nothing.
     """
 
     layout: tuple[str, ...] = ()
+    of_any_length: tuple[str, ...] = ()
+    """Those of the layout of which a state may hold more or less."""
     on_gpu = False
     signed: bool
     """Whether all weights are of one magnitude, so that signs are held and no values."""
@@ -96,6 +99,40 @@ class Placed(nn.Module):
             self.lay_out(self.unpacked(), on_gpu=False)
         return self
 
-    def _load_from_state_dict(self, *arguments: Any) -> None:
-        super()._load_from_state_dict(*arguments)
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Any], prefix: str, metadata: Any, strict: bool, *said: list[str]
+    ) -> None:
+        misfits = self._misfits(state_dict, prefix)
+        if misfits:
+            layer = prefix.removesuffix(".") or type(self).__name__
+            said[-1].append(
+                f"{layer} is loaded whole or not at all, but "
+                f"{', '.join(misfits)}. Remedy: load it into a network packed with that state's ticket."
+            )
+            return
+        for name in self.of_any_length:
+            own, given = self._buffers.get(name), state_dict.get(prefix + name)
+            if own is not None and given is not None and len(given) != len(own):
+                self._buffers[name] = own.new_empty(len(given))
+        super()._load_from_state_dict(state_dict, prefix, metadata, strict, *said)
         self.forget()
+
+    def _misfits(self, state_dict: dict[str, Any], prefix: str) -> list[str]:
+        """What keeps that part of `state_dict` which is this layer's from being loaded, if there is any."""
+        own: dict[str, Any] = {}
+        self._save_to_state_dict(own, prefix, keep_vars=True)
+        given = {key: state_dict[key] for key in state_dict if key.startswith(prefix)}
+        given = {key: value for key, value in given.items() if "." not in key.removeprefix(prefix)}
+        if not given:
+            return []
+        found = [f"{key} is not in the state" for key in own.keys() - given.keys()]
+        found += [f"{key} is in the state alone" for key in given.keys() - own.keys()]
+        for key in own.keys() & given.keys():
+            value, shape = given[key], tuple(own[key].shape)
+            if not torch.overrides.is_tensor_like(value):
+                found.append(f"{key} is a {type(value).__name__}, not a tensor")
+            elif value.shape != shape and not (
+                key.removeprefix(prefix) in self.of_any_length and value.dim() == len(shape) == 1
+            ):
+                found.append(f"{key} has the shape {tuple(value.shape)}, not {shape}")
+        return sorted(found)
