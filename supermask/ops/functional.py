@@ -3,8 +3,8 @@
 They check their arguments, so that every backend refuses the same ones with the same words.
 """
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -197,84 +197,72 @@ def write_masked(out: Sequence[Tensor], weights: Sequence[Tensor], masks: Sequen
     torch.autograd.graph.increment_version(out)
 
 
-def edge_popup_sgd(
-    out: Sequence[Tensor],
-    scores: Sequence[Tensor],
-    velocities: Sequence[Tensor],
-    grads: Sequence[Tensor],
-    weights: Sequence[Tensor],
-    keep: Sequence[int],
-    cuts: Tensor,
-    **rule: Any,
-) -> list[Tensor]:
-    """A whole step of edge-popup with `torch.optim.SGD` in one pass, bit for bit what the parts leave.
+@dataclass(frozen=True)
+class _SgdStep:
+    """A search's whole step with `torch.optim.SGD` in one pass, bit for bit what the parts leave."""
 
-    Straight-through gradients move `scores` and, with momentum, `velocities` (SGD's momentum buffers); the
-    `keep[i]` largest |scores[i]| are selected, or the `keep[0]` largest of all, with the largest of every
-    tensor among them, if it is the only count; and W ⊙ M is written into `out`. `rule` has SGD's `lr`,
-    `momentum`, `dampening`, `weight_decay` and `nesterov`; a tensor `lr`, of one float on the scores' device,
-    is read there when the step runs: a CUDA graph that holds the step follows it.
+    operator: str
 
-    Returns:
-        The masks.
+    def __call__(
+        self,
+        out: Sequence[Tensor],
+        scores: Sequence[Tensor],
+        velocities: Sequence[Tensor],
+        grads: Sequence[Tensor],
+        weights: Sequence[Tensor],
+        keep: Sequence[int],
+        cuts: Tensor,
+        *,
+        lr: float | Tensor,
+        momentum: float = 0.0,
+        dampening: float = 0.0,
+        weight_decay: float = 0.0,
+        nesterov: bool = False,
+    ) -> list[Tensor]:
+        """Move the scores by SGD, select, and write the masked weights.
 
-    Raises:
-        ValueError: A score is no longer finite. `scores` have moved then, and `out` holds anything. Compiled
-            CUDA kernels write exact masks instead, and leave the error to `not_finite`.
-    """
-    state = (out, scores, velocities, grads, weights)
-    return _sgd_step(torch.ops.supermask.edge_popup_sgd, *state, keep, cuts, **rule)
+        Gradients of the scores move `scores` and, with momentum, `velocities` (SGD's momentum buffers); the
+        `keep[i]` largest |scores[i]| are selected, or the `keep[0]` largest of all, with the largest of every
+        tensor among them, if it is the only count; and the weights under the masks are written into `out`.
+        The rest are SGD's; a tensor `lr`, of one float on the scores' device, is read there when the step
+        runs: a CUDA graph that holds the step follows it.
+
+        Returns:
+            The masks.
+
+        Raises:
+            ValueError: A score is no longer finite. `scores` have moved then. Compiled CUDA kernels write
+                exact masks instead, and leave the error to `not_finite`.
+        """
+        if len(keep) == 1:
+            _check_count(sum(score.numel() for score in scores), keep[0])
+            _check_floor(scores, keep[0])
+        else:
+            _check_counts(scores, keep)
+        masks = empty_masks(scores)
+        number, rate = _number_or_tensor(lr)
+        options = (number, momentum, dampening, weight_decay, nesterov, rate)
+        operator = getattr(torch.ops.supermask, self.operator)
+        try:
+            operator(out, masks, scores, velocities, grads, weights, keep, cuts, *options)
+        except RuntimeError as error:
+            raise _as_value_error(error) from None
+        finally:
+            torch.autograd.graph.increment_version(out)
+        return masks
 
 
-def signed_supermask_sgd(
-    out: Sequence[Tensor],
-    scores: Sequence[Tensor],
-    velocities: Sequence[Tensor],
-    grads: Sequence[Tensor],
-    weights: Sequence[Tensor],
-    keep: Sequence[int],
-    cuts: Tensor,
-    **rule: Any,
-) -> list[Tensor]:
-    """`edge_popup_sgd` of signed supermasks: dL/ds = W · dL/dW_eff, and `out` gets sign(s) ⊙ W ⊙ M.
+edge_popup_sgd = _SgdStep("edge_popup_sgd")
+"""The step of edge-popup: straight-through gradients, and W ⊙ M in `out`.
 
-    The sign of a score that is 0 is +1. Where a score is not finite, `out` is left as it was.
-    """
-    state = (out, scores, velocities, grads, weights)
-    return _sgd_step(torch.ops.supermask.signed_supermask_sgd, *state, keep, cuts, **rule)
+Where a score is not finite, `out` holds anything.
+"""
 
+signed_supermask_sgd = _SgdStep("signed_supermask_sgd")
+"""The step of signed supermasks: dL/ds = W · dL/dW_eff, and sign(s) ⊙ W ⊙ M in `out`.
 
-def _sgd_step(
-    operator: Callable[..., None],
-    out: Sequence[Tensor],
-    scores: Sequence[Tensor],
-    velocities: Sequence[Tensor],
-    grads: Sequence[Tensor],
-    weights: Sequence[Tensor],
-    keep: Sequence[int],
-    cuts: Tensor,
-    *,
-    lr: float | Tensor,
-    momentum: float = 0.0,
-    dampening: float = 0.0,
-    weight_decay: float = 0.0,
-    nesterov: bool = False,
-) -> list[Tensor]:
-    if len(keep) == 1:
-        _check_count(sum(score.numel() for score in scores), keep[0])
-        _check_floor(scores, keep[0])
-    else:
-        _check_counts(scores, keep)
-    masks = empty_masks(scores)
-    number, rate = _number_or_tensor(lr)
-    options = (number, momentum, dampening, weight_decay, nesterov, rate)
-    try:
-        operator(out, masks, scores, velocities, grads, weights, keep, cuts, *options)
-    except RuntimeError as error:
-        raise _as_value_error(error) from None
-    finally:
-        torch.autograd.graph.increment_version(out)
-    return masks
+The sign of a score that is 0 is +1. Where a score is not finite, `out` is left as it was.
+"""
 
 
 def _number_or_tensor(lr: float | Tensor) -> tuple[float, Tensor | None]:
