@@ -10,7 +10,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from supermask import ops
+from supermask.export import ExportError, write_onnx, write_program
 from supermask.packed import PackedConv1d, PackedConv2d, PackedLinear, linear, placement
+
+needs_native = pytest.mark.skipif(
+    not ops.is_native("linear_from_triples", torch.device("cpu")),
+    reason="no compiled library; `make setup` builds it",
+)
 
 
 def draw(*shape: int, density: float = 0.3, seed: int = 0) -> Tensor:
@@ -226,3 +233,93 @@ def test_a_state_without_the_layer_leaves_it_and_loads_the_rest():
     found = network.load_state_dict({"1.weight": weight}, strict=False)
     assert found.missing_keys == [f"0.{name}" for name in network[0].state_dict()] + ["1.bias"]
     assert torch.equal(network[0](x), before) and torch.equal(network[1].weight, weight)
+
+
+# --- compiled, exported and differentiated -----------------------------------------------------------
+
+SERVED = {
+    "triples": "linear_from_triples",
+    "pairs": "linear_from_pairs",
+    "values": "linear_from_values",
+    "places": "linear_from_places",
+    "int8": "linear_int8",
+}
+"""Name of a linear layer → the operator that serves some of its batches where vectors do."""
+
+
+@needs_native
+@pytest.mark.parametrize("name", SERVED)
+def test_these_sizes_take_the_layouts_that_they_are_named_after(name):
+    layer = LAYERS[name](None)
+    kernels = {layer.kernel(input_of(layer, batch)) for batch in BATCHES}
+    assert SERVED[name] in kernels or ops.instruction_set() == "baseline"
+
+
+@needs_native
+@pytest.mark.parametrize("trains", [False, True])
+@pytest.mark.parametrize("name", ["pairs", "places", "int8"])  # the others are in test_packed*.py
+def test_layers_compile_whole(name, trains):
+    torch.compiler.reset()  # what other tests compiled counts towards the limit of recompilations
+    layer = LAYERS[name](bias_of())
+    if trains:
+        layer.bias = nn.Parameter(bias_of())
+    compiled = torch.compile(nn.Sequential(layer, nn.ReLU()), fullgraph=True, backend="aot_eager")
+    for batch in (1, 40):
+        x = input_of(layer, batch)
+        assert torch.equal(compiled(x).double(), dense(layer, x, bias_of()).relu())
+        gradients = gradients_of(compiled, layer, x)
+        assert all(map(torch.equal, gradients, gradients_of(lambda x: layer(x).relu(), layer, x)))
+
+
+def gradients_of(call, layer: nn.Module, x: Tensor) -> tuple[Tensor, ...]:
+    """Those of a sum of outputs, to the input and to a bias that trains."""
+    x = x.clone().requires_grad_()
+    return torch.autograd.grad(call(x).sum(), (x, layer.bias) if layer.bias.requires_grad else (x,))
+
+
+@needs_native
+@pytest.mark.parametrize("trains", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("batch", [0, *BATCHES])
+@pytest.mark.parametrize("name", LAYERS)
+def test_gradients_are_those_of_the_dense_layer(name, batch, dtype, trains):
+    layer = LAYERS[name](bias_of())
+    if trains:
+        layer.bias = nn.Parameter(bias_of())
+    x = input_of(layer, batch).to(dtype).requires_grad_()
+    layer(x).backward(factor := torch.randint(-3, 4, layer(x).shape).to(dtype))
+    double, bias = x.detach().double().requires_grad_(), bias_of().double().requires_grad_()
+    dense(layer, double, bias).backward(factor.double())
+    rounds = {"rtol": 0.02, "atol": 0.02 * float(double.grad.abs().max()) if batch else 0.0}
+    close = torch.equal if dtype == torch.float32 else lambda a, b: torch.allclose(a, b, **rounds)
+    assert close(x.grad.double(), double.grad) and x.grad.dtype == dtype
+    if trains:
+        assert close(layer.bias.grad.double(), bias.grad) and layer.bias.grad.dtype == torch.float32
+
+
+@needs_native
+@pytest.mark.parametrize("trains", [False, True])
+@pytest.mark.parametrize("name", LAYERS)
+def test_layers_export_with_a_batch_of_any_size(name, trains, tmp_path):
+    layer = LAYERS[name](bias_of()).eval()
+    if trains:
+        layer.bias = nn.Parameter(bias_of())
+    path = write_program(layer, tmp_path / "a.pt2", input_of(layer, 2))
+    program = torch.export.load(path)
+    targets = {str(node.target).removeprefix("supermask.") for node in program.graph.nodes}
+    if name in SERVED:  # one program for all batches has the operator for one input
+        vectors = ops.instruction_set() != "baseline" or name == "int8"
+        held = {f"{layer.operators[0]}.default"} if vectors else set()
+        assert targets & {f"{operator}.default" for operator in linear.LAYOUTS} == held
+    for batch in BATCHES:
+        x = input_of(layer, batch)
+        assert torch.equal(program.module()(x).double(), dense(layer, x, bias_of()))
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_onnx_has_no_packed_layers_and_says_so(name, tmp_path):
+    layer = LAYERS[name](bias_of())
+    said = r"no operators for packed layers \(0\); write the network that sm\.pack was given"
+    with pytest.raises(ExportError, match=said):
+        write_onnx(nn.Sequential(layer), tmp_path / "a.onnx", input_of(layer, 2))
+    assert not list(tmp_path.iterdir())

@@ -39,14 +39,23 @@ def write_onnx(
 
     Raises:
         ValueError: `weights` is none of `ONNX_WEIGHTS`.
-        ExportError: The network cannot be followed, has no layer for two bits, is too large for one file, or
-            onnxruntime gives other outputs.
+        ExportError: The network cannot be followed, has packed layers or no layer for two bits, is too large
+            for one file, or onnxruntime gives other outputs.
         MissingExtraError: onnx, onnxscript or onnxruntime is not installed.
         OSError: The file cannot be written.
     """
     if weights not in ONNX_WEIGHTS:
         raise ValueError(f"weights must be one of {', '.join(ONNX_WEIGHTS)}, not {weights!r}")
     extras.require("onnx")
+    # Known by what they can do: their module imports tickets, which import this one.
+    packed = [
+        name or "the network" for name, module in network.named_modules() if hasattr(module, "unpacked")
+    ]
+    if packed:
+        raise ExportError(
+            f"ONNX has no operators for packed layers ({', '.join(packed)}); write the network that "
+            "sm.pack was given, with weights='2bit' for a small file, or .pt2"
+        )
     model = _model_of(network, example)
     if weights == "2bit" and not pack_linear_layers(model):
         raise ExportError(
