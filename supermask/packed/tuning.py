@@ -16,6 +16,8 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from supermask.models.modes import evaluating
+
 Name = TypeVar("Name", bound=Hashable)
 
 ROUNDS, MOST_ROUNDS, SECONDS = 7, 50, 0.02
@@ -117,20 +119,17 @@ def tune(model: nn.Module, example: Tensor | tuple[Any, ...]) -> None:
         if choice is not None:
             choices.append(choice)
 
-    training = {module: module.training for module in model.modules()}
-    tuned: list[Any] = [module for module in training if hasattr(module, "tune")]
+    tuned: list[Any] = [module for module in model.modules() if hasattr(module, "tune")]
     hooks = [module.register_forward_pre_hook(measure) for module in tuned]
     try:
-        with torch.no_grad():
-            model.eval()(*inputs)
+        with torch.no_grad(), evaluating(model):
+            model(*inputs)
             for hook in hooks:
                 hook.remove()
             _settle(choices, partial(model, *inputs))
     finally:
         for hook in hooks:
             hook.remove()
-        for module, flag in training.items():
-            module.training = flag
         for layer in tuned:
             layer.drop_unused()
 

@@ -33,6 +33,7 @@ from supermask.search import Search
 from supermask.training.sparse_conv import (
     PRODUCTS_OF_DENSE,
     PRODUCTS_TO_WAIT,
+    UP_TO_DENSITY,
     Measurements,
     SparseConv,
     WeightGradient,
@@ -44,8 +45,6 @@ from supermask.weights.names import check_module
 
 FEWEST_INPUTS = 64
 FEWEST_FEATURES = 256
-UP_TO_DENSITY = {"avx512": 0.6, "avx2": 0.6}
-"""Density beyond which lists are not even tried, by instruction set."""
 
 
 @contextmanager

@@ -6,8 +6,8 @@ algorithm: a search is an optimizer, and a ticket is trained by an optimizer und
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
@@ -21,6 +21,7 @@ from torch.optim import Optimizer
 
 from supermask.checks import is_number
 from supermask.distributed import BatchShard, Ranks, RanksDifferError, SyncedTimer
+from supermask.models.modes import evaluating
 from supermask.training.acceleration import accelerated
 from supermask.training.callbacks import Callback as Callback
 from supermask.training.callbacks import Callbacks as Callbacks
@@ -272,17 +273,6 @@ def _begun(
     return progress
 
 
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
-
-
 @torch.no_grad()
 def evaluate(
     model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], amp: str = "none", ranks: Ranks | None = None
@@ -302,7 +292,7 @@ def evaluate(
     correct = torch.zeros((), dtype=torch.int64, device=device)
     loss = torch.zeros((), dtype=torch.float64, device=device)
     count = torch.zeros((), dtype=torch.int64, device=device)
-    with _evaluating(model):
+    with evaluating(model):
         for inputs, labels in batches:
             with autocast(device, amp):
                 logits = model(inputs)
