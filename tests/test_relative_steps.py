@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import supermask as sm
-from supermask.search.relative_steps import BETA2, first_sizes, in_units_of_layers
+from supermask.search.relative_steps import BETA2, default_rate, first_sizes, in_units_of_layers
 
 
 def net() -> nn.Module:
@@ -130,6 +130,13 @@ def test_a_given_rate_means_what_it_always_meant_and_none_means_relative_steps()
 def test_the_rate_that_stands_in_is_larger_behind_batch_norms(norm, rate):
     model = sm.randomize_(nn.Sequential(nn.Linear(30, 20), norm, nn.ReLU(), nn.Linear(20, 5)))
     assert sm.EdgePopup(model, density=0.4).param_groups[0]["lr"] == rate
+
+
+@pytest.mark.parametrize(("layers", "rate"), [(1, 0.02), (7, 0.02), (14, 0.01), (56, 0.0025)])
+def test_it_falls_with_the_depth_of_a_network_with_batch_norms(layers, rate):
+    deep = nn.Sequential(nn.BatchNorm1d(8), *(nn.Linear(8, 8, bias=False) for _ in range(layers)))
+    assert default_rate(deep) == pytest.approx(rate)
+    assert default_rate(deep[1:]) == 0.005
 
 
 @pytest.mark.parametrize(

@@ -1,137 +1,140 @@
-"""Dead units and multiply-adds, against networks in which both can be counted by hand."""
+"""The size of a layer's gradients by the kernels, against float64, over types, layouts and threads."""
+
+import math
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor
+from torch.nn import functional as F
 
 import supermask as sm
-from supermask.analysis.units import layer_uses, multiply_adds
+from supermask import ops
+from supermask.ops import references
+
+DECAY = 0.95
+SHAPES = [(1,), (7, 3), (100, 41), (33, 17, 3, 3), (2048,), (50, 100)]
+native = torch.ops.supermask
 
 
-def dead_of(model: nn.Module, *batches: torch.Tensor) -> list[int | None]:
-    return [use.dead for use in layer_uses(model, batches).values()]
+def draws(shape: tuple[int, ...], seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
-@pytest.mark.parametrize("inplace", [False, True])
-@pytest.mark.parametrize("norm", [False, True])
-def test_units_that_never_fire_are_dead(inplace, norm):
-    first = nn.Linear(8, 50)
-    behind = nn.BatchNorm1d(50) if norm else nn.Identity()
-    with torch.no_grad():
-        (behind.bias if norm else first.bias)[:20].fill_(-1e3)
-        (behind.bias if norm else first.bias)[20:].fill_(10.0)
-    model = nn.Sequential(first, behind, nn.ReLU(inplace), nn.Linear(50, 3))
-    before = {name: value.clone() for name, value in model.state_dict().items()}
-    assert dead_of(model, torch.randn(16, 8)) == [20, 0]
-    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
-    assert model.training and all(parameter.grad is None for parameter in model.parameters())
+def sizes(count: int) -> list[Tensor]:
+    return [torch.tensor([0.5 + i, 0.1 * (i + 1), 0.0, 0.0]) for i in range(count)]
 
 
-def test_a_unit_is_alive_if_one_example_of_one_batch_reaches_it():
-    model = nn.Sequential(nn.Linear(2, 2, bias=False), nn.ReLU(), nn.Linear(2, 1))
-    with torch.no_grad():
-        model[0].weight.copy_(torch.tensor([[1.0, 0.0], [0.0, 1.0]]))
-    only_first, none = torch.tensor([[1.0, -1.0]]), torch.tensor([[-1.0, -1.0]])
-    assert dead_of(model, none) == [2, 0]
-    assert dead_of(model, none, only_first) == [1, 0]
+def in_float64(steps: list[list[Tensor]]) -> list[float]:
+    """Factors after some steps, from the formula."""
+    factors = []
+    for i, size in enumerate(sizes(len(steps[0]))):
+        square = 0.0
+        for grads in steps:
+            mean = float(grads[i].double().square().mean()) * float(size[1]) ** 2
+            square = DECAY * square + (1 - DECAY) * mean
+        factors.append(float(size[0]) / math.sqrt(square / (1 - DECAY ** len(steps))))
+    return factors
 
 
-def test_units_that_nothing_reads_are_dead_and_channels_are_units():
-    model = nn.Sequential(
-        nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Conv2d(4, 2, 3), nn.Flatten(), nn.Linear(2 * 16, 5)
-    )
-    with torch.no_grad():
-        model[0].bias.fill_(5.0)
-        model[2].weight[:, 1:3] = 0.0
-    assert dead_of(model, torch.rand(3, 1, 8, 8)) == [2, 0, 0]
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("layout", ["contiguous", "transposed", "every other", "channels last"])
+def test_factors_are_those_of_float64(dtype, layout):
+    def laid(t: Tensor) -> Tensor:
+        t = t.to(dtype)
+        if layout == "transposed" and t.dim() == 2:
+            return t.t().contiguous().t()
+        if layout == "every other":
+            return t.repeat_interleave(2, dim=0)[::2]
+        return (
+            t.contiguous(memory_format=torch.channels_last)
+            if layout[:8] == "channels" and t.dim() == 4
+            else t
+        )
+
+    steps = [[laid(draws(shape, 10 * step + i)) for i, shape in enumerate(SHAPES)] for step in range(3)]
+    known, plain = sizes(len(SHAPES)), sizes(len(SHAPES))
+    for grads in steps:
+        units = ops.units_of_layers(grads, known, DECAY)
+        other = references.KERNELS["units_of_layers"](grads, plain, DECAY)
+    torch.testing.assert_close(units.double(), torch.tensor(in_float64(steps)).double(), rtol=2e-6, atol=0)
+    torch.testing.assert_close(units, other, rtol=2e-6, atol=0)
+    for mine, theirs in zip(known, plain, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=2e-6, atol=0)
 
 
-def test_networks_without_a_way_for_gradients_have_no_dead_units_to_report():
-    class Detached(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.layer = nn.Linear(4, 4)
-
-        def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-            return self.layer(inputs).detach()
-
-    assert [use.units for use in layer_uses(Detached(), [torch.rand(2, 4)]).values()] == [4]
-
-
-def test_a_layer_whose_weight_is_computed_counts_under_what_it_is_computed_from():
-    """Sums of parallel weights, and weight_norm, whose weight is direction times length."""
-    from torch.nn.utils.parametrizations import weight_norm
-
-    from supermask.models import with_parallel_weights
-
-    model = nn.Sequential(nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, 3))
-    model[0].bias.data[:2] = -1e3
-    with_parallel_weights(model, 3)
-    weight_norm(model[2], "bias")  # a parameter that is no weight may be computed, too
-    assert dead_of(model, torch.randn(16, 8)) == [2, 0]
-    mask = {"0.weights": torch.rand(6, 24) < 0.5, "2.weights": torch.rand(3, 18) < 0.5}
-    sums = [kept.unflatten(1, (3, -1)).any(dim=1) for kept in mask.values()]
-    assert multiply_adds(model, mask, (8,)) == sum(int(kept.sum()) for kept in sums)
-    normed = nn.Sequential(weight_norm(nn.Linear(8, 6)), nn.ReLU(), nn.Linear(6, 3))
-    uses = layer_uses(normed, [torch.randn(16, 8)])
-    assert list(uses) == ["0.parametrizations.weight.original1", "2.weight"]
+def test_factors_have_the_same_bits_on_any_number_of_threads_and_in_any_order_in_memory():
+    grads = [draws((300, 784)), draws((64, 32, 3, 3), 1)]
+    turned = [grads[0], grads[1].to(memory_format=torch.channels_last)]
+    before = torch.get_num_threads()
+    found = []
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            found += [ops.units_of_layers(g, sizes(2), DECAY) for g in (grads, turned)]
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(found[0], other) for other in found)
 
 
+@pytest.mark.parametrize("fill", [0.0, 1e-38])
+def test_a_layer_without_gradients_is_not_divided_by_nothing(fill):
+    units = ops.units_of_layers([torch.full((3, 4), fill), torch.empty(0, 4)], sizes(2), DECAY)
+    assert units.isfinite().all() and units[0] == sizes(1)[0][0] / 1e-30
+    for bad in (math.nan, math.inf):
+        assert not ops.units_of_layers([torch.tensor([1.0, bad])], sizes(1), DECAY)[0] > 0
+
+
+@pytest.mark.skipif(not ops.is_native("units_of_layers", torch.device("cpu")), reason="no compiled library")
 @pytest.mark.parametrize(
-    ("name", "size", "expected"),
+    ("grads", "known", "reason"),
     [
-        ("lenet-300-100", (1, 28), 784 * 300 + 300 * 100 + 100 * 10),
-        # 20 and 50 filters of 5×5 on 24×24 and 8×8 positions, then 800×500 and 500×10.
-        ("lenet-5", (1, 28), 25 * 20 * 576 + 25 * 20 * 50 * 64 + 800 * 500 + 500 * 10),
+        ([torch.ones(3)], [], "sizes"),
+        ([torch.ones(3)], [torch.zeros(3)], "sizes"),
+        ([torch.ones(3)], [torch.zeros(4, dtype=torch.float64)], "sizes"),
+        ([torch.ones(3, dtype=torch.int64)], [torch.zeros(4)], "grads"),
     ],
 )
-def test_multiply_adds_of_known_networks(name, size, expected):
-    channels, pixels = size
-    model = sm.create_model(name, num_classes=10, in_channels=channels, image_size=pixels)
-    assert multiply_adds(model, {}, (channels, pixels, pixels)) == expected
+def test_wrong_arguments_are_named(grads, known, reason):
+    with pytest.raises(RuntimeError, match=reason):
+        native.units_of_layers(grads, known, DECAY)
 
 
-def test_only_kept_weights_count_each_as_often_as_it_is_used():
-    conv, linear = nn.Conv2d(2, 4, 3, groups=2), nn.Linear(4 * 36, 10)
-    model = nn.Sequential(conv, nn.Flatten(), linear)
-    mask = {"0.weight": torch.zeros(4, 1, 3, 3, dtype=torch.bool)}
-    mask["0.weight"].view(-1)[:7] = True
-    assert multiply_adds(model, mask, (2, 8, 8)) == 7 * 36 + 1440
-    assert multiply_adds(model, {}, (2, 8, 8)) == 36 * 36 + 1440
+@pytest.mark.parametrize("method", ["edge-popup", "signed-supermask"])
+@pytest.mark.parametrize("last", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_fused_relative_step_leaves_the_bits_of_its_parts(method, last, dtype, monkeypatch):
+    def searched() -> sm.search.Search:
+        model = torch.nn.Sequential(
+            torch.nn.Conv2d(2, 6, 3, bias=False), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(96, 5)
+        )
+        model = sm.randomize_(model, "kaiming_normal", seed=1).to(dtype).to(memory_format=last)
+        rule = {"lr": 0.02, "step_size": "relative", "momentum": 0.9, "nesterov": True}
+        search = sm.SEARCHES[method](model, density=0.4, **rule)
+        for step in range(6):
+            loss = F.cross_entropy(model(draws((8, 2, 6, 6), step).to(dtype)), torch.arange(8) % 5)
+            loss.backward()
+            search.step()
+            search.zero_grad()
+        return search
+
+    fused = searched()
+    monkeypatch.setattr(sm.SEARCHES[method], "fused", None)
+    parts = searched()
+    for name, score in fused.scores.items():
+        assert torch.equal(score, parts.scores[name]) and torch.equal(fused.mask[name], parts.mask[name])
+    for one, other in zip(fused.model.parameters(), parts.model.parameters(), strict=True):
+        assert torch.equal(one, other)
 
 
-def test_shared_layers_and_attention_count_for_each_use():
-    class Twice(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.layer, self.attention = nn.Linear(6, 6), nn.MultiheadAttention(6, 2, batch_first=True)
-
-        def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-            tokens = self.layer(self.layer(inputs))
-            return self.attention(tokens, tokens, tokens)[0]
-
-    tokens = 5
-    assert multiply_adds(Twice(), {}, (tokens, 6)) == 2 * tokens * 36 + tokens * (3 * 36 + 36)
-    uses = layer_uses(Twice(), [torch.rand(2, tokens, 6)])
-    assert uses["attention.in_proj_weight"].dead is None
-
-
-def test_layers_of_an_unknown_kind_make_the_count_unknown():
-    class Own(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.weight = nn.Parameter(torch.rand(3, 4))
-
-        def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-            return inputs @ self.weight.T
-
-    assert multiply_adds(Own(), {"weight": torch.ones(3, 4, dtype=torch.bool)}, (4,)) is None
-
-
-@pytest.mark.slow
-def test_multiply_adds_of_resnet_50_are_those_that_torchvision_publishes():
-    from torchvision.models import ResNet50_Weights
-
-    model = sm.create_model("torchvision/resnet50", num_classes=1000, in_channels=3, image_size=224)
-    published = ResNet50_Weights.IMAGENET1K_V2.meta["_ops"]
-    assert multiply_adds(model, {}, (3, 224, 224)) / 1e9 == pytest.approx(published, abs=0.01)
+def test_the_factor_counts_in_the_kernels_of_the_step():
+    """Units of 2 are gradients of twice the size, to the bit."""
+    grads, weights = [draws((40, 60))], [draws((40, 60), 1)]
+    found = []
+    for factor in (1.0, 2.0):
+        scores, out = [draws((40, 60), 2)], [torch.empty(40, 60)]
+        units = torch.full((1,), factor)
+        given = [grads[0] * (2.0 / factor)]
+        rule = {"lr": 0.1, "momentum": 0.0, "units": units}
+        ops.edge_popup_sgd(out, scores, [], given, weights, [900], ops.new_cuts(scores), **rule)
+        found.append((scores[0], out[0]))
+    assert torch.equal(found[0][0], found[1][0]) and torch.equal(found[0][1], found[1][1])

@@ -60,6 +60,8 @@ const Kernels SUPERMASK_TABLE = {
                 masked_weights<double>, load<double>, store<double>},
     .edge_popup_sgd = move_scores<false>,
     .signed_supermask_sgd = move_scores<true>,
+    .sum_of_squares = sum_of_squares,
+    .scale = scale,
     .all_finite = all_finite,
     .signed_weights = signed_weights,
     .refresh_masked = refresh_masked,

@@ -116,6 +116,11 @@ struct Kernels {
                               float* velocity);
   MoveScores edge_popup_sgd, signed_supermask_sgd;
 
+  // Of at most a tile: the same bits by every instruction set, as the squares are exact.
+  double (*sum_of_squares)(const float* values, int64_t count);
+  // out[i] = values[i] · factor; they may be the same place.
+  void (*scale)(const float* values, float factor, int64_t count, float* out);
+
   bool (*all_finite)(const float* values, int64_t count);
   // out[i] = -weight[i] where the score is negative, else weight[i].
   void (*signed_weights)(const float* weight, const float* score, int64_t count, float* out);

@@ -65,6 +65,25 @@ void masked_weights(const Float* weight, const bool* mask, int64_t count, Float*
   for (int64_t i = 0; i < count; ++i) out[i] = masked_weight(weight[i], kept[i]);
 }
 
+double sum_of_squares(const float* values, int64_t count) {
+  constexpr int64_t kSums = 16;
+  double sums[kSums] = {};
+  int64_t i = 0;
+  for (; i + kSums <= count; i += kSums)
+    for (int64_t lane = 0; lane < kSums; ++lane) {
+      const double value = values[i + lane];
+      sums[lane] += value * value;
+    }
+  for (int64_t lane = 0; i < count; ++i, ++lane) sums[lane] += double(values[i]) * values[i];
+  for (int64_t width = kSums / 2; width; width /= 2)
+    for (int64_t lane = 0; lane < width; ++lane) sums[lane] += sums[lane + width];
+  return sums[0];
+}
+
+void scale(const float* values, float factor, int64_t count, float* out) {
+  for (int64_t i = 0; i < count; ++i) out[i] = values[i] * factor;
+}
+
 void clear_where(const bool* where, int64_t count, float* __restrict values) {
   const uint8_t* flags = reinterpret_cast<const uint8_t*>(where);
   for (int64_t i = 0; i < count; ++i) values[i] = flags[i] ? 0.0f : values[i];

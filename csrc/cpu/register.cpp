@@ -15,6 +15,7 @@ STABLE_TORCH_LIBRARY_IMPL(supermask, CPU, m) {
   m.impl("straight_through", TORCH_BOX(&op::straight_through));
   m.impl("write_masked", TORCH_BOX(&op::write_masked));
   m.impl("clear_where", TORCH_BOX(&op::clear_where));
+  m.impl("units_of_layers", TORCH_BOX(&op::units_of_layers));
   m.impl("edge_popup_sgd", TORCH_BOX(&op::edge_popup_sgd));
   m.impl("signed_supermask_sgd", TORCH_BOX(&op::signed_supermask_sgd));
   m.impl("conv_from_lists", TORCH_BOX(&op::conv_from_lists));

@@ -1,6 +1,8 @@
 // The search step: straight-through gradients, masked writes, and edge-popup or signed supermasks with SGD in one pass.
 #include <algorithm>
 #include <atomic>
+#include <cmath>
+#include <numeric>
 
 #include "floor.h"
 #include "operators.h"
@@ -40,12 +42,16 @@ void write_masked_as(const View& out, const View& weight, const bool* mask) {
   });
 }
 
-// One tensor of a fused step; the velocity is null without momentum.
+// One tensor of a fused step; the velocity is null without momentum, the unit of its gradient where that is 1.
 struct Layer {
   View out, weight, grad;
   float *score, *velocity;
   bool* mask;
+  const float* unit;
 };
+
+// A layer whose gradients are all 0 is not divided by less.
+constexpr float kSmallest = 1e-30f;
 
 enum class Search { edge_popup, signed_supermask };
 
@@ -95,8 +101,13 @@ class SgdStep final : public SelectionWork<float> {
 
  private:
   void move(Kernels::MoveScores kernel, const Layer& layer, int64_t begin, int64_t count) const {
-    alignas(64) float grad[kTile];
-    kernel(rule_, layer.grad.read(begin, count, grad), layer.weight.data<float>(begin), count, layer.score + begin,
+    alignas(64) float tile[kTile];
+    const float* grad = layer.grad.read(begin, count, tile);
+    if (layer.unit) {
+      kernels().scale(grad, *layer.unit, count, tile);
+      grad = tile;
+    }
+    kernel(rule_, grad, layer.weight.data<float>(begin), count, layer.score + begin,
            layer.velocity ? layer.velocity + begin : nullptr);
   }
 
@@ -112,9 +123,26 @@ float* check_state(const Tensor& tensor, const char* what, const Tensor& score) 
   return static_cast<float*>(tensor.data_ptr());
 }
 
+float* check_floats(const Tensor& tensor, const char* what, size_t count) {
+  check(tensor.is_cpu() && tensor.scalar_type() == ScalarType::Float && tensor.is_contiguous() &&
+            tensor.numel() == static_cast<int64_t>(count),
+        what, " must be a contiguous float32 tensor on the CPU, of as many values as ", count);
+  return static_cast<float*>(tensor.data_ptr());
+}
+
+// In any order, and the same for any number of threads.
+double sum_of_squares(const View& values) {
+  std::vector<double> sums((values.numel() + kTile - 1) / kTile);
+  for_tiles(values.numel(), [&](int64_t begin, int64_t count) {
+    alignas(64) float tile[kTile];
+    sums[begin / kTile] = kernels().sum_of_squares(values.read(begin, count, tile), count);
+  });
+  return std::accumulate(sums.begin(), sums.end(), 0.0);
+}
+
 void sgd_step_of(Search search, const Tensors& out, const Tensors& masks, const Tensors& scores,
                  const Tensors& velocities, const Tensors& grads, const Tensors& weights, const Counts& keep,
-                 const Tensor& cuts, Sgd rule, const std::optional<Tensor>& rate) {
+                 const Tensor& cuts, Sgd rule, const std::optional<Tensor>& rate, const std::optional<Tensor>& units) {
   check_keep_or_total(scores, keep);
   check_same_length(out.size(), "tensors to write", scores.size(), "scores");
   check_same_length(grads.size(), "grads", scores.size(), "scores");
@@ -122,6 +150,7 @@ void sgd_step_of(Search search, const Tensors& out, const Tensors& masks, const 
   const bool moves = rule.momentum != 0;
   if (moves) check_same_length(velocities.size(), "velocities", scores.size(), "scores");
   check_masks_to_write(masks, scores);
+  const float* unit = units ? check_floats(*units, "units", scores.size()) : nullptr;
   std::vector<Layer> layers;
   for (size_t i = 0; i < scores.size(); ++i) {
     check_same_shape(out[i], "out", scores[i], "scores");
@@ -130,13 +159,9 @@ void sgd_step_of(Search search, const Tensors& out, const Tensors& masks, const 
     layers.push_back({View(out[i], "out"), View(weights[i], "weights"), View(grads[i], "grads"),
                       check_state(scores[i], "scores", scores[i]),
                       moves ? check_state(velocities[i], "velocities", scores[i]) : nullptr,
-                      masks[i].mutable_data_ptr<bool>()});
+                      masks[i].mutable_data_ptr<bool>(), unit ? unit + i : nullptr});
   }
-  if (rate) {
-    check(rate->is_cpu() && rate->scalar_type() == ScalarType::Float && rate->numel() == 1,
-          "rate must be a float32 tensor of one value on the CPU");
-    rule.negative_lr = -*rate->const_data_ptr<float>();
-  }
+  if (rate) rule.negative_lr = -*check_floats(*rate, "rate", 1);
   std::vector<int64_t> numels;
   for (const Tensor& score : scores) numels.push_back(score.numel());
   SgdStep work(layers, rule, search);
@@ -198,18 +223,37 @@ void clear_where(Tensor values, Tensor where) {
   });
 }
 
+// `sizes` of a layer: of its first scores, of its weights, the running mean of squared gradients, the sum of its
+// coefficients; see supermask/search/relative_steps.py.
+Tensor units_of_layers(Tensors grads, Tensors sizes, double decay) {
+  check_same_length(sizes.size(), "sizes", grads.size(), "grads");
+  const Tensor units = torch::stable::empty({static_cast<int64_t>(grads.size())}, ScalarType::Float);
+  float* const unit = units.mutable_data_ptr<float>();
+  const float kept = static_cast<float>(decay), gain = static_cast<float>(1 - decay);
+  for (size_t i = 0; i < grads.size(); ++i) {
+    float* const known = check_floats(sizes[i], "sizes", 4);
+    const View grad(grads[i], "grads", Order::of_memory);
+    const float norm = static_cast<float>(std::sqrt(sum_of_squares(grad))) * known[1];
+    known[2] = known[2] * kept + norm * norm / std::max<int64_t>(grad.numel(), 1) * gain;
+    known[3] = known[3] * kept + gain;
+    const float root = std::sqrt(known[2] / known[3]);
+    unit[i] = known[0] / (root < kSmallest ? kSmallest : root);
+  }
+  return units;
+}
+
 void edge_popup_sgd(Tensors out, Tensors masks, Tensors scores, Tensors velocities, Tensors grads,
                     Tensors weights, Counts keep, Tensor cuts, double lr, double momentum, double dampening,
-                    double weight_decay, bool nesterov, std::optional<Tensor> rate) {
+                    double weight_decay, bool nesterov, std::optional<Tensor> rate, std::optional<Tensor> units) {
   sgd_step_of(Search::edge_popup, out, masks, scores, velocities, grads, weights, keep, cuts,
-              sgd_of(lr, momentum, dampening, weight_decay, nesterov), rate);
+              sgd_of(lr, momentum, dampening, weight_decay, nesterov), rate, units);
 }
 
 void signed_supermask_sgd(Tensors out, Tensors masks, Tensors scores, Tensors velocities, Tensors grads,
                           Tensors weights, Counts keep, Tensor cuts, double lr, double momentum, double dampening,
-                          double weight_decay, bool nesterov, std::optional<Tensor> rate) {
+                          double weight_decay, bool nesterov, std::optional<Tensor> rate, std::optional<Tensor> units) {
   sgd_step_of(Search::signed_supermask, out, masks, scores, velocities, grads, weights, keep, cuts,
-              sgd_of(lr, momentum, dampening, weight_decay, nesterov), rate);
+              sgd_of(lr, momentum, dampening, weight_decay, nesterov), rate, units);
 }
 
 }  // namespace supermask::op

@@ -1,4 +1,4 @@
-// A float tensor of any type and strides, read and written in row-major order, one tile at a time.
+// A float tensor of any type and strides, read and written one tile at a time.
 #pragma once
 
 #include <algorithm>
@@ -9,13 +9,21 @@
 
 namespace supermask {
 
+// Of elements: row-major, or as they lie in memory, which is faster where it does not matter.
+enum class Order { row_major, of_memory };
+
 class View {
  public:
   // `what` names the argument in error messages.
-  View(const Tensor& tensor, const char* what) : dtype_(check_float(tensor, what)), numel_(tensor.numel()) {
+  View(const Tensor& tensor, const char* what, Order order = Order::row_major)
+      : dtype_(check_float(tensor, what)), numel_(tensor.numel()) {
     data_ = static_cast<char*>(tensor.data_ptr());
     const auto sizes = tensor.sizes(), strides = tensor.strides();
-    for (size_t i = 0; i < sizes.size(); ++i) append({sizes[i], strides[i]});
+    std::vector<Dim> dims;
+    for (size_t i = 0; i < sizes.size(); ++i) dims.push_back({sizes[i], strides[i]});
+    if (order == Order::of_memory)
+      std::stable_sort(dims.begin(), dims.end(), [](Dim a, Dim b) { return a.stride > b.stride; });
+    for (const Dim dim : dims) append(dim);
     if (dims_.empty()) dims_.push_back({1, 1});
   }
 

@@ -27,7 +27,7 @@ Tensors straight_through(Tensors grads, Tensors weights, Tensors scores);
 void write_masked(Tensors out, Tensors weights, Tensors masks);
 void edge_popup_sgd(Tensors out, Tensors masks, Tensors scores, Tensors velocities, Tensors grads,
                     Tensors weights, Counts keep, Tensor cuts, double lr, double momentum, double dampening,
-                    double weight_decay, bool nesterov, std::optional<Tensor> rate);
+                    double weight_decay, bool nesterov, std::optional<Tensor> rate, std::optional<Tensor> units);
 
 Tensor pack_mask(Tensor mask);
 Tensor unpack_mask(Tensor packed, int64_t numel);

@@ -91,7 +91,8 @@ void write_masked(Tensors out, Tensors weights, Tensors masks) {
 // Options are parameters of the launch, so a CUDA graph repeats those of its capture; `rate` is read anew.
 void edge_popup_sgd(Tensors out, Tensors masks, Tensors scores, Tensors velocities, Tensors grads,
                     Tensors weights, Counts keep, Tensor cuts, double lr, double momentum, double dampening,
-                    double weight_decay, bool nesterov, std::optional<Tensor> rate) {
+                    double weight_decay, bool nesterov, std::optional<Tensor> rate, std::optional<Tensor> units) {
+  check(!units, "gradients are given in units of their layers on CUDA");
   const bool together = check_keep_or_total(scores, keep);
   check_same_length(out.size(), "tensors to write", scores.size(), "scores");
   check_same_length(masks.size(), "masks", scores.size(), "scores");

@@ -184,6 +184,11 @@ void test_step(int64_t count) {
     expect(std::abs(moved[i] - (score[i] - 0.1 * double(grad[i]) * weight[i])) < 1e-6, "score of a signed supermask");
     expect(out[i] == (moved[i] < 0 ? -weight[i] : weight[i]), "a signed weight");
   }
+  double squares = 0;
+  for (const float value : grad) squares += double(value) * value;
+  expect(std::abs(kernels().sum_of_squares(grad.data(), count) - squares) <= 1e-12 * squares, "a sum of squares");
+  kernels().scale(grad.data(), 0.3f, count, out.data());
+  for (int64_t i = 0; i < count; ++i) expect(out[i] == grad[i] * 0.3f, "a scaled value");
   expect(kernels().all_finite(moved.data(), count), "finite scores");
   for (int64_t i = 0; i < count; ++i)
     for (const float bad : {std::numeric_limits<float>::infinity(), -std::numeric_limits<float>::infinity(),

@@ -36,3 +36,5 @@ from supermask.ops.mask_bits import decode_mask as decode_mask
 from supermask.ops.mask_bits import encode_mask as encode_mask
 from supermask.ops.mask_bits import pack_mask as pack_mask
 from supermask.ops.mask_bits import unpack_mask as unpack_mask
+from supermask.ops.units import in_units as in_units
+from supermask.ops.units import units_of_layers as units_of_layers

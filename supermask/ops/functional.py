@@ -218,6 +218,7 @@ class _SgdStep:
         dampening: float = 0.0,
         weight_decay: float = 0.0,
         nesterov: bool = False,
+        units: Tensor | None = None,
     ) -> list[Tensor]:
         """Move the scores by SGD, select, and write the masked weights.
 
@@ -225,7 +226,8 @@ class _SgdStep:
         `keep[i]` largest |scores[i]| are selected, or the `keep[0]` largest of all, with the largest of every
         tensor among them, if it is the only count; and the weights under the masks are written into `out`.
         The rest are SGD's; a tensor `lr`, of one float on the scores' device, is read there when the step
-        runs: a CUDA graph that holds the step follows it.
+        runs: a CUDA graph that holds the step follows it. `units` (float32, a factor for each gradient) serve
+        on CPUs.
 
         Returns:
             The masks.
@@ -241,7 +243,7 @@ class _SgdStep:
             _check_counts(scores, keep)
         masks = empty_masks(scores)
         number, rate = _number_or_tensor(lr)
-        options = (number, momentum, dampening, weight_decay, nesterov, rate)
+        options = (number, momentum, dampening, weight_decay, nesterov, rate, units)
         operator = getattr(torch.ops.supermask, self.operator)
         try:
             operator(out, masks, scores, velocities, grads, weights, keep, cuts, *options)

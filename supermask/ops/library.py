@@ -24,7 +24,7 @@ from supermask.ops import layouts, references
 _SGD = (
     "(Tensor(a!)[] out, Tensor(b!)[] masks, Tensor(c!)[] scores, Tensor(d!)[] velocities, Tensor[] grads, "
     "Tensor[] weights, int[] keep, Tensor(e!) cuts, float lr, float momentum, float dampening, "
-    "float weight_decay, bool nesterov, Tensor? rate=None) -> ()"
+    "float weight_decay, bool nesterov, Tensor? rate=None, Tensor? units=None) -> ()"
 )
 _SCHEMAS = (
     "fill_philox(Tensor(a!) out, int key, int start) -> ()",
@@ -39,6 +39,7 @@ _SCHEMAS = (
     "straight_through(Tensor[] grads, Tensor[] weights, Tensor[] scores) -> Tensor[]",
     "write_masked(Tensor(a!)[] out, Tensor[] weights, Tensor[] masks) -> ()",
     "clear_where(Tensor(a!) values, Tensor where) -> ()",
+    "units_of_layers(Tensor[] grads, Tensor(a!)[] sizes, float decay) -> Tensor",
     f"edge_popup_sgd{_SGD}",
     f"signed_supermask_sgd{_SGD}",
     "linear_from_triples(Tensor x, Tensor codes, SymInt outputs, float scale, Tensor? bias) -> Tensor",
@@ -203,12 +204,8 @@ def empty_masks(scores: Sequence[Tensor]) -> list[Tensor]:
 
 
 @torch.library.register_fake("supermask::select", lib=_library)
-def _(scores: Sequence[Tensor], keep: Sequence[int]) -> list[Tensor]:
-    return empty_masks(scores)
-
-
 @torch.library.register_fake("supermask::select_global", lib=_library)
-def _(scores: Sequence[Tensor], keep: int) -> list[Tensor]:
+def _(scores: Sequence[Tensor], keep: Sequence[int] | int) -> list[Tensor]:
     return empty_masks(scores)
 
 

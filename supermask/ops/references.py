@@ -179,8 +179,11 @@ def _make_sgd_step(
         weight_decay: float,
         nesterov: bool,
         rate: Tensor | None = None,
+        units: Tensor | None = None,
     ) -> None:
         lr = lr if rate is None else float(rate)
+        if units is not None:
+            grads = in_units(grads, units)
         for i, gradient in enumerate(gradients_of(grads, weights, scores)):
             velocity = velocities[i] if momentum != 0 else None
             _sgd(scores[i], gradient, velocity, lr, momentum, dampening, weight_decay, nesterov)
@@ -188,6 +191,29 @@ def _make_sgd_step(
         _write_masked(out, list(map(weights_of, weights, scores)), masks)
 
     return step
+
+
+def in_units(grads: Sequence[Tensor], units: Tensor) -> list[Tensor]:
+    """Each gradient times its factor, in float32 or what is wider."""
+    wide = [grad.to(torch.promote_types(grad.dtype, torch.float32)) for grad in grads]
+    return [grad * unit for grad, unit in zip(wide, units.unbind(), strict=True)]
+
+
+SMALLEST_SIZE = 1e-30
+"""A layer whose gradients are all 0 is not divided by less."""
+
+
+def _units_of_layers(grads: Sequence[Tensor], sizes: Sequence[Tensor], decay: float) -> Tensor:
+    # A norm in the dtype of a bfloat16 gradient would have eight bits.
+    dtype = functools.reduce(torch.promote_types, (grad.dtype for grad in grads), torch.float32)
+    units = []
+    for grad, norm, known in zip(grads, torch._foreach_norm(list(grads), dtype=dtype), sizes, strict=True):
+        score_size, weight_size, square, count = known.unbind()
+        mean_square = (norm.float() * weight_size).square() / max(grad.numel(), 1)
+        square.mul_(decay).add_(mean_square, alpha=1 - decay)
+        count.mul_(decay).add_(1 - decay)
+        units.append(score_size / (square / count).sqrt_().clamp_(min=SMALLEST_SIZE))
+    return torch.stack(units)
 
 
 def _signed_gradients(
@@ -262,6 +288,7 @@ KERNELS: dict[str, Callable[..., Any]] = {
     "straight_through": _straight_through,
     "write_masked": _write_masked,
     "clear_where": _clear_where,
+    "units_of_layers": _units_of_layers,
     "edge_popup_sgd": _edge_popup_sgd,
     "signed_supermask_sgd": _signed_supermask_sgd,
     **{name: packed_references.packed_linear(weights_of) for name, weights_of in LINEAR_LAYOUTS.items()},

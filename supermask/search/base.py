@@ -44,8 +44,8 @@ class Search(Shown, Algorithm, Optimizer):
         base: `sgd` (the default), `adam`, `adamw` or any `torch.optim.Optimizer` class; it moves the scores.
         step_size: `absolute`, the published rule: the base rule moves scores by their gradients. `relative`:
             by gradients in units of each layer's first scores, of which `lr` is a share; see
-            `relative_steps`. Without an `lr` it is 0.02 in networks with batch norms and 0.005 in others. By
-            default the first where there is an `lr`, the second where there is none.
+            `relative_steps`. Without an `lr` it is 0.02 (in deep networks less), without batch norms 0.005.
+            By default the first where there is an `lr`, the second where there is none.
         distribution: How the density spreads over layers: `uniform`, `global`, `erk`, `epl`, or N:M such
             as `2:4`: N of every M weights along the input dimension (`ops.select_n_of_m`).
         density_schedule: `constant`, or `cubic`: from `initial_density` to `density` by (1 - t/T)³, see

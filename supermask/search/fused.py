@@ -12,6 +12,7 @@ from torch import Tensor
 
 from supermask import masks, ops
 from supermask.search.base import Search
+from supermask.search.relative_steps import BETA2
 
 
 class FusedSgd:
@@ -60,7 +61,7 @@ class FusedSgd:
             return False
         keep = [count for search in searches for count in _counts(search)]
         weights = [state["weight"] for state in states]
-        grads = [grad for search in searches for grad in search.gradients(search.masked_parameters.values())]
+        grads, units = _gradients(searches)
         try:
             selected = getattr(ops, self.operator)(
                 parameters,
@@ -71,6 +72,7 @@ class FusedSgd:
                 keep,
                 threshold_hints,
                 **given[0],
+                units=units,
             )
         except ValueError:
             for search in () if self.leaves_weights else searches:
@@ -88,6 +90,19 @@ class FusedSgd:
 
 EDGE_POPUP_SGD = FusedSgd("edge_popup_sgd", leaves_weights=False)
 SIGNED_SUPERMASK_SGD = FusedSgd("signed_supermask_sgd", leaves_weights=True)
+
+
+def _gradients(searches: Sequence[Search]) -> tuple[list[Tensor], Tensor | None]:
+    """dL/dW_eff of all, and factors for the kernel to multiply them by; None if they are in units already."""
+    masked = [search.masked_parameters.values() for search in searches]
+    relative = all(search.step_size == "relative" for search in searches)
+    if not relative or any(parameter.is_cuda for parameter in masked[0]):
+        return [
+            grad for search, own in zip(searches, masked, strict=True) for grad in search.gradients(own)
+        ], None
+    grads = [p.grad for own in masked for p in own if p.grad is not None]
+    sizes = [search.state[p]["sizes"] for search, own in zip(searches, masked, strict=True) for p in own]
+    return grads, ops.units_of_layers(grads, sizes, BETA2)
 
 
 def _plain(search: Search) -> bool:

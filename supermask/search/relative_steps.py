@@ -22,24 +22,26 @@ constants and spares a pass over the weights.
 """
 
 from collections.abc import Callable, Sequence
-from functools import reduce
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from supermask import ops
 from supermask.weights.names import unwrap
+from supermask.weights.roles import classify
 
 STEP_SIZES = ("absolute", "relative")
 """The base rule moves scores by their gradients, or by gradients in units of the layer."""
 RATE, RATE_WITH_BATCH_NORMS = 0.005, 0.02
 """Learning rates of a search that is given none. Behind a batch norm the outputs of a layer keep their scale,
 however much of its mask changes; without one, large steps silence units or let outputs grow, and do harm."""
+SHALLOW = 7
+"""Up to how many masked layers a network with batch norms takes the whole rate; it falls as one over more."""
 DEFAULT_MOMENTUM: dict[str, Any] = {"momentum": 0.9, "nesterov": True}
 """What a search takes that is given no learning rate."""
 BETA2 = 0.95
-_TINY = 1e-30
 
 
 class RateOwner(Protocol):
@@ -50,12 +52,17 @@ class RateOwner(Protocol):
 
 
 def default_rate(model: nn.Module) -> float:
-    """The learning rate of relative steps on a network, by whether it has batch norms.
+    """The learning rate of relative steps on a network, by whether it has batch norms, and how many layers.
 
-    `benchmarks/score_steps.py` measured both on validation data.
+    What a step does to the outputs of a network is a product over its layers, so the deeper it is, the
+    smaller the share of each that may change in a step (Bernstein et al., "On the distance between two neural
+    networks and the stability of learning", arXiv:2002.03432). `benchmarks/score_steps.py` measured the rates
+    on validation data.
     """
-    has_norms = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in unwrap(model).modules())
-    return RATE_WITH_BATCH_NORMS if has_norms else RATE
+    if not any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in unwrap(model).modules()):
+        return RATE
+    layers = sum(info.role == "masked" for info in classify(model))
+    return RATE_WITH_BATCH_NORMS * SHALLOW / max(layers, SHALLOW)
 
 
 def settle_rule(
@@ -115,17 +122,7 @@ def in_units_of_layers(grads: Sequence[Tensor], sizes: Sequence[Tensor]) -> list
         grads: dL/dW_eff of some layers.
         sizes: What `first_sizes` made of each; this step is counted in them.
     """
-    scaled: list[Tensor] = []
-    if not grads:
-        return scaled
-    # A norm in the dtype of a bfloat16 gradient would have eight bits.
-    dtype = reduce(torch.promote_types, (grad.dtype for grad in grads), torch.float32)
-    norms = torch._foreach_norm(list(grads), dtype=dtype)
-    for grad, norm, known in zip(grads, norms, sizes, strict=True):
-        score_size, weight_size, square, count = known.unbind()
-        mean_square = (norm.float() * weight_size).square() / max(grad.numel(), 1)
-        square.mul_(BETA2).add_(mean_square, alpha=1 - BETA2)
-        count.mul_(BETA2).add_(1 - BETA2)
-        root = (square / count).sqrt_().clamp_(min=_TINY)
-        scaled.append(grad.to(torch.promote_types(grad.dtype, torch.float32)) * (score_size / root))
-    return scaled
+    if len({grad.device for grad in grads}) > 1:
+        pairs = zip(grads, sizes, strict=True)
+        return [one for grad, size in pairs for one in in_units_of_layers([grad], [size])]
+    return ops.in_units(grads, ops.units_of_layers(grads, sizes, BETA2)) if grads else []
