@@ -3,7 +3,6 @@
 import argparse
 import json
 import os
-import platform
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -16,6 +15,7 @@ from _measure_cuda import Graph, graph_or_plain
 from _plot import plot_timings
 
 from supermask import ops
+from supermask.experiments.results import cpu_name
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -142,22 +142,13 @@ def check_not_slower(cases: Mapping[str, float], most: float = MOST) -> None:
 def machine(threads: int, device: str = "cpu") -> dict[str, Any]:
     """Where and with what the numbers were taken; nothing that names the host."""
     return {
-        "cpu": _cpu_name(),
+        "cpu": cpu_name(),
         "cores": os.cpu_count(),
         "threads": threads,
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "torch": torch.__version__,
         "kernels": ops.backends(device)["select"],
     }
-
-
-def _cpu_name() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    fields = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
-    if "model name" not in fields:
-        return platform.machine()
-    return f"{fields['model name']} (family {fields['cpu family']}, model {fields['model']})"
 
 
 def arguments(description: str, parser: argparse.ArgumentParser | None = None) -> argparse.Namespace:

@@ -91,7 +91,7 @@ def describe_machine(device: str, threads: int, jobs: int) -> dict[str, Any]:
         "timm": version("timm"),
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
-        "cpu": _cpu_name(),
+        "cpu": cpu_name(),
         "device": device,
         "threads": threads,
         "jobs": jobs,
@@ -112,10 +112,18 @@ def write_results(document: Mapping[str, Any], out: Path) -> None:
     write_text(out / "results.csv", text.getvalue())
 
 
-def _cpu_name() -> str:
+def cpu_name() -> str:
+    """The processor, with its family and model where it says them: names alone are shared by unlike ones."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
         return platform.processor() or "unknown"
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
+    fields = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
+    if "model name" not in fields:
+        return platform.machine()
+    known = [
+        f"{word} {fields[key]}"
+        for word, key in (("family", "cpu family"), ("model", "model"))
+        if key in fields
+    ]
+    return f"{fields['model name']} ({', '.join(known)})" if known else fields["model name"]
