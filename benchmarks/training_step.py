@@ -1,7 +1,8 @@
 """A whole training step: edge-popup against dense SGD, and against sorting in every forward pass.
 
-All candidates run forward, backward and update on the same batch. `edge-popup` is `sm.EdgePopup`; `parts`
-is the same without the fused step; `signed` and `signed-parts` are both of signed supermasks; `sort` is the
+All candidates run forward, backward and update on the same batch. `edge-popup` is `sm.EdgePopup` by the
+published rule; `default` is the same without a learning rate, by relative steps; `parts` is the published
+rule without the fused step; `signed` and `signed-parts` are both of signed supermasks; `sort` is the
 usual form of the method, a layer that ranks its scores by a full sort in `forward`; `dense` is
 `torch.optim.SGD` on the weights. On a GPU all compute in bfloat16 (autocast), in channels_last, and every
 step is replayed from a CUDA graph.
@@ -44,6 +45,7 @@ class SignedParts(SignedSupermask):
 
 SEARCHES: dict[str, type[sm.search.Search]] = {
     "edge-popup": sm.EdgePopup,
+    "default": sm.EdgePopup,
     "parts": Parts,
     "signed": SignedSupermask,
     "signed-parts": SignedParts,
@@ -109,7 +111,8 @@ def candidates(name: str, batch_size: int, device: str) -> dict[str, Callable[[]
             model = model.to(memory_format=torch.channels_last)
         sm.randomize_(model, init="signed_constant", seed=0)
         if label in SEARCHES:
-            steps[label] = trainer(model, SEARCHES[label](model, density=DENSITY, **OPTIONS), batch)
+            rule = {} if label == "default" else OPTIONS
+            steps[label] = trainer(model, SEARCHES[label](model, density=DENSITY, **rule), batch)
             continue
         if label == "sort":
             sort_in_forward(model)

@@ -9,8 +9,9 @@ from _tables.layout import markdown, where
 def steps(document: dict[str, Any], _: str) -> str:
     """What a search step costs over a dense step."""
     names = {
-        "edge-popup": "edge-popup",
-        "parts": "edge-popup in parts",
+        "edge-popup": "edge-popup, `lr=`",
+        "default": "without `lr`",
+        "parts": "`lr=`, in parts",
         "signed": "signed supermask",
         "signed-parts": "signed in parts",
         "sort": "sort in every forward",
