@@ -5,8 +5,8 @@
 
 Every setting is searched by edge-popup (or by a signed supermask) with relative steps over a grid of rates,
 the default among them, and with the published rule (SGD with momentum 0.9 and weight decay 5e-4) and Adam
-over wide grids. Judged on a validation split of 5,000 training images, one seed; the test split is not looked
-at. Trainings are short, so that all of it takes about an hour of one core. Writes
+over wide grids. Judged on a validation split of 5,000 training images (1,000 of Imagenette), one seed; the
+test split is not looked at. Trainings are short, so that all of it takes about 80 minutes of one core. Writes
 `benchmarks/results/score-steps.json` (of the signed one `score-steps-signed-supermask.json`) after each run,
 and goes on from it.
 """
@@ -64,7 +64,6 @@ RULES: dict[str, dict[str, Any]] = {
     "relative": {"step_size": "relative", "momentum": 0.9, "nesterov": True},
     "adam": {"base": "adam"},
 }
-VALIDATION = 5_000
 
 
 @dataclass(frozen=True)
@@ -82,6 +81,8 @@ class Setting:
     label_smoothing: float = 0.0
     init: str = "signed_constant"
     amp: bool = False
+    image_size: int | None = None
+    validation: int = 5_000
 
 
 def _airbench(**changes: Any) -> Setting:
@@ -106,6 +107,7 @@ SETTINGS = {
     "LeNet-300-100, loss × 9": Setting(*_LENET, loss_factor=9.0),
     "LeNet-300-100, loss / 9": Setting(*_LENET, loss_factor=1 / 9),
     "airbench, logits not scaled": _airbench(model_args={"logit_scale": 1.0}),
+    "airbench, batch 64": _airbench(batch_size=64, steps=800),
     "LeNet-300-100, batch 1024": Setting(*_LENET, batch_size=1024, steps=150),
     "LeNet-300-100, 150 steps": Setting(*_LENET, steps=150),
     "LeNet-300-100, Kaiming normal": Setting(*_LENET, init="kaiming_normal"),
@@ -118,6 +120,18 @@ SETTINGS = {
     "airbench, density 0.7": _airbench(density=0.7),
     "Conv-4": Setting("cifar10", "conv-4", {"width": 0.25}, **_CONV),
     "ResNet-20": Setting("cifar10", "resnet-20", {"width": 0.5, "affine": False}, **_CONV),
+    "VGG-16": Setting("cifar10", "vgg-16", {"width": 0.25}, amp=True, **_CONV),
+    "ResNet-18, Imagenette": Setting(
+        "imagenette",
+        "torchvision/resnet18",
+        steps=300,
+        batch_size=32,
+        augment="resized-crop",
+        label_smoothing=0.1,
+        amp=True,
+        image_size=64,
+        validation=1_000,
+    ),
 }
 
 
@@ -131,7 +145,7 @@ class Bench:
 
     def accuracy(self, setting: Setting, step_size: str, lr: float, seed: int = 0) -> float:
         """Accuracy on the validation split after a search, in percent."""
-        data, train, validation = self._split(setting.data)
+        data, train, validation = self._split(setting)
         model = self._model(setting, data, train)
         sm.randomize_(model, setting.init, seed=seed, density=setting.density)
         options = {"density": setting.density, "lr": lr, "seed": seed}
@@ -157,18 +171,19 @@ class Bench:
         batches = iterate_eval(validation, 500, data.mean, data.std, channels_last=self._channels_last(model))
         return 100 * sm.evaluate(model, batches, amp)["accuracy"]
 
-    def _split(self, name: str) -> tuple[Dataset, Images, Images]:
+    def _split(self, setting: Setting) -> tuple[Dataset, Images, Images]:
+        name = setting.data
         if name not in self._data:
-            data = load_data(name, self._root)
-            self._data[name] = (data, *data.split(VALIDATION, seed=0))
+            data = load_data(name, self._root, setting.image_size)
+            self._data[name] = (data, *data.split(setting.validation, seed=0))
         return self._data[name]
 
     def default_rate(self, name: str) -> float:
         """The learning rate that a search takes by itself in a setting."""
         if name not in self._rates:
             setting = SETTINGS[name]
-            data, train, _ = self._split(setting.data)
-            self._rates[name] = default_rate(self._model(setting, data, train))
+            data, train, _ = self._split(setting)
+            self._rates[name] = round(default_rate(self._model(setting, data, train)), 6)
         return self._rates[name]
 
     def _model(self, setting: Setting, data: Dataset, train: Images) -> nn.Module:
@@ -185,11 +200,13 @@ class Bench:
         return has_convolutions and not unsafe_in_channels_last(model)
 
 
-def runs(method: str) -> Iterator[tuple[str, str, float]]:
-    """All that is searched: a setting with every rate, then the next."""
+def runs(bench: Bench, patterns: list[str]) -> Iterator[tuple[str, str, float]]:
+    """All that is searched in settings that match a pattern: each with its default rate and all others."""
     for name in SETTINGS:
-        for step_size, lr in RATES[method]:
-            yield name, step_size, lr
+        if any(fnmatchcase(name, pattern) for pattern in patterns):
+            own = ("relative", bench.default_rate(name))
+            for step_size, lr in dict.fromkeys((own, *RATES[bench.method])):
+                yield name, step_size, lr
 
 
 def write(path: Path, bench: Bench, done: list[dict[str, Any]]) -> None:
@@ -224,8 +241,8 @@ def main() -> None:
     if results.exists():
         done = json.loads(results.read_text())["runs"]
     known = {(run["setting"], run["step_size"], run["lr"]) for run in done}
-    for run in runs(method):
-        if run in known or not any(fnmatchcase(run[0], pattern) for pattern in arguments.only):
+    for run in runs(bench, arguments.only):
+        if run in known:
             continue
         began = time.process_time()
         try:

@@ -177,7 +177,7 @@ def test_packed_layers_say_what_they_hold(activations):
     packed = sm.pack(model, sm.EdgePopup(model, density=0.25, lr=0.1).ticket(), activations=activations)
     layer = packed.fc1
     held = sum(tensor.numel() * tensor.element_size() for tensor in layer.state_dict().values())
-    assert layer.nbytes == held < 4 * 1024 * 300 / 7
+    assert layer.nbytes == held < 4 * 1024 * 300 / 6  # the most is held where two layouts serve
     assert repr(layer) == (
         "PackedLinear(1024, 300, bias=True, weights=signs, density=0.25, "
         f"activations={activations or 'as they come'}, bytes={held})"

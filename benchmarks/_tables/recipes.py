@@ -1,5 +1,6 @@
 """Tables of docs/recipes.md: what `recipe_search.py`, `score_steps.py` and `close_gap.py` measured."""
 
+from collections import Counter
 from typing import Any
 
 from _tables.layout import cpu_and_torch, markdown
@@ -55,6 +56,8 @@ def changes(document: dict[str, Any], _: str) -> str:
 
 ENOUGH = 4
 """Rates that a setting was searched with, from which on there is a best among them."""
+OFTEN = 3
+"""In how many settings a rate that has a column was tried at least; defaults have one of their own."""
 RULES = {"relative": "relative", "absolute": "SGD", "adam": "Adam"}
 """Step size, and what the table calls it, in the order of its columns."""
 
@@ -65,20 +68,27 @@ def untuned(document: dict[str, Any], _: str) -> str:
     for run in document["runs"]:
         accuracy = float("nan") if run["validation"] is None else run["validation"]
         found.setdefault(run["setting"], {})[run["step_size"], run["lr"]] = accuracy
-    columns = sorted(
-        {rate for cells in found.values() for rate in cells}, key=lambda rate: (rate[0], rate[1])
-    )
+    often = Counter(rate for cells in found.values() for rate in cells)
+    columns = sorted(rate for rate, settings in often.items() if settings >= OFTEN)
     columns.sort(key=lambda rate: list(RULES).index(rate[0]))
     rows = []
     for setting, cells in found.items():
         if len(cells) < ENOUGH:
             continue
         best = max(cells.values())
-        own = cells.get(("relative", document["default_rates"][setting]))
-        gap = "" if own is None else f"{own - best:+.1f}".replace("-", "−").replace("+0.0", "0.0")
+        rate = document["default_rates"][setting]
+        own = cells["relative", rate]
+        gap = f"{own - best:+.1f}".replace("-", "−").replace("+0.0", "0.0").replace("−0.0", "0.0")
         shown = [f"{cells[rate]:.1f}" if rate in cells else "" for rate in columns]
-        rows.append([setting, *(f"**{x}**" if x and float(x) == round(best, 1) else x for x in shown), gap])
-    head = ["setting", *(f"{RULES[size]} {lr:g}" for size, lr in columns), "default to best"]
+        shown = [f"**{x}**" if x and float(x) == round(best, 1) else x for x in shown]
+        rows.append([setting, *shown, f"{rate:.2g}", f"{own:.1f}", gap])
+    head = [
+        "setting",
+        *(f"{RULES[size]} {lr:g}" for size, lr in columns),
+        "default rate",
+        "default",
+        "to best",
+    ]
     return (
         f"{cpu_and_torch(document['machine'])}: `python benchmarks/score_steps.py`\n\n{markdown(head, rows)}"
     )

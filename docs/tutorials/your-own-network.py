@@ -82,7 +82,7 @@ def accuracy(images: object) -> float:
 # %%
 steps, density = 400, 0.3
 sm.randomize_(model, init="signed_constant", seed=0, density=density)
-search = sm.EdgePopup(model, density=density, lr=0.1, momentum=0.9, weight_decay=5e-4)
+search = sm.EdgePopup(model, density=density)
 schedule = torch.optim.lr_scheduler.CosineAnnealingLR(search, T_max=steps)
 
 curve = [(0, accuracy(held_out))]
