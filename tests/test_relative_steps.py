@@ -137,6 +137,34 @@ def test_it_falls_with_the_depth_of_a_network_with_batch_norms(layers, rate):
     deep = nn.Sequential(nn.BatchNorm1d(8), *(nn.Linear(8, 8, bias=False) for _ in range(layers)))
     assert default_rate(deep) == pytest.approx(rate)
     assert default_rate(deep[1:]) == 0.005
+    searched = sm.EdgePopup(
+        sm.randomize_(deep), density=0.5, exclude=[f"{i}.*" for i in range(8, layers + 1)]
+    )
+    assert searched.defaults["lr"] == 0.02  # of the layers that this search masks
+
+
+def test_a_parametrized_layer_that_is_left_out_is_no_obstacle():
+    plain = nn.Linear(8, 8, bias=False), nn.BatchNorm1d(8), nn.Linear(8, 8, bias=False)
+    model = nn.Sequential(*plain, nn.utils.parametrizations.weight_norm(nn.Linear(8, 8)))
+    assert sm.EdgePopup(model, density=0.5, exclude=["3.*"]).defaults["lr"] == 0.02
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
+def test_another_default_type_of_tensors_is_no_obstacle(dtype):
+    before = torch.get_default_dtype()
+    plain = trained(1.0)
+    model = sm.randomize_(net(), seed=1)
+    torch.set_default_dtype(dtype)
+    try:
+        search = sm.EdgePopup(model, density=0.4)
+        for x, y in [(x.float(), y) for x, y in batches(12)]:
+            F.cross_entropy(model(x), y).backward()
+            search.step()
+            search.zero_grad()
+    finally:
+        torch.set_default_dtype(before)
+    assert all(sizes.dtype == torch.float32 for sizes in (state["sizes"] for state in search.state.values()))
+    assert plain.scores.keys() == search.scores.keys()
 
 
 @pytest.mark.parametrize(

@@ -79,9 +79,18 @@ def test_factors_have_the_same_bits_on_any_number_of_threads_and_in_any_order_in
 @pytest.mark.parametrize("fill", [0.0, 1e-38])
 def test_a_layer_without_gradients_is_not_divided_by_nothing(fill):
     units = ops.units_of_layers([torch.full((3, 4), fill), torch.empty(0, 4)], sizes(2), DECAY)
-    assert units.isfinite().all() and units[0] == sizes(1)[0][0] / 1e-30
+    assert units.isfinite().all() and units[0] == sizes(1)[0][0] / 1e-18
     for bad in (math.nan, math.inf):
         assert not ops.units_of_layers([torch.tensor([1.0, bad])], sizes(1), DECAY)[0] > 0
+
+
+@pytest.mark.parametrize("size", [10.0**-power for power in range(4, 41, 4)])
+def test_no_gradient_however_small_becomes_larger_than_first_scores(size):
+    """Sizes whose square is no float any more would be divided by nothing."""
+    grads = [draws((20, 30)) * size]
+    (unit,) = ops.units_of_layers(grads, [torch.tensor([1.0, 1.0, 0.0, 0.0])], DECAY)
+    share = float((unit * grads[0]).norm()) / 600**0.5
+    assert share == pytest.approx(1.0, rel=0.1) if size > 1e-16 else share <= 1.1
 
 
 @pytest.mark.skipif(not ops.is_native("units_of_layers", torch.device("cpu")), reason="no compiled library")

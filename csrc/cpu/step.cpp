@@ -50,8 +50,8 @@ struct Layer {
   const float* unit;
 };
 
-// A layer whose gradients are all 0 is not divided by less.
-constexpr float kSmallest = 1e-30f;
+// A layer is not divided by less: its square is still a float that is not denormal.
+constexpr float kSmallest = 1e-18f;
 
 enum class Search { edge_popup, signed_supermask };
 

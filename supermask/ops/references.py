@@ -199,8 +199,8 @@ def in_units(grads: Sequence[Tensor], units: Tensor) -> list[Tensor]:
     return [grad * unit for grad, unit in zip(wide, units.unbind(), strict=True)]
 
 
-SMALLEST_SIZE = 1e-30
-"""A layer whose gradients are all 0 is not divided by less."""
+SMALLEST_SIZE = 1e-18
+"""A layer is not divided by less: its square is still a float that is not denormal."""
 
 
 def _units_of_layers(grads: Sequence[Tensor], sizes: Sequence[Tensor], decay: float) -> Tensor:

@@ -14,7 +14,7 @@ def units_of_layers(grads: Sequence[Tensor], sizes: Sequence[Tensor], decay: flo
     The size of first scores, divided by that of W · dL/dW_eff, a root of a running mean of squares.
 
     Args:
-        grads: dL/dW_eff of some layers on one device, of any float type and strides.
+        grads: dL/dW_eff of at least one layer, on one device, of any float type and strides.
         sizes: Of each layer, float32, (4,): the size of its first scores, that of its weights, the running
             mean of squared gradients of its scores, the sum of the coefficients in it. The last two move.
         decay: What the running mean keeps of itself.

@@ -97,7 +97,8 @@ class Search(Shown, Algorithm, Optimizer):
         masks.check_distribution(distribution, density)
         construction.check_schedule(density_schedule, schedule_steps, distribution, density, initial_density)
         construction.check_score_init(score_init, None if self.accepts_score_init else self.method)
-        lr, base, self.step_size, base_options = settle_rule(self, model, lr, base, step_size, base_options)
+        said = (lr, base, step_size, base_options)
+        lr, base, self.step_size, base_options = settle_rule(self, model, *said, include, exclude)
         check_usable(classify(model, include, exclude))
         check_storable(model, values=False)
         infos = masked(model, include, exclude)
@@ -107,10 +108,9 @@ class Search(Shown, Algorithm, Optimizer):
         claims.check_free(moved)
         construction.tell_of_weights(model, infos, density, self.rescale_density(density))
         construction.freeze_the_rest(model, moved, infos, exclude)
-        self.model = unwrap(model)
-        self.density, self.distribution, self.density_schedule = density, distribution, density_schedule
-        self.schedule_steps, self.initial_density = schedule_steps, initial_density
-        self.seed, self.score_init, self.train_norms = seed, score_init, train_norms
+        self.model, self.density, self.distribution = unwrap(model), density, distribution
+        self.density_schedule, self.schedule_steps, self.seed = density_schedule, schedule_steps, seed
+        self.initial_density, self.score_init, self.train_norms = initial_density, score_init, train_norms
         self.steps, self._horizon, self.group = 0, schedule_steps, masks.group_of(distribution)
         self._owners = {name: module for name, _, module in owned_parameters(model) if name in moved}
         self.input_axes = {info.name: info.inputs for info in infos}

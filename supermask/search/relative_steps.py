@@ -21,7 +21,7 @@ W · dL/dW_eff is taken as the root mean square of W times that of dL/dW_eff, wh
 constants and spares a pass over the weights.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -51,17 +51,21 @@ class RateOwner(Protocol):
     has_default_rate: bool
 
 
-def default_rate(model: nn.Module) -> float:
+def default_rate(model: nn.Module, include: Iterable[str] = (), exclude: Iterable[str] = ()) -> float:
     """The learning rate of relative steps on a network, by whether it has batch norms, and how many layers.
 
     What a step does to the outputs of a network is a product over its layers, so the deeper it is, the
     smaller the share of each that may change in a step (Bernstein et al., "On the distance between two neural
     networks and the stability of learning", arXiv:2002.03432). `benchmarks/score_steps.py` measured the rates
     on validation data.
+
+    Args:
+        model: The network.
+        include, exclude: Patterns of names that a search masks besides, or leaves; see `classify`.
     """
     if not any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in unwrap(model).modules()):
         return RATE
-    layers = sum(info.role == "masked" for info in classify(model))
+    layers = sum(info.role == "masked" for info in classify(model, include, exclude))
     return RATE_WITH_BATCH_NORMS * SHALLOW / max(layers, SHALLOW)
 
 
@@ -72,16 +76,18 @@ def settle_rule(
     base: str | Callable[..., Optimizer] | None,
     step_size: str | None,
     options: dict[str, Any],
+    include: Iterable[str] = (),
+    exclude: Iterable[str] = (),
 ) -> tuple[float, Any, str, dict[str, Any]]:
     """Learning rate, base rule, step size and options of the rule, from what a search was given.
 
     A learning rate alone means plain SGD by it, as published. No learning rate means relative steps at
-    `default_rate(model)`.
+    `default_rate(model, include, exclude)`.
 
     Args:
         search: Says whether the defaults were measured for it.
         model: The network that is searched.
-        lr, base, step_size, options: What the user said; None for nothing.
+        lr, base, step_size, options, include, exclude: What the user said; None for nothing.
 
     Raises:
         ValueError: Nothing stands in for the missing learning rate, or an unknown step size.
@@ -100,7 +106,7 @@ def settle_rule(
     given = {**DEFAULT_MOMENTUM, **options}
     if not given["momentum"] and "nesterov" not in options:
         given["nesterov"] = False
-    return default_rate(model), "sgd", "relative", given
+    return default_rate(model, include, exclude), "sgd", "relative", given
 
 
 def first_sizes(step_size: str, score: Tensor, weight: Tensor) -> dict[str, Tensor]:
@@ -112,7 +118,8 @@ def first_sizes(step_size: str, score: Tensor, weight: Tensor) -> dict[str, Tens
     if step_size == "absolute":
         return {}
     sizes = [float(t.double().square().mean().sqrt()) if t.numel() else 0.0 for t in (score, weight)]
-    return {"sizes": torch.tensor([sizes[0] or 1.0, sizes[1], 0.0, 0.0], device=score.device)}
+    known = [sizes[0] or 1.0, sizes[1], 0.0, 0.0]
+    return {"sizes": torch.tensor(known, dtype=torch.float32, device=score.device)}
 
 
 def in_units_of_layers(grads: Sequence[Tensor], sizes: Sequence[Tensor]) -> list[Tensor]:
