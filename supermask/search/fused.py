@@ -96,7 +96,7 @@ def _gradients(searches: Sequence[Search]) -> tuple[list[Tensor], Tensor | None]
     """dL/dW_eff of all, and factors for the kernel to multiply them by; None if they are in units already."""
     masked = [search.masked_parameters.values() for search in searches]
     relative = all(search.step_size == "relative" for search in searches)
-    if not relative or any(parameter.is_cuda for parameter in masked[0]):
+    if not relative or not ops.is_native("units_of_layers", next(iter(masked[0])).device):
         return [
             grad for search, own in zip(searches, masked, strict=True) for grad in search.gradients(own)
         ], None
