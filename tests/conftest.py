@@ -28,7 +28,7 @@ os.environ["OMP_NUM_THREADS"] = "1"
 
 
 KERNELS = {"codes", "init", "native", "ops", "packed", "packed_conv", "packed_int8", "packed_layers"}
-KERNELS |= {"packed_placement"}
+KERNELS |= {"packed_placement", "units_of_layers"}
 """Tests of the compiled kernels, which `make test` runs for every instruction set."""
 TRAINING = {
     "compatibility",

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import supermask as sm
+from supermask import ops
 from supermask.cli import main
 from supermask.masks.summary import LayerCount, as_html, as_text
 from supermask.packed import PackedConv2d
@@ -177,7 +178,8 @@ def test_packed_layers_say_what_they_hold(activations):
     packed = sm.pack(model, sm.EdgePopup(model, density=0.25, lr=0.1).ticket(), activations=activations)
     layer = packed.fc1
     held = sum(tensor.numel() * tensor.element_size() for tensor in layer.state_dict().values())
-    assert layer.nbytes == held < 4 * 1024 * 300 / 6  # the most is held where two layouts serve
+    # The lists that serve under AVX2 are a little larger.
+    assert layer.nbytes == held < 4 * 1024 * 300 / (6 if ops.instruction_set() == "avx2" else 7)
     assert repr(layer) == (
         "PackedLinear(1024, 300, bias=True, weights=signs, density=0.25, "
         f"activations={activations or 'as they come'}, bytes={held})"
